@@ -1,0 +1,305 @@
+/* yolo.h - train and run YOLOv8 detectors from C, with nothing but a C compiler.
+
+   WHAT IT IS
+     The whole interface of the `yolo` engine. Two files, yolo.h and yolo.c, make the CPU build; kernels.cu adds
+     NVIDIA GPUs. Everything the command line does is one of the calls below, with the same options.
+
+   WHAT IT IS NOT
+     Not a general tensor library, and no wrapper: no Python, no cuDNN, no OpenCV, no network access.
+
+   QUICK START (tests/example.c is this text, compiled and run by the tests)
+     #include "yolo.h"
+
+     yolo_error error;
+     yolo_model *model = NULL;
+     if (yolo_model_open(&model, "yolov8n.pt", yolo_open_defaults(), &error) != YOLO_OK) {
+         fprintf(stderr, "%s\n", error.message);
+         return 1;
+     }
+     yolo_image image = {0};
+     yolo_boxes boxes = {0};
+     if (yolo_image_read(&image, "bus.jpg", &error) == YOLO_OK &&
+         yolo_predict(model, &image, yolo_predict_defaults(), &boxes, &error) == YOLO_OK)
+         for (int i = 0; i < boxes.count; i++)
+             printf("%s %.2f\n", yolo_class_name(model, boxes.items[i].class_id), boxes.items[i].confidence);
+     yolo_boxes_free(&boxes);
+     yolo_image_free(&image);
+     yolo_model_close(model);
+
+   ERRORS
+     Every call that can fail returns a yolo_status and, where `error` is not NULL, writes a sentence into it:
+     path, position, expected against found, reason, what to do. The library never exits, and prints nothing
+     unless a yolo_log is given. A broken invariant inside the library aborts with file and line.
+
+   THREADS
+     No global state is shared by two models. One model may be used by one thread at a time; different models by
+     different threads. yolo_interrupt() may be called from a signal handler.
+
+   LIMITATIONS
+     Detection only (no segmentation, pose or classification); blocks of YOLOv8 (Conv, C2f, SPPF, Concat,
+     Upsample, Detect); fp32 on the CPU. This version does not train yet, and labels on the CPU only.
+
+   BUILD MACROS
+     YOLO_NO_CUDA      leave the GPU part out (default when yolo.c is compiled without kernels.cu)
+     YOLO_NO_MAIN      leave main() out, to vendor yolo.c into another program
+     YOLO_MAX_DIM      largest picture side accepted, in pixels (default 65,500)
+
+   CONTENTS
+     1 version, status, errors, log      2 images and boxes       3 models      4 predict and val
+     5 folders: prepare, label           6 devices and bench      7 private part (yolo.c, kernels.cu, tests)
+
+   MIT licence, see LICENSE. */
+#ifndef YOLO_H
+#define YOLO_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- 1 version, status, errors, log ------------------------------------------------------------------------ */
+
+#define YOLO_VERSION "0.1.0"
+
+typedef enum yolo_status {
+    YOLO_OK = 0,
+    YOLO_ERROR_USAGE,       /* an argument or option makes no sense */
+    YOLO_ERROR_IO,          /* the operating system refused: file, folder, disk */
+    YOLO_ERROR_FORMAT,      /* a file's contents are damaged or not what they should be */
+    YOLO_ERROR_UNSUPPORTED, /* understood, but this version cannot do it */
+    YOLO_ERROR_MEMORY,      /* memory could not be had, or a size exceeds a cap */
+    YOLO_ERROR_DEVICE,      /* GPU or driver */
+    YOLO_ERROR_INTERRUPTED  /* yolo_interrupt() was called; state was saved first */
+} yolo_status;
+
+typedef struct yolo_error {
+    yolo_status status;
+    char message[1000]; /* UTF-8, one sentence, no newline */
+} yolo_error;
+
+typedef enum yolo_log_level { YOLO_LOG_INFO, YOLO_LOG_WARNING, YOLO_LOG_PROGRESS } yolo_log_level;
+
+/* Where log lines go; write == NULL is silence. `text` ends without a newline; PROGRESS lines replace one another
+   on a terminal. Calls are serialised. */
+typedef struct yolo_log {
+    void (*write)(void *user, yolo_log_level level, const char *text);
+    void *user;
+} yolo_log;
+
+/* How progress is told: a bar that rewrites itself (terminal), "Progress:N%" lines (a program reads them), nothing. */
+typedef enum yolo_progress { YOLO_PROGRESS_NONE, YOLO_PROGRESS_BAR, YOLO_PROGRESS_PLAIN } yolo_progress;
+
+/* Asks every running call to finish the picture or step in hand, save and return YOLO_ERROR_INTERRUPTED.
+   Async-signal-safe. The flag is process-wide and stays set until yolo_interrupt_clear(). */
+void yolo_interrupt(void);
+void yolo_interrupt_clear(void);
+
+/* ---- 2 images and boxes -------------------------------------------------------------------------------------- */
+
+typedef struct yolo_image {
+    uint8_t *pixels; /* RGB, 8 bits each, rows top down, width*3 bytes a row; owned by the struct */
+    int width, height;
+} yolo_image;
+
+typedef struct yolo_box {
+    float x1, y1, x2, y2; /* pixels of the original picture, left top right bottom */
+    float confidence;     /* 0..1 */
+    int class_id;
+} yolo_box;
+
+typedef struct yolo_boxes {
+    yolo_box *items; /* by falling confidence; owned by the struct */
+    int count;
+} yolo_boxes;
+
+/* Reads a picture by its content, not its name; EXIF orientation is applied. On error *image is left empty. */
+yolo_status yolo_image_read(yolo_image *image, const char *path, yolo_error *error);
+/* Writes by extension: .jpg (quality 95) or .png. Written beside and renamed. */
+yolo_status yolo_image_write(const yolo_image *image, const char *path, yolo_error *error);
+void yolo_image_free(yolo_image *image);
+void yolo_boxes_free(yolo_boxes *boxes);
+/* Draws boxes with class name and confidence into the picture; `line_width` 0 = by picture size. */
+typedef struct yolo_model yolo_model;
+void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yolo_boxes *boxes, int line_width);
+
+/* ---- 3 models ------------------------------------------------------------------------------------------------ */
+
+typedef struct yolo_open_options {
+    int threads;     /* compute threads; 0 = all cores */
+    const char *isa; /* "auto", "portable", "avx2", "avx512"; NULL = auto */
+    int classes;     /* nc for a model built from .yaml; 0 = as the description says */
+    uint64_t seed;   /* initial weights of a model built from .yaml */
+    const char *activation; /* "silu", "relu", "leakyrelu", "mish" for a .yaml; NULL = as described */
+} yolo_open_options;
+
+yolo_open_options yolo_open_defaults(void);
+
+/* Opens a checkpoint (.pt) or a model description (.yaml; also a bare name such as "yolov8n.yaml", built in).
+   On success *model is to be closed by the caller; on error it is NULL. */
+yolo_status yolo_model_open(yolo_model **model, const char *path, yolo_open_options options, yolo_error *error);
+void yolo_model_close(yolo_model *model); /* NULL allowed */
+
+int yolo_class_count(const yolo_model *model);
+const char *yolo_class_name(const yolo_model *model, int class_id); /* owned by the model; "" outside the range */
+
+/* Writes a checkpoint that ultralytics and this engine load: temporary file, flush, rename. `half` stores fp16. */
+yolo_status yolo_model_save(const yolo_model *model, const char *path, bool half, yolo_error *error);
+
+/* Describes a file: architecture, a line per layer, classes, parameters, training arguments. Nothing in the file is
+   executed. *text is UTF-8 with newlines, to be freed with yolo_text_free. */
+yolo_status yolo_info(const char *path, char **text, yolo_error *error);
+void yolo_text_free(char *text);
+
+/* ---- 4 predict and val --------------------------------------------------------------------------------------- */
+
+typedef struct yolo_predict_options {
+    int imgsz;            /* longer side of the network's input, pixels; rounded up to a multiple of 32; 640 */
+    float conf;           /* lowest confidence kept; 0.25 */
+    float iou;            /* NMS threshold; 0.7 */
+    int max_det;          /* most boxes of a picture; 300 */
+    bool agnostic_nms;    /* boxes of different classes suppress each other */
+    bool rect;            /* pad to the stride only, not to a square; true */
+    const int *classes;   /* keep these classes only; NULL = all */
+    int class_count;
+} yolo_predict_options;
+
+yolo_predict_options yolo_predict_defaults(void);
+
+/* Finds objects in one picture. *boxes is overwritten; free it with yolo_boxes_free. */
+yolo_status yolo_predict(yolo_model *model, const yolo_image *image, yolo_predict_options options, yolo_boxes *boxes,
+                         yolo_error *error);
+
+typedef struct yolo_val_options {
+    const char *data;     /* data.yaml */
+    const char *split;    /* "val", "train" or "test" */
+    int imgsz, batch;     /* 640, 16 (the batch decides which pictures share a rectangle) */
+    float conf, iou;      /* 0.001, 0.7 */
+    int max_det;          /* 300 */
+    bool rect;            /* true */
+    bool single_cls;      /* all classes counted as one */
+    const char *save_json; /* path for COCO-style predictions; NULL = none */
+    yolo_progress progress;
+    yolo_log log;
+} yolo_val_options;
+
+yolo_val_options yolo_val_defaults(void);
+
+typedef struct yolo_class_metrics {
+    int class_id, images, instances;
+    double precision, recall, map50, map50_95;
+} yolo_class_metrics;
+
+typedef struct yolo_metrics {
+    int images, instances, damaged;     /* pictures seen, ground truths, pictures that could not be read */
+    double precision, recall, map50, map50_95;
+    double speed_preprocess_ms, speed_inference_ms, speed_postprocess_ms; /* a picture */
+    yolo_class_metrics *classes; /* classes with at least one instance, by id; owned by the struct */
+    int class_count;
+} yolo_metrics;
+
+yolo_status yolo_val(yolo_model *model, yolo_val_options options, yolo_metrics *metrics, yolo_error *error);
+void yolo_metrics_free(yolo_metrics *metrics);
+
+/* ---- 5 folders: prepare, label ------------------------------------------------------------------------------- */
+
+typedef struct yolo_prepare_options {
+    const char *source;  /* folder with pictures and YOLO .txt labels, any depth */
+    const char *classes; /* classes.txt; NULL = source/classes.txt */
+    const char *out;     /* folder to make: images/{train,val}, labels/{train,val}, data.yaml */
+    double val;          /* share of validation pictures: 0..1, or a percentage above 1; 20 */
+    const char *mode;    /* "copy", "link" (hard link, else copy), "list" (text files of paths); "copy" */
+    uint64_t seed;       /* 0 */
+    yolo_progress progress;
+    yolo_log log;
+} yolo_prepare_options;
+
+yolo_prepare_options yolo_prepare_defaults(void);
+
+typedef struct yolo_prepare_report {
+    int64_t train, val, background, unlabelled, damaged, duplicates, bad_lines, boxes, skipped;
+} yolo_prepare_report;
+
+/* Labelled pictures -> train and val sets and data.yaml. The split is a function of seed and picture alone. */
+yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *report, yolo_error *error);
+
+typedef enum yolo_existing { YOLO_EXISTING_SKIP, YOLO_EXISTING_REPLACE } yolo_existing;
+
+typedef struct yolo_label_options {
+    const char *source;      /* picture, folder (any depth) or .txt list of paths */
+    const char *out;         /* folder that mirrors the source's tree; NULL = labels beside the pictures */
+    yolo_predict_options predict;
+    yolo_existing existing;  /* what to do where a label file is there already; SKIP */
+    bool save_labels;        /* write YOLO .txt; true */
+    bool save_conf;          /* add the confidence as a sixth column */
+    bool save_images;        /* write annotated pictures to out/ */
+    bool save_crop;          /* write each box as a picture under out/crops/CLASS/ */
+    bool empty_labels;       /* write an empty file for a picture without a box; true (predict: false) */
+    bool labels_subfolder;   /* labels go to out/labels/, flat, as ultralytics' predict does */
+    bool classes_file;       /* write classes.txt into out; true */
+    int line_width;          /* of the drawn boxes; 0 = by picture size */
+    /* Called in source order after each picture; NULL = none. `boxes` is valid during the call. */
+    void (*on_picture)(void *user, const char *path, const yolo_boxes *boxes, const char *damage, double milliseconds);
+    void *user;
+    yolo_progress progress;
+    yolo_log log;
+} yolo_label_options;
+
+yolo_label_options yolo_label_defaults(void);
+
+typedef struct yolo_label_report {
+    int64_t pictures, labelled, empty, skipped, damaged, boxes;
+    int64_t *boxes_per_class; /* yolo_class_count entries; owned by the struct */
+    double seconds;
+} yolo_label_report;
+
+/* Labels every picture of a folder. A damaged picture is logged with its reason and never stops the run. */
+yolo_status yolo_label(yolo_model *model, yolo_label_options options, yolo_label_report *report, yolo_error *error);
+void yolo_label_report_free(yolo_label_report *report);
+
+/* ---- 6 devices and bench ------------------------------------------------------------------------------------- */
+
+/* CPU features, each GPU, driver and NCCL found or why not. *text as in yolo_info. */
+yolo_status yolo_devices(char **text, yolo_error *error);
+
+typedef struct yolo_bench_options {
+    int imgsz, width, batch; /* input height (and width; 0 = square), pictures at a time; 640, 0, 1 */
+    int repeats;             /* measured runs; 20 */
+    bool layers;             /* a line per operator as well */
+} yolo_bench_options;
+
+yolo_bench_options yolo_bench_defaults(void);
+
+/* Times the forward pass: median, min, max ms, pictures/s, GFLOP/s, peak memory. *text as in yolo_info. */
+yolo_status yolo_bench(yolo_model *model, yolo_bench_options options, char **text, yolo_error *error);
+
+/* ---- 7 private part: for yolo.c, kernels.cu and the tests only -------------------------------------------------- */
+
+#ifdef YOLO_PRIVATE
+
+/* The GPU boundary: plain C, opaque device memory, twins of the CPU operators. Without kernels.cu
+   (YOLO_NO_CUDA) none of these exists and yolo.c answers for them. */
+
+typedef struct yg_device {
+    char name[256];
+    uint64_t memory_total, memory_free; /* bytes */
+    int compute_major, compute_minor;
+    int multiprocessors;
+    uint64_t peer_access; /* bit j: may read the memory of device j directly */
+} yg_device;
+
+/* Number of GPUs, or -1 with the reason (no driver, driver too old, ...) in `reason`. Thread-safe. */
+int yg_device_count(char *reason, size_t reason_size);
+/* 0 on success, else a CUDA error number with its text in `reason`. */
+int yg_device_get(int index, yg_device *device, char *reason, size_t reason_size);
+/* CUDA versions as 1000*major + 10*minor: of the driver (0 = none) and of the runtime compiled in. */
+void yg_versions(int *driver, int *runtime);
+
+#endif /* YOLO_PRIVATE */
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* YOLO_H */
