@@ -40,7 +40,7 @@
      Upsample, Detect); fp32 on the CPU. This version does not train yet, and labels on the CPU only.
 
    BUILD MACROS
-     YOLO_NO_CUDA      leave the GPU part out (default when yolo.c is compiled without kernels.cu)
+     YOLO_NO_CUDA      leave the GPU part out: yolo.c alone, without kernels.cu
      YOLO_NO_MAIN      leave main() out, to vendor yolo.c into another program
      YOLO_MAX_DIM      largest picture side accepted, in pixels (default 65,500)
 

@@ -1,0 +1,1386 @@
+/* yolo.c - the engine and the command line of `yolo`; see yolo.h for what it does.
+
+   It is one translation unit: portable C11, no dependency but the C library, stb_image and stb_image_write.
+   It is not a framework: the graph is YOLOv8's, the tensors are NHWC floats, the rest is files.
+
+   CONTENTS (tests/check_layout.sh compares this list with the banners below)
+     1  os_            platform: files, folders, threads, clock, terminal, libraries
+     2  err_ log_      errors, assertions, log and progress
+     3  mem_ arena_    checked allocation, arenas, fault injection
+     4  thr_           thread pool, bounded queue
+     5  str_ path_ hash_ rng_ f16_ cur_ val_  base: strings, paths, numbers, byte cursor, value trees
+     6  ten_           tensors and dtypes
+     7  img_           image core: resize, letterbox, drawing
+     8  codec_         picture files
+     9  yaml_ lbl_ data_  dataset text: yaml, class names, labels, picture lists
+     10 zip_           inflate, CRC, zip archives
+     11 pkl_           pickle machine and writer
+     12 net_           model graph: tables, shapes, parameters, memory plan, summary
+     13 pt_            .pt checkpoints
+     14 op_            CPU operators
+     15 run_           executor
+     16 det_ nms_      head decoding and suppression
+     17 ev_            evaluator
+     18 prep_          data preparation
+     19 lab_           labelling a tree of pictures
+     20 dev_ bench_    devices and benchmark
+     21 yolo_          public interface
+     22 cli_           command line
+
+   LAYERING: a section calls only itself and sections above it. Names begin with the prefix of their section.
+   Dimensions: N batch, C input channels, K output channels, H W height and width, R S kernel height and width,
+   A anchors, Z classes.
+
+   MIT licence, see LICENSE. */
+
+#if !defined(_WIN32) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* fsync, dlopen, sysconf, nanosleep under -std=c11 */
+#endif
+#if defined(_WIN32) && !defined(_CRT_SECURE_NO_WARNINGS)
+#define _CRT_SECURE_NO_WARNINGS /* fopen and friends only ever see paths widened by os_ */
+#endif
+#define YOLO_PRIVATE
+#include "yolo.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#ifdef _WIN32
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#include <windows.h>
+#include <direct.h>
+#include <io.h>
+#include <process.h>
+#include <shellapi.h>
+#include <psapi.h>
+#else
+#include <dirent.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define YOLO_X86 1
+#include <immintrin.h>
+#ifdef _MSC_VER
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#endif
+
+#ifdef __GNUC__
+#define YOLO_PRINTF(text, first) __attribute__((format(YOLO_PRINTF_KIND, text, first)))
+#ifdef __MINGW32__
+#define YOLO_PRINTF_KIND gnu_printf
+#else
+#define YOLO_PRINTF_KIND printf
+#endif
+#else
+#define YOLO_PRINTF(text, first)
+#endif
+
+#define YOLO_COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
+#define YOLO_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define YOLO_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define YOLO_CLAMP(x, low, high) YOLO_MIN(YOLO_MAX(x, low), high)
+
+#ifndef YOLO_MAX_DIM
+#define YOLO_MAX_DIM 65500
+#endif
+
+/* ==== 1 os_: platform ==========================================================================================
+   The only section that knows the operating system. Paths are UTF-8 everywhere inside and are widened here on
+   Windows. Functions return false or NULL on failure and leave the reason for os_reason(). Nothing here allocates
+   but os_list_directory and the path conversions. */
+
+/* The text of the last failure of an os_ call in this thread, into `text`. */
+static const char *os_reason(char *text, size_t size) {
+#ifdef _WIN32
+    DWORD code = GetLastError();
+    wchar_t wide[256];
+    if (!FormatMessageW(FORMAT_MESSAGE_FROM_SYSTEM | FORMAT_MESSAGE_IGNORE_INSERTS, NULL, code, 0, wide, 256, NULL) ||
+        !WideCharToMultiByte(CP_UTF8, 0, wide, -1, text, (int)size, NULL, NULL))
+        snprintf(text, size, "Windows error %lu", (unsigned long)code);
+    size_t length = strlen(text);
+    while (length && (text[length - 1] == '\n' || text[length - 1] == '\r' || text[length - 1] == '.')) text[--length] = 0;
+#else
+    snprintf(text, size, "%s", strerror(errno));
+#endif
+    return text;
+}
+
+#ifdef _WIN32
+#define OS_PATH_UNITS 32768
+/* Widens a UTF-8 path; long absolute paths get the \\?\ prefix so that MAX_PATH does not bind. Caller frees. */
+static wchar_t *os_wide(const char *path) {
+    int units = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, NULL, 0);
+    if (units <= 0 || units > OS_PATH_UNITS) return NULL;
+    wchar_t *wide = malloc(sizeof(wchar_t) * (size_t)units);
+    if (!wide) return NULL;
+    MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, units);
+    if (units < 240) return wide;
+    wchar_t *full = malloc(sizeof(wchar_t) * (OS_PATH_UNITS + 8));
+    if (!full) { free(wide); return NULL; }
+    wcscpy(full, L"\\\\?\\");
+    DWORD length = GetFullPathNameW(wide, OS_PATH_UNITS, full + 4, NULL);
+    free(wide);
+    if (!length || length >= OS_PATH_UNITS) { free(full); return NULL; }
+    if (full[4] == L'\\' && full[5] == L'\\') { /* \\server\share needs the UNC spelling */
+        memmove(full + 7, full + 5, sizeof(wchar_t) * (length));
+        memcpy(full + 4, L"UNC", 3 * sizeof(wchar_t));
+    }
+    return full;
+}
+/* Narrows to UTF-8; false when it does not fit. */
+static bool os_narrow(const wchar_t *wide, char *text, int size) {
+    return WideCharToMultiByte(CP_UTF8, 0, wide, -1, text, size, NULL, NULL) > 0;
+}
+#endif
+
+/* fopen for UTF-8 paths. Windows' C library reports in errno; it is copied to where os_reason looks. */
+static FILE *os_open(const char *path, const char *mode) {
+#ifdef _WIN32
+    wchar_t *wide = os_wide(path), wide_mode[8] = {0};
+    for (int i = 0; mode[i] && i < 7; i++) wide_mode[i] = (wchar_t)mode[i];
+    FILE *file = wide ? _wfopen(wide, wide_mode) : NULL;
+    if (!file && !wide) SetLastError(ERROR_BAD_PATHNAME);
+    free(wide);
+    return file;
+#else
+    return fopen(path, mode);
+#endif
+}
+
+static int64_t os_file_size(FILE *file) {
+#ifdef _WIN32
+    return _fseeki64(file, 0, SEEK_END) ? -1 : (_ftelli64(file) >= 0 ? _ftelli64(file) : -1);
+#else
+    return fseeko(file, 0, SEEK_END) ? -1 : (int64_t)ftello(file);
+#endif
+}
+
+/* Flushes a file's bytes to the disk, so that a rename after it never exposes an empty file. */
+static bool os_flush(FILE *file) {
+    if (fflush(file)) return false;
+#ifdef _WIN32
+    return _commit(_fileno(file)) == 0;
+#else
+    return fsync(fileno(file)) == 0;
+#endif
+}
+
+static bool os_remove(const char *path) {
+#ifdef _WIN32
+    wchar_t *wide = os_wide(path);
+    bool done = wide && DeleteFileW(wide);
+    free(wide);
+    return done;
+#else
+    return unlink(path) == 0;
+#endif
+}
+
+/* Replaces `to` atomically. */
+static bool os_rename(const char *from, const char *to) {
+#ifdef _WIN32
+    wchar_t *wide_from = os_wide(from), *wide_to = os_wide(to);
+    bool done = wide_from && wide_to && MoveFileExW(wide_from, wide_to, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH);
+    free(wide_from);
+    free(wide_to);
+    return done;
+#else
+    return rename(from, to) == 0;
+#endif
+}
+
+/* A second name for the same bytes; false where the file system cannot. */
+static bool os_hard_link(const char *from, const char *to) {
+#ifdef _WIN32
+    wchar_t *wide_from = os_wide(from), *wide_to = os_wide(to);
+    bool done = wide_from && wide_to && CreateHardLinkW(wide_to, wide_from, NULL);
+    free(wide_from);
+    free(wide_to);
+    return done;
+#else
+    return link(from, to) == 0;
+#endif
+}
+
+typedef enum os_kind { OS_NOTHING, OS_FILE, OS_DIRECTORY, OS_OTHER } os_kind;
+
+static os_kind os_path_kind(const char *path) {
+#ifdef _WIN32
+    wchar_t *wide = os_wide(path);
+    DWORD attributes = wide ? GetFileAttributesW(wide) : INVALID_FILE_ATTRIBUTES;
+    free(wide);
+    if (attributes == INVALID_FILE_ATTRIBUTES) return OS_NOTHING;
+    return attributes & FILE_ATTRIBUTE_DIRECTORY ? OS_DIRECTORY : OS_FILE;
+#else
+    struct stat info;
+    if (stat(path, &info)) return OS_NOTHING;
+    return S_ISDIR(info.st_mode) ? OS_DIRECTORY : S_ISREG(info.st_mode) ? OS_FILE : OS_OTHER;
+#endif
+}
+
+/* Makes one folder; true when it exists afterwards. */
+static bool os_make_directory(const char *path) {
+#ifdef _WIN32
+    wchar_t *wide = os_wide(path);
+    bool done = wide && (CreateDirectoryW(wide, NULL) || GetLastError() == ERROR_ALREADY_EXISTS);
+    free(wide);
+    return done && os_path_kind(path) == OS_DIRECTORY;
+#else
+    return mkdir(path, 0777) == 0 || (errno == EEXIST && os_path_kind(path) == OS_DIRECTORY);
+#endif
+}
+
+/* Calls `each` for every entry but . and .. in no particular order, with what the entry is (links followed) and an
+   identity of the folder it leads to, so that a walk can notice a cycle. False when the folder cannot be read or
+   `each` returned false. */
+static bool os_list_directory(const char *path, bool (*each)(void *user, const char *name), void *user) {
+#ifdef _WIN32
+    size_t length = strlen(path);
+    char *pattern = malloc(length + 3);
+    if (!pattern) return false;
+    snprintf(pattern, length + 3, "%s\\*", path);
+    wchar_t *wide = os_wide(pattern);
+    free(pattern);
+    WIN32_FIND_DATAW entry;
+    HANDLE handle = wide ? FindFirstFileW(wide, &entry) : INVALID_HANDLE_VALUE;
+    free(wide);
+    if (handle == INVALID_HANDLE_VALUE) return false;
+    bool going = true;
+    do {
+        char name[1024];
+        if (!wcscmp(entry.cFileName, L".") || !wcscmp(entry.cFileName, L"..")) continue;
+        if (os_narrow(entry.cFileName, name, (int)sizeof name)) going = each(user, name);
+    } while (going && FindNextFileW(handle, &entry));
+    FindClose(handle);
+    return going;
+#else
+    DIR *directory = opendir(path);
+    if (!directory) return false;
+    bool going = true;
+    struct dirent *entry;
+    while (going && (entry = readdir(directory)))
+        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..")) going = each(user, entry->d_name);
+    closedir(directory);
+    return going;
+#endif
+}
+
+/* The canonical absolute path, links resolved, into `real`; false when it does not exist or does not fit. */
+static bool os_real_path(const char *path, char *real, size_t size) {
+#ifdef _WIN32
+    wchar_t *wide = os_wide(path);
+    HANDLE handle = wide ? CreateFileW(wide, 0, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
+                                       OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL) : INVALID_HANDLE_VALUE;
+    free(wide);
+    if (handle == INVALID_HANDLE_VALUE) return false;
+    wchar_t *full = malloc(sizeof(wchar_t) * OS_PATH_UNITS);
+    DWORD length = full ? GetFinalPathNameByHandleW(handle, full, OS_PATH_UNITS, 0) : 0;
+    CloseHandle(handle);
+    const wchar_t *start = full;
+    if (length > 4 && !wcsncmp(full, L"\\\\?\\", 4) && wcsncmp(full, L"\\\\?\\UNC", 7)) start = full + 4;
+    bool done = length > 0 && length < OS_PATH_UNITS && os_narrow(start, real, (int)size);
+    free(full);
+    return done;
+#else
+    char *resolved = realpath(path, NULL);
+    if (!resolved) return false;
+    bool fits = strlen(resolved) < size;
+    if (fits) memcpy(real, resolved, strlen(resolved) + 1);
+    free(resolved);
+    return fits;
+#endif
+}
+
+/* Seconds from an arbitrary start, never going back. */
+static double os_clock(void) {
+#ifdef _WIN32
+    LARGE_INTEGER ticks, frequency;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&frequency);
+    return (double)ticks.QuadPart / (double)frequency.QuadPart;
+#else
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+#endif
+}
+
+/* Cores this process may use. */
+static int os_core_count(void) {
+#ifdef _WIN32
+    return YOLO_MAX(1, (int)GetActiveProcessorCount(ALL_PROCESSOR_GROUPS));
+#elif defined(__linux__)
+    cpu_set_t set;
+    if (!sched_getaffinity(0, sizeof set, &set)) return YOLO_MAX(1, CPU_COUNT(&set));
+    return 1;
+#else
+    return (int)YOLO_MAX(1, sysconf(_SC_NPROCESSORS_ONLN));
+#endif
+}
+
+/* Highest resident memory of this process so far, bytes. */
+static uint64_t os_peak_memory(void) {
+#ifdef _WIN32
+    PROCESS_MEMORY_COUNTERS counters;
+    return K32GetProcessMemoryInfo(GetCurrentProcess(), &counters, sizeof counters) ? counters.PeakWorkingSetSize : 0;
+#else
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage)) return 0;
+#ifdef __APPLE__
+    return (uint64_t)usage.ru_maxrss;
+#else
+    return (uint64_t)usage.ru_maxrss * 1024;
+#endif
+#endif
+}
+
+static uint64_t os_memory_total(void) {
+#ifdef _WIN32
+    MEMORYSTATUSEX status = {.dwLength = sizeof status};
+    return GlobalMemoryStatusEx(&status) ? status.ullTotalPhys : 0;
+#else
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+#endif
+}
+
+static bool os_is_terminal(FILE *stream) {
+#ifdef _WIN32
+    return _isatty(_fileno(stream)) != 0;
+#else
+    return isatty(fileno(stream)) != 0;
+#endif
+}
+
+/* Columns of the terminal behind `stream`, or 80. */
+static int os_terminal_columns(FILE *stream) {
+#ifdef _WIN32
+    CONSOLE_SCREEN_BUFFER_INFO info;
+    HANDLE handle = (HANDLE)_get_osfhandle(_fileno(stream));
+    return GetConsoleScreenBufferInfo(handle, &info) ? info.srWindow.Right - info.srWindow.Left + 1 : 80;
+#else
+    struct winsize size;
+    return !ioctl(fileno(stream), TIOCGWINSZ, &size) && size.ws_col > 0 ? size.ws_col : 80;
+#endif
+}
+
+/* Shared libraries, for what is used only where it is installed (NCCL, the CUDA driver). */
+static void *os_library_open(const char *name) {
+#ifdef _WIN32
+    wchar_t *wide = os_wide(name);
+    void *library = wide ? (void *)LoadLibraryW(wide) : NULL;
+    free(wide);
+    return library;
+#else
+    return dlopen(name, RTLD_NOW | RTLD_LOCAL);
+#endif
+}
+
+static void *os_library_symbol(void *library, const char *name) {
+#ifdef _WIN32
+    return (void *)(uintptr_t)GetProcAddress((HMODULE)library, name);
+#else
+    return dlsym(library, name);
+#endif
+}
+
+static void os_library_close(void *library) {
+#ifdef _WIN32
+    FreeLibrary((HMODULE)library);
+#else
+    dlclose(library);
+#endif
+}
+
+/* Threads, locks, conditions, atomics: the intersection of POSIX and Win32. */
+#ifdef _WIN32
+typedef HANDLE os_thread;
+typedef SRWLOCK os_mutex;
+typedef CONDITION_VARIABLE os_condition;
+#define OS_THREAD_RESULT unsigned
+#define OS_THREAD_CALL __stdcall
+static bool os_thread_start(os_thread *thread, OS_THREAD_RESULT(OS_THREAD_CALL *entry)(void *), void *context) {
+    *thread = (HANDLE)_beginthreadex(NULL, 0, entry, context, 0, NULL);
+    return *thread != NULL;
+}
+static void os_thread_join(os_thread thread) {
+    WaitForSingleObject(thread, INFINITE);
+    CloseHandle(thread);
+}
+static void os_mutex_init(os_mutex *mutex) { InitializeSRWLock(mutex); }
+static void os_mutex_destroy(os_mutex *mutex) { (void)mutex; }
+static void os_mutex_lock(os_mutex *mutex) { AcquireSRWLockExclusive(mutex); }
+static void os_mutex_unlock(os_mutex *mutex) { ReleaseSRWLockExclusive(mutex); }
+static void os_condition_init(os_condition *condition) { InitializeConditionVariable(condition); }
+static void os_condition_destroy(os_condition *condition) { (void)condition; }
+static void os_condition_wait(os_condition *condition, os_mutex *mutex) {
+    SleepConditionVariableSRW(condition, mutex, INFINITE, 0);
+}
+static void os_condition_wake_all(os_condition *condition) { WakeAllConditionVariable(condition); }
+#else
+typedef pthread_t os_thread;
+typedef pthread_mutex_t os_mutex;
+typedef pthread_cond_t os_condition;
+#define OS_THREAD_RESULT void *
+#define OS_THREAD_CALL
+static bool os_thread_start(os_thread *thread, OS_THREAD_RESULT (*entry)(void *), void *context) {
+    return pthread_create(thread, NULL, entry, context) == 0;
+}
+static void os_thread_join(os_thread thread) { pthread_join(thread, NULL); }
+static void os_mutex_init(os_mutex *mutex) { pthread_mutex_init(mutex, NULL); }
+static void os_mutex_destroy(os_mutex *mutex) { pthread_mutex_destroy(mutex); }
+static void os_mutex_lock(os_mutex *mutex) { pthread_mutex_lock(mutex); }
+static void os_mutex_unlock(os_mutex *mutex) { pthread_mutex_unlock(mutex); }
+static void os_condition_init(os_condition *condition) { pthread_cond_init(condition, NULL); }
+static void os_condition_destroy(os_condition *condition) { pthread_cond_destroy(condition); }
+static void os_condition_wait(os_condition *condition, os_mutex *mutex) { pthread_cond_wait(condition, mutex); }
+static void os_condition_wake_all(os_condition *condition) { pthread_cond_broadcast(condition); }
+#endif
+
+/* Atomic 32-bit counter, sequentially consistent. */
+typedef struct os_atomic { volatile long value; } os_atomic;
+#ifdef _MSC_VER
+static long os_atomic_add(os_atomic *a, long amount) { return InterlockedExchangeAdd(&a->value, amount); } /* old value */
+static long os_atomic_get(os_atomic *a) { return InterlockedCompareExchange(&a->value, 0, 0); }
+static void os_atomic_set(os_atomic *a, long value) { InterlockedExchange(&a->value, value); }
+#else
+static long os_atomic_add(os_atomic *a, long amount) { return __atomic_fetch_add(&a->value, amount, __ATOMIC_SEQ_CST); }
+static long os_atomic_get(os_atomic *a) { return __atomic_load_n(&a->value, __ATOMIC_SEQ_CST); }
+static void os_atomic_set(os_atomic *a, long value) { __atomic_store_n(&a->value, value, __ATOMIC_SEQ_CST); }
+#endif
+
+/* Tells the core that this is a spin loop. */
+static void os_spin_pause(void) {
+#ifdef YOLO_X86
+    _mm_pause();
+#endif
+}
+
+/* ==== 2 err_ log_: errors, assertions, log and progress =========================================================
+   Three tiers. Bad data, I/O and memory: a yolo_status with a sentence in the caller's yolo_error. A broken
+   invariant: YOLO_ASSERT aborts, in release builds too. Exit statuses are the command line's business alone.
+   The interrupt flag is the one piece of process-wide state of this section. */
+
+#define YOLO_ASSERT(condition) \
+    ((condition) ? (void)0 : (fprintf(stderr, "%s:%d: broken invariant: %s\n", __FILE__, __LINE__, #condition), abort()))
+
+static volatile sig_atomic_t err_interrupted;
+
+void yolo_interrupt(void) { err_interrupted = 1; }
+void yolo_interrupt_clear(void) { err_interrupted = 0; }
+
+/* Fills *error (NULL allowed) and returns `status`, so that a failing path is one statement. */
+YOLO_PRINTF(3, 4)
+static yolo_status err_set(yolo_error *error, yolo_status status, const char *format, ...) {
+    if (error) {
+        va_list arguments;
+        va_start(arguments, format);
+        error->status = status;
+        vsnprintf(error->message, sizeof error->message, format, arguments);
+        va_end(arguments);
+    }
+    return status;
+}
+
+/* "PATH: VERB: reason of the operating system". Call it before anything else touches errno. */
+static yolo_status err_os(yolo_error *error, const char *path, const char *verb) {
+    char reason[256];
+    os_reason(reason, sizeof reason);
+    return err_set(error, YOLO_ERROR_IO, "%s: cannot %s: %s", path, verb, reason);
+}
+
+static yolo_status err_memory(yolo_error *error, uint64_t bytes) {
+    return err_set(error, YOLO_ERROR_MEMORY, "out of memory: %.1f MiB wanted", (double)bytes / 1048576.0);
+}
+
+YOLO_PRINTF(3, 4)
+static void log_write(const yolo_log *log, yolo_log_level level, const char *format, ...) {
+    if (!log || !log->write) return;
+    char text[2048];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    log->write(log->user, level, text);
+}
+
+/* ==== 3 mem_ arena_: memory =====================================================================================
+   mem_ blocks are 64-byte aligned and freed with mem_free. Every size that comes from a file goes through
+   mem_array, whose multiplication is checked. An arena is for many small things that die together. With
+   YOLO_TESTING, mem_fail_after = n makes the n-th allocation from now fail (0 = never), for fault injection. */
+
+#define MEM_CAP ((uint64_t)1 << 40)
+
+#ifdef YOLO_TESTING
+static os_atomic mem_fail_after;
+#endif
+
+/* NULL when it cannot be had. size 0 gives a valid block. */
+static void *mem_alloc(size_t size) {
+#ifdef YOLO_TESTING
+    if (os_atomic_get(&mem_fail_after) > 0 && os_atomic_add(&mem_fail_after, -1) == 1) return NULL;
+#endif
+    if (size > MEM_CAP) return NULL;
+    size = size ? (size + 63) & ~(size_t)63 : 64;
+#ifdef _WIN32
+    return _aligned_malloc(size, 64);
+#else
+    void *block = NULL;
+    return posix_memalign(&block, 64, size) ? NULL : block;
+#endif
+}
+
+static void mem_free(void *block) {
+#ifdef _WIN32
+    _aligned_free(block);
+#else
+    free(block);
+#endif
+}
+
+/* count * size zeroed bytes, or NULL: also when the product overflows or exceeds the cap. */
+static void *mem_array(uint64_t count, size_t size) {
+    if (size && count > MEM_CAP / size) return NULL;
+    void *block = mem_alloc((size_t)count * size);
+    if (block) memset(block, 0, (size_t)count * size);
+    return block;
+}
+
+/* Grows *block (capacity *capacity items) so that `wanted` items fit, doubling; false leaves all as it was. */
+static bool mem_grow(void *block, int64_t *capacity, int64_t wanted, size_t size) {
+    if (wanted <= *capacity) return true;
+    int64_t larger = YOLO_MAX(wanted, YOLO_MAX(16, *capacity * 2));
+    void *old, *grown = mem_array((uint64_t)larger, size);
+    if (!grown) return false;
+    memcpy(&old, block, sizeof old);
+    if (old) memcpy(grown, old, (size_t)*capacity * size);
+    mem_free(old);
+    memcpy(block, &grown, sizeof grown);
+    *capacity = larger;
+    return true;
+}
+
+typedef struct arena_block arena_block;
+struct arena_block { arena_block *next; size_t used, size; };
+typedef struct arena { arena_block *blocks; uint64_t total, cap; } arena; /* {0} is ready to use; cap 0 = none */
+
+/* Zeroed, 16-byte aligned; NULL when memory or the arena's cap is spent. */
+static void *arena_alloc(arena *a, uint64_t size) {
+    if (size > MEM_CAP) return NULL;
+    size = (size + 15) & ~(uint64_t)15;
+    if (a->cap && a->total + size > a->cap) return NULL;
+    arena_block *block = a->blocks;
+    if (!block || block->size - block->used < size) {
+        size_t bytes = (size_t)YOLO_MAX(size, 65536 - 64);
+        block = mem_alloc(64 + bytes);
+        if (!block) return NULL;
+        block->next = a->blocks;
+        block->size = bytes;
+        block->used = 0;
+        a->blocks = block;
+    }
+    void *item = (char *)block + 64 + block->used;
+    block->used += (size_t)size;
+    a->total += size;
+    memset(item, 0, (size_t)size);
+    return item;
+}
+
+static void *arena_array(arena *a, uint64_t count, size_t size) {
+    return size && count > MEM_CAP / size ? NULL : arena_alloc(a, count * size);
+}
+
+/* A NUL-terminated copy of length bytes. */
+static char *arena_text(arena *a, const char *text, size_t length) {
+    char *copy = arena_alloc(a, (uint64_t)length + 1);
+    if (copy) memcpy(copy, text, length);
+    return copy;
+}
+
+static void arena_free(arena *a) {
+    for (arena_block *block = a->blocks, *next; block; block = next) {
+        next = block->next;
+        mem_free(block);
+    }
+    a->blocks = NULL;
+    a->total = 0;
+}
+
+/* ==== 4 thr_: threads ===========================================================================================
+   A pool runs one parallel loop at a time; the calling thread is worker 0 and takes part. Indices are claimed one
+   by one, so which worker runs an index is not fixed: a body must write only what belongs to its index (or to its
+   worker, as scratch), which makes every result independent of the thread count. Workers spin a moment before they
+   sleep, because the loops of one forward pass follow one another within microseconds. */
+
+enum { THR_SPINS = 4000, THR_MAX = 256 };
+
+typedef struct thr_pool {
+    int size; /* workers, the caller included */
+    os_thread threads[THR_MAX];
+    os_mutex mutex;
+    os_condition wake;
+    os_atomic generation; /* raised once a loop */
+    os_atomic next, active, sleeping, closing;
+    int count;
+    void (*body)(void *context, int index, int worker);
+    void *context;
+    os_atomic started; /* hands each thread its worker number */
+} thr_pool;
+
+static void thr_claim(thr_pool *pool, int worker) {
+    for (;;) {
+        long index = os_atomic_add(&pool->next, 1);
+        if (index >= pool->count) return;
+        pool->body(pool->context, (int)index, worker);
+    }
+}
+
+static OS_THREAD_RESULT OS_THREAD_CALL thr_main(void *argument) {
+    thr_pool *pool = argument;
+    int worker = (int)os_atomic_add(&pool->started, 1) + 1;
+    long seen = 0;
+    for (;;) {
+        for (int spin = 0; spin < THR_SPINS && os_atomic_get(&pool->generation) == seen; spin++) os_spin_pause();
+        if (os_atomic_get(&pool->generation) == seen) {
+            os_mutex_lock(&pool->mutex);
+            os_atomic_add(&pool->sleeping, 1);
+            while (os_atomic_get(&pool->generation) == seen) os_condition_wait(&pool->wake, &pool->mutex);
+            os_atomic_add(&pool->sleeping, -1);
+            os_mutex_unlock(&pool->mutex);
+        }
+        seen = os_atomic_get(&pool->generation);
+        if (os_atomic_get(&pool->closing)) return 0;
+        thr_claim(pool, worker);
+        os_atomic_add(&pool->active, -1);
+    }
+}
+
+static int thr_pool_size(const thr_pool *pool) { return pool ? pool->size : 1; }
+
+static void thr_wake(thr_pool *pool) {
+    os_atomic_add(&pool->generation, 1);
+    if (os_atomic_get(&pool->sleeping)) {
+        os_mutex_lock(&pool->mutex); /* a worker between its last look and its wait holds this lock */
+        os_condition_wake_all(&pool->wake);
+        os_mutex_unlock(&pool->mutex);
+    }
+}
+
+/* A pool of `size` workers; fewer when the system gives fewer threads, never NULL but for want of memory. */
+static thr_pool *thr_pool_create(int size) {
+    thr_pool *pool = mem_array(1, sizeof *pool);
+    if (!pool) return NULL;
+    os_mutex_init(&pool->mutex);
+    os_condition_init(&pool->wake);
+    pool->size = 1;
+    size = YOLO_CLAMP(size, 1, THR_MAX);
+    while (pool->size < size && os_thread_start(&pool->threads[pool->size], thr_main, pool)) pool->size++;
+    return pool;
+}
+
+static void thr_pool_destroy(thr_pool *pool) {
+    if (!pool) return;
+    os_atomic_set(&pool->closing, 1);
+    os_mutex_lock(&pool->mutex);
+    os_atomic_add(&pool->generation, 1);
+    os_condition_wake_all(&pool->wake);
+    os_mutex_unlock(&pool->mutex);
+    for (int i = 1; i < pool->size; i++) os_thread_join(pool->threads[i]);
+    os_condition_destroy(&pool->wake);
+    os_mutex_destroy(&pool->mutex);
+    mem_free(pool);
+}
+
+/* Runs body(context, index, worker) for every index in [0, count) and returns when all are done. worker is in
+   [0, thr_pool_size(pool)). pool NULL, or one index: all in this thread as worker 0. Not re-entrant. */
+static void thr_parallel_for(thr_pool *pool, int count, void (*body)(void *context, int index, int worker), void *context) {
+    if (!pool || pool->size == 1 || count <= 1) {
+        for (int i = 0; i < count; i++) body(context, i, 0);
+        return;
+    }
+    pool->count = count;
+    pool->body = body;
+    pool->context = context;
+    os_atomic_set(&pool->next, 0);
+    os_atomic_set(&pool->active, pool->size - 1);
+    thr_wake(pool);
+    thr_claim(pool, 0);
+    for (int spin = 0; os_atomic_get(&pool->active); spin++) {
+        os_spin_pause();
+        if (spin > THR_SPINS) { /* more threads than cores: let the others run */
+#ifdef _WIN32
+            SwitchToThread();
+#else
+            sched_yield();
+#endif
+        }
+    }
+}
+
+/* A bounded queue of pointers between threads. Closing wakes everyone: pushes fail, pops drain and then fail. */
+typedef struct thr_queue {
+    os_mutex mutex;
+    os_condition changed;
+    void **items;
+    int capacity, count, head;
+    bool closed;
+} thr_queue;
+
+static bool thr_queue_init(thr_queue *queue, int capacity) {
+    memset(queue, 0, sizeof *queue);
+    queue->items = mem_array((uint64_t)capacity, sizeof *queue->items);
+    queue->capacity = capacity;
+    os_mutex_init(&queue->mutex);
+    os_condition_init(&queue->changed);
+    return queue->items != NULL;
+}
+
+static void thr_queue_destroy(thr_queue *queue) {
+    mem_free(queue->items);
+    os_condition_destroy(&queue->changed);
+    os_mutex_destroy(&queue->mutex);
+}
+
+/* Waits for room; false when the queue is closed (the item stays the caller's). */
+static bool thr_queue_push(thr_queue *queue, void *item) {
+    os_mutex_lock(&queue->mutex);
+    while (queue->count == queue->capacity && !queue->closed) os_condition_wait(&queue->changed, &queue->mutex);
+    bool pushed = !queue->closed;
+    if (pushed) {
+        queue->items[(queue->head + queue->count++) % queue->capacity] = item;
+        os_condition_wake_all(&queue->changed);
+    }
+    os_mutex_unlock(&queue->mutex);
+    return pushed;
+}
+
+/* Waits for an item; NULL when the queue is closed and empty. */
+static void *thr_queue_pop(thr_queue *queue) {
+    os_mutex_lock(&queue->mutex);
+    while (!queue->count && !queue->closed) os_condition_wait(&queue->changed, &queue->mutex);
+    void *item = NULL;
+    if (queue->count) {
+        item = queue->items[queue->head];
+        queue->head = (queue->head + 1) % queue->capacity;
+        queue->count--;
+        os_condition_wake_all(&queue->changed);
+    }
+    os_mutex_unlock(&queue->mutex);
+    return item;
+}
+
+static void thr_queue_close(thr_queue *queue) {
+    os_mutex_lock(&queue->mutex);
+    queue->closed = true;
+    os_condition_wake_all(&queue->changed);
+    os_mutex_unlock(&queue->mutex);
+}
+
+/* ==== 5 str_ path_ hash_ rng_ f16_ cur_ val_: base ===============================================================
+   Strings are UTF-8. A str grows and never overflows; its error is sticky (failed), checked once at the end. A cur
+   reads untrusted bytes: after the first failure every read gives zero and the position of the failure is kept, so
+   a parser checks once per record. A val is a tree of plain data (yaml, json, pickles) living in one arena. */
+
+typedef struct str { char *text; int64_t length, capacity; bool failed; } str; /* {0} is the empty string */
+
+static void str_append(str *s, const char *text, size_t length) {
+    if (s->failed || !mem_grow(&s->text, &s->capacity, s->length + (int64_t)length + 1, 1)) { s->failed = true; return; }
+    if (length) memcpy(s->text + s->length, text, length);
+    s->length += (int64_t)length;
+    s->text[s->length] = 0;
+}
+
+static void str_add(str *s, const char *text) { str_append(s, text, strlen(text)); }
+
+YOLO_PRINTF(2, 3)
+static void str_format(str *s, const char *format, ...) {
+    va_list arguments, again;
+    va_start(arguments, format);
+    va_copy(again, arguments);
+    int length = vsnprintf(NULL, 0, format, arguments);
+    va_end(arguments);
+    if (length < 0 || s->failed || !mem_grow(&s->text, &s->capacity, s->length + length + 1, 1)) s->failed = true;
+    else s->length += vsnprintf(s->text + s->length, (size_t)length + 1, format, again);
+    va_end(again);
+}
+
+static void str_free(str *s) {
+    mem_free(s->text);
+    memset(s, 0, sizeof *s);
+}
+
+static char *str_copy(const char *text) {
+    size_t size = strlen(text) + 1;
+    char *copy = mem_alloc(size);
+    if (copy) memcpy(copy, text, size);
+    return copy;
+}
+
+/* ASCII case folded: file extensions and option values, never file names. */
+static bool str_equal_fold(const char *a, const char *b) {
+    for (; *a && *b; a++, b++)
+        if (tolower((unsigned char)*a) != tolower((unsigned char)*b)) return false;
+    return *a == *b;
+}
+
+static bool str_ends_with(const char *text, const char *end) {
+    size_t length = strlen(text), tail = strlen(end);
+    return length >= tail && !strcmp(text + length - tail, end);
+}
+
+/* Is it well-formed UTF-8 (no overlong forms, no surrogates)? */
+static bool str_is_utf8(const char *text, size_t length) {
+    const unsigned char *p = (const unsigned char *)text, *end = p + length;
+    while (p < end) {
+        int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : *p >= 0xe0 && *p < 0xf0 ? 2 : *p >= 0xf0 && *p < 0xf5 ? 3 : -1;
+        if (more < 0 || end - p <= more) return false;
+        if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) || (*p == 0xf0 && p[1] < 0x90) ||
+            (*p == 0xf4 && p[1] > 0x8f)) return false;
+        for (int i = 1; i <= more; i++)
+            if ((p[i] & 0xc0) != 0x80) return false;
+        p += more + 1;
+    }
+    return true;
+}
+
+static bool path_is_separator(char c) {
+#ifdef _WIN32
+    return c == '/' || c == '\\';
+#else
+    return c == '/';
+#endif
+}
+
+static bool path_is_absolute(const char *path) {
+#ifdef _WIN32
+    if (isalpha((unsigned char)path[0]) && path[1] == ':') return true;
+#endif
+    return path_is_separator(path[0]);
+}
+
+/* The part after the last separator. */
+static const char *path_name(const char *path) {
+    const char *name = path;
+    for (const char *p = path; *p; p++)
+        if (path_is_separator(*p)) name = p + 1;
+    return name;
+}
+
+/* The extension with its dot, or "" (a leading dot of the name does not count). */
+static const char *path_extension(const char *path) {
+    const char *name = path_name(path), *dot = strrchr(name, '.');
+    return dot && dot != name ? dot : name + strlen(name);
+}
+
+/* directory + "/" + name; name alone when it is absolute or the directory is "". NULL for want of memory. mem_free. */
+static char *path_join(const char *directory, const char *name) {
+    size_t length = strlen(directory);
+    if (!length || path_is_absolute(name)) return str_copy(name);
+    bool separator = !path_is_separator(directory[length - 1]);
+    size_t size = length + separator + strlen(name) + 1;
+    char *path = mem_alloc(size);
+    if (path) snprintf(path, size, "%s%s%s", directory, separator ? "/" : "", name);
+    return path;
+}
+
+/* The path without its last name ("." for a bare name, "/" for the root). mem_free. */
+static char *path_parent(const char *path) {
+    size_t length = (size_t)(path_name(path) - path);
+    while (length > 1 && path_is_separator(path[length - 1])) length--;
+    char *parent = mem_alloc(length + 2);
+    if (!parent) return NULL;
+    memcpy(parent, length ? path : ".", length ? length : 1);
+    parent[length ? length : 1] = 0;
+    return parent;
+}
+
+/* The path with its extension replaced (".txt" for labels). mem_free. */
+static char *path_with_extension(const char *path, const char *extension) {
+    size_t stem = (size_t)(path_extension(path) - path), size = stem + strlen(extension) + 1;
+    char *other = mem_alloc(size);
+    if (other) snprintf(other, size, "%.*s%s", (int)stem, path, extension);
+    return other;
+}
+
+/* Makes a folder and its missing parents. */
+static yolo_status path_make_directories(const char *path, yolo_error *error) {
+    char *copy = str_copy(path);
+    if (!copy) return err_memory(error, strlen(path));
+    yolo_status status = YOLO_OK;
+    for (char *p = copy + 1; copy[0] && status == YOLO_OK; p++) {
+        if (*p && !path_is_separator(*p)) continue;
+        bool last = !*p;
+        char separator = *p;
+        *p = 0;
+        if (os_path_kind(copy) != OS_DIRECTORY && !path_is_separator(p[-1]) && p[-1] != ':' && !os_make_directory(copy))
+            status = err_os(error, copy, "make folder");
+        *p = separator;
+        if (last) break;
+    }
+    mem_free(copy);
+    return status;
+}
+
+/* The whole file, with a NUL behind it; at most `cap` bytes. mem_free(*bytes). */
+static yolo_status path_read(const char *path, uint64_t cap, uint8_t **bytes, size_t *size, yolo_error *error) {
+    *bytes = NULL;
+    *size = 0;
+    if (os_path_kind(path) == OS_DIRECTORY) return err_set(error, YOLO_ERROR_IO, "%s: is a folder, expected a file", path);
+    FILE *file = os_open(path, "rb");
+    if (!file) return err_os(error, path, "open");
+    yolo_status status = YOLO_OK;
+    int64_t length = os_file_size(file);
+    if (length < 0 || fseek(file, 0, SEEK_SET)) status = err_os(error, path, "read");
+    else if ((uint64_t)length > cap)
+        status = err_set(error, YOLO_ERROR_FORMAT, "%s: %.1f MiB, expected at most %.1f MiB", path,
+                         (double)length / 1048576.0, (double)cap / 1048576.0);
+    else if (!(*bytes = mem_alloc((size_t)length + 1))) status = err_memory(error, (uint64_t)length);
+    else {
+        *size = fread(*bytes, 1, (size_t)length, file);
+        if (ferror(file)) status = err_os(error, path, "read");
+        (*bytes)[*size] = 0;
+    }
+    fclose(file);
+    if (status != YOLO_OK) {
+        mem_free(*bytes);
+        *bytes = NULL;
+    }
+    return status;
+}
+
+/* Starts an output beside its final place: *temporary (mem_free) is the name to give path_commit. The name is the
+   same for the same path, so a killed run leaves at most one such file and the next run overwrites it. */
+static yolo_status path_begin(const char *path, char **temporary, FILE **file, yolo_error *error) {
+    size_t size = strlen(path) + 16;
+    *file = NULL;
+    *temporary = mem_alloc(size);
+    if (!*temporary) return err_memory(error, size);
+    snprintf(*temporary, size, "%s.partial", path);
+    *file = os_open(*temporary, "wb");
+    if (*file) return YOLO_OK;
+    err_os(error, *temporary, "create");
+    mem_free(*temporary);
+    *temporary = NULL;
+    return YOLO_ERROR_IO;
+}
+
+/* Ends what path_begin began. With `good`, flushes and renames; otherwise removes. Frees `temporary`. */
+static yolo_status path_commit(const char *path, char *temporary, FILE *file, bool good, bool durable, yolo_error *error) {
+    yolo_status status = YOLO_OK;
+    if (good && (ferror(file) || (durable ? !os_flush(file) : fflush(file) != 0))) status = err_os(error, path, "write");
+    if (fclose(file) && good && status == YOLO_OK) status = err_os(error, path, "write");
+    if (good && status == YOLO_OK && !os_rename(temporary, path)) status = err_os(error, path, "rename into place");
+    if (!good || status != YOLO_OK) os_remove(temporary);
+    mem_free(temporary);
+    return status;
+}
+
+/* Writes a whole file atomically. `durable` waits for the disk: for what took long to make, not for each label. */
+static yolo_status path_write(const char *path, const void *bytes, size_t size, bool durable, yolo_error *error) {
+    char *temporary;
+    FILE *file;
+    yolo_status status = path_begin(path, &temporary, &file, error);
+    if (status != YOLO_OK) return status;
+    bool good = fwrite(bytes, 1, size, file) == size;
+    if (!good) err_os(error, path, "write");
+    status = path_commit(path, temporary, file, good, durable, error);
+    return good ? status : YOLO_ERROR_IO;
+}
+
+/* FNV-1a with a final avalanche (MurmurHash3's finaliser), so that low bits are usable. */
+static uint64_t hash_bytes(const void *bytes, size_t size, uint64_t seed) {
+    const uint8_t *p = bytes;
+    uint64_t h = 0xcbf29ce484222325u ^ (seed * 0x9e3779b97f4a7c15u);
+    for (size_t i = 0; i < size; i++) h = (h ^ p[i]) * 0x100000001b3u;
+    h ^= h >> 33;
+    h *= 0xff51afd7ed558ccdu;
+    h ^= h >> 33;
+    h *= 0xc4ceb9fe1a85ec53u;
+    return h ^ (h >> 33);
+}
+
+/* Counter-based random numbers (SplitMix64, Steele et al. 2014): the n-th draw is a function of key and n alone. */
+typedef struct rng { uint64_t key, counter; } rng;
+
+static uint64_t rng_next(rng *r) {
+    uint64_t z = r->key + ++r->counter * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+/* Uniform in [0, 1). */
+static double rng_uniform(rng *r) { return (double)(rng_next(r) >> 11) * (1.0 / 9007199254740992.0); }
+
+/* IEEE half and bfloat16 <-> float; to_ rounds to nearest even. */
+static float f16_from_half(uint16_t half) {
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 31, mantissa = half & 1023, bits;
+    if (exponent == 31) bits = sign | 0x7f800000u | mantissa << 13;
+    else if (exponent) bits = sign | (exponent + 112) << 23 | mantissa << 13;
+    else {
+        float value = (float)mantissa * (1.0f / 16777216.0f);
+        memcpy(&bits, &value, 4);
+        bits |= sign;
+    }
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static uint16_t f16_to_half(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x3ff)); /* NaN stays NaN */
+    if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
+    if (magnitude < 0x38800000) { /* subnormal half: adding 0.5 lets the float unit round at the right bit */
+        float absolute;
+        memcpy(&absolute, &magnitude, 4);
+        absolute += 0.5f;
+        memcpy(&magnitude, &absolute, 4);
+        return (uint16_t)(sign | (magnitude - 0x3f000000));
+    }
+    return (uint16_t)(sign | ((magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13));
+}
+
+static float f16_from_bfloat(uint16_t value) {
+    uint32_t bits = (uint32_t)value << 16;
+    float result;
+    memcpy(&result, &bits, 4);
+    return result;
+}
+
+static uint16_t f16_to_bfloat(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* A reader of untrusted bytes. */
+typedef struct cur { const uint8_t *bytes; size_t size, at; bool failed; size_t failed_at; } cur;
+
+static cur cur_make(const void *bytes, size_t size) { return (cur){.bytes = bytes, .size = size}; }
+
+/* The next `count` bytes, or NULL (and the cursor has failed) where fewer are left. */
+static const uint8_t *cur_take(cur *c, uint64_t count) {
+    if (c->failed || count > c->size - c->at) {
+        if (!c->failed) c->failed_at = c->at;
+        c->failed = true;
+        return NULL;
+    }
+    const uint8_t *p = c->bytes + c->at;
+    c->at += (size_t)count;
+    return p;
+}
+
+static bool cur_seek(cur *c, uint64_t at) {
+    if (!c->failed && at > c->size) {
+        c->failed = true;
+        c->failed_at = c->at;
+    }
+    if (!c->failed) c->at = (size_t)at;
+    return !c->failed;
+}
+
+/* Little-endian unsigned integer of `count` <= 8 bytes. */
+static uint64_t cur_le(cur *c, int count) {
+    const uint8_t *p = cur_take(c, (uint64_t)count);
+    uint64_t value = 0;
+    for (int i = 0; p && i < count; i++) value |= (uint64_t)p[i] << (8 * i);
+    return value;
+}
+
+static uint64_t cur_be(cur *c, int count) {
+    const uint8_t *p = cur_take(c, (uint64_t)count);
+    uint64_t value = 0;
+    for (int i = 0; p && i < count; i++) value = value << 8 | p[i];
+    return value;
+}
+
+/* Plain data: what yaml, json and the data parts of a pickle have in common. */
+typedef enum val_kind { VAL_NULL, VAL_BOOL, VAL_INT, VAL_FLOAT, VAL_STRING, VAL_LIST, VAL_MAP } val_kind;
+typedef struct val val;
+struct val {
+    val_kind kind;
+    int64_t integer;   /* INT; BOOL as 0 or 1 */
+    double number;     /* FLOAT */
+    const char *text;  /* STRING, NUL-terminated (may hold NULs: see length) */
+    size_t length;
+    int64_t count, capacity; /* LIST, MAP */
+    val **items;       /* LIST items; MAP values */
+    val **keys;        /* MAP keys, in order of insertion */
+    int line;          /* where the text had it, for messages; 0 = nowhere */
+};
+
+static val *val_new(arena *a, val_kind kind) {
+    val *v = arena_alloc(a, sizeof *v);
+    if (v) v->kind = kind;
+    return v;
+}
+static val *val_int(arena *a, int64_t integer) {
+    val *v = val_new(a, VAL_INT);
+    if (v) v->integer = integer;
+    return v;
+}
+static val *val_bool(arena *a, bool truth) {
+    val *v = val_new(a, VAL_BOOL);
+    if (v) v->integer = truth;
+    return v;
+}
+static val *val_float(arena *a, double number) {
+    val *v = val_new(a, VAL_FLOAT);
+    if (v) v->number = number;
+    return v;
+}
+static val *val_string(arena *a, const char *text, size_t length) {
+    val *v = val_new(a, VAL_STRING);
+    if (!v || !(v->text = arena_text(a, text, length))) return NULL;
+    v->length = length;
+    return v;
+}
+
+/* Appends to a list (key NULL) or a map. False for want of memory, also when key or item is NULL where one is due:
+   so constructors nest without a check each. */
+static bool val_add(arena *a, val *container, val *key, val *item) {
+    if (!container || !item || (container->kind == VAL_MAP && !key)) return false;
+    if (container->count == container->capacity) {
+        int64_t capacity = YOLO_MAX(8, container->capacity * 2);
+        val **items = arena_array(a, (uint64_t)capacity, sizeof *items);
+        val **keys = container->kind == VAL_MAP ? arena_array(a, (uint64_t)capacity, sizeof *keys) : NULL;
+        if (!items || (container->kind == VAL_MAP && !keys)) return false;
+        if (container->count) memcpy(items, container->items, (size_t)container->count * sizeof *items);
+        if (container->count && keys) memcpy(keys, container->keys, (size_t)container->count * sizeof *keys);
+        container->items = items;
+        container->keys = keys;
+        container->capacity = capacity;
+    }
+    if (container->keys) container->keys[container->count] = key;
+    container->items[container->count++] = item;
+    return true;
+}
+
+/* The value of a string key, or NULL: also when `map` is NULL or no map, so look-ups chain. The last one counts. */
+static val *val_get(const val *map, const char *key) {
+    if (!map || map->kind != VAL_MAP) return NULL;
+    for (int64_t i = map->count - 1; i >= 0; i--)
+        if (map->keys[i]->kind == VAL_STRING && !strcmp(map->keys[i]->text, key)) return map->items[i];
+    return NULL;
+}
+
+static bool val_is_number(const val *v) { return v && (v->kind == VAL_INT || v->kind == VAL_FLOAT || v->kind == VAL_BOOL); }
+static double val_number(const val *v, double otherwise) {
+    return !val_is_number(v) ? otherwise : v->kind == VAL_FLOAT ? v->number : (double)v->integer;
+}
+static int64_t val_integer(const val *v, int64_t otherwise) {
+    if (!val_is_number(v)) return otherwise;
+    if (v->kind != VAL_FLOAT) return v->integer;
+    return v->number > -9.2e18 && v->number < 9.2e18 ? (int64_t)v->number : otherwise;
+}
+static const char *val_text(const val *v, const char *otherwise) {
+    return v && v->kind == VAL_STRING ? v->text : otherwise;
+}
+
+/* ==== 6 ten_: tensors ===========================================================================================
+   A ten is a view of floats the holder does not own, always NHWC: element (n,y,x,c) lies at
+   data[((n*h + y)*w + x)*pixel + c]. A slice of a concatenation is a view with pixel > c, so concat, split and
+   chunk never copy. */
+
+typedef struct ten { float *data; int n, h, w, c; int64_t pixel; } ten;
+
+static float *ten_at(const ten *t, int n, int y, int x) {
+    return t->data + (((int64_t)n * t->h + y) * t->w + x) * t->pixel;
+}
+
+/* What a checkpoint stores an element as. */
+typedef enum ten_dtype { TEN_F32, TEN_F16, TEN_BF16, TEN_F64, TEN_I64, TEN_I32, TEN_I16, TEN_I8, TEN_U8, TEN_BOOL } ten_dtype;
+
+static int ten_dtype_size(ten_dtype dtype) {
+    static const int sizes[] = {4, 2, 2, 8, 8, 4, 2, 1, 1, 1};
+    return sizes[dtype];
+}
+static const char *ten_dtype_name(ten_dtype dtype) {
+    static const char *const names[] = {"float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"};
+    return names[dtype];
+}
+
+/* ==== 7 img_: image core ========================================================================================
+   8-bit RGB in, 8-bit RGB or NHWC floats out. Resizing is bilinear with the sampling rule and the 11-bit fixed-point
+   weights of OpenCV's INTER_LINEAR, because ultralytics' numbers depend on them. */
+
+/* How a picture was placed in the network's input: x_network = x_picture * scale + pad. */
+typedef struct img_letterbox {
+    int width, height;               /* of the network's input */
+    int scaled_width, scaled_height; /* of the picture in it */
+    int pad_left, pad_top;
+    double scale;
+} img_letterbox;
+
+/* ==== 8 codec_: picture files ===================================================================================
+   Pictures are recognised by content. Dimensions and sizes are checked before stb_image sees a byte. */
+
+/* ==== 9 yaml_ lbl_ data_: dataset text ==========================================================================
+   Text written by people: every complaint carries file and line. */
+
+typedef struct lbl_box { int class_id; double x, y, w, h; } lbl_box; /* centre and size, normalised to 0..1 */
+typedef struct lbl_list { lbl_box *items; int64_t count, capacity; int64_t bad_lines, duplicates; bool missing; } lbl_list;
+
+typedef struct data_list { /* pictures in the order a run visits them */
+    char **paths;
+    int64_t count, capacity;
+} data_list;
+
+typedef struct data_set { /* a data.yaml */
+    char *root;               /* folder the relative paths start from */
+    int class_count;
+    char **names;             /* class_count of them */
+    data_list train, val, test;
+    arena memory;             /* holds all of the above */
+} data_set;
+
+/* ==== 10 zip_: archives =========================================================================================
+   Reader of untrusted archives (stored, deflated, zip64) and writer of stored ones with 64-byte aligned members, as
+   torch.save lays them out. */
+
+/* ==== 11 pkl_: pickles ==========================================================================================
+   A machine that builds data and can run nothing: a global is a name, a call is a node. */
+
+/* ==== 12 net_: model graph ======================================================================================
+   A model is a flat list of operators over tensors by index, made by one builder from a yaml description. Nothing
+   here depends on the input's size but net_shape. Inference, memory plan, summary, export and checkpoints walk this
+   list; a new block is a row in the builder. A tensor is a channel slice of a buffer, so concatenations are written
+   in place: the builder lays buffers out so that producers write straight into them, and adds a NET_COPY only where
+   one tensor is part of two concatenations. */
+
+typedef enum net_activation { NET_LINEAR, NET_SILU, NET_RELU, NET_LEAKYRELU, NET_MISH } net_activation;
+typedef enum net_kind { NET_CONV, NET_MAXPOOL, NET_UPSAMPLE, NET_COPY } net_kind;
+typedef enum net_group { NET_DECAY, NET_NO_DECAY, NET_BIAS, NET_BN_STAT, NET_FROZEN } net_group;
+
+typedef struct net_param { /* a row of the parameter table, in state-dict order */
+    char name[80];      /* "model.0.conv.weight" */
+    int dims[4], rank;  /* as a checkpoint has it: O,I,H,W for a convolution's weight */
+    int64_t count;
+    int64_t offset;     /* first element in the block of parameters; a weight lies there as O,H,W,I */
+    net_group group;
+    ten_dtype stored;   /* what the checkpoint had; what is written back */
+} net_param;
+
+typedef struct net_tensor {
+    int buffer;         /* index into buffers */
+    int channel;        /* first channel of the slice */
+    int channels;
+} net_tensor;
+
+typedef struct net_buffer { int channels; int h, w; int64_t offset; } net_buffer; /* h, w, offset: set by net_shape */
+
+typedef struct net_op {
+    net_kind kind;
+    int layer;             /* row of the yaml description, for messages and the summary */
+    int in, out, residual; /* tensors; residual -1 = none, else out = residual + act(conv(in)) */
+    int kernel, stride, padding;
+    net_activation activation;
+    int weight, bias, bn;  /* rows of the parameter table, -1 = none; bn: gamma, then beta, mean, variance, (count) */
+} net_op;
+
+typedef struct net_layer { /* a row of the yaml description */
+    char type[24];         /* Conv, C2f, SPPF, nn.Upsample -> "Upsample", Concat, Detect */
+    int from[8], from_count;
+    int repeats;           /* after scaling by depth */
+    int in_channels, out_channels, kernel, stride;
+    bool shortcut;
+    int output;            /* tensor; -1 for Detect */
+    int first_op, op_count;
+    int first_param, param_count;
+} net_layer;
+
+enum { NET_MAX_LEVELS = 5, NET_REG_MAX = 16 };
+
+typedef struct net {
+    arena memory;           /* holds everything below */
+    int class_count;
+    char **names;
+    net_activation activation;
+    double depth, width;
+    int max_channels;
+    char scale;             /* 'n' 's' 'm' 'l' 'x', or 0 */
+    bool fused;             /* convolutions have a bias and no batch norm */
+    double bn_eps, bn_momentum;
+    val *yaml;              /* the description the model was built from, as ultralytics keeps it in the checkpoint */
+    net_layer *layers; int layer_count;
+    net_op *ops;       int op_count;
+    net_tensor *tensors; int tensor_count;
+    net_buffer *buffers; int buffer_count;
+    net_param *params; int param_count;
+    int64_t param_elements; /* size of the block of parameters */
+    int input;              /* tensor */
+    int level_count;        /* detection levels */
+    int heads[NET_MAX_LEVELS];  /* tensors of 4*NET_REG_MAX box logits followed by class_count class logits */
+    int strides[NET_MAX_LEVELS];
+    int max_stride;
+    /* set by net_shape */
+    int n, h, w;
+    int64_t arena_floats;   /* activations, planned by lifetime */
+    double flops;           /* 2 * multiply-adds of one forward pass */
+} net;
+
+/* ==== 13 pt_: checkpoints ======================================================================================= */
+
+typedef struct pt_model { /* a checkpoint: graph, parameters, and what came with them */
+    net net;
+    float *params;          /* net.param_elements, laid out by the parameter table; BN counts as floats */
+    val *train_args;        /* map, or NULL */
+    char version[32];       /* of the program that wrote it */
+    char date[48];
+    int64_t epoch;          /* -1 = finished (stripped) */
+    bool from_ema, has_optimizer;
+    bool built;             /* from a .yaml: no training behind it */
+} pt_model;
+
+/* ==== 14 op_: CPU operators ===================================================================================== */
+
+/* ==== 15 run_: executor ========================================================================================= */
+
+/* ==== 16 det_ nms_: head decoding and suppression =============================================================== */
+
+/* ==== 17 ev_: evaluator ========================================================================================= */
+
+/* ==== 18 prep_: data preparation ================================================================================ */
+
+/* ==== 19 lab_: labelling a tree of pictures ===================================================================== */
+
+/* ==== 20 dev_ bench_: devices and benchmark ===================================================================== */
+
+/* ==== 21 yolo_: public interface ================================================================================ */
+
+struct yolo_model {
+    pt_model checkpoint;
+    thr_pool *pool;
+};
+
+/* ==== 22 cli_: command line ===================================================================================== */
+
+#ifndef YOLO_NO_MAIN
+int main(void) {
+    return 0;
+}
+#endif
