@@ -1,0 +1,149 @@
+/* test.c - the test program: includes the engine itself, so that private functions are tested as they are.
+
+   test [--list] [--shared DIR] [NAME ...]   runs all tests, or those whose area or name begins with a NAME
+   Prints a line a test and ends with "N passed, N failed, N skipped"; exit status 1 when any failed.
+   A test is a function that CHECKs; it may SKIP, which is counted and printed. */
+#define YOLO_NO_MAIN
+#define YOLO_TESTING
+#ifndef YOLO_NO_CUDA
+#define YOLO_NO_CUDA
+#endif
+#include "../yolo.c"
+
+typedef struct test_case { const char *name, *what; void (*run)(void); } test_case;
+
+static int test_failures;         /* of the test that runs */
+static const char *test_skipped;  /* its reason */
+static const char *test_shared_root = "../shared";
+static char test_temp_root[512] = "build/tmp";
+
+#define CHECK_MSG(condition, ...) do { \
+    if (!(condition)) { \
+        test_failures++; \
+        printf("    %s:%d: %s: ", __FILE__, __LINE__, #condition); \
+        printf(__VA_ARGS__); \
+        printf("\n"); \
+    } } while (0)
+#define CHECK(condition) CHECK_MSG(condition, "false")
+/* NaN-safe: a NaN on either side fails. */
+#define CHECK_NEAR(a, b, tolerance) \
+    CHECK_MSG(fabs((double)(a) - (double)(b)) <= (double)(tolerance), "%.9g against %.9g", (double)(a), (double)(b))
+#define SKIP(reason) do { test_skipped = reason; return; } while (0)
+
+/* A path below the folder of shared data, or NULL when it is not there. Valid until the next call. */
+static const char *test_shared(const char *name) {
+    static char path[1024];
+    snprintf(path, sizeof path, "%s/%s", test_shared_root, name);
+    return os_path_kind(path) == OS_NOTHING ? NULL : path;
+}
+
+/* A path in the scratch folder. A few are valid at a time. */
+static const char *test_temp(const char *name) {
+    static char paths[8][1024];
+    static int next;
+    char *path = paths[next++ & 7];
+    path_make_directories(test_temp_root, NULL);
+    snprintf(path, sizeof paths[0], "%s/%s", test_temp_root, name);
+    return path;
+}
+
+/* Reference dumps, see tests/reference.py. */
+typedef struct ref_array { char name[96]; bool integer; int rank; int dims[8]; int64_t count; const float *data; const int32_t *ints; } ref_array;
+typedef struct ref_file { uint8_t *bytes; ref_array arrays[512]; int count; } ref_file;
+
+static bool ref_open(ref_file *ref, const char *path) {
+    yolo_error error;
+    size_t size;
+    memset(ref, 0, sizeof *ref);
+    if (path_read(path, 256u << 20, &ref->bytes, &size, &error) != YOLO_OK) {
+        printf("    %s\n", error.message);
+        return false;
+    }
+    cur c = cur_make(ref->bytes, size);
+    const uint8_t *magic = cur_take(&c, 8);
+    if (!magic || memcmp(magic, "YREF1\0\0\0", 8)) return false;
+    ref->count = (int)cur_le(&c, 4);
+    for (int i = 0; i < ref->count && i < 512; i++) {
+        ref_array *a = &ref->arrays[i];
+        size_t length = (size_t)cur_le(&c, 4);
+        const uint8_t *name = cur_take(&c, length);
+        if (!name || length >= sizeof a->name) return false;
+        memcpy(a->name, name, length);
+        a->integer = cur_le(&c, 4) == 1;
+        a->rank = (int)cur_le(&c, 4);
+        a->count = 1;
+        for (int d = 0; d < a->rank && d < 8; d++) a->count *= a->dims[d] = (int)cur_le(&c, 4);
+        const uint8_t *data = cur_take(&c, (uint64_t)a->count * 4);
+        if (!data) return false;
+        void *copy = mem_array((uint64_t)a->count, 4); /* the file is not aligned */
+        if (!copy) return false;
+        memcpy(copy, data, (size_t)a->count * 4);
+        a->data = copy;
+        a->ints = copy;
+    }
+    return !c.failed;
+}
+
+static const ref_array *ref_get(const ref_file *ref, const char *name) {
+    for (int i = 0; i < ref->count; i++)
+        if (!strcmp(ref->arrays[i].name, name)) return &ref->arrays[i];
+    printf("    no array %s in the reference file\n", name);
+    test_failures++;
+    return NULL;
+}
+
+static void ref_close(ref_file *ref) {
+    for (int i = 0; i < ref->count; i++) mem_free((void *)(uintptr_t)ref->arrays[i].data);
+    mem_free(ref->bytes);
+    memset(ref, 0, sizeof *ref);
+}
+
+#include "test_base.c"
+
+typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
+static const test_area test_areas[] = {
+    {"base", tests_base, YOLO_COUNT(tests_base)},
+};
+
+static void test_log_to_stdout(void *user, yolo_log_level level, const char *text) {
+    (void)user;
+    if (level != YOLO_LOG_PROGRESS) printf("    log: %s\n", text);
+}
+static const yolo_log test_log = {test_log_to_stdout, NULL};
+
+int main(int argc, char **argv) {
+    bool list = false;
+    int names = 0, passed = 0, failed = 0, skipped = 0;
+    (void)test_log;
+    setvbuf(stdout, NULL, _IOLBF, 4096);
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--list")) list = true;
+        else if (!strcmp(argv[i], "--shared") && i + 1 < argc) test_shared_root = argv[++i];
+        else argv[++names] = argv[i];
+    }
+    for (int a = 0; a < YOLO_COUNT(test_areas); a++)
+        for (int t = 0; t < test_areas[a].count; t++) {
+            const test_case *test = &test_areas[a].cases[t];
+            bool wanted = !names;
+            for (int i = 1; i <= names; i++)
+                wanted |= !strncmp(test_areas[a].name, argv[i], strlen(argv[i])) || !strncmp(test->name, argv[i], strlen(argv[i]));
+            if (!wanted) continue;
+            if (list) {
+                printf("%-8s %-28s %s\n", test_areas[a].name, test->name, test->what);
+                continue;
+            }
+            test_failures = 0;
+            test_skipped = NULL;
+            double start = os_clock();
+            test->run();
+            const char *verdict = test_failures ? "FAIL" : test_skipped ? "skip" : "ok";
+            printf("%-4s %-8s %-28s %6.2f s  %s\n", verdict, test_areas[a].name, test->name, os_clock() - start,
+                   test_skipped ? test_skipped : test->what);
+            if (test_failures) failed++;
+            else if (test_skipped) skipped++;
+            else passed++;
+        }
+    if (list) return 0;
+    printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
+    return failed ? 1 : 0;
+}

@@ -1,0 +1,93 @@
+/* Sections 1-6: platform, memory, threads, base. */
+
+static void test_half_round_trip(void) {
+    for (uint32_t h = 0; h < 65536; h++) {
+        float value = f16_from_half((uint16_t)h), brain = f16_from_bfloat((uint16_t)h);
+        if (value == value) CHECK_MSG(f16_to_half(value) == h, "half %04x", (unsigned)h);
+        if (brain == brain) CHECK_MSG(f16_to_bfloat(brain) == h, "bfloat %04x", (unsigned)h);
+    }
+    CHECK(f16_to_half(65520.0f) == 0x7c00);
+    CHECK(f16_to_half(65519.0f) == 0x7bff);
+    CHECK(f16_to_half(2.9802322e-8f) == 0);      /* half of the smallest subnormal: to even */
+    CHECK(f16_to_half(2.9802326e-8f) == 1);
+    CHECK(f16_to_half(1.00048828125f) == 0x3c00); /* tie to even */
+}
+
+static void test_cursor_is_sticky(void) {
+    cur c = cur_make("\1\2\3\4\5", 5);
+    CHECK(cur_le(&c, 2) == 0x0201 && cur_be(&c, 2) == 0x0304);
+    CHECK(cur_le(&c, 2) == 0 && c.failed && c.failed_at == 4);
+    CHECK(cur_le(&c, 1) == 0 && !cur_take(&c, 0));
+    CHECK(!cur_take(&c, UINT64_MAX));
+}
+
+static void test_utf8(void) {
+    CHECK(str_is_utf8("\xed\x95\x9c\xea\xb8\x80 a", 8));
+    CHECK(!str_is_utf8("\xc0\x80", 2) && !str_is_utf8("\xed\xa0\x80", 3) && !str_is_utf8("\xe0\x80\x80", 3) && !str_is_utf8("\xf4\x90\x80\x80", 4));
+    CHECK(!str_is_utf8("\xed\x95", 2));
+}
+
+static void test_paths(void) {
+    struct { const char *path, *name, *extension, *parent; } cases[] = {
+        {"a/b.txt", "b.txt", ".txt", "a"}, {"b", "b", "", "."}, {"/x", "x", "", "/"}, {"a/.hidden", ".hidden", "", "a"}, {"a.b/c", "c", "", "a.b"}};
+    for (int i = 0; i < YOLO_COUNT(cases); i++) {
+        char *parent = path_parent(cases[i].path);
+        CHECK(!strcmp(path_name(cases[i].path), cases[i].name) && !strcmp(path_extension(cases[i].path), cases[i].extension));
+        CHECK_MSG(parent && !strcmp(parent, cases[i].parent), "%s -> %s", cases[i].path, parent);
+        mem_free(parent);
+    }
+}
+
+static void test_write_is_atomic(void) {
+    const char *path = test_temp("\xed\x95\x9c\xea\xb8\x80 file.txt");
+    uint8_t *bytes;
+    size_t size;
+    yolo_error error;
+    CHECK(path_write(path, "one", 3, true, &error) == YOLO_OK && path_write(path, "three", 5, false, &error) == YOLO_OK);
+    CHECK(path_read(path, 100, &bytes, &size, &error) == YOLO_OK && size == 5 && !memcmp(bytes, "three", 5));
+    mem_free(bytes);
+    CHECK(path_read(path, 4, &bytes, &size, &error) == YOLO_ERROR_FORMAT);
+    CHECK(path_read(test_temp("none"), 4, &bytes, &size, &error) == YOLO_ERROR_IO);
+    CHECK_MSG(strstr(error.message, "none: cannot open: "), "%s", error.message);
+}
+
+static void test_pool_body(void *context, int index, int worker) {
+    int *hits = context;
+    hits[index] += worker >= 0;
+}
+
+static void test_pool_runs_every_index_once(void) {
+    for (int size = 1; size <= 5; size += 2) {
+        thr_pool *pool = thr_pool_create(size);
+        int *hits = mem_array(1000, sizeof *hits);
+        for (int round = 1; round <= 200; round++) {
+            thr_parallel_for(pool, 1000, test_pool_body, hits);
+            for (int i = 0; i < 1000; i++)
+                if (hits[i] != round) { CHECK_MSG(false, "index %d ran %d times of %d", i, hits[i], round); break; }
+        }
+        mem_free(hits);
+        thr_pool_destroy(pool);
+    }
+}
+
+static void test_checked_sizes(void) {
+    arena a = {.cap = 1000};
+    CHECK(!mem_array(UINT64_MAX / 2, 4) && !mem_alloc((size_t)-1));
+    CHECK(arena_alloc(&a, 900) && !arena_alloc(&a, 200) && !arena_array(&a, UINT64_MAX / 8, 16));
+    arena_free(&a);
+    os_atomic_set(&mem_fail_after, 2);
+    void *first = mem_alloc(1), *second = mem_alloc(1), *third = mem_alloc(1);
+    CHECK(first && !second && third);
+    mem_free(first);
+    mem_free(third);
+}
+
+static const test_case tests_base[] = {
+    {"half_round_trip", "fp16 and bf16 conversions are exact and round to even", test_half_round_trip},
+    {"cursor_is_sticky", "a byte cursor stays failed and never reads outside", test_cursor_is_sticky},
+    {"utf8", "well-formed UTF-8 and nothing else", test_utf8},
+    {"paths", "names, extensions, parents", test_paths},
+    {"write_is_atomic", "files are written beside and renamed; caps and reasons", test_write_is_atomic},
+    {"pool_runs_every_index_once", "parallel loops of 1, 3, 5 threads", test_pool_runs_every_index_once},
+    {"checked_sizes", "overflows and caps are refused; faults can be injected", test_checked_sizes},
+};
