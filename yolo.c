@@ -6,17 +6,17 @@
    CONTENTS (tests/check_layout.sh compares this list with the banners below)
      1  os_            platform: files, folders, threads, clock, terminal, libraries
      2  err_ log_      errors, assertions, log and progress
-     3  mem_ arena_    checked allocation, arenas, fault injection
-     4  thr_           thread pool, bounded queue
+     3  mem_ arena_    memory: checked allocation, arenas, fault injection
+     4  thr_           threads: pool, parallel loops, bounded queue
      5  str_ path_ hash_ rng_ f16_ cur_ val_  base: strings, paths, numbers, byte cursor, value trees
      6  ten_           tensors and dtypes
      7  img_           image core: resize, letterbox, drawing
      8  codec_         picture files
      9  yaml_ lbl_ data_  dataset text: yaml, class names, labels, picture lists
-     10 zip_           inflate, CRC, zip archives
-     11 pkl_           pickle machine and writer
+     10 zip_           archives: inflate, CRC, zip
+     11 pkl_           pickles: machine and writer
      12 net_           model graph: tables, shapes, parameters, memory plan, summary
-     13 pt_            .pt checkpoints
+     13 pt_            checkpoints (.pt)
      14 op_            CPU operators
      15 run_           executor
      16 det_ nms_      head decoding and suppression

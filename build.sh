@@ -1,0 +1,142 @@
+#!/bin/sh
+# build.sh - builds, tests and shows yolo.
+#
+#   ./build.sh [TARGET] [cc=gcc] [stb=DIR] [arch=sm_86]
+#     cpu       ./yolo for any CPU of its family
+#     cuda      ./yolo for CPU and NVIDIA GPUs; arch= one architecture, else this machine's, else all major ones
+#     debug     build/yolo-debug: no optimisation, symbols
+#     asan      build/yolo-asan: address and undefined-behaviour sanitizers
+#     test      builds and runs the tests; the last line counts them
+#     demo      the program at work on a few pictures: ./build.sh demo [MODEL.pt]
+#     windows   yolo.exe by mingw-w64
+#     clean     removes what the others made
+#   Without TARGET: cuda where nvcc works, else cpu. Missing Debian packages are installed when run as root, else named.
+# shellcheck disable=SC1007,SC2086 # flags are lists of words
+set -eu
+start=$PWD
+cd "$(dirname "$0")"
+
+target= cc=${CC:-} stb= arch= model=
+for argument; do
+    case $argument in
+        cc=*) cc=${argument#*=} ;;
+        stb=*) stb=${argument#*=} ;;
+        arch=*) arch=${argument#*=} ;;
+        cpu | cuda | debug | asan | test | demo | windows | clean) target=$argument ;;
+        *.pt) case $argument in /*) model=$argument ;; *) model=$start/$argument ;; esac ;;
+        help | -h | --help) sed -n '4,13s/^# *//p' build.sh; exit 0 ;;
+        *) echo "build.sh: unknown argument $argument: see ./build.sh help" >&2; exit 2 ;;
+    esac
+done
+
+warnings="-Wall -Wextra -Wno-unused-function"
+# The same numbers from every compiler: no contraction into FMA but where the source says so.
+flags="-std=c11 -O3 -ffp-contract=off $warnings -ffunction-sections -fdata-sections${stb:+ -I$stb}"
+libraries="-lm -lpthread -ldl"
+
+fail() { echo "build.sh: $1" >&2; exit 1; }
+say() { printf '  %s %-10s %s\n' "$1" "$2" "$3"; }
+run() { echo "+ $*"; "$@"; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# install PACKAGE REASON: from Debian where that is allowed, else says what to do.
+install() {
+    have apt-get || fail "$2; install what Debian calls $1, then: ./build.sh $target"
+    [ "$(id -u)" = 0 ] || fail "$2; next: sudo apt-get install $1 && ./build.sh $target"
+    run apt-get -qq update || true
+    run env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "$1" >/dev/null ||
+        fail "$2, and apt-get could not install $1"
+}
+
+# compiles COMMAND...: does the C program on standard input compile and link?
+compiles() { "$@" -o build/probe >build/probe.log 2>&1; }
+
+probe_compiler() {
+    [ -n "$cc" ] || for cc in cc gcc clang ''; do [ -n "$cc" ] && have "$cc" && break; done
+    [ -n "$cc" ] || { install "gcc libc6-dev" "no C compiler found"; cc=gcc; }
+    printf '#include <stdio.h>\n#include <pthread.h>\n#include <dlfcn.h>\n#include <math.h>\nint main(void) { return 0; }\n' >build/probe.c
+    compiles $cc $flags build/probe.c $libraries ||
+        { cat build/probe.log >&2; fail "$cc cannot compile a C11 program with threads; next: ./build.sh $target cc=gcc"; }
+    say ✓ "compiler" "$cc: $($cc --version | head -n 1)"
+    gc="-Wl,--gc-sections -s"
+    compiles $cc $flags build/probe.c $libraries $gc || gc=
+}
+
+probe_stb() {
+    printf '#if __has_include(<stb/stb_image.h>)\n#include <stb/stb_image_write.h>\n#else\n#include "stb_image_write.h"\n#endif\n' >build/probe.c
+    compiles ${1:-$cc} $flags $2 -w -c build/probe.c && { say ✓ "stb" "stb_image, stb_image_write"; return; }
+    say ✗ "stb" "stb_image.h not found"
+    install libstb-dev "stb_image is missing (or give its folder: stb=DIR)"
+    compiles ${1:-$cc} $flags $2 -w -c build/probe.c || { cat build/probe.log >&2; fail "stb_image does not compile"; }
+}
+
+# Sets arch_flag where nvcc compiles, else returns 1.
+probe_nvcc() {
+    printf 'int main(void) { int n; return cudaGetDeviceCount(&n) != cudaSuccess; }\n' >build/probe.cu
+    if ! have nvcc && [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
+    if ! have nvcc; then say ✗ nvcc "not found: without GPUs"; return 1; fi
+    compiles nvcc -cudart static build/probe.cu || { say ✗ nvcc "does not compile (build/probe.log): without GPUs"; return 1; }
+    if [ -n "$arch" ]; then arch_flag=-arch=$arch
+    elif have nvidia-smi && nvidia-smi -L >/dev/null 2>&1; then arch_flag=-arch=native
+    else arch_flag=-arch=all-major; fi
+    say ✓ nvcc "$(nvcc --version | sed -n 's/.*\(release.*\)/\1/p'), $arch_flag"
+}
+
+build_cpu() { run $cc $flags -DYOLO_NO_CUDA -o yolo yolo.c $libraries -static-libgcc $gc; ls -l yolo; }
+build_cuda() {
+    run nvcc -O3 "$arch_flag" -cudart static -Xcompiler=-Wall,-Wextra,-ffp-contract=off,-ffunction-sections ${stb:+-I"$stb"} \
+        -Xcompiler=-static-libgcc,-static-libstdc++ -Xlinker=--gc-sections,-s -o yolo yolo.c kernels.cu
+    ls -l yolo
+}
+build_checked() { # build_checked OUTPUT SOURCE FLAGS...
+    output=$1 source=$2; shift 2
+    run $cc -std=c11 -ffp-contract=off $warnings ${stb:+-I$stb} -g "$@" -DYOLO_NO_CUDA -o "$output" "$source" $libraries
+}
+sanitize="-O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+
+build_windows() {
+    cc=x86_64-w64-mingw32-gcc
+    have $cc || install gcc-mingw-w64-x86-64 "no mingw-w64 compiler"
+    say ✓ "compiler" "$($cc --version | head -n 1)"
+    # gcc keeps no 32-byte stack alignment on Windows (its bug 54412), so aligned vector moves are assembled as unaligned ones.
+    align=-Wa,-muse-unaligned-vector-move
+    echo 'int main(void) { return 0; }' >build/probe.c
+    compiles $cc $align build/probe.c || fail "mingw-w64 needs binutils 2.38 or newer ($align)"
+    # Debian keeps stb in /usr/include/stb, which a cross compiler does not search: a link to that folder alone.
+    if [ -z "$stb" ]; then
+        [ -d /usr/include/stb ] || install libstb-dev "stb_image is missing (or give its folder: stb=DIR)"
+        mkdir -p build/include && ln -sfn /usr/include/stb build/include/stb
+        flags="$flags -Ibuild/include"
+    fi
+    run $cc $flags $align -DYOLO_NO_CUDA -o "$1" "$2" -static -lshell32 -Wl,--gc-sections -s
+    ls -l "$1"
+}
+
+run_tests() {
+    . tests/parts.sh
+    mkdir -p build/logs
+    part layout 60 sh tests/check_layout.sh
+    rm -f build/test build/test-asan
+    build_checked build/test tests/test.c -O2 && build_checked build/test-asan tests/test.c $sanitize
+    part unit 300 build/test
+    part unit-asan 500 build/test-asan
+    for script in tests/cli.sh tests/example.sh tests/harness.sh; do
+        if [ -f "$script" ]; then part "$(basename "$script" .sh)" 300 sh "$script" ./yolo "$cc"; fi
+    done
+    parts_end
+}
+
+[ "$target" = clean ] && { run rm -rf build yolo yolo.exe; exit 0; }
+mkdir -p build
+echo "yolo: build.sh ${target:=default}"
+[ "$target" = windows ] && { build_windows yolo.exe yolo.c; exit 0; }
+probe_compiler
+probe_stb "$cc" ""
+case $target in
+    default) if probe_nvcc; then build_cuda; else build_cpu; fi ;;
+    cuda) probe_nvcc || fail "the CUDA toolkit is needed; next: ./build.sh cpu"; build_cuda ;;
+    cpu) build_cpu ;;
+    debug) build_checked build/yolo-debug yolo.c -O0 ;;
+    asan) build_checked build/yolo-asan yolo.c $sanitize ;;     test) build_cpu; run_tests ;;
+    demo) build_cpu; sh tests/demo.sh "$model" ;;
+esac
