@@ -524,6 +524,51 @@ static void log_write(const yolo_log *log, yolo_log_level level, const char *for
     log->write(log->user, level, text);
 }
 
+/* "9 s", "1:05", "2:03:04". */
+static const char *log_duration(double seconds, char *text, size_t size) {
+    long s = seconds < 0 ? 0 : seconds > 3e6 ? 3000000 : (long)(seconds + 0.5);
+    if (s < 60) snprintf(text, size, "%ld s", s);
+    else if (s < 3600) snprintf(text, size, "%ld:%02ld", s / 60, s % 60);
+    else snprintf(text, size, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    return text;
+}
+
+/* How far a run is, told as PROGRESS lines: ten times a second at most for people, and with the bar last, so that a
+   narrow terminal cuts the bar and not the numbers; or "Progress:N%" for programs, each N once and rising. */
+typedef struct log_meter {
+    const yolo_log *log;
+    yolo_progress kind;
+    const char *what;  /* begins the bar: "label" */
+    const char *plain; /* begins the plain line: "Progress" */
+    int64_t total;     /* pictures */
+    double start, shown;
+    int percent;       /* last one told plainly */
+} log_meter;
+
+static log_meter log_meter_start(const yolo_log *log, yolo_progress kind, const char *what, const char *plain, int64_t total) {
+    return (log_meter){.log = log, .kind = kind, .what = what, .plain = plain, .total = total, .start = os_clock(), .percent = -1};
+}
+
+static void log_meter_step(log_meter *meter, int64_t done) {
+    enum { CELLS = 30 };
+    static const char full[CELLS + 1] = "##############################", rest[CELLS + 1] = "..............................";
+    if (meter->kind == YOLO_PROGRESS_NONE || !meter->total) return;
+    int percent = (int)(done * 100 / meter->total);
+    if (meter->kind == YOLO_PROGRESS_PLAIN) {
+        if (percent > meter->percent) log_write(meter->log, YOLO_LOG_PROGRESS, "%s:%d%%", meter->plain, percent);
+        meter->percent = YOLO_MAX(meter->percent, percent);
+        return;
+    }
+    double now = os_clock(), elapsed = now - meter->start, rate = elapsed > 0 ? (double)done / elapsed : 0;
+    if (done < meter->total && now - meter->shown < 0.1) return;
+    meter->shown = now;
+    char left[32];
+    int cells = (int)(done * CELLS / meter->total);
+    log_write(meter->log, YOLO_LOG_PROGRESS, "%s %lld/%lld %3d%% %5.1f img/s %7s left [%.*s%.*s]", meter->what, (long long)done,
+              (long long)meter->total, percent, rate,
+              rate > 0 ? log_duration((double)(meter->total - done) / rate, left, sizeof left) : "?", cells, full, CELLS - cells, rest);
+}
+
 /* ==== 3 mem_ arena_: memory =====================================================================================
    mem_ blocks are 64-byte aligned and freed with mem_free. Every size that comes from a file goes through
    mem_array, whose multiplication is checked. An arena is for many small things that die together. With

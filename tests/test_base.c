@@ -82,6 +82,35 @@ static void test_checked_sizes(void) {
     mem_free(third);
 }
 
+/* Collects what a meter says. */
+static void test_meter_log(void *user, yolo_log_level level, const char *text) {
+    if (level == YOLO_LOG_PROGRESS) str_format(user, "%s;", text);
+}
+
+static void test_meter_is_monotone(void) {
+    str said = {0};
+    yolo_log log = {test_meter_log, &said};
+    log_meter meter = log_meter_start(&log, YOLO_PROGRESS_PLAIN, "label", "Progress", 3);
+    for (int i = 0; i <= 3; i++) log_meter_step(&meter, i), log_meter_step(&meter, i);
+    CHECK_MSG(!strcmp(said.text, "Progress:0%;Progress:33%;Progress:66%;Progress:100%;"), "%s", said.text);
+    str_free(&said);
+    meter = log_meter_start(&log, YOLO_PROGRESS_PLAIN, "label", "Progress", 100000);
+    for (int i = 0; i <= 100000; i++) log_meter_step(&meter, i);
+    int lines = 0;
+    for (int64_t i = 0; i < said.length; i++) lines += said.text[i] == ';';
+    CHECK(lines == 101);
+    str_free(&said);
+    meter = log_meter_start(&log, YOLO_PROGRESS_BAR, "label", "Progress", 4);
+    log_meter_step(&meter, 4);
+    CHECK(said.text && strstr(said.text, "label 4/4 100%") && strstr(said.text, "0 s left [####"));
+    str_free(&said);
+    meter = log_meter_start(&log, YOLO_PROGRESS_NONE, "label", "Progress", 4);
+    log_meter_step(&meter, 4);
+    CHECK(!said.text);
+    char text[32];
+    CHECK(!strcmp(log_duration(65, text, sizeof text), "1:05") && !strcmp(log_duration(7384, text, sizeof text), "2:03:04"));
+}
+
 static const test_case tests_base[] = {
     {"half_round_trip", "fp16 and bf16 conversions are exact and round to even", test_half_round_trip},
     {"cursor_is_sticky", "a byte cursor stays failed and never reads outside", test_cursor_is_sticky},
@@ -89,5 +118,6 @@ static const test_case tests_base[] = {
     {"paths", "names, extensions, parents", test_paths},
     {"write_is_atomic", "files are written beside and renamed; caps and reasons", test_write_is_atomic},
     {"pool_runs_every_index_once", "parallel loops of 1, 3, 5 threads", test_pool_runs_every_index_once},
+    {"meter_is_monotone", "progress lines: each percentage once, a bar, silence", test_meter_is_monotone},
     {"checked_sizes", "overflows and caps are refused; faults can be injected", test_checked_sizes},
 };
