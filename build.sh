@@ -120,9 +120,11 @@ run_tests() {
     build_checked build/test tests/test.c -O2 && build_checked build/test-asan tests/test.c $sanitize
     part unit 300 build/test
     part unit-asan 500 build/test-asan
-    for script in tests/cli.sh tests/example.sh tests/harness.sh; do
-        if [ -f "$script" ]; then part "$(basename "$script" .sh)" 300 sh "$script" ./yolo "$cc"; fi
-    done
+    part harness 100 sh tests/harness.sh "$cc${stb:+ -I$stb}"
+    if [ -f tests/cli.sh ]; then
+        part example 200 sh tests/example.sh "$cc${stb:+ -I$stb}"
+        part cli 300 sh tests/cli.sh ./yolo
+    fi
     parts_end
 }
 

@@ -2,7 +2,8 @@
 
    test [--list] [--shared DIR] [NAME ...]   runs all tests, or those whose area or name begins with a NAME
    Prints a line a test and ends with "N passed, N failed, N skipped"; exit status 1 when any failed.
-   A test is a function that CHECKs; it may SKIP, which is counted and printed. */
+   A test is a function that CHECKs; it may SKIP, which is counted and printed. A NAME is the beginning of AREA/TEST or of
+   TEST. With TEST_PLANTED it holds tests that must fail or skip: tests/harness.sh looks at what comes of them. */
 #define YOLO_NO_MAIN
 #define YOLO_TESTING
 #ifndef YOLO_NO_CUDA
@@ -98,10 +99,21 @@ static void ref_close(ref_file *ref) {
     memset(ref, 0, sizeof *ref);
 }
 
+#ifdef TEST_PLANTED
+static void test_planted_check(void) { CHECK(1 + 1 == 3); }
+static void test_planted_nan(void) { CHECK_NEAR(NAN, 0.0, 1e9); }
+static void test_planted_skip(void) { SKIP("planted"); }
+static const test_case tests_planted[] = {
+    {"check", "fails", test_planted_check}, {"nan", "fails", test_planted_nan}, {"skip", "skips", test_planted_skip}};
+#endif
+
 #include "test_base.c"
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
 static const test_area test_areas[] = {
+#ifdef TEST_PLANTED
+    {"planted", tests_planted, YOLO_COUNT(tests_planted)},
+#endif
     {"base", tests_base, YOLO_COUNT(tests_base)},
 };
 
@@ -124,9 +136,11 @@ int main(int argc, char **argv) {
     for (int a = 0; a < YOLO_COUNT(test_areas); a++)
         for (int t = 0; t < test_areas[a].count; t++) {
             const test_case *test = &test_areas[a].cases[t];
+            char full[200];
+            snprintf(full, sizeof full, "%s/%s", test_areas[a].name, test->name);
             bool wanted = !names;
             for (int i = 1; i <= names; i++)
-                wanted |= !strncmp(test_areas[a].name, argv[i], strlen(argv[i])) || !strncmp(test->name, argv[i], strlen(argv[i]));
+                wanted |= !strncmp(full, argv[i], strlen(argv[i])) || !strncmp(test->name, argv[i], strlen(argv[i]));
             if (!wanted) continue;
             if (list) {
                 printf("%-8s %-28s %s\n", test_areas[a].name, test->name, test->what);
@@ -145,5 +159,5 @@ int main(int argc, char **argv) {
         }
     if (list) return 0;
     printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
-    return failed ? 1 : 0;
+    return failed || passed + skipped == 0 ? 1 : 0; /* no test at all is a mistake in a NAME */
 }
