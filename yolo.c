@@ -250,10 +250,9 @@ static bool os_make_directory(const char *path) {
 #endif
 }
 
-/* Calls `each` for every entry but . and .. in no particular order, with what the entry is (links followed) and an
-   identity of the folder it leads to, so that a walk can notice a cycle. False when the folder cannot be read or
-   `each` returned false. */
-static bool os_list_directory(const char *path, bool (*each)(void *user, const char *name), void *user) {
+/* Calls `each` for every entry but . and .. in no particular order, with what the entry is (links followed). False
+   when the folder cannot be read or `each` returned false. */
+static bool os_list_directory(const char *path, bool (*each)(void *user, const char *name, os_kind kind), void *user) {
 #ifdef _WIN32
     size_t length = strlen(path);
     char *pattern = malloc(length + 3);
@@ -269,7 +268,8 @@ static bool os_list_directory(const char *path, bool (*each)(void *user, const c
     do {
         char name[1024];
         if (!wcscmp(entry.cFileName, L".") || !wcscmp(entry.cFileName, L"..")) continue;
-        if (os_narrow(entry.cFileName, name, (int)sizeof name)) going = each(user, name);
+        os_kind kind = entry.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY ? OS_DIRECTORY : OS_FILE;
+        if (os_narrow(entry.cFileName, name, (int)sizeof name)) going = each(user, name, kind);
     } while (going && FindNextFileW(handle, &entry));
     FindClose(handle);
     return going;
@@ -278,8 +278,16 @@ static bool os_list_directory(const char *path, bool (*each)(void *user, const c
     if (!directory) return false;
     bool going = true;
     struct dirent *entry;
-    while (going && (entry = readdir(directory)))
-        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..")) going = each(user, entry->d_name);
+    while (going && (entry = readdir(directory))) {
+        struct stat info;
+        os_kind kind = OS_NOTHING;
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
+        if (entry->d_type == DT_REG) kind = OS_FILE;
+        else if (entry->d_type == DT_DIR) kind = OS_DIRECTORY;
+        else if (!fstatat(dirfd(directory), entry->d_name, &info, 0)) /* a link, or a file system that does not say */
+            kind = S_ISDIR(info.st_mode) ? OS_DIRECTORY : S_ISREG(info.st_mode) ? OS_FILE : OS_OTHER;
+        going = each(user, entry->d_name, kind);
+    }
     closedir(directory);
     return going;
 #endif
@@ -906,6 +914,63 @@ static bool str_is_utf8(const char *text, size_t length) {
         p += more + 1;
     }
     return true;
+}
+
+/* The C library reads and writes numbers as the process' locale has them; these two always use a point. */
+static char str_decimal_point(void) {
+    char text[8];
+    snprintf(text, sizeof text, "%.1f", 0.5);
+    return text[1];
+}
+
+/* A decimal number that fills `text` exactly (digits, at most one point, exponent; no inf, nan, hex, blanks).
+   Correctly rounded. */
+static bool str_to_number(const char *text, size_t length, double *number) {
+    static const double powers[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+                                    1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    const char *p = text, *end = text + length;
+    bool negative = p < end && *p == '-', any = false, point = false, exact = true;
+    uint64_t mantissa = 0;
+    int exponent = 0, written = 0;
+    if (p < end && (*p == '-' || *p == '+')) p++;
+    for (; p < end && ((*p >= '0' && *p <= '9') || (*p == '.' && !point)); p++) {
+        if (*p == '.') { point = true; continue; }
+        any = true;
+        if (mantissa > ((uint64_t)1 << 53) / 10 - 1) exact = false;
+        else {
+            mantissa = mantissa * 10 + (uint64_t)(*p - '0');
+            exponent -= point;
+        }
+    }
+    if (!any) return false;
+    if (p < end && (*p == 'e' || *p == 'E')) {
+        bool minus = ++p < end && *p == '-';
+        if (p < end && (*p == '-' || *p == '+')) p++;
+        if (p == end) return false;
+        for (; p < end && *p >= '0' && *p <= '9'; p++) written = YOLO_MIN(written * 10 + (*p - '0'), 100000);
+        exponent += minus ? -written : written;
+    }
+    if (p != end) return false;
+    if (exact && exponent >= -22 && exponent <= 22) { /* both exact, so one rounding (Clinger 1990) */
+        double value = exponent < 0 ? (double)mantissa / powers[-exponent] : (double)mantissa * powers[exponent];
+        *number = negative ? -value : value;
+        return true;
+    }
+    char copy[400];
+    if (length >= sizeof copy) return false;
+    memcpy(copy, text, length);
+    copy[length] = 0;
+    char *dot = memchr(copy, '.', length);
+    if (dot) *dot = str_decimal_point();
+    *number = strtod(copy, NULL);
+    return true;
+}
+
+/* At most `digits` significant digits of a finite number, as %g writes them, in the C locale. */
+static void str_from_number(char text[40], double number, int digits) {
+    snprintf(text, 40, "%.*g", YOLO_CLAMP(digits, 1, 17), number);
+    char point = str_decimal_point(), *dot = strchr(text, point);
+    if (point != '.' && dot) *dot = '.';
 }
 
 static bool path_is_separator(char c) {
