@@ -33,6 +33,8 @@
 
    MIT licence, see LICENSE. */
 
+#ifndef OP_PASS /* section 14 includes this file again, for its kernels alone */
+
 #if !defined(_WIN32) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE /* fsync, dlopen, sysconf, nanosleep under -std=c11 */
 #endif
@@ -1466,7 +1468,906 @@ typedef struct pt_model { /* a checkpoint: graph, parameters, and what came with
     bool built;             /* from a .yaml: no training behind it */
 } pt_model;
 
-/* ==== 14 op_: CPU operators ===================================================================================== */
+/* ==== 14 op_: CPU operators =====================================================================================
+   Forward operators in fp32 on NHWC views; none allocates. A convolution is, on the inside, always the same loop: a tile
+   of rows (output pixels) times a panel of output channels, summed over input channels in their order (OP_(tile)).
+     1x1, stride 1        the rows are the pixels where they lie.
+     anything else        a band of padded input rows is copied next to each other, so that the S*C inputs of a tap
+                          row are one run of memory and padding needs no test.
+     3x3, stride 1        Winograd F(4x4,3x3): 36 products of (tiles x C)(C x K), a quarter of the multiplications.
+   Weights are packed once: panel by panel (two vectors of output channels wide, the last one possibly one vector),
+   in the order in which the inner loop reads them; channels that do not exist are zeros.
+   Bias, activation and residual are applied while the sums are still in the first-level cache, and the result is
+   written straight into the slice: never a float outside of it.
+   The order of additions to an output depends on neither threads nor blocking, so results are bit-identical for
+   every thread count; they differ between instruction sets.
+   The kernels are written once over a few vector macros and compiled for each instruction set by including this
+   file again with OP_PASS defined, which selects just them. No vector is ever passed to or kept by a function that
+   is not inlined: mingw-w64 does not align the stack for them. */
+
+typedef enum op_isa { OP_PORTABLE, OP_AVX2, OP_AVX512 } op_isa;
+
+enum { OP_MAX_TILE = 14, OP_FREQUENCIES = 36, OP_WINOGRAD_OUT = 4, OP_WINOGRAD_IN = 6 };
+
+typedef void op_tile_kernel(float *out, ptrdiff_t out_stride, const float *a, ptrdiff_t a_stride, ptrdiff_t a_pitch,
+                            const float *w, int taps, int depth);
+
+typedef struct op_rows { /* where finished rows go */
+    float *out;
+    const float *residual; /* or NULL */
+    ptrdiff_t out_stride, residual_stride;
+    int rows, channels;
+} op_rows;
+
+typedef struct op_kernels {
+    int vector;   /* floats */
+    int tile_rows;
+    op_tile_kernel *tile[2][OP_MAX_TILE]; /* [vectors - 1][rows - 1] */
+    void (*finish)(const op_rows *to, const float *sums, ptrdiff_t sums_stride, const float *bias, net_activation activation);
+    void (*winograd_in)(float *v, ptrdiff_t frequency, const float *in, ptrdiff_t pixel, ptrdiff_t pitch, int channels, float *scratch);
+    void (*winograd_out)(float *out, const float *m, ptrdiff_t frequency, int vectors, float *scratch);
+} op_kernels;
+
+#if defined(__GNUC__)
+#define OP_INLINE static inline __attribute__((always_inline))
+#elif defined(_MSC_VER)
+#define OP_INLINE static __forceinline
+#else
+#define OP_INLINE static inline
+#endif
+
+#else /* OP_PASS */
+
+/* ---- kernels: compiled once per instruction set, with OP_PASS naming it ---- */
+
+#define OP_JOIN(name, suffix) op_##name##_##suffix
+#if OP_PASS == 2 /* 32 registers of 16 floats */
+#define OP_(name) OP_JOIN(name, avx512)
+#define V __m512
+#define OP_VECTOR 16
+#define OP_TILE 14
+#define v_load(p) _mm512_loadu_ps(p)
+#define v_store(p, a) _mm512_storeu_ps(p, a)
+#define v_set1(x) _mm512_set1_ps(x)
+#define v_add(a, b) _mm512_add_ps(a, b)
+#define v_sub(a, b) _mm512_sub_ps(a, b)
+#define v_mul(a, b) _mm512_mul_ps(a, b)
+#define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define v_max(a, b) _mm512_max_ps(a, b)
+#define v_min(a, b) _mm512_min_ps(a, b)
+#define v_times_power_of_2(a, bits) \
+    _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32(_mm512_castps_si512(bits), 23)))
+#define v_reciprocal_estimate(a) _mm512_rcp14_ps(a)
+#elif OP_PASS == 1 /* 16 registers of 8 floats */
+#define OP_(name) OP_JOIN(name, avx2)
+#define V __m256
+#define OP_VECTOR 8
+#define OP_TILE 6
+#define v_load(p) _mm256_loadu_ps(p)
+#define v_store(p, a) _mm256_storeu_ps(p, a)
+#define v_set1(x) _mm256_set1_ps(x)
+#define v_add(a, b) _mm256_add_ps(a, b)
+#define v_sub(a, b) _mm256_sub_ps(a, b)
+#define v_mul(a, b) _mm256_mul_ps(a, b)
+#define v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define v_max(a, b) _mm256_max_ps(a, b)
+#define v_min(a, b) _mm256_min_ps(a, b)
+#define v_times_power_of_2(a, bits) \
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_castps_si256(bits), 23)))
+#define v_reciprocal_estimate(a) _mm256_rcp_ps(a)
+#else
+#define OP_(name) OP_JOIN(name, portable)
+#define OP_TILE 6
+#ifdef __GNUC__ /* becomes SSE2, NEON, ... */
+typedef float op_v4 __attribute__((vector_size(16), may_alias));
+typedef float op_v4_unaligned __attribute__((vector_size(16), aligned(4), may_alias));
+typedef uint32_t op_u4 __attribute__((vector_size(16), may_alias));
+#define V op_v4
+#define OP_VECTOR 4
+#define v_load(p) ((op_v4)*(const op_v4_unaligned *)(p))
+#define v_store(p, a) (*(op_v4_unaligned *)(p) = (a))
+#define v_set1(x) op_v4_set1(x)
+#define v_times_power_of_2(a, bits) ((op_v4)((op_u4)(a) + ((op_u4)(bits) << 23)))
+#define v_max(a, b) op_v4_select((op_u4)((a) > (b)), a, b)
+#define v_min(a, b) op_v4_select((op_u4)((a) < (b)), a, b)
+OP_INLINE op_v4 op_v4_set1(float x) { return (op_v4){x, x, x, x}; }
+OP_INLINE op_v4 op_v4_select(op_u4 mask, op_v4 a, op_v4 b) { return (op_v4)(((op_u4)a & mask) | ((op_u4)b & ~mask)); }
+#else
+#define V float
+#define OP_VECTOR 1
+#define v_load(p) (*(p))
+#define v_store(p, a) (*(p) = (a))
+#define v_set1(x) (x)
+#define v_times_power_of_2(a, bits) op_float_shift(a, bits)
+#define v_max(a, b) ((a) > (b) ? (a) : (b))
+#define v_min(a, b) ((a) < (b) ? (a) : (b))
+OP_INLINE float op_float_shift(float a, float bits) {
+    uint32_t x, y;
+    memcpy(&x, &a, 4);
+    memcpy(&y, &bits, 4);
+    x += y << 23;
+    memcpy(&a, &x, 4);
+    return a;
+}
+#endif
+#define v_add(a, b) ((a) + (b))
+#define v_sub(a, b) ((a) - (b))
+#define v_mul(a, b) ((a) * (b))
+#define v_fma(a, b, c) ((a) * (b) + (c))
+#endif
+
+/* X(row, pointer, step) for each row of the largest tile: a row's inputs are at pointer[step * a_stride], so that five
+   pointers serve fourteen rows. */
+#define OP_ROWS_6(X) X(0, a0, 0) X(1, a0, 1) X(2, a0, 2) X(3, a1, 0) X(4, a1, 1) X(5, a1, 2)
+#if OP_TILE == 14
+#define OP_ROWS(X) OP_ROWS_6(X) \
+    X(6, a2, 0) X(7, a2, 1) X(8, a2, 2) X(9, a3, 0) X(10, a3, 1) X(11, a3, 2) X(12, a4, 0) X(13, a4, 1)
+#else
+#define OP_ROWS(X) OP_ROWS_6(X)
+#endif
+
+/* The one inner loop of all convolutions: out(m, nv vectors) = sum over rows r < taps and l < depth of
+   a[m*a_stride + r*a_pitch + l] * w[(r*depth + l)*nv vectors]. m and nv are constants where this is inlined. */
+OP_INLINE void OP_(tile)(const int m, const int nv, float *out, ptrdiff_t out_stride, const float *a, ptrdiff_t a_stride,
+                         ptrdiff_t a_pitch, const float *w, int taps, int depth) {
+#define OP_ZERO(i, p, s) V x##i = v_set1(0.0f), y##i = v_set1(0.0f);
+    OP_ROWS(OP_ZERO)
+    for (int r = 0; r < taps; r++, a += a_pitch) {
+        const float *a0 = a, *a1 = a0 + 3 * a_stride;
+#if OP_TILE == 14
+        const float *a2 = a1 + 3 * a_stride, *a3 = a2 + 3 * a_stride, *a4 = a3 + 3 * a_stride;
+#endif
+        for (int l = 0; l < depth; l++) {
+            V w0 = v_load(w), w1 = nv > 1 ? v_load(w + OP_VECTOR) : w0;
+#define OP_STEP(i, p, s)                           \
+    if (i < m) {                                   \
+        V b = v_set1(p[s * a_stride]);             \
+        x##i = v_fma(b, w0, x##i);                 \
+        if (nv > 1) y##i = v_fma(b, w1, y##i);     \
+    }
+            OP_ROWS(OP_STEP)
+            w += nv * OP_VECTOR;
+            a0++, a1++;
+#if OP_TILE == 14
+            a2++, a3++, a4++;
+#endif
+        }
+    }
+#define OP_OUT(i, p, s)                                                      \
+    if (i < m) {                                                             \
+        v_store(out + i * out_stride, x##i);                                 \
+        if (nv > 1) v_store(out + i * out_stride + OP_VECTOR, y##i);         \
+    }
+    OP_ROWS(OP_OUT)
+}
+
+#define OP_TILES(i, p, s)                                                                                             \
+    static void OP_(tile_##i##_1)(float *out, ptrdiff_t out_stride, const float *a, ptrdiff_t a_stride,               \
+                                  ptrdiff_t a_pitch, const float *w, int taps, int depth) {                           \
+        OP_(tile)(i + 1, 1, out, out_stride, a, a_stride, a_pitch, w, taps, depth);                                   \
+    }                                                                                                                 \
+    static void OP_(tile_##i##_2)(float *out, ptrdiff_t out_stride, const float *a, ptrdiff_t a_stride,               \
+                                  ptrdiff_t a_pitch, const float *w, int taps, int depth) {                           \
+        OP_(tile)(i + 1, 2, out, out_stride, a, a_stride, a_pitch, w, taps, depth);                                   \
+    }
+OP_ROWS(OP_TILES)
+
+/* e^x for |x| <= 86, relative error below 3e-7: 2^n by the exponent field, 2^f by a polynomial on [-1/2, 1/2]. NaN stays. */
+OP_INLINE V OP_(exp)(V x) {
+    const V log2e = v_set1(1.44269504f), magic = v_set1(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the integer n */
+    V shifted = v_fma(x, log2e, magic);
+    V f = v_fma(x, log2e, v_sub(magic, shifted));
+    V p = v_fma(v_set1(0.00132764722f), f, v_set1(0.00967554162f));
+    p = v_fma(p, f, v_set1(0.0555071328f));
+    p = v_fma(p, f, v_set1(0.240221197f));
+    p = v_fma(p, f, v_set1(0.693146967f));
+    p = v_fma(p, f, v_set1(1.0f));
+    return v_times_power_of_2(p, shifted);
+}
+
+OP_INLINE V OP_(reciprocal)(V a) { /* of a normal number whose reciprocal is normal */
+#ifdef v_reciprocal_estimate
+    V r = v_reciprocal_estimate(a);
+    return v_fma(r, v_sub(v_set1(1.0f), v_mul(a, r)), r);
+#else
+    return v_set1(1.0f) / a;
+#endif
+}
+
+/* v_max and v_min give their second argument when one is NaN, so NaN comes through. Below -80, SiLU and Mish are 0 in
+   all the digits that matter and their true value is near the denormals; above 80, and for Mish above 20, they are x. */
+OP_INLINE V OP_(activate)(V x, const net_activation activation) {
+    const V low = v_max(v_set1(-80.0f), x);
+    if (activation == NET_SILU) {
+        V e = OP_(exp)(v_sub(v_set1(0.0f), v_min(v_set1(80.0f), low)));
+        return v_mul(low, OP_(reciprocal)(v_add(v_set1(1.0f), e)));
+    }
+    if (activation == NET_RELU) return v_max(v_set1(0.0f), x);
+    if (activation == NET_LEAKYRELU) return v_max(v_mul(v_set1(0.01f), x), x);
+    if (activation == NET_MISH) { /* x tanh(log(1 + e)) = x n / (n + 2), n = e (e + 2) */
+        V e = OP_(exp)(v_min(v_set1(20.0f), low));
+        V n = v_mul(e, v_add(e, v_set1(2.0f)));
+        return v_mul(low, v_mul(n, OP_(reciprocal)(v_add(n, v_set1(2.0f)))));
+    }
+    return x;
+}
+
+OP_INLINE V OP_(load_some)(const float *p, int count) {
+    float whole[OP_VECTOR] = {0};
+    memcpy(whole, p, (size_t)count * sizeof *p);
+    return v_load(whole);
+}
+
+OP_INLINE void OP_(store_some)(float *p, V a, int count) {
+    float whole[OP_VECTOR];
+    v_store(whole, a);
+    memcpy(p, whole, (size_t)count * sizeof *p);
+}
+
+OP_INLINE void OP_(finish_as)(const op_rows *to, const float *sums, ptrdiff_t sums_stride, const float *bias,
+                              const net_activation activation) {
+    for (int c = 0; c < to->channels; c += OP_VECTOR) {
+        const V b = v_load(bias + c);
+        const int count = YOLO_MIN(to->channels - c, OP_VECTOR);
+        float *out = to->out + c;
+        const float *residual = to->residual ? to->residual + c : NULL;
+        for (int i = 0; i < to->rows; i++, out += to->out_stride) {
+            V x = OP_(activate)(v_add(v_load(sums + i * sums_stride + c), b), activation);
+            if (residual) {
+                x = v_add(x, count == OP_VECTOR ? v_load(residual) : OP_(load_some)(residual, count));
+                residual += to->residual_stride;
+            }
+            if (count == OP_VECTOR) v_store(out, x);
+            else OP_(store_some)(out, x, count);
+        }
+    }
+}
+
+/* out = residual + activation(sums + bias), a row a pixel; writes `channels` floats of each row and no more. */
+static void OP_(finish)(const op_rows *to, const float *sums, ptrdiff_t sums_stride, const float *bias, net_activation activation) {
+    switch (activation) {
+    case NET_SILU: OP_(finish_as)(to, sums, sums_stride, bias, NET_SILU); break;
+    case NET_RELU: OP_(finish_as)(to, sums, sums_stride, bias, NET_RELU); break;
+    case NET_LEAKYRELU: OP_(finish_as)(to, sums, sums_stride, bias, NET_LEAKYRELU); break;
+    case NET_MISH: OP_(finish_as)(to, sums, sums_stride, bias, NET_MISH); break;
+    default: OP_(finish_as)(to, sums, sums_stride, bias, NET_LINEAR);
+    }
+}
+
+/* B^T d along one axis of a Winograd patch: six vectors `step` floats apart at `in`, to six `out_step` apart. */
+OP_INLINE void OP_(winograd_in_1d)(float *out, ptrdiff_t out_step, const float *in, ptrdiff_t step) {
+    V d0 = v_load(in), d1 = v_load(in + step), d2 = v_load(in + 2 * step);
+    V d3 = v_load(in + 3 * step), d4 = v_load(in + 4 * step), d5 = v_load(in + 5 * step);
+    V even = v_fma(v_set1(-4.0f), d2, d4), odd = v_fma(v_set1(-4.0f), d1, d3);
+    V d42 = v_sub(d4, d2), d31 = v_sub(d3, d1);
+    v_store(out, v_fma(v_set1(4.0f), d0, v_fma(v_set1(-5.0f), d2, d4)));
+    v_store(out + out_step, v_add(even, odd));
+    v_store(out + 2 * out_step, v_sub(even, odd));
+    v_store(out + 3 * out_step, v_fma(v_set1(2.0f), d31, d42));
+    v_store(out + 4 * out_step, v_fma(v_set1(-2.0f), d31, d42));
+    v_store(out + 5 * out_step, v_fma(v_set1(4.0f), d1, v_fma(v_set1(-5.0f), d3, d5)));
+}
+
+/* B^T d B of a 6x6 patch, all channels (at least a vector of them): frequency f goes to v[f * frequency]. A last
+   part of a vector is done as the last whole one, overlapping. scratch: 36 aligned vectors. */
+static void OP_(winograd_in)(float *v, ptrdiff_t frequency, const float *in, ptrdiff_t pixel, ptrdiff_t pitch, int channels,
+                             float *scratch) {
+    for (int c = 0; c < channels; c += OP_VECTOR) {
+        c = YOLO_MIN(c, channels - OP_VECTOR);
+        for (int x = 0; x < 6; x++)
+            OP_(winograd_in_1d)(scratch + x * OP_VECTOR, 6 * OP_VECTOR, in + c + x * pixel, pitch);
+        for (int y = 0; y < 6; y++)
+            OP_(winograd_in_1d)(v + c + y * 6 * frequency, frequency, scratch + y * 6 * OP_VECTOR, OP_VECTOR);
+    }
+}
+
+OP_INLINE void OP_(winograd_out_1d)(float *out, ptrdiff_t out_step, const float *in, ptrdiff_t step) {
+    V m0 = v_load(in), m1 = v_load(in + step), m2 = v_load(in + 2 * step);
+    V m3 = v_load(in + 3 * step), m4 = v_load(in + 4 * step), m5 = v_load(in + 5 * step);
+    V sum12 = v_add(m1, m2), sum34 = v_add(m3, m4), difference12 = v_sub(m1, m2), difference34 = v_sub(m3, m4);
+    v_store(out, v_add(m0, v_add(sum12, sum34)));
+    v_store(out + out_step, v_fma(v_set1(2.0f), difference34, difference12));
+    v_store(out + 2 * out_step, v_fma(v_set1(4.0f), sum34, sum12));
+    v_store(out + 3 * out_step, v_fma(v_set1(8.0f), difference34, v_add(difference12, m5)));
+}
+
+/* A^T m A of one tile: 36 frequencies at m[f * frequency] to 4x4 pixels of nv vectors each, dense at out.
+   scratch: 24 aligned vectors. */
+static void OP_(winograd_out)(float *out, const float *m, ptrdiff_t frequency, int nv, float *scratch) {
+    for (int c = 0; c < nv * OP_VECTOR; c += OP_VECTOR) {
+        for (int x = 0; x < 6; x++)
+            OP_(winograd_out_1d)(scratch + x * OP_VECTOR, 6 * OP_VECTOR, m + c + x * frequency, 6 * frequency);
+        for (int y = 0; y < 4; y++)
+            OP_(winograd_out_1d)(out + c + y * 4 * nv * OP_VECTOR, nv * OP_VECTOR, scratch + y * 6 * OP_VECTOR, OP_VECTOR);
+    }
+}
+
+#define OP_TILE_NAMES_1(i, p, s) OP_(tile_##i##_1),
+#define OP_TILE_NAMES_2(i, p, s) OP_(tile_##i##_2),
+static const op_kernels OP_(kernels) = {
+    OP_VECTOR, OP_TILE, {{OP_ROWS(OP_TILE_NAMES_1)}, {OP_ROWS(OP_TILE_NAMES_2)}},
+    OP_(finish), OP_(winograd_in), OP_(winograd_out)};
+
+#undef OP_JOIN
+#undef OP_
+#undef V
+#undef OP_VECTOR
+#undef OP_TILE
+#undef OP_ROWS
+#undef OP_ROWS_6
+#undef OP_ZERO
+#undef OP_STEP
+#undef OP_OUT
+#undef OP_TILES
+#undef OP_TILE_NAMES_1
+#undef OP_TILE_NAMES_2
+#undef v_load
+#undef v_store
+#undef v_set1
+#undef v_add
+#undef v_sub
+#undef v_mul
+#undef v_fma
+#undef v_max
+#undef v_min
+#undef v_times_power_of_2
+#undef v_reciprocal_estimate
+
+#endif /* OP_PASS */
+#ifndef OP_PASS
+
+#define OP_PASS 0
+#include "yolo.c"
+#undef OP_PASS
+#ifdef YOLO_X86
+#define OP_PASS 1
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#include "yolo.c"
+#if defined(__clang__)
+#pragma clang attribute pop
+#elif defined(__GNUC__)
+#pragma GCC pop_options
+#endif
+#undef OP_PASS
+#define OP_PASS 2
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#endif
+#include "yolo.c"
+#if defined(__clang__)
+#pragma clang attribute pop
+#elif defined(__GNUC__)
+#pragma GCC pop_options
+#endif
+#undef OP_PASS
+#endif
+
+#ifdef YOLO_X86
+static void op_cpuid(unsigned leaf, unsigned registers[4]) {
+#ifdef _MSC_VER
+    __cpuidex((int *)registers, (int)leaf, 0);
+#else
+    __cpuid_count(leaf, 0, registers[0], registers[1], registers[2], registers[3]);
+#endif
+}
+
+static unsigned op_xgetbv(void) { /* which registers the operating system saves */
+#ifdef _MSC_VER
+    return (unsigned)_xgetbv(0);
+#else
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+#endif
+}
+#endif
+
+/* The widest instruction set that processor and operating system both support. */
+static op_isa op_isa_best(void) {
+#ifdef YOLO_X86
+    enum { EAX, EBX, ECX, EDX };
+    unsigned r[4];
+    op_cpuid(0, r);
+    if (r[EAX] < 7) return OP_PORTABLE;
+    op_cpuid(1, r);
+    const unsigned fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28;
+    if ((r[ECX] & (fma | osxsave | avx)) != (fma | osxsave | avx)) return OP_PORTABLE;
+    const unsigned saved = op_xgetbv(), ymm = 0x6, zmm = 0xe6;
+    op_cpuid(7, r);
+    const unsigned avx2 = 1u << 5, avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
+    if ((saved & ymm) != ymm || !(r[EBX] & avx2)) return OP_PORTABLE;
+    return (saved & zmm) == zmm && (r[EBX] & avx512) == avx512 ? OP_AVX512 : OP_AVX2;
+#else
+    return OP_PORTABLE;
+#endif
+}
+
+static const op_kernels *op_kernels_for(op_isa isa) {
+#ifdef YOLO_X86
+    if (isa == OP_AVX512) return &op_kernels_avx512;
+    if (isa == OP_AVX2) return &op_kernels_avx2;
+#endif
+    (void)isa;
+    return &op_kernels_portable;
+}
+
+/* ---- convolution: weights ---- */
+
+typedef struct op_conv {
+    const op_kernels *kernels;
+    int in_channels, out_channels, kernel, stride, padding;
+    net_activation activation;
+    bool winograd;
+    int panels;
+    float *weight; /* panel, then: r, s, c (direct) or frequency, c (Winograd), then the panel's channels */
+    float *bias;   /* out_channels, padded with zeros to whole vectors */
+} op_conv;
+
+/* Vectors in a panel: two, or one in a last panel that needs no more. */
+static int op_panel_vectors(const op_conv *conv, int panel) {
+    int left = conv->out_channels - panel * 2 * conv->kernels->vector;
+    return left > conv->kernels->vector ? 2 : 1;
+}
+
+static const float *op_panel_weight(const op_conv *conv, int panel) {
+    int64_t taps = conv->winograd ? OP_FREQUENCIES : conv->kernel * conv->kernel;
+    return conv->weight + panel * taps * conv->in_channels * 2 * conv->kernels->vector;
+}
+
+/* G g G^T: the 3x3 filter of one input channel, `step` floats from tap to tap, to 36 frequencies. */
+static void op_winograd_filter(const float *g, ptrdiff_t step, float u[OP_FREQUENCIES]) {
+    static const double G[6][3] = {{1.0 / 4, 0, 0}, {-1.0 / 6, -1.0 / 6, -1.0 / 6}, {-1.0 / 6, 1.0 / 6, -1.0 / 6},
+                                   {1.0 / 24, 1.0 / 12, 1.0 / 6}, {1.0 / 24, -1.0 / 12, 1.0 / 6}, {0, 0, 1}};
+    double half[6][3];
+    for (int i = 0; i < 6; i++)
+        for (int s = 0; s < 3; s++)
+            half[i][s] = G[i][0] * g[s * step] + G[i][1] * g[(3 + s) * step] + G[i][2] * g[(6 + s) * step];
+    for (int i = 0; i < 6; i++)
+        for (int j = 0; j < 6; j++)
+            u[i * 6 + j] = (float)(half[i][0] * G[j][0] + half[i][1] * G[j][1] + half[i][2] * G[j][2]);
+}
+
+static void op_pack_weight(op_conv *conv, const float *weight) {
+    const int C = conv->in_channels, taps = conv->kernel * conv->kernel, wide = 2 * conv->kernels->vector;
+    for (int k = 0; k < conv->out_channels; k++) {
+        const int panel = k / wide, width = op_panel_vectors(conv, panel) * conv->kernels->vector;
+        float *to = (float *)op_panel_weight(conv, panel) + k % wide;
+        const float *from = weight + (int64_t)k * taps * C;
+        for (int c = 0; c < C; c++) {
+            float u[OP_FREQUENCIES];
+            if (conv->winograd) op_winograd_filter(from + c, C, u);
+            for (int t = 0; t < (conv->winograd ? OP_FREQUENCIES : taps); t++)
+                to[((int64_t)t * C + c) * width] = conv->winograd ? u[t] : from[(int64_t)t * C + c];
+        }
+    }
+}
+
+static void op_conv_destroy(op_conv *conv) {
+    mem_free(conv->weight);
+    mem_free(conv->bias);
+    memset(conv, 0, sizeof *conv);
+}
+
+/* Packs weight (K,R,S,C) and bias (K, or NULL for none); neither is needed afterwards. */
+static yolo_status op_conv_create(op_conv *conv, op_isa isa, int in_channels, int out_channels, int kernel, int stride,
+                                  int padding, net_activation activation, const float *weight, const float *bias,
+                                  yolo_error *error) {
+    YOLO_ASSERT(in_channels > 0 && out_channels > 0 && kernel > 0 && stride > 0 && padding >= 0);
+    const op_kernels *kernels = op_kernels_for(isa);
+    memset(conv, 0, sizeof *conv);
+    conv->kernels = kernels;
+    conv->in_channels = in_channels;
+    conv->out_channels = out_channels;
+    conv->kernel = kernel;
+    conv->stride = stride;
+    conv->padding = padding;
+    conv->activation = activation;
+    conv->winograd = kernel == 3 && stride == 1 && in_channels >= kernels->vector;
+    const int wide = 2 * kernels->vector;
+    conv->panels = (out_channels + wide - 1) / wide;
+    const uint64_t padded = (uint64_t)conv->panels * wide, taps = conv->winograd ? OP_FREQUENCIES : (uint64_t)kernel * kernel;
+    conv->weight = mem_array(taps * in_channels * padded, sizeof(float));
+    conv->bias = mem_array(padded, sizeof(float));
+    if (!conv->weight || !conv->bias) {
+        op_conv_destroy(conv);
+        return err_memory(error, taps * in_channels * padded * sizeof(float));
+    }
+    op_pack_weight(conv, weight);
+    if (bias) memcpy(conv->bias, bias, (size_t)out_channels * sizeof(float));
+    return YOLO_OK;
+}
+
+/* ---- convolution: blocking ----
+   The work is cut into blocks whose inputs stay in a core's second-level cache while all panels of weights pass over
+   them. A plan is a function of shapes and thread count alone. */
+
+enum { OP_CACHE = 512 << 10 }; /* bytes of second-level cache a block may take: half of what today's cores have */
+
+typedef struct op_plan {
+    int out_h, out_w;
+    int blocks;             /* independent pieces */
+    int64_t block;          /* pixels (1x1), output rows (direct) or tiles (Winograd) in each but the last */
+    int bands;              /* direct: blocks an image */
+    int band_w;             /* direct: pixels in a padded row */
+    int tiles_y, tiles_x;   /* Winograd: an image */
+    bool shared;            /* Winograd: few tiles, so all threads work on one transformed input, panel by panel */
+    ptrdiff_t depth;        /* Winograd: floats from tile to tile of a transformed input */
+    ptrdiff_t v_frequency, m_frequency; /* Winograd: floats from frequency to frequency, before and after the product */
+    int64_t v_floats;       /* Winograd: transformed input of a block */
+    int64_t worker_floats, shared_floats;
+} op_plan;
+
+static int64_t op_align(int64_t floats) { return (floats + 15) & ~(int64_t)15; }
+
+/* The size of pieces of `total` things: at most `most` each, and a number of pieces that keeps the threads evenly busy. */
+static int64_t op_even_pieces(int64_t total, int64_t most, int threads) {
+    int64_t pieces = (total + most - 1) / YOLO_MAX(most, 1);
+    pieces = (pieces + threads - 1) / threads * threads;
+    return YOLO_MAX((total + pieces - 1) / pieces, 1);
+}
+
+static void op_plan_winograd(op_plan *plan, const op_conv *conv, int n, int threads) {
+    const int wide = 2 * conv->kernels->vector;
+    plan->tiles_y = (plan->out_h + 3) / 4;
+    plan->tiles_x = (plan->out_w + 3) / 4;
+    plan->depth = (ptrdiff_t)op_align(conv->in_channels);
+    const int64_t tiles = (int64_t)n * plan->tiles_y * plan->tiles_x;
+    int64_t most = OP_CACHE / (int64_t)(sizeof(float) * OP_FREQUENCIES * (plan->depth + wide));
+    plan->shared = most < conv->kernels->tile_rows || tiles <= most * threads / 2;
+    if (plan->shared) most = 4 * conv->kernels->tile_rows;
+    plan->block = plan->shared ? YOLO_MIN(most, tiles) : op_even_pieces(tiles, most, threads);
+    plan->blocks = (int)((tiles + plan->block - 1) / plan->block);
+    /* An odd number of cache lines from frequency to frequency: 36 streams that do not fall on the same cache sets. */
+    plan->v_frequency = (ptrdiff_t)((plan->block * plan->depth) | 16);
+    plan->m_frequency = (ptrdiff_t)(op_align(plan->block * wide) | 16);
+    plan->v_floats = plan->v_frequency * OP_FREQUENCIES;
+    const int64_t scratch = 16 * wide + OP_FREQUENCIES * op_align(YOLO_MAX(conv->in_channels, 16));
+    plan->worker_floats = OP_FREQUENCIES * (int64_t)plan->m_frequency + op_align(scratch + OP_FREQUENCIES * 16);
+    if (plan->shared) plan->shared_floats = plan->blocks * plan->v_floats;
+    else plan->worker_floats += plan->v_floats;
+}
+
+static op_plan op_conv_plan(const op_conv *conv, int n, int h, int w, int threads) {
+    op_plan plan = {0};
+    plan.out_h = (h + 2 * conv->padding - conv->kernel) / conv->stride + 1;
+    plan.out_w = (w + 2 * conv->padding - conv->kernel) / conv->stride + 1;
+    const int64_t sums = op_align(OP_MAX_TILE * 2 * conv->kernels->vector);
+    if (conv->winograd) {
+        op_plan_winograd(&plan, conv, n, threads);
+    } else if (conv->kernel == 1 && conv->stride == 1 && conv->padding == 0) {
+        const int64_t pixels = (int64_t)n * h * w, cost = (int64_t)sizeof(float) * conv->in_channels;
+        plan.block = op_even_pieces(pixels, YOLO_MAX(OP_CACHE / 4 / cost, conv->kernels->tile_rows), threads);
+        plan.blocks = (int)((pixels + plan.block - 1) / plan.block);
+        plan.worker_floats = sums;
+    } else {
+        plan.band_w = (plan.out_w - 1) * conv->stride + conv->kernel;
+        const int64_t cost = (int64_t)sizeof(float) * conv->in_channels * plan.band_w * conv->stride;
+        plan.block = op_even_pieces(plan.out_h, YOLO_MAX(OP_CACHE / 2 / cost, 1), n > 1 ? 1 : threads);
+        plan.bands = (int)((plan.out_h + plan.block - 1) / plan.block);
+        plan.blocks = n * plan.bands;
+        const int64_t rows = (plan.block - 1) * conv->stride + conv->kernel;
+        plan.worker_floats = sums + op_align(rows * plan.band_w * conv->in_channels);
+    }
+    return plan;
+}
+
+/* Bytes that op_conv_fwd needs for an input of n,h,w and a pool of up to `threads`. */
+static size_t op_conv_workspace(const op_conv *conv, int n, int h, int w, int threads) {
+    size_t most = 0;
+    for (int t = 1; t <= threads; t++) {
+        const op_plan plan = op_conv_plan(conv, n, h, w, t);
+        most = YOLO_MAX(most, (size_t)(plan.shared_floats + t * plan.worker_floats) * sizeof(float));
+    }
+    return most;
+}
+
+/* ---- convolution: execution ---- */
+
+typedef struct op_job {
+    const op_conv *conv;
+    const ten *out, *in, *residual;
+    float *shared, *workers;
+    op_plan plan;
+} op_job;
+
+/* The part of `job`'s output that starts at pixel `pixel` (counted over n, y, x) and at the panel's first channel. */
+static op_rows op_rows_at(const op_job *job, int64_t pixel, int panel, int rows) {
+    const int wide = 2 * job->conv->kernels->vector, channel = panel * wide;
+    op_rows to = {.rows = rows, .channels = YOLO_MIN(wide, job->conv->out_channels - channel)};
+    to.out = job->out->data + pixel * job->out->pixel + channel;
+    to.out_stride = (ptrdiff_t)job->out->pixel;
+    if (job->residual) {
+        to.residual = job->residual->data + pixel * job->residual->pixel + channel;
+        to.residual_stride = (ptrdiff_t)job->residual->pixel;
+    }
+    return to;
+}
+
+/* Rows of the largest tile that cuts `rows` into tiles of nearly the same height. */
+static int op_tile_height(const op_kernels *kernels, int64_t rows) {
+    const int64_t tiles = (rows + kernels->tile_rows - 1) / kernels->tile_rows;
+    return (int)((rows + tiles - 1) / tiles);
+}
+
+/* One panel of `pixels` output pixels, the first being `pixel`, from inputs a_stride floats apart. */
+static void op_conv_run(const op_job *job, int panel, int64_t pixel, int64_t pixels, const float *a, ptrdiff_t a_stride,
+                        ptrdiff_t a_pitch, int taps, int depth, float *sums) {
+    const op_conv *conv = job->conv;
+    const int vectors = op_panel_vectors(conv, panel), wide = 2 * conv->kernels->vector;
+    while (pixels > 0) {
+        const int rows = op_tile_height(conv->kernels, pixels);
+        conv->kernels->tile[vectors - 1][rows - 1](sums, wide, a, a_stride, a_pitch, op_panel_weight(conv, panel), taps, depth);
+        const op_rows to = op_rows_at(job, pixel, panel, rows);
+        conv->kernels->finish(&to, sums, wide, conv->bias + panel * wide, conv->activation);
+        a += rows * a_stride;
+        pixel += rows;
+        pixels -= rows;
+    }
+}
+
+static void op_pointwise_body(void *context, int index, int worker) {
+    const op_job *job = context;
+    const int64_t first = index * job->plan.block, all = (int64_t)job->in->n * job->in->h * job->in->w;
+    const int64_t pixels = YOLO_MIN(job->plan.block, all - first);
+    float *sums = job->workers + worker * job->plan.worker_floats;
+    for (int panel = 0; panel < job->conv->panels; panel++)
+        op_conv_run(job, panel, first, pixels, job->in->data + first * job->in->pixel, (ptrdiff_t)job->in->pixel, 0, 1,
+                    job->conv->in_channels, sums);
+}
+
+/* Copies rows x columns pixels of image n, from (y, x) on, densely to `to`; outside of the image there are zeros. */
+static void op_copy_padded(float *to, const ten *in, int n, int y, int x, int rows, int columns) {
+    const size_t pixel_bytes = (size_t)in->c * sizeof(float);
+    const int left = YOLO_CLAMP(-x, 0, columns), right = YOLO_CLAMP(in->w - x, left, columns);
+    for (int row = 0; row < rows; row++, to += (int64_t)columns * in->c) {
+        if (y + row < 0 || y + row >= in->h || left == right) {
+            memset(to, 0, columns * pixel_bytes);
+            continue;
+        }
+        const float *from = ten_at(in, n, y + row, x + left);
+        memset(to, 0, left * pixel_bytes);
+        if (in->pixel == in->c) memcpy(to + (int64_t)left * in->c, from, (right - left) * pixel_bytes);
+        else
+            for (int i = left; i < right; i++, from += in->pixel) memcpy(to + (int64_t)i * in->c, from, pixel_bytes);
+        memset(to + (int64_t)right * in->c, 0, (columns - right) * pixel_bytes);
+    }
+}
+
+static void op_direct_body(void *context, int index, int worker) {
+    const op_job *job = context;
+    const op_conv *conv = job->conv;
+    const op_plan *plan = &job->plan;
+    const int n = index / plan->bands, first = (int)(index % plan->bands * plan->block);
+    const int rows = (int)YOLO_MIN(plan->block, plan->out_h - first), C = conv->in_channels;
+    float *sums = job->workers + worker * plan->worker_floats;
+    float *band = sums + op_align(OP_MAX_TILE * 2 * conv->kernels->vector);
+    op_copy_padded(band, job->in, n, first * conv->stride - conv->padding, -conv->padding,
+                   (rows - 1) * conv->stride + conv->kernel, plan->band_w);
+    const ptrdiff_t pitch = (ptrdiff_t)plan->band_w * C;
+    for (int panel = 0; panel < conv->panels; panel++)
+        for (int y = 0; y < rows; y++)
+            op_conv_run(job, panel, ((int64_t)n * plan->out_h + first + y) * plan->out_w, plan->out_w, band + y * conv->stride * pitch,
+                        (ptrdiff_t)conv->stride * C, pitch, conv->kernel, conv->kernel * C, sums);
+}
+
+/* Tile t of the whole batch: its image, and the first pixel of its output. */
+static void op_winograd_place(const op_plan *plan, int64_t t, int *n, int *y, int *x) {
+    *x = (int)(t % plan->tiles_x) * OP_WINOGRAD_OUT;
+    *y = (int)(t / plan->tiles_x % plan->tiles_y) * OP_WINOGRAD_OUT;
+    *n = (int)(t / plan->tiles_x / plan->tiles_y);
+}
+
+/* Transforms the inputs of tiles [from, to) of the block that starts at tile `first`. */
+static void op_winograd_gather(const op_job *job, int64_t first, int64_t from, int64_t to, float *v, float *scratch) {
+    const ten *in = job->in;
+    const int padding = job->conv->padding;
+    float *patch = scratch + OP_FREQUENCIES * 16;
+    for (int64_t t = from; t < to; t++) {
+        int n, y, x;
+        op_winograd_place(&job->plan, t, &n, &y, &x);
+        y -= padding;
+        x -= padding;
+        const float *data = patch;
+        ptrdiff_t pixel = in->c;
+        ptrdiff_t pitch = (ptrdiff_t)OP_WINOGRAD_IN * in->c;
+        if (y < 0 || x < 0 || y + OP_WINOGRAD_IN > in->h || x + OP_WINOGRAD_IN > in->w) {
+            op_copy_padded(patch, in, n, y, x, OP_WINOGRAD_IN, OP_WINOGRAD_IN);
+        } else {
+            data = ten_at(in, n, y, x);
+            pixel = (ptrdiff_t)in->pixel;
+            pitch = pixel * in->w;
+        }
+        job->conv->kernels->winograd_in(v + (t - first) * job->plan.depth, job->plan.v_frequency, data, pixel, pitch, in->c, scratch);
+    }
+}
+
+/* One panel of the output of tiles [first, end), whose transformed inputs are at v. */
+static void op_winograd_panel(const op_job *job, int panel, int64_t first, int64_t end, const float *v, float *m, float *scratch) {
+    const op_conv *conv = job->conv;
+    const op_plan *plan = &job->plan;
+    const int vectors = op_panel_vectors(conv, panel), width = vectors * conv->kernels->vector, tiles = (int)(end - first);
+    const float *weight = op_panel_weight(conv, panel);
+    for (int f = 0; f < OP_FREQUENCIES; f++, weight += (ptrdiff_t)conv->in_channels * width)
+        for (int t = 0, rows; t < tiles; t += rows) {
+            rows = op_tile_height(conv->kernels, tiles - t);
+            conv->kernels->tile[vectors - 1][rows - 1](m + f * plan->m_frequency + (ptrdiff_t)t * width, width,
+                v + f * plan->v_frequency + t * plan->depth, plan->depth, 0, weight, 1, conv->in_channels);
+        }
+    float *pixels = scratch + OP_FREQUENCIES * 16;
+    const float *bias = conv->bias + panel * 2 * conv->kernels->vector;
+    for (int64_t t = first; t < end; t++) {
+        int n, y, x;
+        op_winograd_place(plan, t, &n, &y, &x);
+        conv->kernels->winograd_out(pixels, m + (t - first) * width, plan->m_frequency, vectors, scratch);
+        for (int row = 0; row < OP_WINOGRAD_OUT && y + row < plan->out_h; row++) {
+            const op_rows to = op_rows_at(job, ((int64_t)n * plan->out_h + y + row) * plan->out_w + x, panel,
+                                          YOLO_MIN(OP_WINOGRAD_OUT, plan->out_w - x));
+            conv->kernels->finish(&to, pixels + (ptrdiff_t)row * OP_WINOGRAD_OUT * width, width, bias, conv->activation);
+        }
+    }
+}
+
+static int64_t op_winograd_tiles(const op_job *job) {
+    return (int64_t)job->in->n * job->plan.tiles_y * job->plan.tiles_x;
+}
+
+/* A block of tiles from input to output. */
+static void op_winograd_body(void *context, int index, int worker) {
+    const op_job *job = context;
+    const op_plan *plan = &job->plan;
+    float *v = job->workers + worker * plan->worker_floats, *m = v + plan->v_floats;
+    float *scratch = m + OP_FREQUENCIES * plan->m_frequency;
+    const int64_t first = index * plan->block, end = YOLO_MIN(first + plan->block, op_winograd_tiles(job));
+    op_winograd_gather(job, first, first, end, v, scratch);
+    for (int panel = 0; panel < job->conv->panels; panel++) op_winograd_panel(job, panel, first, end, v, m, scratch);
+}
+
+enum { OP_GATHER = 4 }; /* tiles transformed at once when the transformed input is shared */
+
+static void op_winograd_gather_body(void *context, int index, int worker) {
+    const op_job *job = context;
+    const op_plan *plan = &job->plan;
+    float *scratch = job->workers + worker * plan->worker_floats + OP_FREQUENCIES * plan->m_frequency;
+    const int64_t from = (int64_t)index * OP_GATHER, to = YOLO_MIN(from + OP_GATHER, op_winograd_tiles(job));
+    for (int64_t t = from; t < to; t++) {
+        const int64_t block = t / plan->block;
+        op_winograd_gather(job, block * plan->block, t, t + 1, job->shared + block * plan->v_floats, scratch);
+    }
+}
+
+static void op_winograd_panel_body(void *context, int index, int worker) {
+    const op_job *job = context;
+    const op_plan *plan = &job->plan;
+    float *m = job->workers + worker * plan->worker_floats;
+    const int block = index % plan->blocks;
+    const int64_t first = block * plan->block, end = YOLO_MIN(first + plan->block, op_winograd_tiles(job));
+    op_winograd_panel(job, index / plan->blocks, first, end, job->shared + block * plan->v_floats, m, m + OP_FREQUENCIES * plan->m_frequency);
+}
+
+/* out = act(conv(in) + bias), plus residual where it is not NULL; residual may be out itself. out and in are different
+   memory. workspace: op_conv_workspace() bytes, 64-byte aligned. */
+static void op_conv_fwd(const ten *out, const ten *in, const op_conv *conv, const ten *residual, void *workspace, thr_pool *pool) {
+    op_job job = {conv, out, in, residual, workspace, NULL, op_conv_plan(conv, in->n, in->h, in->w, thr_pool_size(pool))};
+    const op_plan *plan = &job.plan;
+    YOLO_ASSERT(in->c == conv->in_channels && out->c == conv->out_channels && out->n == in->n && out->h == plan->out_h && out->w == plan->out_w);
+    job.workers = job.shared + plan->shared_floats;
+    if (!conv->winograd) {
+        bool pointwise = conv->kernel == 1 && conv->stride == 1 && conv->padding == 0;
+        thr_parallel_for(pool, plan->blocks, pointwise ? op_pointwise_body : op_direct_body, &job);
+    } else if (plan->shared) {
+        thr_parallel_for(pool, (int)((op_winograd_tiles(&job) + OP_GATHER - 1) / OP_GATHER), op_winograd_gather_body, &job);
+        thr_parallel_for(pool, plan->blocks * conv->panels, op_winograd_panel_body, &job);
+    } else {
+        thr_parallel_for(pool, plan->blocks, op_winograd_body, &job);
+    }
+}
+
+/* ---- pooling, upsampling, copying ---- */
+
+typedef struct op_map { const ten *out, *in, *other; int kernel, stride, padding; } op_map;
+
+/* m and x, or the NaN among them, as torch's pooling has it. */
+static float op_larger(float m, float x) { return x > m || x != x ? x : m; }
+
+enum { OP_POOL_CHANNELS = 16, OP_POOL_MAX = 64 };
+
+/* A row of output, a few channels at a time: first the maxima of the columns under the window, kept at their index
+   modulo the largest window, then of those. */
+static void op_maxpool_body(void *context, int index, int worker) {
+    enum { C = OP_POOL_CHANNELS };
+    const op_map *map = context;
+    const ten *out = map->out, *in = map->in;
+    const int n = index / out->h, y = index % out->h;
+    const int top = YOLO_MAX(y * map->stride - map->padding, 0);
+    const int bottom = YOLO_MIN(y * map->stride - map->padding + map->kernel, in->h);
+    float columns[OP_POOL_MAX][C], best[C];
+    (void)worker;
+    for (int c = 0; c < out->c; c += C) {
+        const int count = YOLO_MIN(C, out->c - c);
+        for (int x = 0, done = 0; x < out->w; x++) {
+            const int left = YOLO_MAX(x * map->stride - map->padding, 0);
+            const int right = YOLO_MIN(x * map->stride - map->padding + map->kernel, in->w);
+            for (done = YOLO_MAX(done, left); done < right; done++) {
+                float *column = columns[done % OP_POOL_MAX];
+                for (int i = 0; i < C; i++) column[i] = -INFINITY;
+                for (int row = top; row < bottom; row++) {
+                    const float *from = ten_at(in, n, row, done) + c;
+                    for (int i = 0; i < count; i++) column[i] = op_larger(column[i], from[i]);
+                }
+            }
+            for (int i = 0; i < C; i++) best[i] = -INFINITY;
+            for (int column = left; column < right; column++)
+                for (int i = 0; i < C; i++) best[i] = op_larger(best[i], columns[column % OP_POOL_MAX][i]);
+            memcpy(ten_at(out, n, y, x) + c, best, (size_t)count * sizeof(float));
+        }
+    }
+}
+
+/* Maximum over windows of kernel <= OP_POOL_MAX; padding is minus infinity. out's size decides how many windows. */
+static void op_maxpool_fwd(const ten *out, const ten *in, int kernel, int stride, int padding, thr_pool *pool) {
+    YOLO_ASSERT(kernel > 0 && kernel <= OP_POOL_MAX && out->c == in->c && out->n == in->n);
+    op_map map = {out, in, NULL, kernel, stride, padding};
+    thr_parallel_for(pool, out->n * out->h, op_maxpool_body, &map);
+}
+
+static void op_upsample2_body(void *context, int index, int worker) {
+    const op_map *map = context;
+    const ten *in = map->in;
+    const size_t bytes = (size_t)in->c * sizeof(float);
+    (void)worker;
+    for (int x = 0; x < map->out->w; x++) {
+        const float *from = ten_at(in, index / in->h, index % in->h, x / 2);
+        memcpy(ten_at(map->out, index / in->h, index % in->h * 2, x), from, bytes);
+        memcpy(ten_at(map->out, index / in->h, index % in->h * 2 + 1, x), from, bytes);
+    }
+}
+
+/* Nearest neighbour, twice as high and wide. */
+static void op_upsample2_fwd(const ten *out, const ten *in, thr_pool *pool) {
+    YOLO_ASSERT(out->n == in->n && out->h == 2 * in->h && out->w == 2 * in->w && out->c == in->c);
+    op_map map = {.out = out, .in = in};
+    thr_parallel_for(pool, in->n * in->h, op_upsample2_body, &map);
+}
+
+static void op_copy_body(void *context, int index, int worker) {
+    const op_map *map = context;
+    float *to = map->out->data + (int64_t)index * map->out->w * map->out->pixel;
+    const float *from = map->in->data + (int64_t)index * map->in->w * map->in->pixel;
+    (void)worker;
+    for (int x = 0; x < map->in->w; x++, to += map->out->pixel, from += map->in->pixel)
+        memcpy(to, from, (size_t)map->in->c * sizeof(float));
+}
+
+static void op_copy_fwd(const ten *out, const ten *in, thr_pool *pool) {
+    YOLO_ASSERT(out->n == in->n && out->h == in->h && out->w == in->w && out->c == in->c);
+    op_map map = {.out = out, .in = in};
+    thr_parallel_for(pool, in->n * in->h, op_copy_body, &map);
+}
+
+static void op_add_body(void *context, int index, int worker) {
+    const op_map *map = context;
+    float *to = map->out->data + (int64_t)index * map->out->w * map->out->pixel;
+    const float *a = map->in->data + (int64_t)index * map->in->w * map->in->pixel;
+    const float *b = map->other->data + (int64_t)index * map->other->w * map->other->pixel;
+    (void)worker;
+    for (int x = 0; x < map->in->w; x++, to += map->out->pixel, a += map->in->pixel, b += map->other->pixel)
+        for (int c = 0; c < map->in->c; c++) to[c] = a[c] + b[c];
+}
+
+/* out = a + b; out may be a or b. */
+static void op_add_fwd(const ten *out, const ten *a, const ten *b, thr_pool *pool) {
+    YOLO_ASSERT(a->n == b->n && a->h == b->h && a->w == b->w && a->c == b->c && out->n == a->n && out->h == a->h && out->w == a->w && out->c == a->c);
+    op_map map = {.out = out, .in = a, .other = b};
+    thr_parallel_for(pool, a->n * a->h, op_add_body, &map);
+}
 
 /* ==== 15 run_: executor ========================================================================================= */
 
@@ -1494,3 +2395,5 @@ int main(void) {
     return 0;
 }
 #endif
+
+#endif /* OP_PASS */

@@ -108,6 +108,7 @@ static const test_case tests_planted[] = {
 #endif
 
 #include "test_base.c"
+#include "test_ops.c"
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
 static const test_area test_areas[] = {
@@ -115,6 +116,7 @@ static const test_area test_areas[] = {
     {"planted", tests_planted, YOLO_COUNT(tests_planted)},
 #endif
     {"base", tests_base, YOLO_COUNT(tests_base)},
+    {"ops", tests_ops, YOLO_COUNT(tests_ops)},
 };
 
 static void test_log_to_stdout(void *user, yolo_log_level level, const char *text) {
