@@ -48,6 +48,8 @@ scan() {
         return number
     }
     function name_of(text,    rest, before) { # the declared function, or ""
+        while (match(text, /OP_\([a-z0-9_]+\)/)) # the kernels of section 14 are named once per instruction set
+            text = substr(text, 1, RSTART - 1) "op_" substr(text, RSTART + 4, RLENGTH - 5) substr(text, RSTART + RLENGTH)
         gsub(/__attribute__ *\(\(([^()]|\([^()]*\))*\)\)/, " ", text)
         gsub(/__declspec *\([^()]*(\([^()]*\))?\)/, " ", text)
         gsub(/__launch_bounds__ *\([^()]*\)/, " ", text)
