@@ -8,7 +8,7 @@
 #     asan      build/yolo-asan: address and undefined-behaviour sanitizers
 #     test      builds and runs the tests; the last line counts them
 #     demo      the program at work on a few pictures: ./build.sh demo [MODEL.pt]
-#     windows   yolo.exe by mingw-w64
+#     windows   yolo.exe by mingw-w64 (windows-test: build/test.exe)
 #     clean     removes what the others made
 #   Without TARGET: cuda where nvcc works, else cpu. Missing Debian packages are installed when run as root, else named.
 # shellcheck disable=SC1007,SC2086 # flags are lists of words
@@ -22,7 +22,7 @@ for argument; do
         cc=*) cc=${argument#*=} ;;
         stb=*) stb=${argument#*=} ;;
         arch=*) arch=${argument#*=} ;;
-        cpu | cuda | debug | asan | test | demo | windows | clean) target=$argument ;;
+        cpu | cuda | debug | asan | test | demo | windows | windows-test | clean) target=$argument ;;
         *.pt) case $argument in /*) model=$argument ;; *) model=$start/$argument ;; esac ;;
         help | -h | --help) sed -n '4,13s/^# *//p' build.sh; exit 0 ;;
         *) echo "build.sh: unknown argument $argument: see ./build.sh help" >&2; exit 2 ;;
@@ -131,7 +131,10 @@ run_tests() {
 [ "$target" = clean ] && { run rm -rf build yolo yolo.exe; exit 0; }
 mkdir -p build
 echo "yolo: build.sh ${target:=default}"
-[ "$target" = windows ] && { build_windows yolo.exe yolo.c; exit 0; }
+case $target in
+    windows) build_windows yolo.exe yolo.c; exit 0 ;;
+    windows-test) build_windows build/test.exe tests/test.c; exit 0 ;;
+esac
 probe_compiler
 probe_stb "$cc" ""
 case $target in

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # parts.sh - runs the parts of a test run and adds up their closing lines; sourced by build.sh and .ci/run.
 #
 #   part NAME SECONDS COMMAND...   one part: its own "N passed, N failed, N skipped" counts, else its exit status does
@@ -31,7 +32,7 @@ part() {
     parts_passed=$((parts_passed + ${p:-0})) parts_failed=$((parts_failed + ${f:-0})) parts_skipped=$((parts_skipped + ${s:-0}))
     if [ "${f:-0}" != 0 ]; then
         parts_report FAIL "$part_name" "$part_seconds" "$text"
-        { grep -v '^ok ' "$part_log" || true; } | tail -n 60 | sed 's/^/    | /'
+        { grep -v '^ok ' "$part_log" || true; } | tail -n 40 | sed 's/^/    | /'
     elif [ "${p:-0}" = 0 ]; then parts_report skip "$part_name" "$part_seconds" "$text"
     else parts_report ok "$part_name" "$part_seconds" "$text"
         sed -n 's/^skip /         skip /p' "$part_log"

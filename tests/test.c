@@ -16,7 +16,7 @@ typedef struct test_case { const char *name, *what; void (*run)(void); } test_ca
 static int test_failures;         /* of the test that runs */
 static const char *test_skipped;  /* its reason */
 static const char *test_shared_root = "../shared";
-static char test_temp_root[512] = "build/tmp";
+static char test_temp_root[512] = "build/tmp \xed\x95\x9c\xea\xb8\x80"; /* Korean, with a space: as users have them */
 
 #define CHECK_MSG(condition, ...) do { \
     if (!(condition)) { \
