@@ -1382,7 +1382,14 @@ typedef struct data_set { /* a data.yaml */
    here depends on the input's size but net_shape. Inference, memory plan, summary, export and checkpoints walk this
    list; a new block is a row in the builder. A tensor is a channel slice of a buffer, so concatenations are written
    in place: the builder lays buffers out so that producers write straight into them, and adds a NET_COPY only where
-   one tensor is part of two concatenations. */
+   one tensor is part of two concatenations.
+
+   1. Every tensor is `down` times smaller than the input on both sides, a power of two, whatever the input's size;
+      so every size is a multiple of max_stride and no operator ever pads unevenly.
+   2. Operators stand in the order in which they run, parameters in the order of ultralytics' state dict.
+   3. A buffer lives from first_op to last_op, both included; the input (buffer 0) and the heads always live.
+   4. A description may come from a hostile file: it is copied with a depth and node budget before it is read, and
+      layers, operators, channels, repeats and parameters are capped. */
 
 typedef enum net_activation { NET_LINEAR, NET_SILU, NET_RELU, NET_LEAKYRELU, NET_MISH } net_activation;
 typedef enum net_kind { NET_CONV, NET_MAXPOOL, NET_UPSAMPLE, NET_COPY } net_kind;
@@ -1403,7 +1410,13 @@ typedef struct net_tensor {
     int channels;
 } net_tensor;
 
-typedef struct net_buffer { int channels; int h, w; int64_t offset; } net_buffer; /* h, w, offset: set by net_shape */
+typedef struct net_buffer {
+    int channels;
+    int down;               /* the input's height and width divided by this one's */
+    int first_op, last_op;  /* lifetime, see 3 above */
+    int h, w;               /* h, w, offset (in floats): set by net_shape */
+    int64_t offset;
+} net_buffer;
 
 typedef struct net_op {
     net_kind kind;
@@ -1416,22 +1429,36 @@ typedef struct net_op {
 
 typedef struct net_layer { /* a row of the yaml description */
     char type[24];         /* Conv, C2f, SPPF, nn.Upsample -> "Upsample", Concat, Detect */
-    int from[8], from_count;
+    int from[8], from_count; /* rows, absolute; -1 = the input */
     int repeats;           /* after scaling by depth */
     int in_channels, out_channels, kernel, stride;
     bool shortcut;
     int output;            /* tensor; -1 for Detect */
     int first_op, op_count;
     int first_param, param_count;
+    int padding, hidden;   /* Conv; channels between the convolutions of C2f and SPPF */
+    int pools;             /* SPPF */
+    bool activated;        /* Conv; first convolution of SPPF */
+    int down;              /* of the output */
+    int home, home_channel; /* buffer and first channel of the output; home -1 until placed */
+    char arguments[48];    /* for the summary */
 } net_layer;
 
-enum { NET_MAX_LEVELS = 5, NET_REG_MAX = 16 };
+enum {
+    NET_MAX_LEVELS = 5, NET_REG_MAX = 16,
+    NET_MAX_LAYERS = 256, NET_MAX_OPS = 1024, NET_MAX_CHANNELS = 8192, NET_MAX_REPEATS = 64, NET_MAX_KERNEL = 15,
+    NET_MAX_DOWN = 256, NET_MAX_PARAM_ELEMENTS = 200000000, NET_MAX_YAML_DEPTH = 12, NET_MAX_YAML_NODES = 20000
+};
+#define NET_BN_EPS 1e-3
+#define NET_BN_MOMENTUM 0.03
+#define NET_LEAKYRELU_SLOPE 0.01 /* torch's default */
 
 typedef struct net {
     arena memory;           /* holds everything below */
     int class_count;
     char **names;
     net_activation activation;
+    double slope;           /* of NET_LEAKYRELU */
     double depth, width;
     int max_channels;
     char scale;             /* 'n' 's' 'm' 'l' 'x', or 0 */
@@ -1442,6 +1469,7 @@ typedef struct net {
     net_op *ops;       int op_count;
     net_tensor *tensors; int tensor_count;
     net_buffer *buffers; int buffer_count;
+    int *plan_order;        /* buffers by falling size: the same order at every input size */
     net_param *params; int param_count;
     int64_t param_elements; /* size of the block of parameters */
     int input;              /* tensor */
@@ -1454,6 +1482,812 @@ typedef struct net {
     int64_t arena_floats;   /* activations, planned by lifetime */
     double flops;           /* 2 * multiply-adds of one forward pass */
 } net;
+
+typedef struct net_builder {
+    net *net;
+    int class_channels; /* of the head's class branch; 0 = by rule */
+    yolo_error *error;
+    yolo_status status; /* sticky */
+} net_builder;
+
+/* Records the first failure of a build, with the layer it is about (-1 = none). Returns false. */
+YOLO_PRINTF(4, 5)
+static bool net_fail(net_builder *b, yolo_status status, int layer, const char *format, ...) {
+    char text[512];
+    va_list arguments;
+    if (b->status != YOLO_OK) return false;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (layer < 0) b->status = err_set(b->error, status, "model description: %s", text);
+    else b->status = err_set(b->error, status, "model description: layer %d: %s", layer, text);
+    return false;
+}
+
+static bool net_fail_memory(net_builder *b) {
+    if (b->status == YOLO_OK) b->status = err_memory(b->error, b->net->memory.total);
+    return false;
+}
+
+/* A copy of a tree that may come from a pickle, where lists can hold themselves: depth and nodes are limited. */
+static val *net_copy_val(net_builder *b, const val *v, int depth, int *nodes) {
+    arena *memory = &b->net->memory;
+    if (depth > NET_MAX_YAML_DEPTH || ++*nodes > NET_MAX_YAML_NODES) {
+        net_fail(b, YOLO_ERROR_FORMAT, -1, "nested deeper than %d or more than %d values", NET_MAX_YAML_DEPTH, NET_MAX_YAML_NODES);
+        return NULL;
+    }
+    val *copy = v->kind == VAL_STRING ? val_string(memory, v->text, v->length) : val_new(memory, v->kind);
+    if (!copy) { net_fail_memory(b); return NULL; }
+    copy->integer = v->integer;
+    copy->number = v->number;
+    copy->line = v->line;
+    for (int64_t i = 0; i < v->count; i++) {
+        val *key = v->kind == VAL_MAP ? net_copy_val(b, v->keys[i], depth + 1, nodes) : NULL;
+        val *item = b->status == YOLO_OK ? net_copy_val(b, v->items[i], depth + 1, nodes) : NULL;
+        if (b->status != YOLO_OK) return NULL;
+        if (!val_add(memory, copy, key, item)) { net_fail_memory(b); return NULL; }
+    }
+    return copy;
+}
+
+/* Sets map[key]; false for want of memory. */
+static bool net_set_val(arena *memory, val *map, const char *key, val *item) {
+    for (int64_t i = map->count - 1; i >= 0 && item; i--)
+        if (map->keys[i]->kind == VAL_STRING && !strcmp(map->keys[i]->text, key)) {
+            map->items[i] = item;
+            return true;
+        }
+    return val_add(memory, map, val_string(memory, key, strlen(key)), item);
+}
+
+static const char *const net_activation_names[] = {"Identity", "SiLU", "ReLU", "LeakyReLU", "Mish"};
+
+/* "silu", "nn.SiLU()", "torch.nn.LeakyReLU(0.1)", ... -> the activation and its slope; false when it is none. */
+static bool net_parse_activation(const char *text, net_activation *activation, double *slope) {
+    char name[24];
+    size_t length = 0;
+    if (!strncmp(text, "torch.", 6)) text += 6;
+    if (!strncmp(text, "nn.", 3)) text += 3;
+    while (isalnum((unsigned char)text[length]) && length + 1 < sizeof name) { name[length] = text[length]; length++; }
+    name[length] = 0;
+    int found = -1;
+    for (int i = 0; i < YOLO_COUNT(net_activation_names); i++)
+        if (str_equal_fold(name, net_activation_names[i])) found = i;
+    text += length;
+    if (found < 0 || (*text && (*text != '(' || !strchr(text, ')')))) return false;
+    *activation = (net_activation)found;
+    *slope = NET_LEAKYRELU_SLOPE;
+    if (*activation != NET_LEAKYRELU || *text != '(') return true;
+    text++;
+    const char *named = strstr(text, "negative_slope");
+    if (named) {
+        text = named + strlen("negative_slope");
+        text += strspn(text, " =");
+    }
+    char *end;
+    double number = strtod(text, &end);
+    if (end != text) *slope = number;
+    return isfinite(*slope) && (end != text || !named);
+}
+
+/* Reads the activation and writes an override back into the description, as ultralytics spells it. */
+static bool net_read_activation(net_builder *b, int override) {
+    net *net = b->net;
+    const val *spelled = val_get(net->yaml, "activation");
+    net->activation = NET_SILU;
+    net->slope = NET_LEAKYRELU_SLOPE;
+    if (spelled && spelled->kind != VAL_NULL && !(spelled->kind == VAL_STRING && !spelled->length) &&
+        (spelled->kind != VAL_STRING || !net_parse_activation(spelled->text, &net->activation, &net->slope)))
+        return net_fail(b, YOLO_ERROR_UNSUPPORTED, -1, "activation '%.60s' is not supported; supported: silu, relu, "
+                        "leakyrelu, mish", val_text(spelled, "?"));
+    if (override < 0 || override == (int)net->activation) return true;
+    char text[40];
+    net->activation = (net_activation)override;
+    net->slope = NET_LEAKYRELU_SLOPE;
+    int length = snprintf(text, sizeof text, "torch.nn.%s()", net_activation_names[override]);
+    if (!net_set_val(&net->memory, net->yaml, "activation", val_string(&net->memory, text, (size_t)length)))
+        return net_fail_memory(b);
+    return true;
+}
+
+/* Depth, width and the largest unscaled channel count, by the scale letter or as depth_multiple and width_multiple.
+   REF ultralytics/nn/tasks.py parse_model. */
+static bool net_read_scale(net_builder *b, const char *scale) {
+    net *net = b->net;
+    const val *scales = val_get(net->yaml, "scales");
+    const char *letter = scale && *scale ? scale : val_text(val_get(net->yaml, "scale"), "");
+    net->depth = val_number(val_get(net->yaml, "depth_multiple"), 1);
+    net->width = val_number(val_get(net->yaml, "width_multiple"), 1);
+    net->max_channels = NET_MAX_CHANNELS * 16;
+    if (scales && scales->kind == VAL_MAP && scales->count) {
+        if (!*letter) letter = val_text(scales->keys[0], "");
+        const val *row = val_get(scales, letter);
+        if (!row || row->kind != VAL_LIST || row->count != 3 || !val_is_number(row->items[0]) ||
+            !val_is_number(row->items[1]) || !val_is_number(row->items[2]))
+            return net_fail(b, YOLO_ERROR_FORMAT, -1, "scales has no row '%.20s' of depth, width, max_channels", letter);
+        net->depth = val_number(row->items[0], 0);
+        net->width = val_number(row->items[1], 0);
+        net->max_channels = (int)YOLO_CLAMP(val_number(row->items[2], 0), 0, NET_MAX_CHANNELS * 16);
+        if (!net_set_val(&net->memory, net->yaml, "scale", val_string(&net->memory, letter, strlen(letter))))
+            return net_fail_memory(b);
+    }
+    net->scale = letter[0] && !letter[1] ? letter[0] : 0;
+    if (!(net->depth > 0 && net->depth <= 16 && net->width > 0 && net->width <= 16 && net->max_channels >= 1))
+        return net_fail(b, YOLO_ERROR_FORMAT, -1, "depth %g, width %g, max_channels %d: expected above 0 and at most 16 "
+                        "for depth and width", net->depth, net->width, net->max_channels);
+    return true;
+}
+
+static bool net_read_classes(net_builder *b, int class_count, char *const *names) {
+    net *net = b->net;
+    int64_t count = class_count ? class_count : val_integer(val_get(net->yaml, "nc"), -1);
+    if (count < 1 || count > NET_MAX_CHANNELS)
+        return net_fail(b, YOLO_ERROR_FORMAT, -1, "nc is %lld, expected 1 to %d", (long long)count, NET_MAX_CHANNELS);
+    net->class_count = (int)count;
+    net->names = arena_array(&net->memory, (uint64_t)count, sizeof *net->names);
+    if (!net->names || !net_set_val(&net->memory, net->yaml, "nc", val_int(&net->memory, count))) return net_fail_memory(b);
+    for (int i = 0; i < net->class_count; i++) {
+        char number[16];
+        snprintf(number, sizeof number, "%d", i);
+        const char *name = names && names[i] ? names[i] : number;
+        net->names[i] = arena_text(&net->memory, name, strlen(name));
+        if (!net->names[i]) return net_fail_memory(b);
+    }
+    return true;
+}
+
+/* Reading the rows [from, repeats, module, arguments]. REF ultralytics/nn/tasks.py parse_model. */
+
+/* Argument `at` of a row, NULL when it is absent or None. */
+static const val *net_argument(const val *arguments, int at) {
+    const val *v = arguments && arguments->kind == VAL_LIST && at < arguments->count ? arguments->items[at] : NULL;
+    return !v || v->kind == VAL_NULL || !strcmp(val_text(v, ""), "None") ? NULL : v;
+}
+
+static int net_argument_int(net_builder *b, int layer, const val *arguments, int at, int otherwise, int low, int high) {
+    const val *v = net_argument(arguments, at);
+    if (!v) return otherwise;
+    double number = val_number(v, NAN);
+    if (number == floor(number) && number >= low && number <= high) return (int)number;
+    net_fail(b, YOLO_ERROR_UNSUPPORTED, layer, "argument %d of %s is %g, expected a whole number from %d to %d", at + 1,
+             b->net->layers[layer].type, number, low, high);
+    return low;
+}
+
+static bool net_argument_bool(net_builder *b, int layer, const val *arguments, int at, bool otherwise) {
+    const val *v = net_argument(arguments, at);
+    if (!v) return otherwise;
+    if (v->kind == VAL_BOOL || v->kind == VAL_INT) return v->integer != 0;
+    return net_fail(b, YOLO_ERROR_UNSUPPORTED, layer, "argument %d of %s is '%.40s', expected True or False", at + 1,
+                    b->net->layers[layer].type, val_text(v, "?"));
+}
+
+/* The first argument, scaled by width to a multiple of 8. */
+static int net_scaled_channels(net_builder *b, int layer, const val *arguments) {
+    const net *net = b->net;
+    int wanted = net_argument_int(b, layer, arguments, 0, 0, 1, NET_MAX_CHANNELS * 16);
+    double channels = ceil(YOLO_MIN(wanted, net->max_channels) * net->width / 8) * 8;
+    if (wanted < 1 || !(channels <= NET_MAX_CHANNELS)) {
+        net_fail(b, YOLO_ERROR_FORMAT, layer, "%g channels, expected 1 to %d", channels, NET_MAX_CHANNELS);
+        return 8;
+    }
+    return (int)channels;
+}
+
+/* Channels and size that the layer finds at its inputs. */
+static bool net_read_from(net_builder *b, int i, const val *from) {
+    net_layer *layer = &b->net->layers[i];
+    layer->from_count = !from ? 0 : from->kind == VAL_LIST ? (int)YOLO_MIN(from->count, 99) : 1;
+    if (layer->from_count < 1 || layer->from_count > YOLO_COUNT(layer->from))
+        return net_fail(b, YOLO_ERROR_FORMAT, i, "%d inputs, expected 1 to %d", layer->from_count, YOLO_COUNT(layer->from));
+    for (int j = 0; j < layer->from_count; j++) {
+        int64_t at = val_integer(from->kind == VAL_LIST ? from->items[j] : from, INT64_MIN);
+        if (at < 0 && at >= -i - 1) at += i;
+        if (at >= i || at < -1 || (at == -1 && i > 0))
+            return net_fail(b, YOLO_ERROR_FORMAT, i, "input %lld is not an earlier layer", (long long)at);
+        layer->from[j] = (int)at;
+        if (at >= 0 && b->net->layers[at].output == -1)
+            return net_fail(b, YOLO_ERROR_FORMAT, i, "input %lld is the Detect layer, which has no output", (long long)at);
+        int channels = at < 0 ? 3 : b->net->layers[at].out_channels, down = at < 0 ? 1 : b->net->layers[at].down;
+        layer->in_channels += channels;
+        if (j == 0) layer->down = down;
+        if (layer->down != down && strcmp(layer->type, "Detect"))
+            return net_fail(b, YOLO_ERROR_FORMAT, i, "inputs of different sizes: 1/%d and 1/%d of the picture", layer->down, down);
+    }
+    layer->out_channels = layer->in_channels;
+    return true;
+}
+
+static void net_read_conv(net_builder *b, int i, const val *arguments) {
+    net_layer *layer = &b->net->layers[i];
+    layer->out_channels = net_scaled_channels(b, i, arguments);
+    layer->kernel = net_argument_int(b, i, arguments, 1, 1, 1, NET_MAX_KERNEL);
+    layer->stride = net_argument_int(b, i, arguments, 2, 1, 1, 4);
+    layer->padding = net_argument_int(b, i, arguments, 3, layer->kernel / 2, 0, NET_MAX_KERNEL);
+    net_argument_int(b, i, arguments, 4, 1, 1, 1); /* groups */
+    net_argument_int(b, i, arguments, 5, 1, 1, 1); /* dilation */
+    layer->activated = net_argument_bool(b, i, arguments, 6, true);
+    int margin = layer->kernel - 2 * layer->padding;
+    if (layer->stride == 3 || margin < 1 || margin > layer->stride)
+        net_fail(b, YOLO_ERROR_UNSUPPORTED, i, "Conv with kernel %d, stride %d, padding %d does not divide the size by 1, "
+                 "2 or 4", layer->kernel, layer->stride, layer->padding);
+    layer->down *= layer->stride;
+    if (layer->down > NET_MAX_DOWN)
+        net_fail(b, YOLO_ERROR_UNSUPPORTED, i, "stride %d, expected at most %d", layer->down, NET_MAX_DOWN);
+    snprintf(layer->arguments, sizeof layer->arguments, "%d, %d, %d, %d", layer->in_channels, layer->out_channels,
+             layer->kernel, layer->stride);
+}
+
+static void net_read_c2f(net_builder *b, int i, const val *arguments) {
+    net_layer *layer = &b->net->layers[i];
+    layer->out_channels = net_scaled_channels(b, i, arguments);
+    layer->shortcut = net_argument_bool(b, i, arguments, 1, false);
+    net_argument_int(b, i, arguments, 2, 1, 1, 1); /* groups */
+    double share = val_number(net_argument(arguments, 3), 0.5);
+    layer->hidden = share > 0 && share <= 4 ? (int)(layer->out_channels * share) : 0;
+    if (layer->hidden < 1) net_fail(b, YOLO_ERROR_FORMAT, i, "C2f with a hidden share of %g, expected above 0, at most 4", share);
+    snprintf(layer->arguments, sizeof layer->arguments, "%d, %d, %d, %s", layer->in_channels, layer->out_channels,
+             layer->repeats, layer->shortcut ? "True" : "False");
+}
+
+/* Rows with at most a kernel are from before the first convolution of SPPF lost its activation. */
+static void net_read_sppf(net_builder *b, int i, const val *arguments) {
+    net_layer *layer = &b->net->layers[i];
+    layer->out_channels = net_scaled_channels(b, i, arguments);
+    layer->kernel = net_argument_int(b, i, arguments, 1, 5, 1, NET_MAX_KERNEL);
+    layer->pools = net_argument_int(b, i, arguments, 2, 3, 1, 8);
+    layer->shortcut = net_argument_bool(b, i, arguments, 3, false) && layer->in_channels == layer->out_channels;
+    layer->activated = arguments->count <= 2;
+    layer->hidden = layer->in_channels / 2;
+    if (layer->kernel % 2 == 0 || layer->hidden < 1)
+        net_fail(b, YOLO_ERROR_UNSUPPORTED, i, "SPPF with kernel %d on %d channels, expected an odd kernel, 2 channels",
+                 layer->kernel, layer->in_channels);
+    snprintf(layer->arguments, sizeof layer->arguments, "%d, %d, %d", layer->in_channels, layer->out_channels, layer->kernel);
+}
+
+static void net_read_upsample(net_builder *b, int i, const val *arguments) {
+    net_layer *layer = &b->net->layers[i];
+    if (net_argument(arguments, 0) || val_number(net_argument(arguments, 1), 0) != 2 ||
+        strcmp(val_text(net_argument(arguments, 2), "nearest"), "nearest") || layer->down < 2)
+        net_fail(b, YOLO_ERROR_UNSUPPORTED, i, "nn.Upsample other than [None, 2, nearest] of a smaller picture");
+    layer->down /= 2;
+    snprintf(layer->arguments, sizeof layer->arguments, "None, 2, 'nearest'");
+}
+
+static void net_read_concat(net_builder *b, int i, const val *arguments) {
+    net_argument_int(b, i, arguments, 0, 1, 1, 1);
+    snprintf(b->net->layers[i].arguments, sizeof b->net->layers[i].arguments, "1");
+}
+
+static void net_read_detect(net_builder *b, int i, const val *arguments) {
+    net *net = b->net;
+    net_layer *layer = &net->layers[i];
+    const val *classes = net_argument(arguments, 0);
+    if (classes && strcmp(val_text(classes, ""), "nc") && val_integer(classes, -1) != net->class_count)
+        net_fail(b, YOLO_ERROR_FORMAT, i, "Detect of %lld classes, but nc is %d", (long long)val_integer(classes, -1), net->class_count);
+    net_argument_int(b, i, arguments, 1, NET_REG_MAX, NET_REG_MAX, NET_REG_MAX);
+    if (val_integer(val_get(net->yaml, "reg_max"), NET_REG_MAX) != NET_REG_MAX || val_integer(val_get(net->yaml, "end2end"), 0))
+        net_fail(b, YOLO_ERROR_UNSUPPORTED, i, "Detect with reg_max other than %d or end2end is not supported", NET_REG_MAX);
+    if (layer->from_count > NET_MAX_LEVELS)
+        net_fail(b, YOLO_ERROR_UNSUPPORTED, i, "%d detection levels, expected at most %d", layer->from_count, NET_MAX_LEVELS);
+    if (i + 1 != net->layer_count) net_fail(b, YOLO_ERROR_UNSUPPORTED, i, "Detect is not the last layer");
+    layer->out_channels = 4 * NET_REG_MAX + net->class_count;
+    layer->output = -1;
+    net->level_count = layer->from_count;
+    int length = snprintf(layer->arguments, sizeof layer->arguments, "%d, [", net->class_count);
+    for (int j = 0; j < layer->from_count && length < (int)sizeof layer->arguments; j++)
+        length += snprintf(layer->arguments + length, sizeof layer->arguments - (size_t)length, "%d%s",
+                           net->layers[YOLO_MAX(layer->from[j], 0)].out_channels, j + 1 < layer->from_count ? ", " : "]");
+}
+
+static void net_emit_conv_layer(net_builder *b, int i);
+static void net_emit_c2f(net_builder *b, int i);
+static void net_emit_sppf(net_builder *b, int i);
+static void net_emit_upsample(net_builder *b, int i);
+static void net_emit_concat(net_builder *b, int i);
+static void net_emit_detect(net_builder *b, int i);
+
+/* The modules: how a row is read, and which operators it becomes. */
+static const struct net_module {
+    const char *spelled, *name;
+    bool several_inputs;
+    void (*read)(net_builder *b, int layer, const val *arguments);
+    void (*emit)(net_builder *b, int layer);
+} net_modules[] = {
+    {"Conv", "Conv", false, net_read_conv, net_emit_conv_layer},
+    {"C2f", "C2f", false, net_read_c2f, net_emit_c2f},
+    {"SPPF", "SPPF", false, net_read_sppf, net_emit_sppf},
+    {"nn.Upsample", "Upsample", false, net_read_upsample, net_emit_upsample},
+    {"Concat", "Concat", true, net_read_concat, net_emit_concat},
+    {"Detect", "Detect", true, net_read_detect, net_emit_detect},
+};
+
+/* The row of net_modules for a name as the description or a net_layer has it, or -1. A checkpoint may spell the
+   whole Python path, "ultralytics.nn.modules.conv.Conv". */
+static int net_find_module(const char *name) {
+    for (int m = 0; m < YOLO_COUNT(net_modules); m++)
+        if (!strcmp(name, net_modules[m].spelled) || !strcmp(name, net_modules[m].name)) return m;
+    return -1;
+}
+
+static bool net_read_row(net_builder *b, int i, const val *row) {
+    net_layer *layer = &b->net->layers[i];
+    if (!row || row->kind != VAL_LIST || row->count != 4 || row->items[3]->kind != VAL_LIST)
+        return net_fail(b, YOLO_ERROR_FORMAT, i, "expected a row [from, repeats, module, [arguments]]");
+    const char *name = val_text(row->items[2], "?");
+    int module = net_find_module(name);
+    if (module < 0)
+        return net_fail(b, YOLO_ERROR_UNSUPPORTED, i, "module %.60s is not supported; supported: Conv, C2f, SPPF, "
+                        "nn.Upsample, Concat, Detect", name);
+    snprintf(layer->type, sizeof layer->type, "%s", net_modules[module].name);
+    layer->home = -1;
+    if (!net_read_from(b, i, row->items[0])) return false;
+    if (layer->from_count > 1 && !net_modules[module].several_inputs)
+        return net_fail(b, YOLO_ERROR_FORMAT, i, "%s with %d inputs, expected 1", name, layer->from_count);
+    int64_t repeats = val_integer(row->items[1], 0);
+    if (repeats < 1 || repeats > NET_MAX_REPEATS)
+        return net_fail(b, YOLO_ERROR_FORMAT, i, "%lld repeats, expected 1 to %d", (long long)repeats, NET_MAX_REPEATS);
+    layer->repeats = repeats > 1 ? (int)YOLO_MAX(rint((double)repeats * b->net->depth), 1) : 1;
+    if (layer->repeats > NET_MAX_REPEATS)
+        return net_fail(b, YOLO_ERROR_FORMAT, i, "%d repeats after scaling, expected 1 to %d", layer->repeats, NET_MAX_REPEATS);
+    if (layer->repeats > 1 && strcmp(layer->type, "C2f"))
+        return net_fail(b, YOLO_ERROR_UNSUPPORTED, i, "%s repeated %d times is not supported", name, layer->repeats);
+    net_modules[module].read(b, i, row->items[3]);
+    if (layer->out_channels > NET_MAX_CHANNELS * 4)
+        return net_fail(b, YOLO_ERROR_FORMAT, i, "%d channels, expected at most %d", layer->out_channels, NET_MAX_CHANNELS * 4);
+    return b->status == YOLO_OK;
+}
+
+static bool net_read_rows(net_builder *b) {
+    net *net = b->net;
+    const val *backbone = val_get(net->yaml, "backbone"), *head = val_get(net->yaml, "head");
+    if (!backbone || backbone->kind != VAL_LIST || !head || head->kind != VAL_LIST)
+        return net_fail(b, YOLO_ERROR_FORMAT, -1, "expected the lists backbone and head");
+    int64_t channels = val_integer(val_get(net->yaml, "ch"), val_integer(val_get(net->yaml, "channels"), 3));
+    if (channels != 3) return net_fail(b, YOLO_ERROR_UNSUPPORTED, -1, "%lld input channels, expected 3", (long long)channels);
+    int64_t count = backbone->count + head->count;
+    if (count < 2 || count > NET_MAX_LAYERS)
+        return net_fail(b, YOLO_ERROR_FORMAT, -1, "%lld layers, expected 2 to %d", (long long)count, NET_MAX_LAYERS);
+    net->layers = arena_array(&net->memory, (uint64_t)count, sizeof *net->layers);
+    if (!net->layers) return net_fail_memory(b);
+    net->layer_count = (int)count;
+    for (int i = 0; i < net->layer_count; i++) {
+        const val *row = i < backbone->count ? backbone->items[i] : head->items[i - backbone->count];
+        if (!net_read_row(b, i, row)) return false;
+    }
+    if (strcmp(net->layers[count - 1].type, "Detect"))
+        return net_fail(b, YOLO_ERROR_UNSUPPORTED, (int)count - 1, "the last layer is %s, expected Detect (this program "
+                        "trains and runs detection models only)", net->layers[count - 1].type);
+    return true;
+}
+
+/* Room for everything that the layers become. */
+static bool net_reserve(net_builder *b) {
+    net *net = b->net;
+    int ops = 0;
+    for (int i = 0; i < net->layer_count; i++) ops += 2 + 2 * net->layers[i].repeats + net->layers[i].pools + 6 * net->layers[i].from_count;
+    if (ops > NET_MAX_OPS) return net_fail(b, YOLO_ERROR_FORMAT, -1, "more than %d operators", NET_MAX_OPS);
+    uint64_t room = (uint64_t)ops + 1;
+    net->ops = arena_array(&net->memory, room, sizeof *net->ops);
+    net->tensors = arena_array(&net->memory, 4 * room, sizeof *net->tensors);
+    net->buffers = arena_array(&net->memory, 2 * room, sizeof *net->buffers);
+    net->plan_order = arena_array(&net->memory, 2 * room, sizeof *net->plan_order);
+    net->params = arena_array(&net->memory, 6 * room, sizeof *net->params);
+    return (net->ops && net->tensors && net->buffers && net->plan_order && net->params) || net_fail_memory(b);
+}
+
+static int net_new_buffer(net_builder *b, int channels, int down) {
+    net_buffer *buffer = &b->net->buffers[b->net->buffer_count];
+    buffer->channels = channels;
+    buffer->down = down;
+    buffer->first_op = INT_MAX;
+    buffer->last_op = -1;
+    return b->net->buffer_count++;
+}
+
+static int net_new_tensor(net_builder *b, int buffer, int channel, int channels) {
+    b->net->tensors[b->net->tensor_count] = (net_tensor){buffer, channel, channels};
+    return b->net->tensor_count++;
+}
+
+/* Decides where each layer writes: into its slice of the concatenation that takes it, else into a buffer of its own.
+   Later concatenations first, so that one that is part of another lies in the other's buffer. */
+static void net_place(net_builder *b) {
+    net *net = b->net;
+    net->input = net_new_tensor(b, net_new_buffer(b, 3, 1), 0, 3);
+    for (int i = net->layer_count - 1; i >= 0; i--) {
+        net_layer *layer = &net->layers[i];
+        if (layer->output == -1) continue;
+        if (layer->home < 0) layer->home = net_new_buffer(b, layer->out_channels, layer->down);
+        if (strcmp(layer->type, "Concat")) continue;
+        int channel = layer->home_channel;
+        for (int j = 0; j < layer->from_count; j++) {
+            net_layer *part = layer->from[j] < 0 ? NULL : &net->layers[layer->from[j]];
+            if (part && part->home < 0) {
+                part->home = layer->home;
+                part->home_channel = channel;
+            }
+            channel += part ? part->out_channels : 3;
+        }
+    }
+}
+
+/* Emitting parameters and operators. */
+
+static int net_new_param(net_builder *b, const char *name, net_group group, int rank, int d0, int d1, int d2, int d3) {
+    net *net = b->net;
+    net_param *p = &net->params[net->param_count];
+    snprintf(p->name, sizeof p->name, "%s", name);
+    p->dims[0] = d0;
+    p->dims[1] = d1;
+    p->dims[2] = d2;
+    p->dims[3] = d3;
+    p->rank = rank;
+    p->count = (int64_t)d0 * d1 * d2 * d3;
+    p->offset = net->param_elements;
+    p->group = group;
+    p->stored = rank ? TEN_F32 : TEN_I64;
+    net->param_elements += p->count;
+    if (net->param_elements > NET_MAX_PARAM_ELEMENTS)
+        net_fail(b, YOLO_ERROR_FORMAT, -1, "more than %d parameters", NET_MAX_PARAM_ELEMENTS);
+    return net->param_count++;
+}
+
+/* The rows of a Conv: weight, then batch norm (or, fused, a bias). Returns the weight's row. */
+YOLO_PRINTF(5, 6)
+static int net_new_conv(net_builder *b, int in, int out, int kernel, const char *format, ...) {
+    static const char *const norm[] = {"bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked"};
+    static const net_group groups[] = {NET_NO_DECAY, NET_BIAS, NET_BN_STAT, NET_BN_STAT, NET_BN_STAT};
+    char prefix[48], name[80];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(prefix, sizeof prefix, format, arguments);
+    va_end(arguments);
+    snprintf(name, sizeof name, "%s.conv.weight", prefix);
+    int row = net_new_param(b, name, NET_DECAY, 4, out, in, kernel, kernel);
+    snprintf(name, sizeof name, "%s.conv.bias", prefix);
+    if (b->net->fused) net_new_param(b, name, NET_BIAS, 1, out, 1, 1, 1);
+    for (int i = 0; i < YOLO_COUNT(norm) && !b->net->fused; i++) {
+        snprintf(name, sizeof name, "%s.%s", prefix, norm[i]);
+        net_new_param(b, name, groups[i], i < 4, i < 4 ? out : 1, 1, 1, 1);
+    }
+    return row;
+}
+
+static void net_use(net *net, int tensor, int op) {
+    net_buffer *buffer = &net->buffers[net->tensors[tensor].buffer];
+    buffer->first_op = YOLO_MIN(buffer->first_op, op);
+    buffer->last_op = YOLO_MAX(buffer->last_op, op);
+}
+
+static net_op *net_new_op(net_builder *b, net_kind kind, int layer, int in, int out) {
+    net *net = b->net;
+    net_op *op = &net->ops[net->op_count];
+    *op = (net_op){.kind = kind, .layer = layer, .in = in, .out = out, .residual = -1, .kernel = 1, .stride = 1,
+                   .weight = -1, .bias = -1, .bn = -1};
+    net_use(net, in, net->op_count);
+    net_use(net, out, net->op_count);
+    net->op_count++;
+    return op;
+}
+
+/* A convolution with batch norm whose parameters begin at `weight`; "same" padding. */
+static net_op *net_new_conv_op(net_builder *b, int layer, int in, int out, int weight, net_activation activation) {
+    net_op *op = net_new_op(b, NET_CONV, layer, in, out);
+    op->kernel = b->net->params[weight].dims[2];
+    op->padding = op->kernel / 2;
+    op->activation = activation;
+    op->weight = weight;
+    *(b->net->fused ? &op->bias : &op->bn) = weight + 1;
+    return op;
+}
+
+static void net_set_residual(net_builder *b, net_op *op, int residual) {
+    op->residual = residual;
+    net_use(b->net, residual, (int)(op - b->net->ops));
+}
+
+static int net_layer_input(const net *net, const net_layer *layer, int at) {
+    return layer->from[at] < 0 ? net->input : net->layers[layer->from[at]].output;
+}
+
+static void net_emit_conv_layer(net_builder *b, int i) {
+    net_layer *layer = &b->net->layers[i];
+    int weight = net_new_conv(b, layer->in_channels, layer->out_channels, layer->kernel, "model.%d", i);
+    net_op *op = net_new_conv_op(b, i, net_layer_input(b->net, layer, 0), layer->output, weight,
+                                 layer->activated ? b->net->activation : NET_LINEAR);
+    op->stride = layer->stride;
+    op->padding = layer->padding;
+}
+
+/* cv1 writes the first two slices of one buffer, each bottleneck reads the last slice and writes the next one, and
+   cv2 reads them all. REF ultralytics/nn/modules/block.py C2f. */
+static void net_emit_c2f(net_builder *b, int i) {
+    net *net = b->net;
+    net_layer *layer = &net->layers[i];
+    int c = layer->hidden, n = layer->repeats, first[NET_MAX_REPEATS], second[NET_MAX_REPEATS];
+    int cv1 = net_new_conv(b, layer->in_channels, 2 * c, 1, "model.%d.cv1", i);
+    int cv2 = net_new_conv(b, (2 + n) * c, layer->out_channels, 1, "model.%d.cv2", i);
+    for (int j = 0; j < n; j++) {
+        first[j] = net_new_conv(b, c, c, 3, "model.%d.m.%d.cv1", i, j);
+        second[j] = net_new_conv(b, c, c, 3, "model.%d.m.%d.cv2", i, j);
+    }
+    int buffer = net_new_buffer(b, (2 + n) * c, layer->down);
+    net_new_conv_op(b, i, net_layer_input(net, layer, 0), net_new_tensor(b, buffer, 0, 2 * c), cv1, net->activation);
+    int last = net_new_tensor(b, buffer, c, c);
+    for (int j = 0; j < n; j++) {
+        int middle = net_new_tensor(b, net_new_buffer(b, c, layer->down), 0, c);
+        int next = net_new_tensor(b, buffer, (2 + j) * c, c);
+        net_new_conv_op(b, i, last, middle, first[j], net->activation);
+        net_op *op = net_new_conv_op(b, i, middle, next, second[j], net->activation);
+        if (layer->shortcut) net_set_residual(b, op, last);
+        last = next;
+    }
+    net_new_conv_op(b, i, net_new_tensor(b, buffer, 0, (2 + n) * c), layer->output, cv2, net->activation);
+}
+
+/* Each pool reads the slice before and writes the next. REF ultralytics/nn/modules/block.py SPPF. */
+static void net_emit_sppf(net_builder *b, int i) {
+    net *net = b->net;
+    net_layer *layer = &net->layers[i];
+    int c = layer->hidden, count = layer->pools + 1, input = net_layer_input(net, layer, 0);
+    int cv1 = net_new_conv(b, layer->in_channels, c, 1, "model.%d.cv1", i);
+    int cv2 = net_new_conv(b, c * count, layer->out_channels, 1, "model.%d.cv2", i);
+    int buffer = net_new_buffer(b, c * count, layer->down), last = net_new_tensor(b, buffer, 0, c);
+    net_new_conv_op(b, i, input, last, cv1, layer->activated ? net->activation : NET_LINEAR);
+    for (int j = 1; j < count; j++) {
+        int next = net_new_tensor(b, buffer, j * c, c);
+        net_op *op = net_new_op(b, NET_MAXPOOL, i, last, next);
+        op->kernel = layer->kernel;
+        op->padding = layer->kernel / 2;
+        last = next;
+    }
+    net_op *op = net_new_conv_op(b, i, net_new_tensor(b, buffer, 0, c * count), layer->output, cv2, net->activation);
+    if (layer->shortcut) net_set_residual(b, op, input);
+}
+
+static void net_emit_upsample(net_builder *b, int i) {
+    const net_layer *layer = &b->net->layers[i];
+    net_new_op(b, NET_UPSAMPLE, i, net_layer_input(b->net, layer, 0), layer->output)->stride = 2;
+}
+
+/* Copies what could not be written in place. */
+static void net_emit_concat(net_builder *b, int i) {
+    net *net = b->net;
+    const net_layer *layer = &net->layers[i];
+    int channel = layer->home_channel;
+    for (int j = 0; j < layer->from_count; j++) {
+        int part = net_layer_input(net, layer, j);
+        net_tensor there = net->tensors[part];
+        if (there.buffer != layer->home || there.channel != channel)
+            net_new_op(b, NET_COPY, i, part, net_new_tensor(b, layer->home, channel, there.channels));
+        channel += there.channels;
+    }
+}
+
+/* One branch of one level: two 3x3 Conv and a plain 1x1 convolution with a bias. Parameters only; the return value is
+   the first row. */
+static int net_new_branch(net_builder *b, int i, const char *name, int level, int in, int hidden, int out) {
+    char text[80];
+    int row = net_new_conv(b, in, hidden, 3, "model.%d.%s.%d.0", i, name, level);
+    net_new_conv(b, hidden, hidden, 3, "model.%d.%s.%d.1", i, name, level);
+    snprintf(text, sizeof text, "model.%d.%s.%d.2.weight", i, name, level);
+    net_new_param(b, text, NET_DECAY, 4, out, hidden, 1, 1);
+    snprintf(text, sizeof text, "model.%d.%s.%d.2.bias", i, name, level);
+    net_new_param(b, text, NET_BIAS, 1, out, 1, 1, 1);
+    return row;
+}
+
+static void net_emit_branch(net_builder *b, int i, int in, int hidden, int out, int row) {
+    net *net = b->net;
+    int rows = net->fused ? 2 : 6, down = net->buffers[net->tensors[in].buffer].down;
+    int first = net_new_tensor(b, net_new_buffer(b, hidden, down), 0, hidden);
+    int second = net_new_tensor(b, net_new_buffer(b, hidden, down), 0, hidden);
+    net_new_conv_op(b, i, in, first, row, net->activation);
+    net_new_conv_op(b, i, first, second, row + rows, net->activation);
+    net_op *op = net_new_op(b, NET_CONV, i, second, out);
+    op->weight = row + 2 * rows;
+    op->bias = row + 2 * rows + 1;
+}
+
+/* Both branches of a level write into one buffer: box logits, then class logits. The channel rules are those of
+   YOLOv8. REF ultralytics/nn/modules/head.py Detect (legacy). */
+static void net_emit_detect(net_builder *b, int i) {
+    net *net = b->net;
+    const net_layer *layer = &net->layers[i];
+    int boxes = 4 * NET_REG_MAX, box_rows[NET_MAX_LEVELS], class_rows[NET_MAX_LEVELS];
+    int first = net->tensors[net_layer_input(net, layer, 0)].channels;
+    int box_hidden = YOLO_MAX(first / 4, boxes);
+    int class_hidden = b->class_channels ? b->class_channels : YOLO_MAX(first, YOLO_MIN(net->class_count, 100));
+    for (int j = 0; j < net->level_count; j++)
+        box_rows[j] = net_new_branch(b, i, "cv2", j, net->tensors[net_layer_input(net, layer, j)].channels, box_hidden, boxes);
+    for (int j = 0; j < net->level_count; j++)
+        class_rows[j] = net_new_branch(b, i, "cv3", j, net->tensors[net_layer_input(net, layer, j)].channels, class_hidden,
+                                       net->class_count);
+    char name[80];
+    snprintf(name, sizeof name, "model.%d.dfl.conv.weight", i);
+    net_new_param(b, name, NET_FROZEN, 4, 1, NET_REG_MAX, 1, 1);
+    for (int j = 0; j < net->level_count; j++) {
+        int in = net_layer_input(net, layer, j), down = net->buffers[net->tensors[in].buffer].down;
+        int buffer = net_new_buffer(b, layer->out_channels, down);
+        net_emit_branch(b, i, in, box_hidden, net_new_tensor(b, buffer, 0, boxes), box_rows[j]);
+        net_emit_branch(b, i, in, class_hidden, net_new_tensor(b, buffer, boxes, net->class_count), class_rows[j]);
+        net->heads[j] = net_new_tensor(b, buffer, 0, layer->out_channels);
+        net->strides[j] = down;
+        net->buffers[buffer].last_op = INT_MAX;
+    }
+}
+
+static bool net_emit(net_builder *b) {
+    net *net = b->net;
+    net_place(b);
+    for (int i = 0; i < net->layer_count && b->status == YOLO_OK; i++) {
+        net_layer *layer = &net->layers[i];
+        layer->first_op = net->op_count;
+        layer->first_param = net->param_count;
+        if (layer->output != -1) layer->output = net_new_tensor(b, layer->home, layer->home_channel, layer->out_channels);
+        net_modules[net_find_module(layer->type)].emit(b, i);
+        layer->op_count = net->op_count - layer->first_op;
+        layer->param_count = net->param_count - layer->first_param;
+    }
+    net->buffers[0].first_op = -1;
+    net->buffers[0].last_op = INT_MAX;
+    return b->status == YOLO_OK;
+}
+
+/* Sizes are proportional at every input size, so the order by size is found once. REF ultralytics takes at least 32
+   as the stride. */
+static void net_order(net *net) {
+    net->max_stride = 32;
+    for (int i = 0; i < net->buffer_count; i++) {
+        const net_buffer *buffer = &net->buffers[i];
+        net->max_stride = YOLO_MAX(net->max_stride, buffer->down);
+        int at = i;
+        for (; at > 0; at--) {
+            const net_buffer *other = &net->buffers[net->plan_order[at - 1]];
+            if ((double)other->channels * buffer->down * buffer->down >= (double)buffer->channels * other->down * other->down) break;
+            net->plan_order[at] = net->plan_order[at - 1];
+        }
+        net->plan_order[at] = i;
+    }
+}
+
+static void net_free(net *net) {
+    arena_free(&net->memory);
+    memset(net, 0, sizeof *net);
+}
+
+static yolo_status net_build_with(net *net, const val *yaml, const char *scale, int class_count, char *const *names,
+                                  int activation, bool fused, int class_channels, yolo_error *error) {
+    net_builder b = {.net = net, .class_channels = class_channels, .error = error};
+    int nodes = 0;
+    memset(net, 0, sizeof *net);
+    net->fused = fused;
+    net->bn_eps = NET_BN_EPS;
+    net->bn_momentum = NET_BN_MOMENTUM;
+    if (!yaml || yaml->kind != VAL_MAP) net_fail(&b, YOLO_ERROR_FORMAT, -1, "expected a map with nc, backbone and head");
+    else net->yaml = net_copy_val(&b, yaml, 0, &nodes);
+    if (net->yaml && net_read_classes(&b, class_count, names) && net_read_scale(&b, scale) &&
+        net_read_activation(&b, activation) && net_read_rows(&b) && net_reserve(&b) && net_emit(&b)) {
+        if (!net_set_val(&net->memory, net->yaml, "channels", val_int(&net->memory, 3))) net_fail_memory(&b);
+        net_order(net);
+    }
+    if (b.status != YOLO_OK) net_free(net);
+    return b.status;
+}
+
+/* Builds the graph of a description (yaml file, checkpoint or net_builtin_yaml). `scale` NULL = the description's;
+   class_count 0 = its nc; names NULL = "0", "1", ...; activation -1 = its own. The description is copied and noted with
+   what was overridden. On error *net is empty. */
+static yolo_status net_build(net *net, const val *yaml, const char *scale, int class_count, char *const *names,
+                             int activation, bool fused, yolo_error *error) {
+    return net_build_with(net, yaml, scale, class_count, names, activation, fused, 0, error);
+}
+
+/* Row of the parameter table, or -1. */
+static int net_param_find(const net *net, const char *name) {
+    for (int i = 0; i < net->param_count; i++)
+        if (!strcmp(net->params[i].name, name)) return i;
+    return -1;
+}
+
+/* The descriptions that are built in, as the rows of YOLOv8 and of its variant with a fourth, finer level. */
+typedef struct net_row { int from[4], from_count, repeats, module, channels; } net_row;
+enum { NET_ROW_CONV, NET_ROW_C2F, NET_ROW_SPPF, NET_ROW_UPSAMPLE, NET_ROW_CONCAT, NET_ROW_DETECT, NET_ROW_C2F_SHORTCUT };
+enum { NET_BACKBONE_ROWS = 10 };
+
+static const net_row net_rows_p5[] = {
+    {{-1}, 1, 1, NET_ROW_CONV, 64},            {{-1}, 1, 1, NET_ROW_CONV, 128},
+    {{-1}, 1, 3, NET_ROW_C2F_SHORTCUT, 128},   {{-1}, 1, 1, NET_ROW_CONV, 256},
+    {{-1}, 1, 6, NET_ROW_C2F_SHORTCUT, 256},   {{-1}, 1, 1, NET_ROW_CONV, 512},
+    {{-1}, 1, 6, NET_ROW_C2F_SHORTCUT, 512},   {{-1}, 1, 1, NET_ROW_CONV, 1024},
+    {{-1}, 1, 3, NET_ROW_C2F_SHORTCUT, 1024},  {{-1}, 1, 1, NET_ROW_SPPF, 1024},
+    {{-1}, 1, 1, NET_ROW_UPSAMPLE, 0}, {{-1, 6}, 2, 1, NET_ROW_CONCAT, 0},  {{-1}, 1, 3, NET_ROW_C2F, 512},
+    {{-1}, 1, 1, NET_ROW_UPSAMPLE, 0}, {{-1, 4}, 2, 1, NET_ROW_CONCAT, 0},  {{-1}, 1, 3, NET_ROW_C2F, 256},
+    {{-1}, 1, 1, NET_ROW_CONV, 256},   {{-1, 12}, 2, 1, NET_ROW_CONCAT, 0}, {{-1}, 1, 3, NET_ROW_C2F, 512},
+    {{-1}, 1, 1, NET_ROW_CONV, 512},   {{-1, 9}, 2, 1, NET_ROW_CONCAT, 0},  {{-1}, 1, 3, NET_ROW_C2F, 1024},
+    {{15, 18, 21}, 3, 1, NET_ROW_DETECT, 0},
+};
+static const net_row net_rows_p2[] = { /* what follows row 15 of net_rows_p5 */
+    {{-1}, 1, 1, NET_ROW_UPSAMPLE, 0}, {{-1, 2}, 2, 1, NET_ROW_CONCAT, 0},  {{-1}, 1, 3, NET_ROW_C2F, 128},
+    {{-1}, 1, 1, NET_ROW_CONV, 128},   {{-1, 15}, 2, 1, NET_ROW_CONCAT, 0}, {{-1}, 1, 3, NET_ROW_C2F, 256},
+    {{-1}, 1, 1, NET_ROW_CONV, 256},   {{-1, 12}, 2, 1, NET_ROW_CONCAT, 0}, {{-1}, 1, 3, NET_ROW_C2F, 512},
+    {{-1}, 1, 1, NET_ROW_CONV, 512},   {{-1, 9}, 2, 1, NET_ROW_CONCAT, 0},  {{-1}, 1, 3, NET_ROW_C2F, 1024},
+    {{18, 21, 24, 27}, 4, 1, NET_ROW_DETECT, 0},
+};
+static const struct { char letter; double depth, width; int max_channels; } net_scales[] = {
+    {'n', 0.33, 0.25, 1024}, {'s', 0.33, 0.50, 1024}, {'m', 0.67, 0.75, 768}, {'l', 1.00, 1.00, 512}, {'x', 1.00, 1.25, 512},
+};
+
+static const net_row *net_builtin_row(bool p2, int i) {
+    if (p2 && i >= 16) return i - 16 < YOLO_COUNT(net_rows_p2) ? &net_rows_p2[i - 16] : NULL;
+    return i < YOLO_COUNT(net_rows_p5) ? &net_rows_p5[i] : NULL;
+}
+
+static val *net_text_val(arena *a, const char *text) { return val_string(a, text, strlen(text)); }
+
+/* A row as the description has it; `channels` and `repeats` stand in for the table's. */
+static val *net_row_val(arena *a, const net_row *row, int channels, int repeats) {
+    bool c2f = row->module == NET_ROW_C2F_SHORTCUT;
+    val *v = val_new(a, VAL_LIST), *from = val_new(a, VAL_LIST), *arguments = val_new(a, VAL_LIST);
+    bool good = v && from && arguments;
+    for (int i = 0; i < row->from_count; i++) good = good && val_add(a, from, NULL, val_int(a, row->from[i]));
+    if (channels) good = good && val_add(a, arguments, NULL, val_int(a, channels));
+    if (c2f) good = good && val_add(a, arguments, NULL, val_bool(a, true));
+    if (row->module == NET_ROW_CONV)
+        good = good && val_add(a, arguments, NULL, val_int(a, 3)) && val_add(a, arguments, NULL, val_int(a, 2));
+    if (row->module == NET_ROW_SPPF) good = good && val_add(a, arguments, NULL, val_int(a, 5));
+    if (row->module == NET_ROW_UPSAMPLE)
+        good = good && val_add(a, arguments, NULL, net_text_val(a, "None")) && val_add(a, arguments, NULL, val_int(a, 2)) &&
+               val_add(a, arguments, NULL, net_text_val(a, "nearest"));
+    if (row->module == NET_ROW_CONCAT) good = good && val_add(a, arguments, NULL, val_int(a, 1));
+    if (row->module == NET_ROW_DETECT) good = good && val_add(a, arguments, NULL, net_text_val(a, "nc"));
+    good = good && val_add(a, v, NULL, row->from_count == 1 ? from->items[0] : from) && val_add(a, v, NULL, val_int(a, repeats)) &&
+           val_add(a, v, NULL, net_text_val(a, net_modules[c2f ? NET_ROW_C2F : row->module].spelled)) &&
+           val_add(a, v, NULL, arguments);
+    return good ? v : NULL;
+}
+
+/* scales as in the description, for a model that has one. */
+static val *net_scales_val(arena *a) {
+    val *scales = val_new(a, VAL_MAP);
+    for (int i = 0; i < YOLO_COUNT(net_scales) && scales; i++) {
+        val *row = val_new(a, VAL_LIST);
+        if (!row || !val_add(a, row, NULL, val_float(a, net_scales[i].depth)) ||
+            !val_add(a, row, NULL, val_float(a, net_scales[i].width)) ||
+            !val_add(a, row, NULL, val_int(a, net_scales[i].max_channels)) ||
+            !val_add(a, scales, val_string(a, &net_scales[i].letter, 1), row)) return NULL;
+    }
+    return scales;
+}
+
+/* The YOLOv8 description; with `channels` and `repeats` (one a row) those of a model that follows no scale. */
+static val *net_layout_val(arena *a, bool p2, int nc, const int *channels, const int *repeats) {
+    val *yaml = val_new(a, VAL_MAP), *backbone = val_new(a, VAL_LIST), *head = val_new(a, VAL_LIST);
+    if (!yaml || !net_set_val(a, yaml, "nc", val_int(a, nc))) return NULL;
+    if (!channels && !net_set_val(a, yaml, "scales", net_scales_val(a))) return NULL;
+    const net_row *row;
+    for (int i = 0; (row = net_builtin_row(p2, i)); i++)
+        if (!val_add(a, i < NET_BACKBONE_ROWS ? backbone : head, NULL,
+                     net_row_val(a, row, channels ? channels[i] : row->channels, repeats ? repeats[i] : row->repeats))) return NULL;
+    return net_set_val(a, yaml, "backbone", backbone) && net_set_val(a, yaml, "head", head) ? yaml : NULL;
+}
+
+/* The description by name: yolov8.yaml, yolov8n.yaml .. yolov8x.yaml, yolov8-p2.yaml, yolov8n-p2.yaml ..; ".yaml" may
+   be left out. NULL = no such name (or no memory). */
+static val *net_builtin_yaml(arena *a, const char *name) {
+    char letter[2] = {0}, file[32];
+    if (strncmp(name, "yolov8", 6)) return NULL;
+    const char *rest = name + 6;
+    if (*rest && strchr("nsmlx", *rest)) letter[0] = *rest++;
+    bool p2 = !strncmp(rest, "-p2", 3);
+    if (p2) rest += 3;
+    if (*rest && strcmp(rest, ".yaml") && strcmp(rest, ".yml")) return NULL;
+    snprintf(file, sizeof file, "yolov8%s%s.yaml", letter, p2 ? "-p2" : "");
+    val *yaml = net_layout_val(a, p2, 80, NULL, NULL);
+    return yaml && net_set_val(a, yaml, "scale", net_text_val(a, letter)) &&
+           net_set_val(a, yaml, "yaml_file", net_text_val(a, file)) ? yaml : NULL;
+}
 
 /* ==== 13 pt_: checkpoints ======================================================================================= */
 
