@@ -1427,8 +1427,13 @@ typedef struct net_op {
     int weight, bias, bn;  /* rows of the parameter table, -1 = none; bn: gamma, then beta, mean, variance, (count) */
 } net_op;
 
+typedef enum net_module {
+    NET_MODULE_CONV, NET_MODULE_C2F, NET_MODULE_SPPF, NET_MODULE_UPSAMPLE, NET_MODULE_CONCAT, NET_MODULE_DETECT
+} net_module;
+
 typedef struct net_layer { /* a row of the yaml description */
     char type[24];         /* Conv, C2f, SPPF, nn.Upsample -> "Upsample", Concat, Detect */
+    net_module module;
     int from[8], from_count; /* rows, absolute; -1 = the input */
     int repeats;           /* after scaling by depth */
     int in_channels, out_channels, kernel, stride;
@@ -1564,10 +1569,9 @@ static bool net_parse_activation(const char *text, net_activation *activation, d
         text = named + strlen("negative_slope");
         text += strspn(text, " =");
     }
-    char *end;
-    double number = strtod(text, &end);
-    if (end != text) *slope = number;
-    return isfinite(*slope) && (end != text || !named);
+    size_t digits = strspn(text, "+-.0123456789eE");
+    if (!digits) return !named;
+    return str_to_number(text, digits, slope) && isfinite(*slope);
 }
 
 /* Reads the activation and writes an override back into the description, as ultralytics spells it. */
@@ -1691,7 +1695,7 @@ static bool net_read_from(net_builder *b, int i, const val *from) {
         int channels = at < 0 ? 3 : b->net->layers[at].out_channels, down = at < 0 ? 1 : b->net->layers[at].down;
         layer->in_channels += channels;
         if (j == 0) layer->down = down;
-        if (layer->down != down && strcmp(layer->type, "Detect"))
+        if (layer->down != down && layer->module != NET_MODULE_DETECT)
             return net_fail(b, YOLO_ERROR_FORMAT, i, "inputs of different sizes: 1/%d and 1/%d of the picture", layer->down, down);
     }
     layer->out_channels = layer->in_channels;
@@ -1780,46 +1784,29 @@ static void net_read_detect(net_builder *b, int i, const val *arguments) {
                            net->layers[YOLO_MAX(layer->from[j], 0)].out_channels, j + 1 < layer->from_count ? ", " : "]");
 }
 
-static void net_emit_conv_layer(net_builder *b, int i);
-static void net_emit_c2f(net_builder *b, int i);
-static void net_emit_sppf(net_builder *b, int i);
-static void net_emit_upsample(net_builder *b, int i);
-static void net_emit_concat(net_builder *b, int i);
-static void net_emit_detect(net_builder *b, int i);
-
-/* The modules: how a row is read, and which operators it becomes. */
-static const struct net_module {
+/* The modules, in the order of net_module: how a row is read. net_emitters has which operators it becomes. */
+static const struct {
     const char *spelled, *name;
     bool several_inputs;
     void (*read)(net_builder *b, int layer, const val *arguments);
-    void (*emit)(net_builder *b, int layer);
 } net_modules[] = {
-    {"Conv", "Conv", false, net_read_conv, net_emit_conv_layer},
-    {"C2f", "C2f", false, net_read_c2f, net_emit_c2f},
-    {"SPPF", "SPPF", false, net_read_sppf, net_emit_sppf},
-    {"nn.Upsample", "Upsample", false, net_read_upsample, net_emit_upsample},
-    {"Concat", "Concat", true, net_read_concat, net_emit_concat},
-    {"Detect", "Detect", true, net_read_detect, net_emit_detect},
+    {"Conv", "Conv", false, net_read_conv},     {"C2f", "C2f", false, net_read_c2f},
+    {"SPPF", "SPPF", false, net_read_sppf},     {"nn.Upsample", "Upsample", false, net_read_upsample},
+    {"Concat", "Concat", true, net_read_concat}, {"Detect", "Detect", true, net_read_detect},
 };
-
-/* The row of net_modules for a name as the description or a net_layer has it, or -1. A checkpoint may spell the
-   whole Python path, "ultralytics.nn.modules.conv.Conv". */
-static int net_find_module(const char *name) {
-    for (int m = 0; m < YOLO_COUNT(net_modules); m++)
-        if (!strcmp(name, net_modules[m].spelled) || !strcmp(name, net_modules[m].name)) return m;
-    return -1;
-}
 
 static bool net_read_row(net_builder *b, int i, const val *row) {
     net_layer *layer = &b->net->layers[i];
     if (!row || row->kind != VAL_LIST || row->count != 4 || row->items[3]->kind != VAL_LIST)
         return net_fail(b, YOLO_ERROR_FORMAT, i, "expected a row [from, repeats, module, [arguments]]");
     const char *name = val_text(row->items[2], "?");
-    int module = net_find_module(name);
-    if (module < 0)
+    int module = 0;
+    while (module < YOLO_COUNT(net_modules) && strcmp(name, net_modules[module].spelled)) module++;
+    if (module == YOLO_COUNT(net_modules))
         return net_fail(b, YOLO_ERROR_UNSUPPORTED, i, "module %.60s is not supported; supported: Conv, C2f, SPPF, "
                         "nn.Upsample, Concat, Detect", name);
     snprintf(layer->type, sizeof layer->type, "%s", net_modules[module].name);
+    layer->module = (net_module)module;
     layer->home = -1;
     if (!net_read_from(b, i, row->items[0])) return false;
     if (layer->from_count > 1 && !net_modules[module].several_inputs)
@@ -1830,7 +1817,7 @@ static bool net_read_row(net_builder *b, int i, const val *row) {
     layer->repeats = repeats > 1 ? (int)YOLO_MAX(rint((double)repeats * b->net->depth), 1) : 1;
     if (layer->repeats > NET_MAX_REPEATS)
         return net_fail(b, YOLO_ERROR_FORMAT, i, "%d repeats after scaling, expected 1 to %d", layer->repeats, NET_MAX_REPEATS);
-    if (layer->repeats > 1 && strcmp(layer->type, "C2f"))
+    if (layer->repeats > 1 && layer->module != NET_MODULE_C2F)
         return net_fail(b, YOLO_ERROR_UNSUPPORTED, i, "%s repeated %d times is not supported", name, layer->repeats);
     net_modules[module].read(b, i, row->items[3]);
     if (layer->out_channels > NET_MAX_CHANNELS * 4)
@@ -1855,7 +1842,7 @@ static bool net_read_rows(net_builder *b) {
         const val *row = i < backbone->count ? backbone->items[i] : head->items[i - backbone->count];
         if (!net_read_row(b, i, row)) return false;
     }
-    if (strcmp(net->layers[count - 1].type, "Detect"))
+    if (net->layers[count - 1].module != NET_MODULE_DETECT)
         return net_fail(b, YOLO_ERROR_UNSUPPORTED, (int)count - 1, "the last layer is %s, expected Detect (this program "
                         "trains and runs detection models only)", net->layers[count - 1].type);
     return true;
@@ -1899,7 +1886,7 @@ static void net_place(net_builder *b) {
         net_layer *layer = &net->layers[i];
         if (layer->output == -1) continue;
         if (layer->home < 0) layer->home = net_new_buffer(b, layer->out_channels, layer->down);
-        if (strcmp(layer->type, "Concat")) continue;
+        if (layer->module != NET_MODULE_CONCAT) continue;
         int channel = layer->home_channel;
         for (int j = 0; j < layer->from_count; j++) {
             net_layer *part = layer->from[j] < 0 ? NULL : &net->layers[layer->from[j]];
@@ -2118,6 +2105,10 @@ static void net_emit_detect(net_builder *b, int i) {
     }
 }
 
+static void (*const net_emitters[])(net_builder *b, int layer) = {
+    net_emit_conv_layer, net_emit_c2f, net_emit_sppf, net_emit_upsample, net_emit_concat, net_emit_detect,
+};
+
 static bool net_emit(net_builder *b) {
     net *net = b->net;
     net_place(b);
@@ -2126,7 +2117,7 @@ static bool net_emit(net_builder *b) {
         layer->first_op = net->op_count;
         layer->first_param = net->param_count;
         if (layer->output != -1) layer->output = net_new_tensor(b, layer->home, layer->home_channel, layer->out_channels);
-        net_modules[net_find_module(layer->type)].emit(b, i);
+        net_emitters[layer->module](b, i);
         layer->op_count = net->op_count - layer->first_op;
         layer->param_count = net->param_count - layer->first_param;
     }
@@ -2192,28 +2183,27 @@ static int net_param_find(const net *net, const char *name) {
 }
 
 /* The descriptions that are built in, as the rows of YOLOv8 and of its variant with a fourth, finer level. */
-typedef struct net_row { int from[4], from_count, repeats, module, channels; } net_row;
-enum { NET_ROW_CONV, NET_ROW_C2F, NET_ROW_SPPF, NET_ROW_UPSAMPLE, NET_ROW_CONCAT, NET_ROW_DETECT, NET_ROW_C2F_SHORTCUT };
+typedef struct net_row { int from[4], from_count, repeats; net_module module; int channels; bool shortcut; } net_row;
 enum { NET_BACKBONE_ROWS = 10 };
 
 static const net_row net_rows_p5[] = {
-    {{-1}, 1, 1, NET_ROW_CONV, 64},            {{-1}, 1, 1, NET_ROW_CONV, 128},
-    {{-1}, 1, 3, NET_ROW_C2F_SHORTCUT, 128},   {{-1}, 1, 1, NET_ROW_CONV, 256},
-    {{-1}, 1, 6, NET_ROW_C2F_SHORTCUT, 256},   {{-1}, 1, 1, NET_ROW_CONV, 512},
-    {{-1}, 1, 6, NET_ROW_C2F_SHORTCUT, 512},   {{-1}, 1, 1, NET_ROW_CONV, 1024},
-    {{-1}, 1, 3, NET_ROW_C2F_SHORTCUT, 1024},  {{-1}, 1, 1, NET_ROW_SPPF, 1024},
-    {{-1}, 1, 1, NET_ROW_UPSAMPLE, 0}, {{-1, 6}, 2, 1, NET_ROW_CONCAT, 0},  {{-1}, 1, 3, NET_ROW_C2F, 512},
-    {{-1}, 1, 1, NET_ROW_UPSAMPLE, 0}, {{-1, 4}, 2, 1, NET_ROW_CONCAT, 0},  {{-1}, 1, 3, NET_ROW_C2F, 256},
-    {{-1}, 1, 1, NET_ROW_CONV, 256},   {{-1, 12}, 2, 1, NET_ROW_CONCAT, 0}, {{-1}, 1, 3, NET_ROW_C2F, 512},
-    {{-1}, 1, 1, NET_ROW_CONV, 512},   {{-1, 9}, 2, 1, NET_ROW_CONCAT, 0},  {{-1}, 1, 3, NET_ROW_C2F, 1024},
-    {{15, 18, 21}, 3, 1, NET_ROW_DETECT, 0},
+    {{-1}, 1, 1, NET_MODULE_CONV, 64, false},            {{-1}, 1, 1, NET_MODULE_CONV, 128, false},
+    {{-1}, 1, 3, NET_MODULE_C2F, 128, true},   {{-1}, 1, 1, NET_MODULE_CONV, 256, false},
+    {{-1}, 1, 6, NET_MODULE_C2F, 256, true},   {{-1}, 1, 1, NET_MODULE_CONV, 512, false},
+    {{-1}, 1, 6, NET_MODULE_C2F, 512, true},   {{-1}, 1, 1, NET_MODULE_CONV, 1024, false},
+    {{-1}, 1, 3, NET_MODULE_C2F, 1024, true},  {{-1}, 1, 1, NET_MODULE_SPPF, 1024, false},
+    {{-1}, 1, 1, NET_MODULE_UPSAMPLE, 0, false}, {{-1, 6}, 2, 1, NET_MODULE_CONCAT, 0, false},  {{-1}, 1, 3, NET_MODULE_C2F, 512, false},
+    {{-1}, 1, 1, NET_MODULE_UPSAMPLE, 0, false}, {{-1, 4}, 2, 1, NET_MODULE_CONCAT, 0, false},  {{-1}, 1, 3, NET_MODULE_C2F, 256, false},
+    {{-1}, 1, 1, NET_MODULE_CONV, 256, false},   {{-1, 12}, 2, 1, NET_MODULE_CONCAT, 0, false}, {{-1}, 1, 3, NET_MODULE_C2F, 512, false},
+    {{-1}, 1, 1, NET_MODULE_CONV, 512, false},   {{-1, 9}, 2, 1, NET_MODULE_CONCAT, 0, false},  {{-1}, 1, 3, NET_MODULE_C2F, 1024, false},
+    {{15, 18, 21}, 3, 1, NET_MODULE_DETECT, 0, false},
 };
 static const net_row net_rows_p2[] = { /* what follows row 15 of net_rows_p5 */
-    {{-1}, 1, 1, NET_ROW_UPSAMPLE, 0}, {{-1, 2}, 2, 1, NET_ROW_CONCAT, 0},  {{-1}, 1, 3, NET_ROW_C2F, 128},
-    {{-1}, 1, 1, NET_ROW_CONV, 128},   {{-1, 15}, 2, 1, NET_ROW_CONCAT, 0}, {{-1}, 1, 3, NET_ROW_C2F, 256},
-    {{-1}, 1, 1, NET_ROW_CONV, 256},   {{-1, 12}, 2, 1, NET_ROW_CONCAT, 0}, {{-1}, 1, 3, NET_ROW_C2F, 512},
-    {{-1}, 1, 1, NET_ROW_CONV, 512},   {{-1, 9}, 2, 1, NET_ROW_CONCAT, 0},  {{-1}, 1, 3, NET_ROW_C2F, 1024},
-    {{18, 21, 24, 27}, 4, 1, NET_ROW_DETECT, 0},
+    {{-1}, 1, 1, NET_MODULE_UPSAMPLE, 0, false}, {{-1, 2}, 2, 1, NET_MODULE_CONCAT, 0, false},  {{-1}, 1, 3, NET_MODULE_C2F, 128, false},
+    {{-1}, 1, 1, NET_MODULE_CONV, 128, false},   {{-1, 15}, 2, 1, NET_MODULE_CONCAT, 0, false}, {{-1}, 1, 3, NET_MODULE_C2F, 256, false},
+    {{-1}, 1, 1, NET_MODULE_CONV, 256, false},   {{-1, 12}, 2, 1, NET_MODULE_CONCAT, 0, false}, {{-1}, 1, 3, NET_MODULE_C2F, 512, false},
+    {{-1}, 1, 1, NET_MODULE_CONV, 512, false},   {{-1, 9}, 2, 1, NET_MODULE_CONCAT, 0, false},  {{-1}, 1, 3, NET_MODULE_C2F, 1024, false},
+    {{18, 21, 24, 27}, 4, 1, NET_MODULE_DETECT, 0, false},
 };
 static const struct { char letter; double depth, width; int max_channels; } net_scales[] = {
     {'n', 0.33, 0.25, 1024}, {'s', 0.33, 0.50, 1024}, {'m', 0.67, 0.75, 768}, {'l', 1.00, 1.00, 512}, {'x', 1.00, 1.25, 512},
@@ -2228,22 +2218,21 @@ static val *net_text_val(arena *a, const char *text) { return val_string(a, text
 
 /* A row as the description has it; `channels` and `repeats` stand in for the table's. */
 static val *net_row_val(arena *a, const net_row *row, int channels, int repeats) {
-    bool c2f = row->module == NET_ROW_C2F_SHORTCUT;
     val *v = val_new(a, VAL_LIST), *from = val_new(a, VAL_LIST), *arguments = val_new(a, VAL_LIST);
     bool good = v && from && arguments;
     for (int i = 0; i < row->from_count; i++) good = good && val_add(a, from, NULL, val_int(a, row->from[i]));
     if (channels) good = good && val_add(a, arguments, NULL, val_int(a, channels));
-    if (c2f) good = good && val_add(a, arguments, NULL, val_bool(a, true));
-    if (row->module == NET_ROW_CONV)
+    if (row->shortcut) good = good && val_add(a, arguments, NULL, val_bool(a, true));
+    if (row->module == NET_MODULE_CONV)
         good = good && val_add(a, arguments, NULL, val_int(a, 3)) && val_add(a, arguments, NULL, val_int(a, 2));
-    if (row->module == NET_ROW_SPPF) good = good && val_add(a, arguments, NULL, val_int(a, 5));
-    if (row->module == NET_ROW_UPSAMPLE)
+    if (row->module == NET_MODULE_SPPF) good = good && val_add(a, arguments, NULL, val_int(a, 5));
+    if (row->module == NET_MODULE_UPSAMPLE)
         good = good && val_add(a, arguments, NULL, net_text_val(a, "None")) && val_add(a, arguments, NULL, val_int(a, 2)) &&
                val_add(a, arguments, NULL, net_text_val(a, "nearest"));
-    if (row->module == NET_ROW_CONCAT) good = good && val_add(a, arguments, NULL, val_int(a, 1));
-    if (row->module == NET_ROW_DETECT) good = good && val_add(a, arguments, NULL, net_text_val(a, "nc"));
+    if (row->module == NET_MODULE_CONCAT) good = good && val_add(a, arguments, NULL, val_int(a, 1));
+    if (row->module == NET_MODULE_DETECT) good = good && val_add(a, arguments, NULL, net_text_val(a, "nc"));
     good = good && val_add(a, v, NULL, row->from_count == 1 ? from->items[0] : from) && val_add(a, v, NULL, val_int(a, repeats)) &&
-           val_add(a, v, NULL, net_text_val(a, net_modules[c2f ? NET_ROW_C2F : row->module].spelled)) &&
+           val_add(a, v, NULL, net_text_val(a, net_modules[row->module].spelled)) &&
            val_add(a, v, NULL, arguments);
     return good ? v : NULL;
 }
