@@ -3194,7 +3194,226 @@ static void op_add_fwd(const ten *out, const ten *a, const ten *b, thr_pool *poo
 
 /* ==== 15 run_: executor ========================================================================================= */
 
-/* ==== 16 det_ nms_: head decoding and suppression =============================================================== */
+/* ==== 16 det_ nms_: head decoding and suppression ===============================================================
+   From raw head views to boxes with ultralytics' semantics, for one picture of a batch at a time; nothing is kept
+   between calls, so any number of threads may do it at once. Anchors are rejected on their class logits, which costs a
+   comparison a class; exponentials are for survivors. NaN never survives: every test is written so that it fails. */
+
+typedef struct det_options {
+    float conf, iou;     /* kept: score > conf; suppressed: overlap > iou */
+    int max_det;
+    bool agnostic;       /* boxes of different classes suppress each other */
+    bool multi_label;    /* an anchor gives a box for each class above conf, not for its best class only */
+    const int *classes;  /* keep these only; NULL = all */
+    int class_count;
+} det_options;
+
+enum { NMS_MOST = 30000 }; /* REF ultralytics/utils/nms.py max_nms, max_wh */
+#define NMS_CLASS_OFFSET 7680.0f
+
+typedef struct nms_candidate { float x1, y1, x2, y2, score; int32_t class_id, order; } nms_candidate;
+typedef struct nms_list { nms_candidate *items; int64_t count, capacity; } nms_list;
+typedef struct nms_kept { float x1, y1, x2, y2, area; int32_t next; } nms_kept;
+
+/* By falling score; equal ones in the order they came, which makes the order a stable sort's. */
+static int nms_compare(const void *left, const void *right) {
+    const nms_candidate *a = left, *b = right;
+    if (a->score != b->score) return a->score > b->score ? -1 : 1;
+    return (a->order > b->order) - (a->order < b->order);
+}
+
+/* REF torchvision nms: intersection over union in floats, strictly above the threshold. */
+static bool nms_overlaps(const nms_kept *a, const nms_kept *b, float threshold) {
+    float w = YOLO_MAX(0.0f, YOLO_MIN(a->x2, b->x2) - YOLO_MAX(a->x1, b->x1));
+    float h = YOLO_MAX(0.0f, YOLO_MIN(a->y2, b->y2) - YOLO_MAX(a->y1, b->y1));
+    float both = w * h;
+    return both / (a->area + b->area - both) > threshold;
+}
+
+/* Sorts the candidates in place and moves the best of each cluster into *out, at most max_det. A candidate meets only
+   kept boxes of its class (ultralytics shifts classes apart to the same end; the shift stays because its rounding
+   decides borderline overlaps), so the cost is n log n + n * kept boxes of a class. */
+static yolo_status nms_run(nms_list *list, int class_count, const det_options *options, yolo_boxes *out, yolo_error *error) {
+    qsort(list->items, (size_t)list->count, sizeof *list->items, nms_compare);
+    int64_t count = YOLO_MIN(list->count, NMS_MOST), most = YOLO_MIN(count, options->max_det);
+    int chains = options->agnostic ? 1 : class_count;
+    nms_kept *kept = mem_array((uint64_t)most, sizeof *kept);
+    int32_t *heads = mem_array((uint64_t)chains, sizeof *heads);
+    out->items = mem_array((uint64_t)most, sizeof *out->items);
+    out->count = 0;
+    yolo_status status = kept && heads && out->items ? YOLO_OK : err_memory(error, (uint64_t)most * (sizeof *kept + sizeof *out->items));
+    for (int c = 0; status == YOLO_OK && c < chains; c++) heads[c] = -1;
+    for (int64_t i = 0; status == YOLO_OK && i < count && out->count < most; i++) {
+        const nms_candidate *item = &list->items[i];
+        int chain = options->agnostic ? 0 : item->class_id, other;
+        float shift = NMS_CLASS_OFFSET * (float)chain;
+        nms_kept box = {item->x1 + shift, item->y1 + shift, item->x2 + shift, item->y2 + shift, 0, heads[chain]};
+        box.area = (box.x2 - box.x1) * (box.y2 - box.y1);
+        for (other = heads[chain]; other >= 0 && !nms_overlaps(&kept[other], &box, options->iou);) other = kept[other].next;
+        if (other >= 0) continue;
+        heads[chain] = out->count;
+        kept[out->count] = box;
+        out->items[out->count++] = (yolo_box){item->x1, item->y1, item->x2, item->y2, item->score, item->class_id};
+    }
+    mem_free(kept);
+    mem_free(heads);
+    if (status != YOLO_OK) {
+        mem_free(out->items);
+        out->items = NULL;
+    }
+    return status;
+}
+
+static float det_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+/* Expected value of one side's distribution, in cells. REF ultralytics/nn/modules/block.py DFL */
+static float det_distance(const float *logits) {
+    float most = logits[0], sum = 0, weighted = 0;
+    for (int i = 1; i < NET_REG_MAX; i++) most = YOLO_MAX(most, logits[i]);
+    for (int i = 0; i < NET_REG_MAX; i++) {
+        float e = expf(logits[i] - most);
+        sum += e;
+        weighted += e * (float)i;
+    }
+    return weighted / sum;
+}
+
+/* Centre and size in network pixels of the anchor in cell (x, y). REF ultralytics/utils/tal.py dist2bbox */
+static void det_centre_size(const float *logits, int x, int y, int stride, float *box) {
+    float side[4];
+    for (int s = 0; s < 4; s++) side[s] = det_distance(logits + s * NET_REG_MAX);
+    float ax = (float)x + 0.5f, ay = (float)y + 0.5f;
+    float x1 = ax - side[0], y1 = ay - side[1], x2 = ax + side[2], y2 = ay + side[3];
+    box[0] = (x1 + x2) / 2 * (float)stride;
+    box[1] = (y1 + y2) / 2 * (float)stride;
+    box[2] = (x2 - x1) * (float)stride;
+    box[3] = (y2 - y1) * (float)stride;
+}
+
+static bool det_wanted(const det_options *options, int class_id) {
+    if (!options->classes) return true;
+    for (int i = 0; i < options->class_count; i++)
+        if (options->classes[i] == class_id) return true;
+    return false;
+}
+
+static bool det_push(nms_list *list, const float *corners, float score, int class_id) {
+    if (list->count >= INT32_MAX || !mem_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items)) return false;
+    list->items[list->count] = (nms_candidate){corners[0], corners[1], corners[2], corners[3], score, class_id, (int32_t)list->count};
+    list->count++;
+    return true;
+}
+
+/* The boxes of one anchor of which a class may be above the threshold. False for want of memory. */
+static bool det_anchor(nms_list *list, const float *logits, int x, int y, int stride, int class_count, float threshold,
+                       const det_options *options) {
+    const float *classes = logits + 4 * NET_REG_MAX;
+    float box[4], best = 0;
+    int best_class = -1;
+    det_centre_size(logits, x, y, stride, box);
+    float w = box[2] / 2, h = box[3] / 2;
+    float corners[4] = {box[0] - w, box[1] - h, box[0] + w, box[1] + h};
+    if (!(isfinite(corners[0]) && isfinite(corners[1]) && isfinite(corners[2]) && isfinite(corners[3]))) return true;
+    for (int c = 0; c < class_count; c++) {
+        if (!(classes[c] > threshold)) continue;
+        float score = det_sigmoid(classes[c]);
+        if (!(score > options->conf)) continue;
+        if (!options->multi_label) {
+            if (best_class < 0 || score > best) {
+                best = score;
+                best_class = c;
+            }
+        } else if (det_wanted(options, c) && !det_push(list, corners, score, c)) return false;
+    }
+    return best_class < 0 || !det_wanted(options, best_class) || det_push(list, corners, best, best_class);
+}
+
+/* Counts in integers, because compilers vectorise that and not a maximum of floats. */
+static int det_above(const float *logits, int count, float threshold) {
+    int above = 0;
+    for (int i = 0; i < count; i++) above += logits[i] > threshold;
+    return above;
+}
+
+/* Boxes of picture `image` of the batch, in network pixels, by falling score; free with yolo_boxes_free.
+   REF ultralytics/utils/nms.py non_max_suppression (no time limit) */
+static yolo_status det_run(const net *net, const ten *heads, int image, const det_options *options, yolo_boxes *out,
+                           yolo_error *error) {
+    nms_list list = {0};
+    yolo_status status = YOLO_OK;
+    /* A little low: the exact test is on the score itself. conf 0 and 1 give infinities, which are right. */
+    float threshold = logf(options->conf / (1 - options->conf)) - 1e-3f;
+    det_options effective = *options;
+    effective.multi_label = options->multi_label && net->class_count > 1;
+    memset(out, 0, sizeof *out);
+    for (int level = 0; level < net->level_count; level++) {
+        const ten *head = &heads[level];
+        YOLO_ASSERT(head->c == 4 * NET_REG_MAX + net->class_count && image < head->n);
+        for (int y = 0; y < head->h && status == YOLO_OK; y++)
+            for (int x = 0; x < head->w && status == YOLO_OK; x++) {
+                const float *logits = ten_at(head, image, y, x);
+                if (det_above(logits + 4 * NET_REG_MAX, net->class_count, threshold) &&
+                    !det_anchor(&list, logits, x, y, net->strides[level], net->class_count, threshold, &effective))
+                    status = err_memory(error, (uint64_t)list.capacity * 2 * sizeof *list.items);
+            }
+    }
+    if (status == YOLO_OK && list.count) status = nms_run(&list, net->class_count, &effective, out, error);
+    mem_free(list.items);
+    return status;
+}
+
+/* The head's output as ultralytics' model gives it in eval mode: rows x, y, w, h and a row a class, a column an
+   anchor, levels one after the other. For tests and comparisons. */
+static void det_raw(const net *net, const ten *heads, int image, float *out) {
+    int64_t anchors = 0, anchor = 0;
+    for (int level = 0; level < net->level_count; level++) anchors += (int64_t)heads[level].h * heads[level].w;
+    for (int level = 0; level < net->level_count; level++)
+        for (int y = 0; y < heads[level].h; y++)
+            for (int x = 0; x < heads[level].w; x++, anchor++) {
+                const float *logits = ten_at(&heads[level], image, y, x);
+                float box[4];
+                det_centre_size(logits, x, y, net->strides[level], box);
+                for (int i = 0; i < 4; i++) out[i * anchors + anchor] = box[i];
+                for (int c = 0; c < net->class_count; c++)
+                    out[(4 + c) * anchors + anchor] = det_sigmoid(logits[4 * NET_REG_MAX + c]);
+            }
+}
+
+/* From network pixels to pixels of the picture, clipped to it. Each side has its own scale, because the letterbox
+   rounded each to whole pixels. REF ultralytics/utils/ops.py scale_boxes, clip_boxes */
+static void det_unletterbox(yolo_boxes *boxes, const img_letterbox *letterbox, int width, int height) {
+    float gain_x = (float)((double)letterbox->scaled_width / width), gain_y = (float)((double)letterbox->scaled_height / height);
+    for (int i = 0; i < boxes->count; i++) {
+        yolo_box *b = &boxes->items[i];
+        b->x1 = YOLO_CLAMP((b->x1 - (float)letterbox->pad_left) / gain_x, 0.0f, (float)width);
+        b->x2 = YOLO_CLAMP((b->x2 - (float)letterbox->pad_left) / gain_x, 0.0f, (float)width);
+        b->y1 = YOLO_CLAMP((b->y1 - (float)letterbox->pad_top) / gain_y, 0.0f, (float)height);
+        b->y2 = YOLO_CLAMP((b->y2 - (float)letterbox->pad_top) / gain_y, 0.0f, (float)height);
+    }
+}
+
+/* Predict's options as decoding takes them: the best class of an anchor only. */
+static det_options det_predict_options(const yolo_predict_options *options) {
+    return (det_options){.conf = options->conf, .iou = options->iou, .max_det = options->max_det,
+                         .agnostic = options->agnostic_nms, .classes = options->classes, .class_count = options->class_count};
+}
+
+/* What a person may ask for; imgsz is rounded up to a multiple of the stride. */
+static yolo_status det_check(int *imgsz, const det_options *options, const net *net, yolo_error *error) {
+    enum { LARGEST = 16384 };
+    if (*imgsz < 1 || *imgsz > LARGEST)
+        return err_set(error, YOLO_ERROR_USAGE, "imgsz=%d: expected 1 to %d pixels", *imgsz, LARGEST);
+    if (!(options->conf >= 0 && options->conf <= 1))
+        return err_set(error, YOLO_ERROR_USAGE, "conf=%g: expected 0 to 1", (double)options->conf);
+    if (!(options->iou >= 0 && options->iou <= 1))
+        return err_set(error, YOLO_ERROR_USAGE, "iou=%g: expected 0 to 1", (double)options->iou);
+    if (options->max_det < 1) return err_set(error, YOLO_ERROR_USAGE, "max_det=%d: expected 1 or more", options->max_det);
+    for (int i = 0; options->classes && i < options->class_count; i++)
+        if (options->classes[i] < 0 || options->classes[i] >= net->class_count)
+            return err_set(error, YOLO_ERROR_USAGE, "classes: %d is no class, expected 0 to %d", options->classes[i], net->class_count - 1);
+    *imgsz = (*imgsz + net->max_stride - 1) / net->max_stride * net->max_stride;
+    return YOLO_OK;
+}
 
 /* ==== 17 ev_: evaluator ========================================================================================= */
 

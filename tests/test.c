@@ -110,6 +110,7 @@ static const test_case tests_planted[] = {
 #include "test_base.c"
 #include "test_ops.c"
 #include "test_net.c"
+#include "test_eval.c"
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
 static const test_area test_areas[] = {
@@ -119,6 +120,7 @@ static const test_area test_areas[] = {
     {"base", tests_base, YOLO_COUNT(tests_base)},
     {"ops", tests_ops, YOLO_COUNT(tests_ops)},
     {"net", tests_net, YOLO_COUNT(tests_net)},
+    {"eval", tests_eval, YOLO_COUNT(tests_eval)},
 };
 
 static void test_log_to_stdout(void *user, yolo_log_level level, const char *text) {
