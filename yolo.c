@@ -1571,7 +1571,7 @@ static bool net_parse_activation(const char *text, net_activation *activation, d
     }
     size_t digits = strspn(text, "+-.0123456789eE");
     if (!digits) return !named;
-    return str_to_number(text, digits, slope) && isfinite(*slope);
+    return str_to_number(text, digits, slope) && *slope >= 0 && *slope <= 1;
 }
 
 /* Reads the activation and writes an override back into the description, as ultralytics spells it. */
@@ -2182,83 +2182,277 @@ static int net_param_find(const net *net, const char *name) {
     return -1;
 }
 
-/* The descriptions that are built in, as the rows of YOLOv8 and of its variant with a fourth, finer level. */
-typedef struct net_row { int from[4], from_count, repeats; net_module module; int channels; bool shortcut; } net_row;
-enum { NET_BACKBONE_ROWS = 10 };
+/* Memory plan. */
 
+/* Refuses sizes that the graph cannot have or that are absurd. */
+static yolo_status net_check_size(const net *net, int n, int h, int w, yolo_error *error) {
+    if (n < 1 || h < 1 || w < 1 || h % net->max_stride || w % net->max_stride)
+        return err_set(error, YOLO_ERROR_USAGE, "%d pictures of %dx%d: the network takes multiples of %d", n, w, h, net->max_stride);
+    if (n > 4096 || h > YOLO_MAX_DIM + NET_MAX_DOWN || w > YOLO_MAX_DIM + NET_MAX_DOWN || (uint64_t)h * (uint64_t)w > MEM_CAP / 64 / (uint64_t)n)
+        return err_set(error, YOLO_ERROR_MEMORY, "%d pictures of %dx%d are too many or too large for one pass", n, w, h);
+    return YOLO_OK;
+}
+
+static int64_t net_buffer_floats(const net_buffer *buffer, int n) {
+    return ((int64_t)n * buffer->h * buffer->w * buffer->channels + 15) & ~(int64_t)15;
+}
+
+/* Gives each of `buffers` (a copy of net->buffers, or those) its size and place for a checked input size and returns
+   the floats needed: the largest first, each at the lowest place that is free for its whole life. */
+static int64_t net_plan(const net *net, int n, int h, int w, net_buffer *buffers) {
+    int64_t total = 0;
+    for (int k = 0; k < net->buffer_count; k++) {
+        net_buffer *buffer = &buffers[net->plan_order[k]];
+        buffer->h = h / buffer->down;
+        buffer->w = w / buffer->down;
+        buffer->offset = 0;
+        int64_t size = net_buffer_floats(buffer, n);
+        for (int j = 0; j < k; j++) {
+            const net_buffer *other = &buffers[net->plan_order[j]];
+            int64_t end = other->offset + net_buffer_floats(other, n);
+            if (other->last_op < buffer->first_op || buffer->last_op < other->first_op) continue;
+            if (end <= buffer->offset || buffer->offset + size <= other->offset) continue;
+            buffer->offset = end;
+            j = -1; /* may now meet one that was passed */
+        }
+        total = YOLO_MAX(total, buffer->offset + size);
+    }
+    return total;
+}
+
+/* 2 * multiply-adds of an operator, at an input size. */
+static double net_op_flops(const net *net, const net_op *op, int n, int h, int w) {
+    if (op->kind != NET_CONV) return 0;
+    int down = net->buffers[net->tensors[op->out].buffer].down;
+    return 2.0 * n * (h / down) * (w / down) * op->kernel * op->kernel * net->tensors[op->in].channels * net->tensors[op->out].channels;
+}
+
+/* Sets n, h, w, the buffers' sizes and places, arena_floats and flops. h and w are multiples of max_stride. */
+static yolo_status net_shape(net *net, int n, int h, int w, yolo_error *error) {
+    yolo_status status = net_check_size(net, n, h, w, error);
+    if (status != YOLO_OK) return status;
+    net->n = n;
+    net->h = h;
+    net->w = w;
+    net->arena_floats = net_plan(net, n, h, w, net->buffers);
+    net->flops = 0;
+    for (int i = 0; i < net->op_count; i++) net->flops += net_op_flops(net, &net->ops[i], n, h, w);
+    return YOLO_OK;
+}
+
+/* Summary. */
+
+/* 1234567 -> "1,234,567" */
+static const char *net_thousands(char text[32], int64_t number) {
+    char digits[24];
+    int length = snprintf(digits, sizeof digits, "%lld", (long long)number), at = 0;
+    for (int i = 0; i < length; i++) {
+        if (i && (length - i) % 3 == 0) text[at++] = ',';
+        text[at++] = digits[i];
+    }
+    text[at] = 0;
+    return text;
+}
+
+/* Elements of a layer's parameters, without running statistics; frozen ones or not. */
+static int64_t net_layer_elements(const net *net, int layer, bool frozen) {
+    int64_t count = 0;
+    for (int i = 0; i < net->layers[layer].param_count; i++) {
+        const net_param *p = &net->params[net->layers[layer].first_param + i];
+        if (p->group != NET_BN_STAT && (frozen || p->group != NET_FROZEN)) count += p->count;
+    }
+    return count;
+}
+
+/* A layer's operations as ultralytics counts them: a batch norm costs 4 multiply-adds an element.
+   REF thop calculate_conv2d_flops, count_normalization. */
+static double net_layer_flops(const net *net, int layer, int h, int w) {
+    double flops = 0;
+    for (int i = 0; i < net->layers[layer].op_count; i++) {
+        const net_op *op = &net->ops[net->layers[layer].first_op + i];
+        int down = net->buffers[net->tensors[op->out].buffer].down;
+        flops += net_op_flops(net, op, 1, h, w);
+        if (op->bn >= 0) flops += 8.0 * (h / down) * (w / down) * net->tensors[op->out].channels;
+    }
+    return flops;
+}
+
+/* torch modules without children, as ultralytics counts layers; the activation is one shared module. */
+static int net_module_count(const net *net) {
+    int count = 2; /* the activation, the expectation over the box bins */
+    for (int i = 0; i < net->op_count; i++) count += net->ops[i].kind == NET_CONV ? 1 + (net->ops[i].bn >= 0) : 0;
+    for (int i = 0; i < net->layer_count; i++) {
+        const net_layer *layer = &net->layers[i];
+        count += layer->module == NET_MODULE_SPPF || layer->module == NET_MODULE_UPSAMPLE || layer->module == NET_MODULE_CONCAT;
+        count += (layer->module == NET_MODULE_CONV || layer->module == NET_MODULE_SPPF) && !layer->activated;
+    }
+    return count;
+}
+
+/* Cells of all levels together. */
+static int net_anchor_count(const net *net, int h, int w) {
+    int count = 0;
+    for (int i = 0; i < net->level_count; i++) count += (h / net->strides[i]) * (w / net->strides[i]);
+    return count;
+}
+
+static void net_summary_layer(const net *net, int i, int h, int w, str *out) {
+    const net_layer *layer = &net->layers[i];
+    char from[64] = "", shape[32] = "", count[32];
+    int length = 0;
+    for (int j = 0; j < layer->from_count && length < (int)sizeof from; j++)
+        length += snprintf(from + length, sizeof from - (size_t)length, "%s%d", j ? "," : "", layer->from[j]);
+    if (layer->output >= 0) snprintf(shape, sizeof shape, "%dx%dx%d", layer->out_channels, h / layer->down, w / layer->down);
+    else snprintf(shape, sizeof shape, "%dx%d", layer->out_channels, net_anchor_count(net, h, w));
+    str_format(out, "%3d %9s %2d %-9s %-26s %-13s %11s %8.3f\n", i, from, layer->repeats, layer->type, layer->arguments, shape,
+               net_thousands(count, net_layer_elements(net, i, true)), net_layer_flops(net, i, h, w) * 1e-9);
+}
+
+/* A line a layer, then the totals as ultralytics prints them, for the size of net_shape, or 640x640 before it. */
+static void net_summary(const net *net, str *out) {
+    int h = net->h ? net->h : 640, w = net->w ? net->w : 640;
+    int64_t all = 0, trained = 0;
+    double flops = 0;
+    char first[32], second[32], third[32], name[64] = "Model";
+    str_format(out, "%3s %9s %2s %-9s %-26s %-13s %11s %8s\n", "", "from", "n", "module", "arguments", "output", "parameters", "GFLOPs");
+    for (int i = 0; i < net->layer_count; i++) {
+        net_summary_layer(net, i, h, w, out);
+        all += net_layer_elements(net, i, true);
+        trained += net_layer_elements(net, i, false);
+        flops += net_layer_flops(net, i, h, w);
+    }
+    const char *file = path_name(val_text(val_get(net->yaml, "yaml_file"), ""));
+    if (*file) snprintf(name, sizeof name, "%s%.*s", strncmp(file, "yolo", 4) ? "" : "YOLO",
+                        (int)YOLO_MIN(path_extension(file) - file, 40) - (strncmp(file, "yolo", 4) ? 0 : 4),
+                        strncmp(file, "yolo", 4) ? file : file + 4);
+    str_format(out, "%s summary%s: %s layers, %s parameters, %s gradients, %.1f GFLOPs\n", name, net->fused ? " (fused)" : "",
+               net_thousands(first, net_module_count(net)), net_thousands(second, all),
+               net_thousands(third, net->fused ? 0 : trained), flops * 1e-9);
+}
+
+/* Initial parameters. */
+
+static void net_init_uniform(const net_param *p, float *params, double bound, uint64_t seed) {
+    rng r = {.key = hash_bytes(p->name, strlen(p->name), seed)};
+    for (int64_t i = 0; i < p->count; i++) params[p->offset + i] = (float)((2 * rng_uniform(&r) - 1) * bound);
+}
+
+static void net_fill(const net_param *p, float *params, float value) {
+    for (int64_t i = 0; i < p->count; i++) params[p->offset + i] = value;
+}
+
+/* What a new model of ultralytics starts from: torch's uniform distribution for convolutions, identity batch norms, and
+   head biases for few objects a picture. REF torch/nn/modules/conv.py reset_parameters; ultralytics/nn/modules/head.py
+   bias_init. The numbers are a function of the seed and each parameter's name. */
+static void net_init_params(const net *net, float *params, uint64_t seed) {
+    for (int i = 0; i < net->param_count; i++) {
+        const net_param *p = &net->params[i];
+        net_fill(p, params, p->group == NET_NO_DECAY || str_ends_with(p->name, "running_var") ? 1.0f : 0.0f);
+        for (int64_t j = 0; p->group == NET_FROZEN && j < p->count; j++) params[p->offset + j] = (float)j;
+    }
+    for (int i = 0; i < net->op_count; i++) {
+        const net_op *op = &net->ops[i];
+        if (op->kind != NET_CONV) continue;
+        double bound = 1 / sqrt((double)net->tensors[op->in].channels * op->kernel * op->kernel);
+        net_init_uniform(&net->params[op->weight], params, bound, seed);
+        if (op->bias >= 0) net_init_uniform(&net->params[op->bias], params, bound, seed);
+        for (int j = 0; j < net->level_count; j++) {
+            if (net->tensors[op->out].buffer != net->tensors[net->heads[j]].buffer) continue;
+            double cells = 640.0 / net->strides[j];
+            double prior = log(5.0 / net->class_count / (cells * cells));
+            net_fill(&net->params[op->bias], params, net->tensors[op->out].channel ? (float)prior : 2.0f);
+        }
+    }
+}
+
+/* The descriptions that are built in: the rows of YOLOv8 and of its variant with a fourth, finer level. */
+typedef struct net_row { net_module module; int channels, repeats; int with; /* Concat: the other input */ } net_row;
+enum { NET_BACKBONE_ROWS = 10, NET_SHARED_ROWS = 16, NET_MAX_ROWS = 32 };
+
+static const net_row net_backbone[] = { /* and the head up to the first detection level of P5 */
+    {NET_MODULE_CONV, 64, 1, 0},    {NET_MODULE_CONV, 128, 1, 0},   {NET_MODULE_C2F, 128, 3, 0},
+    {NET_MODULE_CONV, 256, 1, 0},   {NET_MODULE_C2F, 256, 6, 0},    {NET_MODULE_CONV, 512, 1, 0},
+    {NET_MODULE_C2F, 512, 6, 0},    {NET_MODULE_CONV, 1024, 1, 0},  {NET_MODULE_C2F, 1024, 3, 0},
+    {NET_MODULE_SPPF, 1024, 1, 0},
+    {NET_MODULE_UPSAMPLE, 0, 1, 0}, {NET_MODULE_CONCAT, 0, 1, 6},   {NET_MODULE_C2F, 512, 3, 0},
+    {NET_MODULE_UPSAMPLE, 0, 1, 0}, {NET_MODULE_CONCAT, 0, 1, 4},   {NET_MODULE_C2F, 256, 3, 0},
+};
 static const net_row net_rows_p5[] = {
-    {{-1}, 1, 1, NET_MODULE_CONV, 64, false},            {{-1}, 1, 1, NET_MODULE_CONV, 128, false},
-    {{-1}, 1, 3, NET_MODULE_C2F, 128, true},   {{-1}, 1, 1, NET_MODULE_CONV, 256, false},
-    {{-1}, 1, 6, NET_MODULE_C2F, 256, true},   {{-1}, 1, 1, NET_MODULE_CONV, 512, false},
-    {{-1}, 1, 6, NET_MODULE_C2F, 512, true},   {{-1}, 1, 1, NET_MODULE_CONV, 1024, false},
-    {{-1}, 1, 3, NET_MODULE_C2F, 1024, true},  {{-1}, 1, 1, NET_MODULE_SPPF, 1024, false},
-    {{-1}, 1, 1, NET_MODULE_UPSAMPLE, 0, false}, {{-1, 6}, 2, 1, NET_MODULE_CONCAT, 0, false},  {{-1}, 1, 3, NET_MODULE_C2F, 512, false},
-    {{-1}, 1, 1, NET_MODULE_UPSAMPLE, 0, false}, {{-1, 4}, 2, 1, NET_MODULE_CONCAT, 0, false},  {{-1}, 1, 3, NET_MODULE_C2F, 256, false},
-    {{-1}, 1, 1, NET_MODULE_CONV, 256, false},   {{-1, 12}, 2, 1, NET_MODULE_CONCAT, 0, false}, {{-1}, 1, 3, NET_MODULE_C2F, 512, false},
-    {{-1}, 1, 1, NET_MODULE_CONV, 512, false},   {{-1, 9}, 2, 1, NET_MODULE_CONCAT, 0, false},  {{-1}, 1, 3, NET_MODULE_C2F, 1024, false},
-    {{15, 18, 21}, 3, 1, NET_MODULE_DETECT, 0, false},
+    {NET_MODULE_CONV, 256, 1, 0},   {NET_MODULE_CONCAT, 0, 1, 12},  {NET_MODULE_C2F, 512, 3, 0},
+    {NET_MODULE_CONV, 512, 1, 0},   {NET_MODULE_CONCAT, 0, 1, 9},   {NET_MODULE_C2F, 1024, 3, 0},
+    {NET_MODULE_DETECT, 0, 1, 0},
 };
-static const net_row net_rows_p2[] = { /* what follows row 15 of net_rows_p5 */
-    {{-1}, 1, 1, NET_MODULE_UPSAMPLE, 0, false}, {{-1, 2}, 2, 1, NET_MODULE_CONCAT, 0, false},  {{-1}, 1, 3, NET_MODULE_C2F, 128, false},
-    {{-1}, 1, 1, NET_MODULE_CONV, 128, false},   {{-1, 15}, 2, 1, NET_MODULE_CONCAT, 0, false}, {{-1}, 1, 3, NET_MODULE_C2F, 256, false},
-    {{-1}, 1, 1, NET_MODULE_CONV, 256, false},   {{-1, 12}, 2, 1, NET_MODULE_CONCAT, 0, false}, {{-1}, 1, 3, NET_MODULE_C2F, 512, false},
-    {{-1}, 1, 1, NET_MODULE_CONV, 512, false},   {{-1, 9}, 2, 1, NET_MODULE_CONCAT, 0, false},  {{-1}, 1, 3, NET_MODULE_C2F, 1024, false},
-    {{18, 21, 24, 27}, 4, 1, NET_MODULE_DETECT, 0, false},
+static const net_row net_rows_p2[] = {
+    {NET_MODULE_UPSAMPLE, 0, 1, 0}, {NET_MODULE_CONCAT, 0, 1, 2},   {NET_MODULE_C2F, 128, 3, 0},
+    {NET_MODULE_CONV, 128, 1, 0},   {NET_MODULE_CONCAT, 0, 1, 15},  {NET_MODULE_C2F, 256, 3, 0},
+    {NET_MODULE_CONV, 256, 1, 0},   {NET_MODULE_CONCAT, 0, 1, 12},  {NET_MODULE_C2F, 512, 3, 0},
+    {NET_MODULE_CONV, 512, 1, 0},   {NET_MODULE_CONCAT, 0, 1, 9},   {NET_MODULE_C2F, 1024, 3, 0},
+    {NET_MODULE_DETECT, 0, 1, 0},
 };
+static const int net_levels_p5[] = {15, 18, 21}, net_levels_p2[] = {18, 21, 24, 27};
 static const struct { char letter; double depth, width; int max_channels; } net_scales[] = {
     {'n', 0.33, 0.25, 1024}, {'s', 0.33, 0.50, 1024}, {'m', 0.67, 0.75, 768}, {'l', 1.00, 1.00, 512}, {'x', 1.00, 1.25, 512},
 };
 
-static const net_row *net_builtin_row(bool p2, int i) {
-    if (p2 && i >= 16) return i - 16 < YOLO_COUNT(net_rows_p2) ? &net_rows_p2[i - 16] : NULL;
-    return i < YOLO_COUNT(net_rows_p5) ? &net_rows_p5[i] : NULL;
+static int net_row_count(bool p2) { return NET_SHARED_ROWS + (p2 ? YOLO_COUNT(net_rows_p2) : YOLO_COUNT(net_rows_p5)); }
+static const net_row *net_row_at(bool p2, int i) {
+    return i < NET_SHARED_ROWS ? &net_backbone[i] : p2 ? &net_rows_p2[i - NET_SHARED_ROWS] : &net_rows_p5[i - NET_SHARED_ROWS];
 }
 
 static val *net_text_val(arena *a, const char *text) { return val_string(a, text, strlen(text)); }
 
-/* A row as the description has it; `channels` and `repeats` stand in for the table's. */
-static val *net_row_val(arena *a, const net_row *row, int channels, int repeats) {
-    val *v = val_new(a, VAL_LIST), *from = val_new(a, VAL_LIST), *arguments = val_new(a, VAL_LIST);
-    bool good = v && from && arguments;
-    for (int i = 0; i < row->from_count; i++) good = good && val_add(a, from, NULL, val_int(a, row->from[i]));
-    if (channels) good = good && val_add(a, arguments, NULL, val_int(a, channels));
-    if (row->shortcut) good = good && val_add(a, arguments, NULL, val_bool(a, true));
-    if (row->module == NET_MODULE_CONV)
-        good = good && val_add(a, arguments, NULL, val_int(a, 3)) && val_add(a, arguments, NULL, val_int(a, 2));
-    if (row->module == NET_MODULE_SPPF) good = good && val_add(a, arguments, NULL, val_int(a, 5));
-    if (row->module == NET_MODULE_UPSAMPLE)
-        good = good && val_add(a, arguments, NULL, net_text_val(a, "None")) && val_add(a, arguments, NULL, val_int(a, 2)) &&
-               val_add(a, arguments, NULL, net_text_val(a, "nearest"));
-    if (row->module == NET_MODULE_CONCAT) good = good && val_add(a, arguments, NULL, val_int(a, 1));
-    if (row->module == NET_MODULE_DETECT) good = good && val_add(a, arguments, NULL, net_text_val(a, "nc"));
-    good = good && val_add(a, v, NULL, row->from_count == 1 ? from->items[0] : from) && val_add(a, v, NULL, val_int(a, repeats)) &&
-           val_add(a, v, NULL, net_text_val(a, net_modules[row->module].spelled)) &&
-           val_add(a, v, NULL, arguments);
-    return good ? v : NULL;
+/* A list of up to four items; NULL when one of the first `count` is. */
+static val *net_list_val(arena *a, int count, val *v0, val *v1, val *v2, val *v3) {
+    val *items[] = {v0, v1, v2, v3}, *list = val_new(a, VAL_LIST);
+    for (int i = 0; i < count; i++)
+        if (!val_add(a, list, NULL, items[i])) return NULL;
+    return list;
 }
 
-/* scales as in the description, for a model that has one. */
+static val *net_from_val(arena *a, const net_row *row, bool p2) {
+    const int *levels = p2 ? net_levels_p2 : net_levels_p5;
+    if (row->module == NET_MODULE_CONCAT) return net_list_val(a, 2, val_int(a, -1), val_int(a, row->with), NULL, NULL);
+    if (row->module == NET_MODULE_DETECT)
+        return net_list_val(a, p2 ? 4 : 3, val_int(a, levels[0]), val_int(a, levels[1]), val_int(a, levels[2]), p2 ? val_int(a, levels[3]) : NULL);
+    return val_int(a, -1);
+}
+
+/* Row i as the description has it, with channels and repeats given. */
+static val *net_row_val(arena *a, bool p2, int i, int channels, int repeats) {
+    const net_row *row = net_row_at(p2, i);
+    val *arguments = NULL, *c = val_int(a, channels);
+    switch (row->module) {
+    case NET_MODULE_CONV: arguments = net_list_val(a, 3, c, val_int(a, 3), val_int(a, 2), NULL); break;
+    case NET_MODULE_C2F: arguments = net_list_val(a, i < NET_BACKBONE_ROWS ? 2 : 1, c, val_bool(a, true), NULL, NULL); break;
+    case NET_MODULE_SPPF: arguments = net_list_val(a, 2, c, val_int(a, 5), NULL, NULL); break;
+    case NET_MODULE_UPSAMPLE:
+        arguments = net_list_val(a, 3, net_text_val(a, "None"), val_int(a, 2), net_text_val(a, "nearest"), NULL);
+        break;
+    case NET_MODULE_CONCAT: arguments = net_list_val(a, 1, val_int(a, 1), NULL, NULL, NULL); break;
+    case NET_MODULE_DETECT: arguments = net_list_val(a, 1, net_text_val(a, "nc"), NULL, NULL, NULL); break;
+    }
+    return net_list_val(a, 4, net_from_val(a, row, p2), val_int(a, repeats), net_text_val(a, net_modules[row->module].spelled), arguments);
+}
+
 static val *net_scales_val(arena *a) {
     val *scales = val_new(a, VAL_MAP);
-    for (int i = 0; i < YOLO_COUNT(net_scales) && scales; i++) {
-        val *row = val_new(a, VAL_LIST);
-        if (!row || !val_add(a, row, NULL, val_float(a, net_scales[i].depth)) ||
-            !val_add(a, row, NULL, val_float(a, net_scales[i].width)) ||
-            !val_add(a, row, NULL, val_int(a, net_scales[i].max_channels)) ||
-            !val_add(a, scales, val_string(a, &net_scales[i].letter, 1), row)) return NULL;
-    }
+    for (int i = 0; i < YOLO_COUNT(net_scales); i++)
+        if (!val_add(a, scales, val_string(a, &net_scales[i].letter, 1),
+                     net_list_val(a, 3, val_float(a, net_scales[i].depth), val_float(a, net_scales[i].width),
+                                  val_int(a, net_scales[i].max_channels), NULL))) return NULL;
     return scales;
 }
 
-/* The YOLOv8 description; with `channels` and `repeats` (one a row) those of a model that follows no scale. */
+/* The YOLOv8 description; with `channels` and `repeats` (one a row) that of a model that follows no scale. */
 static val *net_layout_val(arena *a, bool p2, int nc, const int *channels, const int *repeats) {
     val *yaml = val_new(a, VAL_MAP), *backbone = val_new(a, VAL_LIST), *head = val_new(a, VAL_LIST);
     if (!yaml || !net_set_val(a, yaml, "nc", val_int(a, nc))) return NULL;
     if (!channels && !net_set_val(a, yaml, "scales", net_scales_val(a))) return NULL;
-    const net_row *row;
-    for (int i = 0; (row = net_builtin_row(p2, i)); i++)
-        if (!val_add(a, i < NET_BACKBONE_ROWS ? backbone : head, NULL,
-                     net_row_val(a, row, channels ? channels[i] : row->channels, repeats ? repeats[i] : row->repeats))) return NULL;
+    for (int i = 0; i < net_row_count(p2); i++) {
+        const net_row *row = net_row_at(p2, i);
+        val *v = net_row_val(a, p2, i, channels ? channels[i] : row->channels, repeats ? repeats[i] : row->repeats);
+        if (!val_add(a, i < NET_BACKBONE_ROWS ? backbone : head, NULL, v)) return NULL;
+    }
     return net_set_val(a, yaml, "backbone", backbone) && net_set_val(a, yaml, "head", head) ? yaml : NULL;
 }
 
@@ -2276,6 +2470,93 @@ static val *net_builtin_yaml(arena *a, const char *name) {
     val *yaml = net_layout_val(a, p2, 80, NULL, NULL);
     return yaml && net_set_val(a, yaml, "scale", net_text_val(a, letter)) &&
            net_set_val(a, yaml, "yaml_file", net_text_val(a, file)) ? yaml : NULL;
+}
+
+/* Building from a bare state dict. */
+
+YOLO_PRINTF(3, 4)
+static const net_param *net_row_named(const net_param *rows, int count, const char *format, ...) {
+    char name[80];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(name, sizeof name, format, arguments);
+    va_end(arguments);
+    for (int i = 0; i < count; i++)
+        if (!strcmp(rows[i].name, name)) return &rows[i];
+    return NULL;
+}
+
+/* Channels and repeats of each row of the layout as the parameters have them; false when a row has none. */
+static bool net_measure(const net_param *rows, int count, bool p2, int *channels, int *repeats) {
+    for (int i = 0; i < net_row_count(p2); i++) {
+        const net_row *row = net_row_at(p2, i);
+        channels[i] = row->channels;
+        repeats[i] = 1;
+        if (!row->channels) continue;
+        const net_param *weight = net_row_named(rows, count, row->module == NET_MODULE_CONV ? "model.%d.conv.weight" : "model.%d.cv2.conv.weight", i);
+        if (!weight) return false;
+        channels[i] = weight->dims[0];
+        if (row->module != NET_MODULE_C2F) continue;
+        repeats[i] = 0;
+        while (repeats[i] < NET_MAX_REPEATS && net_row_named(rows, count, "model.%d.m.%d.cv1.conv.weight", i, repeats[i])) repeats[i]++;
+    }
+    return true;
+}
+
+/* The scale that gives these channels and repeats, as an index into net_scales, or -1. */
+static int net_matching_scale(bool p2, const int *channels, const int *repeats) {
+    for (int s = 0; s < YOLO_COUNT(net_scales); s++) {
+        bool same = true;
+        for (int i = 0; i < net_row_count(p2); i++) {
+            const net_row *row = net_row_at(p2, i);
+            double wanted = ceil(YOLO_MIN(row->channels, net_scales[s].max_channels) * net_scales[s].width / 8) * 8;
+            double deep = row->repeats > 1 ? YOLO_MAX(rint(row->repeats * net_scales[s].depth), 1) : 1;
+            same = same && (!row->channels || (channels[i] == (int)wanted && repeats[i] == (int)deep));
+        }
+        if (same) return s;
+    }
+    return -1;
+}
+
+/* Does every row of the graph exist with the same shape? */
+static yolo_status net_compare_rows(const net *net, const net_param *rows, int count, yolo_error *error) {
+    for (int i = 0; i < net->param_count; i++) {
+        const net_param *want = &net->params[i], *have = net_row_named(rows, count, "%s", want->name);
+        if (str_ends_with(want->name, "num_batches_tracked") || want->group == NET_FROZEN) continue; /* old files lack them */
+        if (!have) return err_set(error, YOLO_ERROR_UNSUPPORTED, "state dict: %s is missing from what looks like a YOLOv8 model", want->name);
+        bool same = have->rank == want->rank;
+        for (int d = 0; d < want->rank && same; d++) same = have->dims[d] == want->dims[d];
+        if (!same)
+            return err_set(error, YOLO_ERROR_UNSUPPORTED, "state dict: %s is %dx%dx%dx%d, expected %dx%dx%dx%d for this YOLOv8 model",
+                           want->name, have->dims[0], have->dims[1], have->dims[2], have->dims[3], want->dims[0], want->dims[1],
+                           want->dims[2], want->dims[3]);
+    }
+    return YOLO_OK;
+}
+
+/* Builds the graph that has these parameters (names and dims are looked at): any width, depth and nc of the built-in
+   layouts, also those of early versions that scale some channels differently. On error *net is empty. */
+static yolo_status net_build_from_shapes(net *net, const net_param *rows, int count, yolo_error *error) {
+    int channels[NET_MAX_ROWS], repeats[NET_MAX_ROWS];
+    memset(net, 0, sizeof *net);
+    bool p2 = net_row_named(rows, count, "model.28.cv3.0.2.weight") != NULL;
+    int detect = p2 ? 28 : 22;
+    const net_param *classes = net_row_named(rows, count, "model.%d.cv3.0.2.weight", detect);
+    const net_param *hidden = net_row_named(rows, count, "model.%d.cv3.0.0.conv.weight", detect);
+    if (!classes || !hidden || hidden->dims[0] < 1 || hidden->dims[0] > NET_MAX_CHANNELS || !net_measure(rows, count, p2, channels, repeats))
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "state dict: the parameters are not those of a YOLOv8 detection model "
+                       "(model.0.conv.weight .. model.22.cv3.0.2.weight)");
+    arena memory = {0};
+    int scale = net_matching_scale(p2, channels, repeats);
+    char letter[2] = {scale < 0 ? '\0' : net_scales[scale].letter, 0};
+    val *yaml = net_layout_val(&memory, p2, classes->dims[0], scale < 0 ? channels : NULL, scale < 0 ? repeats : NULL);
+    yolo_status status = yaml ? YOLO_OK : err_memory(error, 65536);
+    if (status == YOLO_OK)
+        status = net_build_with(net, yaml, letter, 0, NULL, -1, !net_row_named(rows, count, "model.0.bn.weight"), hidden->dims[0], error);
+    if (status == YOLO_OK) status = net_compare_rows(net, rows, count, error);
+    if (status != YOLO_OK) net_free(net);
+    arena_free(&memory);
+    return status;
 }
 
 /* ==== 13 pt_: checkpoints ======================================================================================= */
@@ -2320,6 +2601,7 @@ typedef struct op_rows { /* where finished rows go */
     const float *residual; /* or NULL */
     ptrdiff_t out_stride, residual_stride;
     int rows, channels;
+    float slope; /* of NET_LEAKYRELU */
 } op_rows;
 
 typedef struct op_kernels {
@@ -2499,14 +2781,14 @@ OP_INLINE V OP_(reciprocal)(V a) { /* of a normal number whose reciprocal is nor
 
 /* v_max and v_min give their second argument when one is NaN, so NaN comes through. Below -80, SiLU and Mish are 0 in
    all the digits that matter and their true value is near the denormals; above 80, and for Mish above 20, they are x. */
-OP_INLINE V OP_(activate)(V x, const net_activation activation) {
+OP_INLINE V OP_(activate)(V x, const net_activation activation, const V slope) {
     const V low = v_max(v_set1(-80.0f), x);
     if (activation == NET_SILU) {
         V e = OP_(exp)(v_sub(v_set1(0.0f), v_min(v_set1(80.0f), low)));
         return v_mul(low, OP_(reciprocal)(v_add(v_set1(1.0f), e)));
     }
     if (activation == NET_RELU) return v_max(v_set1(0.0f), x);
-    if (activation == NET_LEAKYRELU) return v_max(v_mul(v_set1(0.01f), x), x);
+    if (activation == NET_LEAKYRELU) return v_max(v_mul(slope, x), x);
     if (activation == NET_MISH) { /* x tanh(log(1 + e)) = x n / (n + 2), n = e (e + 2) */
         V e = OP_(exp)(v_min(v_set1(20.0f), low));
         V n = v_mul(e, v_add(e, v_set1(2.0f)));
@@ -2529,13 +2811,14 @@ OP_INLINE void OP_(store_some)(float *p, V a, int count) {
 
 OP_INLINE void OP_(finish_as)(const op_rows *to, const float *sums, ptrdiff_t sums_stride, const float *bias,
                               const net_activation activation) {
+    const V slope = v_set1(to->slope);
     for (int c = 0; c < to->channels; c += OP_VECTOR) {
         const V b = v_load(bias + c);
         const int count = YOLO_MIN(to->channels - c, OP_VECTOR);
         float *out = to->out + c;
         const float *residual = to->residual ? to->residual + c : NULL;
         for (int i = 0; i < to->rows; i++, out += to->out_stride) {
-            V x = OP_(activate)(v_add(v_load(sums + i * sums_stride + c), b), activation);
+            V x = OP_(activate)(v_add(v_load(sums + i * sums_stride + c), b), activation, slope);
             if (residual) {
                 x = v_add(x, count == OP_VECTOR ? v_load(residual) : OP_(load_some)(residual, count));
                 residual += to->residual_stride;
@@ -2728,6 +3011,7 @@ typedef struct op_conv {
     const op_kernels *kernels;
     int in_channels, out_channels, kernel, stride, padding;
     net_activation activation;
+    float slope;   /* of NET_LEAKYRELU, at most 1; op_conv_create sets 0.01, torch's default */
     bool winograd;
     int panels;
     float *weight; /* panel, then: r, s, c (direct) or frequency, c (Winograd), then the panel's channels */
@@ -2793,6 +3077,7 @@ static yolo_status op_conv_create(op_conv *conv, op_isa isa, int in_channels, in
     conv->stride = stride;
     conv->padding = padding;
     conv->activation = activation;
+    conv->slope = (float)NET_LEAKYRELU_SLOPE;
     conv->winograd = kernel == 3 && stride == 1 && in_channels >= kernels->vector;
     const int wide = 2 * kernels->vector;
     conv->panels = (out_channels + wide - 1) / wide;
@@ -2904,7 +3189,7 @@ typedef struct op_job {
 /* The part of `job`'s output that starts at pixel `pixel` (counted over n, y, x) and at the panel's first channel. */
 static op_rows op_rows_at(const op_job *job, int64_t pixel, int panel, int rows) {
     const int wide = 2 * job->conv->kernels->vector, channel = panel * wide;
-    op_rows to = {.rows = rows, .channels = YOLO_MIN(wide, job->conv->out_channels - channel)};
+    op_rows to = {.rows = rows, .channels = YOLO_MIN(wide, job->conv->out_channels - channel), .slope = job->conv->slope};
     to.out = job->out->data + pixel * job->out->pixel + channel;
     to.out_stride = (ptrdiff_t)job->out->pixel;
     if (job->residual) {
@@ -3192,7 +3477,204 @@ static void op_add_fwd(const ten *out, const ten *a, const ten *b, thr_pool *poo
     thr_parallel_for(pool, a->n * a->h, op_add_body, &map);
 }
 
-/* ==== 15 run_: executor ========================================================================================= */
+/* ==== 15 run_: executor =========================================================================================
+   run_weights are a graph's convolutions with batch norm folded in, packed for one instruction set; they are read-only
+   and shared by any number of lanes. A lane is the memory of one forward pass at a time: one block of activations laid
+   out by the plan of section 12, and one workspace that the operators use in turn. run_lane_shape plans another size
+   in the memory that is there when it suffices; run_forward never allocates. */
+
+typedef struct run_weights {
+    const net *net;
+    op_isa isa;
+    op_conv *convolutions; /* an entry an operator; empty for others */
+} run_weights;
+
+typedef struct run_lane {
+    const run_weights *weights;
+    const net *net;
+    thr_pool *pool;         /* NULL = the calling thread alone */
+    int n, h, w;
+    net_buffer *buffers;    /* net->buffers with this lane's sizes and places */
+    float *activations; int64_t activation_floats;
+    void *workspace; size_t workspace_bytes;
+} run_lane;
+
+/* weight (K,R,S,C) and bias (K) of a convolution with its batch norm folded in, computed in double precision. */
+static void run_fold(const net *net, const net_op *op, const float *params, float *weight, float *bias) {
+    const net_param *w = &net->params[op->weight];
+    const float *gamma = params + net->params[op->bn].offset, *beta = params + net->params[op->bn + 1].offset;
+    const float *mean = params + net->params[op->bn + 2].offset, *variance = params + net->params[op->bn + 3].offset;
+    int64_t outputs = w->dims[0], each = w->count / outputs;
+    for (int64_t k = 0; k < outputs; k++) {
+        double scale = gamma[k] / sqrt((double)variance[k] + net->bn_eps);
+        const float *from = params + w->offset + k * each;
+        for (int64_t i = 0; i < each; i++) weight[k * each + i] = (float)(from[i] * scale);
+        bias[k] = (float)(beta[k] - mean[k] * scale);
+    }
+}
+
+static yolo_status run_pack(const net *net, const net_op *op, op_isa isa, const float *params, float *weight, float *bias,
+                            op_conv *conv, yolo_error *error) {
+    const float *plain = params + net->params[op->weight].offset, *plain_bias = op->bias < 0 ? NULL : params + net->params[op->bias].offset;
+    if (op->bn >= 0) run_fold(net, op, params, weight, bias);
+    yolo_status status = op_conv_create(conv, isa, net->tensors[op->in].channels, net->tensors[op->out].channels, op->kernel,
+                                        op->stride, op->padding, op->activation, op->bn >= 0 ? weight : plain,
+                                        op->bn >= 0 ? bias : plain_bias, error);
+    conv->slope = (float)net->slope;
+    return status;
+}
+
+static void run_weights_destroy(run_weights *weights) {
+    if (!weights) return;
+    for (int i = 0; weights->convolutions && i < weights->net->op_count; i++)
+        if (weights->net->ops[i].kind == NET_CONV) op_conv_destroy(&weights->convolutions[i]);
+    mem_free(weights->convolutions);
+    mem_free(weights);
+}
+
+/* `net` must outlive the result, `params` (laid out by its parameter table) need not. */
+static yolo_status run_weights_create(run_weights **out, const net *net, const float *params, op_isa isa, yolo_error *error) {
+    int64_t elements = 0, channels = 0;
+    for (int i = 0; i < net->op_count; i++) {
+        if (net->ops[i].kind != NET_CONV) continue;
+        elements = YOLO_MAX(elements, net->params[net->ops[i].weight].count);
+        channels = YOLO_MAX(channels, net->params[net->ops[i].weight].dims[0]);
+    }
+    *out = mem_array(1, sizeof **out);
+    float *weight = mem_array((uint64_t)elements, sizeof *weight), *bias = mem_array((uint64_t)channels, sizeof *bias);
+    yolo_status status = YOLO_OK;
+    if (*out) **out = (run_weights){net, isa, mem_array((uint64_t)net->op_count, sizeof(op_conv))};
+    if (!*out || !weight || !bias || !(*out)->convolutions) status = err_memory(error, (uint64_t)elements * sizeof *weight);
+    for (int i = 0; i < net->op_count && status == YOLO_OK; i++)
+        if (net->ops[i].kind == NET_CONV)
+            status = run_pack(net, &net->ops[i], isa, params, weight, bias, &(*out)->convolutions[i], error);
+    mem_free(weight);
+    mem_free(bias);
+    if (status != YOLO_OK) {
+        run_weights_destroy(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+/* Bytes of workspace that the widest operator wants at the lane's size. */
+static size_t run_workspace(const run_lane *lane) {
+    size_t most = 0;
+    for (int i = 0; i < lane->net->op_count; i++) {
+        const net_op *op = &lane->net->ops[i];
+        const net_buffer *in = &lane->buffers[lane->net->tensors[op->in].buffer];
+        if (op->kind != NET_CONV) continue;
+        size_t bytes = op_conv_workspace(&lane->weights->convolutions[i], lane->n, in->h, in->w, thr_pool_size(lane->pool));
+        most = YOLO_MAX(most, bytes);
+    }
+    return most;
+}
+
+/* Replaces *block when it is smaller than wanted; the old contents are lost. On failure all is as it was. */
+static bool run_reserve(void *block, uint64_t have, uint64_t wanted) {
+    void *old, *larger;
+    if (wanted <= have) return true;
+    if (wanted > MEM_CAP || !(larger = mem_alloc((size_t)wanted))) return false;
+    memcpy(&old, block, sizeof old);
+    mem_free(old);
+    memcpy(block, &larger, sizeof larger);
+    return true;
+}
+
+/* Plans the lane for another input size; allocates only when it is larger than any before. On error the lane keeps
+   its size. The contents of input and heads are lost. */
+static yolo_status run_lane_shape(run_lane *lane, int n, int h, int w, yolo_error *error) {
+    if (lane->n == n && lane->h == h && lane->w == w) return YOLO_OK;
+    yolo_status status = net_check_size(lane->net, n, h, w, error);
+    if (status != YOLO_OK) return status;
+    int old_n = lane->n, old_h = lane->h, old_w = lane->w;
+    int64_t floats = net_plan(lane->net, n, h, w, lane->buffers);
+    lane->n = n;
+    lane->h = h;
+    lane->w = w;
+    size_t bytes = run_workspace(lane);
+    if (run_reserve(&lane->activations, (uint64_t)lane->activation_floats * 4, (uint64_t)floats * 4)) {
+        lane->activation_floats = YOLO_MAX(lane->activation_floats, floats);
+        if (run_reserve(&lane->workspace, lane->workspace_bytes, bytes)) {
+            lane->workspace_bytes = YOLO_MAX(lane->workspace_bytes, bytes);
+            return YOLO_OK;
+        }
+    }
+    lane->n = old_n;
+    lane->h = old_h;
+    lane->w = old_w;
+    if (old_n) net_plan(lane->net, old_n, old_h, old_w, lane->buffers);
+    return err_memory(error, (uint64_t)floats * 4 + bytes);
+}
+
+static void run_lane_destroy(run_lane *lane) {
+    if (!lane) return;
+    mem_free(lane->buffers);
+    mem_free(lane->activations);
+    mem_free(lane->workspace);
+    mem_free(lane);
+}
+
+/* A lane for inputs of up to n,h,w, which is also its first size. weights, net and pool (NULL = no threads) outlive it;
+   lanes that run at the same time have different pools. */
+static yolo_status run_lane_create(run_lane **out, const run_weights *weights, const net *net, thr_pool *pool, int n, int h,
+                                   int w, yolo_error *error) {
+    YOLO_ASSERT(weights->net == net);
+    yolo_status status = YOLO_OK;
+    *out = mem_array(1, sizeof **out);
+    if (!*out) return err_memory(error, sizeof **out);
+    **out = (run_lane){.weights = weights, .net = net, .pool = pool};
+    (*out)->buffers = mem_array((uint64_t)net->buffer_count, sizeof *net->buffers);
+    if (!(*out)->buffers) status = err_memory(error, (uint64_t)net->buffer_count * sizeof *net->buffers);
+    else {
+        memcpy((*out)->buffers, net->buffers, (size_t)net->buffer_count * sizeof *net->buffers);
+        status = run_lane_shape(*out, n, h, w, error);
+    }
+    if (status != YOLO_OK) {
+        run_lane_destroy(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+static ten run_view(const run_lane *lane, int tensor) {
+    const net_tensor *t = &lane->net->tensors[tensor];
+    const net_buffer *buffer = &lane->buffers[t->buffer];
+    return (ten){lane->activations + buffer->offset + t->channel, lane->n, buffer->h, buffer->w, t->channels, buffer->channels};
+}
+
+/* (n,h,w,3), to be filled before run_forward, which leaves it as it is. */
+static float *run_lane_input(run_lane *lane) { return run_view(lane, lane->net->input).data; }
+
+/* (n,h,w,4*16+classes) of a detection level: raw logits of the last run_forward. */
+static ten run_lane_head(const run_lane *lane, int level) { return run_view(lane, lane->net->heads[level]); }
+
+static void run_op(const run_lane *lane, int i) {
+    const net_op *op = &lane->net->ops[i];
+    ten in = run_view(lane, op->in), out = run_view(lane, op->out), residual;
+    switch (op->kind) {
+    case NET_CONV:
+        if (op->residual >= 0) residual = run_view(lane, op->residual);
+        op_conv_fwd(&out, &in, &lane->weights->convolutions[i], op->residual >= 0 ? &residual : NULL, lane->workspace, lane->pool);
+        break;
+    case NET_MAXPOOL: op_maxpool_fwd(&out, &in, op->kernel, op->stride, op->padding, lane->pool); break;
+    case NET_UPSAMPLE: op_upsample2_fwd(&out, &in, lane->pool); break;
+    case NET_COPY: op_copy_fwd(&out, &in, lane->pool); break;
+    }
+}
+
+static void run_forward(run_lane *lane) {
+    for (int i = 0; i < lane->net->op_count; i++) run_op(lane, i);
+}
+
+/* As run_forward, with the milliseconds of each operator. */
+static void run_forward_timed(run_lane *lane, double *ms_per_op) {
+    for (int i = 0; i < lane->net->op_count; i++) {
+        double start = os_clock();
+        run_op(lane, i);
+        ms_per_op[i] = (os_clock() - start) * 1000;
+    }
+}
 
 /* ==== 16 det_ nms_: head decoding and suppression ===============================================================
    From raw head views to boxes with ultralytics' semantics, for one picture of a batch at a time; nothing is kept
