@@ -1351,15 +1351,30 @@ typedef struct img_letterbox {
 /* ==== 8 codec_: picture files ===================================================================================
    Pictures are recognised by content. Dimensions and sizes are checked before stb_image sees a byte. */
 
+/* Does the name end like a picture's? Letter case does not matter. */
+static bool codec_is_picture_name(const char *path) {
+    static const char *const extensions[] = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"};
+    for (int i = 0; i < YOLO_COUNT(extensions); i++)
+        if (str_equal_fold(path_extension(path), extensions[i])) return true;
+    return false;
+}
+
 /* ==== 9 yaml_ lbl_ data_: dataset text ==========================================================================
-   Text written by people: every complaint carries file and line. */
+   Text written by people and by other programs: every complaint carries file and line. Numbers are read and written
+   with a point whatever the locale. Lists of pictures are sorted bytewise by path, so an order depends on names alone.
+   Nothing here recurses, and nothing is written but by lbl_write. */
 
 typedef struct lbl_box { int class_id; double x, y, w, h; } lbl_box; /* centre and size, normalised to 0..1 */
 typedef struct lbl_list { lbl_box *items; int64_t count, capacity; int64_t bad_lines, duplicates; bool missing; } lbl_list;
 
+enum { DATA_PATH_SIZE = 4096 };
+
 typedef struct data_list { /* pictures in the order a run visits them */
     char **paths;
     int64_t count, capacity;
+    int64_t unreadable;             /* folders that could not be read */
+    char complaint[DATA_PATH_SIZE]; /* why the list is empty, or which folder first could not be read; "" = all is well */
+    arena memory;                   /* holds the paths */
 } data_list;
 
 typedef struct data_set { /* a data.yaml */
@@ -1367,8 +1382,1578 @@ typedef struct data_set { /* a data.yaml */
     int class_count;
     char **names;             /* class_count of them */
     data_list train, val, test;
-    arena memory;             /* holds all of the above */
+    arena memory;             /* holds root and names */
 } data_set;
+
+/* The subset of YAML 1.1 that data sets, model descriptions and arguments are written in: block and flow
+   collections, every scalar style, PyYAML's typing of plain scalars. No anchors, aliases, tags, explicit keys,
+   dates (they stay text) or second documents. Nesting lives on an explicit stack. */
+enum { YAML_MAX_DEPTH = 100, YAML_WIDTH = 80 };
+
+typedef struct yaml_frame { /* an open collection */
+    val *container, *key;   /* key: of a map, its value not read yet */
+    int indent;             /* column of a block collection's entries */
+    bool flow, pair;        /* pair: the map without braces in [a: b] */
+    bool waiting;           /* block list: the dash was read. Flow: an entry may begin here */
+    bool colon;             /* flow map: so was the key's ':' */
+} yaml_frame;
+
+typedef struct yaml_parser {
+    arena *memory;
+    const char *path, *at, *end, *line_start;
+    int line;
+    bool fresh, compact;    /* the next token is the first of its line, or follows a dash */
+    bool started;           /* --- was read */
+    val *root;
+    yaml_frame frames[YAML_MAX_DEPTH];
+    int depth;
+    str scratch;            /* the scalar being read */
+    yolo_status status;
+    yolo_error *error;
+} yaml_parser;
+
+static bool yaml_is_blank(char c) { return c == ' ' || c == '\t'; }
+static bool yaml_is_break(char c) { return c == '\n' || c == '\r'; }
+static char yaml_peek(const yaml_parser *p, int ahead) { return p->end - p->at > ahead ? p->at[ahead] : 0; }
+static int yaml_column(const yaml_parser *p) { return (int)(p->at - p->line_start); }
+static yaml_frame *yaml_top(yaml_parser *p) { return p->depth ? &p->frames[p->depth - 1] : NULL; }
+
+/* Is the character after `ahead` others white, or the end? */
+static bool yaml_ends(const yaml_parser *p, int ahead) {
+    char c = yaml_peek(p, ahead);
+    return p->end - p->at <= ahead || yaml_is_blank(c) || yaml_is_break(c);
+}
+static bool yaml_is_flow_mark(char c) { return c == ',' || c == '[' || c == ']' || c == '{' || c == '}'; }
+
+YOLO_PRINTF(3, 4)
+static void yaml_fail(yaml_parser *p, int line, const char *format, ...) {
+    char text[600];
+    va_list arguments;
+    if (p->status != YOLO_OK) return;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    p->status = err_set(p->error, YOLO_ERROR_FORMAT, "%s:%d: %s", p->path, line, text);
+}
+
+static void yaml_fail_memory(yaml_parser *p) {
+    if (p->status == YOLO_OK) p->status = err_memory(p->error, 65536);
+}
+
+/* What lies at the reading position, for messages. */
+static const char *yaml_found(const yaml_parser *p, char text[24]) {
+    unsigned char c = (unsigned char)yaml_peek(p, 0);
+    int length = c < 0x80 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+    if (p->at >= p->end) snprintf(text, 24, "the end of the file");
+    else if (yaml_is_break((char)c)) snprintf(text, 24, "the end of the line");
+    else if (c == '\t') snprintf(text, 24, "a tab");
+    else snprintf(text, 24, "'%.*s'", length, p->at);
+    return text;
+}
+
+/* Consumes LF, CR LF or CR. */
+static void yaml_break(yaml_parser *p) {
+    if (yaml_peek(p, 0) == '\r' && yaml_peek(p, 1) == '\n') p->at++;
+    p->at++;
+    p->line++;
+    p->line_start = p->at;
+}
+
+static void yaml_skip_blanks(yaml_parser *p) {
+    while (p->at < p->end && yaml_is_blank(*p->at)) p->at++;
+}
+
+static bool yaml_at_comment(const yaml_parser *p) {
+    return yaml_peek(p, 0) == '#' && (p->at == p->line_start || yaml_is_blank(p->at[-1]));
+}
+
+static void yaml_skip_comment(yaml_parser *p) {
+    if (yaml_at_comment(p))
+        while (p->at < p->end && !yaml_is_break(*p->at)) p->at++;
+}
+
+/* "---" or "..." that stand alone at the start of a line. */
+static bool yaml_at_marker(const yaml_parser *p) {
+    return p->at == p->line_start && p->end - p->at >= 3 && (!memcmp(p->at, "---", 3) || !memcmp(p->at, "...", 3)) && yaml_ends(p, 3);
+}
+static bool yaml_at_dash(const yaml_parser *p) { return yaml_peek(p, 0) == '-' && yaml_ends(p, 1); }
+
+/* To the next token, over blanks, comments and empty lines. */
+static void yaml_skip(yaml_parser *p) {
+    for (;;) {
+        const char *from = p->at;
+        yaml_skip_blanks(p);
+        yaml_skip_comment(p);
+        if (p->at < p->end && yaml_is_break(*p->at)) {
+            yaml_break(p);
+            p->fresh = true;
+            p->compact = false;
+            continue;
+        }
+        if (p->fresh && p->at < p->end && !(p->depth && yaml_top(p)->flow) && memchr(from, '\t', (size_t)(p->at - from)))
+            yaml_fail(p, p->line, "found a tab in the indentation, expected spaces");
+        return;
+    }
+}
+
+static void yaml_expect_line_end(yaml_parser *p) {
+    char found[24];
+    yaml_skip_blanks(p);
+    if (p->at < p->end && !yaml_is_break(*p->at) && !yaml_at_comment(p))
+        yaml_fail(p, p->line, "found %s after a value, expected the end of the line", yaml_found(p, found));
+}
+
+/* ---- scalars */
+
+/* Do the characters of s[from..n) belong to `set`, and is there one at least? */
+static bool yaml_all_of(const char *s, size_t from, size_t n, const char *set) {
+    for (size_t i = from; i < n; i++)
+        if (!s[i] || !strchr(set, s[i])) return false;
+    return from < n;
+}
+
+/* [0-9][0-9_]* (:[0-5]?[0-9])+ up to n: the base-60 numbers of YAML 1.1. */
+static bool yaml_is_base60(const char *s, size_t n) {
+    size_t i = 0, groups = 0;
+    while (i < n && (isdigit((unsigned char)s[i]) || (i && s[i] == '_'))) i++;
+    if (!i) return false;
+    while (i < n && s[i] == ':') {
+        size_t digits = 0;
+        while (i + 1 + digits < n && digits < 3 && isdigit((unsigned char)s[i + 1 + digits])) digits++;
+        if (!digits || digits > 2 || (digits == 2 && s[i + 1] > '5')) return false;
+        i += 1 + digits;
+        groups++;
+    }
+    return i == n && groups;
+}
+
+/* REF PyYAML resolver.py: VAL_INT, VAL_FLOAT or VAL_STRING for a plain scalar. 1e-3 and -.5 are text there. */
+static val_kind yaml_number_kind(const char *s, size_t n) {
+    size_t sign = n && (s[0] == '-' || s[0] == '+');
+    const char *b = s + sign;
+    size_t m = n - sign, i = 0;
+    if (!m) return VAL_STRING;
+    if (m == 4 && b[0] == '.' && (!memcmp(b + 1, "inf", 3) || !memcmp(b + 1, "Inf", 3) || !memcmp(b + 1, "INF", 3))) return VAL_FLOAT;
+    if (n == 4 && (!memcmp(s, ".nan", 4) || !memcmp(s, ".NaN", 4) || !memcmp(s, ".NAN", 4))) return VAL_FLOAT;
+    if (m > 2 && b[0] == '0' && b[1] == 'b' && yaml_all_of(b, 2, m, "01_")) return VAL_INT;
+    if (m > 2 && b[0] == '0' && b[1] == 'x' && yaml_all_of(b, 2, m, "0123456789abcdefABCDEF_")) return VAL_INT;
+    if (b[0] == '0' && (m == 1 || yaml_all_of(b, 1, m, "01234567_"))) return VAL_INT;
+    if (b[0] >= '1' && b[0] <= '9' && yaml_all_of(b, 0, m, "0123456789_")) return VAL_INT;
+    if (b[0] >= '1' && b[0] <= '9' && yaml_is_base60(b, m)) return VAL_INT;
+    const char *dot = memchr(b, '.', m);
+    if (!dot) return VAL_STRING;
+    size_t whole = (size_t)(dot - b);
+    if (whole && yaml_is_base60(b, whole) && (whole + 1 == m || yaml_all_of(b, whole + 1, m, "0123456789_"))) return VAL_FLOAT;
+    if (whole ? !isdigit((unsigned char)b[0]) || !yaml_all_of(b, 0, whole, "0123456789_") : sign || m < 2 || !isdigit((unsigned char)b[1]))
+        return VAL_STRING;
+    for (i = whole + 1; i < m && (isdigit((unsigned char)b[i]) || b[i] == '_');) i++;
+    if (i == m) return VAL_FLOAT;
+    bool exponent = (b[i] == 'e' || b[i] == 'E') && i + 2 < m && (b[i + 1] == '+' || b[i + 1] == '-');
+    return exponent && yaml_all_of(b, i + 2, m, "0123456789") ? VAL_FLOAT : VAL_STRING;
+}
+
+/* The whole number of digits in `base` or groups in base 60; a float where 63 bits do not hold it. */
+static val *yaml_integer(arena *a, const char *s, size_t n) {
+    bool negative = n && s[0] == '-', wide = false;
+    size_t i = n && (s[0] == '-' || s[0] == '+');
+    int base = 10;
+    if (n - i > 1 && s[i] == '0') {
+        base = s[i + 1] == 'b' ? 2 : s[i + 1] == 'x' ? 16 : 8;
+        i += base == 8 ? 1 : 2;
+    }
+    uint64_t value = 0, group = 0;
+    double number = 0, number_group = 0;
+    for (; i <= n; i++) {
+        if (i == n || s[i] == ':') {
+            if (value > (uint64_t)INT64_MAX / 64) wide = i < n || value + group > INT64_MAX || wide;
+            value = value * (memchr(s, ':', n) ? 60 : 1) + group;
+            number = number * (memchr(s, ':', n) ? 60 : 1) + number_group;
+            group = 0;
+            number_group = 0;
+        } else if (s[i] != '_') {
+            int digit = s[i] <= '9' ? s[i] - '0' : (s[i] | 32) - 'a' + 10;
+            if (group > ((uint64_t)INT64_MAX - (uint64_t)digit) / (uint64_t)base) wide = true;
+            group = group * (uint64_t)base + (uint64_t)digit;
+            number_group = number_group * base + digit;
+        }
+    }
+    if (wide) return val_float(a, negative ? -number : number);
+    return val_int(a, negative ? -(int64_t)value : (int64_t)value);
+}
+
+static val *yaml_float(arena *a, const char *s, size_t n) {
+    size_t i = s[0] == '-' || s[0] == '+', length = 0;
+    double sign = s[0] == '-' ? -1 : 1, number = 0, part = 0;
+    char clean[400];
+    if (s[i] == '.' && (s[i + 1] | 32) == 'i') return val_float(a, sign * HUGE_VAL);
+    if (s[i] == '.' && (s[i + 1] | 32) == 'n') return val_float(a, (double)NAN);
+    for (; i <= n; i++) {
+        if (i < n && s[i] != ':') {
+            if (s[i] != '_' && length < sizeof clean) clean[length++] = s[i];
+            continue;
+        }
+        if (length == sizeof clean || !str_to_number(clean, length, &part)) return val_string(a, s, n);
+        number = number * 60 + part;
+        length = 0;
+    }
+    return val_float(a, sign * number);
+}
+
+/* A plain scalar by PyYAML's rules. */
+static val *yaml_resolve(arena *a, const char *s, size_t n) {
+    static const char *const yes[] = {"yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"};
+    static const char *const no[] = {"no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"};
+    static const char *const null[] = {"", "~", "null", "Null", "NULL"};
+    for (int i = 0; n <= 5 && i < YOLO_COUNT(yes); i++) {
+        if (n == strlen(yes[i]) && !memcmp(s, yes[i], n)) return val_bool(a, true);
+        if (n == strlen(no[i]) && !memcmp(s, no[i], n)) return val_bool(a, false);
+    }
+    for (int i = 0; n <= 4 && i < YOLO_COUNT(null); i++)
+        if (n == strlen(null[i]) && !memcmp(s, null[i], n)) return val_new(a, VAL_NULL);
+    val_kind kind = yaml_number_kind(s, n);
+    return kind == VAL_INT ? yaml_integer(a, s, n) : kind == VAL_FLOAT ? yaml_float(a, s, n) : val_string(a, s, n);
+}
+
+/* Line breaks within a scalar: one is a space, n are n - 1 newlines. */
+static void yaml_fold(yaml_parser *p, int breaks) {
+    if (breaks == 1) str_append(&p->scratch, " ", 1);
+    for (int i = 1; i < breaks; i++) str_append(&p->scratch, "\n", 1);
+}
+
+/* A plain scalar inside a block collection whose entries stand in column `outer`, or in a flow collection. Stops
+   behind its last character. */
+static val *yaml_plain(yaml_parser *p, int outer, bool flow) {
+    for (;;) {
+        const char *start = p->at, *last = p->at, *line_start = p->line_start;
+        int line = p->line, breaks = 0;
+        while (p->at < p->end && !yaml_is_break(*p->at)) {
+            char c = *p->at;
+            if (c == ':' && (yaml_ends(p, 1) || (flow && yaml_is_flow_mark(yaml_peek(p, 1))))) break;
+            if ((flow && yaml_is_flow_mark(c)) || (c == '#' && p->at > start && yaml_is_blank(p->at[-1]))) break;
+            p->at++;
+            if (!yaml_is_blank(c)) last = p->at;
+        }
+        str_append(&p->scratch, start, (size_t)(last - start));
+        while (p->at < p->end && yaml_is_break(*p->at)) {
+            yaml_break(p);
+            breaks++;
+            yaml_skip_blanks(p);
+        }
+        char c = yaml_peek(p, 0);
+        bool more = breaks && p->at < p->end && c != '#' && (flow || yaml_column(p) > outer) && !yaml_at_marker(p) &&
+                    !(flow && yaml_is_flow_mark(c)) && !(c == ':' && yaml_ends(p, 1));
+        if (more) {
+            yaml_fold(p, breaks);
+            continue;
+        }
+        p->at = last;
+        p->line = line;
+        p->line_start = line_start;
+        return p->scratch.failed ? NULL : yaml_resolve(p->memory, p->scratch.text ? p->scratch.text : "", (size_t)p->scratch.length);
+    }
+}
+
+static void yaml_append_code_point(str *s, uint32_t c) {
+    char b[4];
+    int n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    if (n == 1) b[0] = (char)c;
+    else {
+        static const unsigned char lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
+        for (int i = n - 1; i > 0; i--, c >>= 6) b[i] = (char)(0x80 | (c & 0x3f));
+        b[0] = (char)(lead[n] | c);
+    }
+    str_append(s, b, (size_t)n);
+}
+
+/* What follows a backslash in double quotes. */
+static void yaml_escape(yaml_parser *p) {
+    static const char letters[] = "0abtnvfre \"/\\N_LP\t";
+    static const uint16_t values[] = {0, 7, 8, 9, 10, 11, 12, 13, 27, ' ', '"', '/', '\\', 0x85, 0xa0, 0x2028, 0x2029, 9};
+    char c = yaml_peek(p, 0), found[24];
+    const char *letter = c ? strchr(letters, c) : NULL;
+    int digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
+    if (letter) {
+        yaml_append_code_point(&p->scratch, values[letter - letters]);
+        p->at++;
+    } else if (yaml_is_break(c) && p->at < p->end) { /* a line joined to the next */
+        yaml_break(p);
+        for (yaml_skip_blanks(p); p->at < p->end && yaml_is_break(*p->at); yaml_skip_blanks(p)) {
+            yaml_break(p);
+            str_append(&p->scratch, "\n", 1);
+        }
+    } else if (digits) {
+        uint32_t code = 0;
+        p->at++;
+        for (int i = 0; i < digits; i++, p->at++) {
+            c = yaml_peek(p, 0);
+            if (!isxdigit((unsigned char)c)) {
+                yaml_fail(p, p->line, "found %s in an escape, expected %d hexadecimal digits", yaml_found(p, found), digits);
+                return;
+            }
+            code = code << 4 | (uint32_t)(c <= '9' ? c - '0' : (c | 32) - 'a' + 10);
+        }
+        if (code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) yaml_fail(p, p->line, "found character %x in an escape, expected a Unicode one", (unsigned)code);
+        else yaml_append_code_point(&p->scratch, code);
+    } else yaml_fail(p, p->line, "found %s after a backslash, expected an escape", yaml_found(p, found));
+}
+
+/* A quoted scalar; stops behind the closing quote. */
+static val *yaml_quoted(yaml_parser *p) {
+    char quote = *p->at++;
+    int line = p->line;
+    while (p->status == YOLO_OK) {
+        char c = yaml_peek(p, 0);
+        if (p->at >= p->end || yaml_at_marker(p)) {
+            yaml_fail(p, line, "found an opening %c without its partner, expected a closing %c", quote, quote);
+        } else if (c == quote && quote == '\'' && yaml_peek(p, 1) == quote) {
+            str_append(&p->scratch, "'", 1);
+            p->at += 2;
+        } else if (c == quote) {
+            p->at++;
+            return p->scratch.failed ? NULL : val_string(p->memory, p->scratch.text ? p->scratch.text : "", (size_t)p->scratch.length);
+        } else if (c == '\\' && quote == '"') {
+            p->at++;
+            yaml_escape(p);
+        } else if (yaml_is_blank(c) || yaml_is_break(c)) {
+            const char *start = p->at;
+            int breaks = 0;
+            yaml_skip_blanks(p);
+            size_t blanks = (size_t)(p->at - start);
+            while (p->at < p->end && yaml_is_break(*p->at) && !(breaks && yaml_at_marker(p))) {
+                yaml_break(p);
+                breaks++;
+                if (!yaml_at_marker(p)) yaml_skip_blanks(p);
+            }
+            if (breaks) yaml_fold(p, breaks);
+            else str_append(&p->scratch, start, blanks);
+        } else {
+            str_append(&p->scratch, &c, 1);
+            p->at++;
+        }
+    }
+    return NULL;
+}
+
+/* A quoted or plain scalar, or NULL and a failure. */
+static val *yaml_scalar(yaml_parser *p, int outer, bool flow) {
+    char c = yaml_peek(p, 0), found[24];
+    int line = p->line;
+    val *v = NULL;
+    p->scratch.length = 0;
+    if (p->scratch.text) p->scratch.text[0] = 0;
+    if (c == '"' || c == '\'') v = yaml_quoted(p);
+    else if (c == '&' || c == '*' || c == '!')
+        yaml_fail(p, line, "found '%c', expected a value (anchors, aliases and tags are not supported)", c);
+    else if ((c && strchr(",[]{}#|>%@`", c)) || (c == '?' && flow) || (c && strchr("-?:", c) && yaml_ends(p, 1)) ||
+             (c == ':' && flow && yaml_is_flow_mark(yaml_peek(p, 1))))
+        yaml_fail(p, line, "found %s, expected a %s", yaml_found(p, found), flow ? "value" : "key or value");
+    else v = yaml_plain(p, outer, flow);
+    if (!v) yaml_fail_memory(p);
+    else v->line = line;
+    return v;
+}
+
+/* Blank lines before or within a block scalar; finds its indentation where that is not known yet. */
+static int64_t yaml_block_breaks(yaml_parser *p, int outer, int *indent) {
+    int64_t breaks = 0;
+    int deepest = 0;
+    for (;;) {
+        while ((!*indent || yaml_column(p) < *indent) && yaml_peek(p, 0) == ' ') p->at++;
+        deepest = YOLO_MAX(deepest, yaml_column(p));
+        if (p->at >= p->end || !yaml_is_break(*p->at)) break;
+        yaml_break(p);
+        breaks++;
+    }
+    if (!*indent) *indent = YOLO_MAX(deepest, YOLO_MAX(outer + 1, 1));
+    return breaks;
+}
+
+/* The lines of a | or > scalar; `chomp` -1 strips, 0 clips, 1 keeps the line breaks at its end. */
+static val *yaml_block_text(yaml_parser *p, int outer, int indent, bool literal, int chomp) {
+    str *s = &p->scratch;
+    bool leading_blank = false, pending = false;
+    int line = p->line;
+    int64_t breaks = yaml_block_breaks(p, outer, &indent);
+    while (p->at < p->end && yaml_column(p) == indent && !yaml_at_marker(p)) {
+        bool blank = yaml_is_blank(*p->at);
+        const char *start = p->at;
+        if (pending && !literal && !leading_blank && !blank) {
+            if (!breaks) str_append(s, " ", 1);
+        } else if (pending) str_append(s, "\n", 1);
+        for (; breaks > 0; breaks--) str_append(s, "\n", 1);
+        leading_blank = blank;
+        while (p->at < p->end && !yaml_is_break(*p->at)) p->at++;
+        str_append(s, start, (size_t)(p->at - start));
+        pending = p->at < p->end;
+        if (pending) {
+            yaml_break(p);
+            breaks = yaml_block_breaks(p, outer, &indent);
+        }
+    }
+    if (pending && chomp >= 0) str_append(s, "\n", 1);
+    for (; breaks > 0 && chomp > 0; breaks--) str_append(s, "\n", 1);
+    val *v = s->failed ? NULL : val_string(p->memory, s->text ? s->text : "", (size_t)s->length);
+    if (!v) yaml_fail_memory(p);
+    else v->line = line;
+    return v;
+}
+
+static val *yaml_block_scalar(yaml_parser *p, int outer) {
+    bool literal = *p->at++ == '|';
+    int chomp = 0, indent = 0;
+    for (int i = 0; i < 2; i++) {
+        char c = yaml_peek(p, 0);
+        if (c == '+' || c == '-') chomp = c == '+' ? 1 : -1;
+        else if (c >= '1' && c <= '9') indent = YOLO_MAX(outer, 0) + (c - '0');
+        else break;
+        p->at++;
+    }
+    yaml_expect_line_end(p);
+    yaml_skip_comment(p);
+    if (p->status != YOLO_OK) return NULL;
+    if (p->at < p->end) yaml_break(p);
+    p->scratch.length = 0;
+    if (p->scratch.text) p->scratch.text[0] = 0;
+    val *v = yaml_block_text(p, outer, indent, literal, chomp);
+    p->fresh = true;
+    return v;
+}
+
+/* ---- collections */
+
+/* Gives a value to whatever waits for one. */
+static void yaml_attach(yaml_parser *p, val *item) {
+    yaml_frame *f = yaml_top(p);
+    if (p->status != YOLO_OK) return;
+    if (!item) yaml_fail_memory(p);
+    else if (!f) p->root = item;
+    else if (!val_add(p->memory, f->container, f->key, item)) yaml_fail_memory(p);
+    if (f) f->key = NULL;
+    if (f) f->waiting = f->colon = false;
+}
+
+static bool yaml_push(yaml_parser *p, val_kind kind, int indent, bool flow) {
+    if (p->depth == YAML_MAX_DEPTH) yaml_fail(p, p->line, "found more than %d nested collections, expected fewer", YAML_MAX_DEPTH);
+    val *container = p->status == YOLO_OK ? val_new(p->memory, kind) : NULL;
+    yaml_attach(p, container);
+    if (p->status != YOLO_OK) return false;
+    container->line = p->line;
+    p->frames[p->depth++] = (yaml_frame){.container = container, .indent = indent, .flow = flow, .waiting = flow};
+    return true;
+}
+
+typedef struct yaml_slot { uint64_t hash; int64_t index; } yaml_slot;
+
+static int yaml_slot_order(const void *a, const void *b) {
+    const yaml_slot *x = a, *y = b;
+    return x->hash != y->hash ? (x->hash < y->hash ? -1 : 1) : x->index < y->index ? -1 : x->index > y->index;
+}
+
+/* Keys are equal as in Python: 1, 1.0 and true are one. */
+static bool yaml_key_equal(const val *a, const val *b) {
+    if (val_is_number(a) && val_is_number(b)) return val_number(a, 0) == val_number(b, 0) && val_integer(a, 0) == val_integer(b, 0);
+    return a->kind == b->kind && a->length == b->length && (!a->length || !memcmp(a->text, b->text, a->length));
+}
+
+static uint64_t yaml_key_hash(const val *key) {
+    double number = val_number(key, 0);
+    return val_is_number(key) ? hash_bytes(&number, sizeof number, 1) : hash_bytes(key->text ? key->text : "", key->length, 2);
+}
+
+/* Of equal keys the first keeps its place and gets the value of the last. */
+static bool yaml_unique_keys(val *map) {
+    int64_t count = map->count, kept = 0;
+    yaml_slot *slots = count > 1 ? mem_array((uint64_t)count, sizeof *slots) : NULL;
+    if (count <= 1) return true;
+    if (!slots) return false;
+    for (int64_t i = 0; i < count; i++) slots[i] = (yaml_slot){yaml_key_hash(map->keys[i]), i};
+    qsort(slots, (size_t)count, sizeof *slots, yaml_slot_order);
+    for (int64_t i = 0; i < count; i++) {
+        if (!map->keys[slots[i].index]) continue;
+        for (int64_t j = i + 1; j < count && slots[j].hash == slots[i].hash; j++)
+            if (map->keys[slots[j].index] && yaml_key_equal(map->keys[slots[i].index], map->keys[slots[j].index])) {
+                map->items[slots[i].index] = map->items[slots[j].index];
+                map->keys[slots[j].index] = NULL;
+            }
+    }
+    for (int64_t i = 0; i < count; i++) {
+        if (!map->keys[i]) continue;
+        map->keys[kept] = map->keys[i];
+        map->items[kept++] = map->items[i];
+    }
+    map->count = kept;
+    mem_free(slots);
+    return true;
+}
+
+/* Ends the innermost collection; what it still waits for is null. */
+static void yaml_close(yaml_parser *p) {
+    yaml_frame *f = yaml_top(p);
+    if (f->key || (f->waiting && !f->flow)) yaml_attach(p, val_new(p->memory, VAL_NULL));
+    if (p->status == YOLO_OK && f->container->kind == VAL_MAP && !yaml_unique_keys(f->container)) yaml_fail_memory(p);
+    p->depth--;
+}
+
+/* Ends the block collections that a token in `column` at the start of a line is outside of. */
+static void yaml_dedent(yaml_parser *p, int column) {
+    while (p->depth && p->status == YOLO_OK) {
+        yaml_frame *f = yaml_top(p);
+        bool list = f->container->kind == VAL_LIST, dash = yaml_at_dash(p);
+        if (column > f->indent) return;
+        if (column == f->indent && list && dash) {
+            if (f->waiting) yaml_attach(p, val_new(p->memory, VAL_NULL));
+            return;
+        }
+        if (column == f->indent && !list) {
+            if (f->key && !dash) yaml_attach(p, val_new(p->memory, VAL_NULL));
+            return;
+        }
+        if (column == f->indent && p->depth == 1) return; /* reported by who reads the entry */
+        yaml_close(p);
+    }
+}
+
+/* At ": " or ":" and the end of the line, blanks skipped? */
+static bool yaml_at_colon(yaml_parser *p) {
+    const char *from = p->at;
+    yaml_skip_blanks(p);
+    if (yaml_peek(p, 0) == ':' && yaml_ends(p, 1)) return true;
+    p->at = from;
+    return false;
+}
+
+static void yaml_block_value(yaml_parser *p) {
+    bool may_nest = p->fresh || p->compact;
+    int outer = p->depth ? yaml_top(p)->indent : -1, column = yaml_column(p), line = p->line;
+    char c = yaml_peek(p, 0);
+    if (yaml_at_dash(p)) {
+        if (!may_nest) yaml_fail(p, line, "found '-' behind a key, expected the list to begin on the next line");
+        else yaml_push(p, VAL_LIST, column, false);
+        return;
+    }
+    if (p->fresh && p->depth && column <= outer) {
+        yaml_fail(p, line, "found an indentation of %d, expected more than %d", column, outer);
+        return;
+    }
+    p->fresh = p->compact = false;
+    if (c == '[' || c == '{') {
+        if (yaml_push(p, c == '[' ? VAL_LIST : VAL_MAP, -1, true)) p->at++;
+        return;
+    }
+    if (c == '|' || c == '>') {
+        yaml_attach(p, yaml_block_scalar(p, outer));
+        return;
+    }
+    val *v = yaml_scalar(p, outer, false);
+    if (!v) return;
+    if (!yaml_at_colon(p)) {
+        yaml_attach(p, v);
+        yaml_expect_line_end(p);
+    } else if (!may_nest || p->line != line) {
+        yaml_fail(p, p->line, "found ': ' within a value, expected a value (quote it if the colon belongs to it)");
+    } else if (yaml_push(p, VAL_MAP, column, false)) {
+        yaml_top(p)->key = v;
+        p->at++;
+    }
+}
+
+/* The dash of a list or the key of a map. */
+static void yaml_block_entry(yaml_parser *p) {
+    yaml_frame *f = yaml_top(p);
+    char found[24];
+    int line = p->line, column = yaml_column(p);
+    bool list = f->container->kind == VAL_LIST;
+    if (column != f->indent) {
+        yaml_fail(p, line, "found an indentation of %d, expected %d", column, f->indent);
+    } else if (list != yaml_at_dash(p)) {
+        yaml_fail(p, line, "found %s, expected %s", yaml_found(p, found), list ? "'- ' before the next item of the list" : "'key: value'");
+    } else if (list) {
+        p->at++;
+        f->waiting = true;
+        p->compact = true;
+        p->fresh = false;
+    } else {
+        val *key = yaml_scalar(p, f->indent, false);
+        if (!key) return;
+        if (!yaml_at_colon(p) || p->line != line)
+            yaml_fail(p, line, "found %s, expected ':' behind the key", yaml_found(p, found));
+        f->key = key;
+        p->at++;
+        p->fresh = p->compact = false;
+    }
+}
+
+static void yaml_flow_close(yaml_parser *p, char c) {
+    if (yaml_top(p)->pair) yaml_close(p);
+    bool list = yaml_top(p)->container->kind == VAL_LIST;
+    if (list != (c == ']')) {
+        yaml_fail(p, p->line, "found '%c', expected '%c' to close line %d", c, list ? ']' : '}', yaml_top(p)->container->line);
+        return;
+    }
+    p->at++;
+    yaml_close(p);
+    if (!p->depth || !yaml_top(p)->flow) yaml_expect_line_end(p);
+}
+
+static void yaml_flow_scalar(yaml_parser *p, yaml_frame *f) {
+    char found[24];
+    val *v = yaml_scalar(p, -1, true);
+    if (!v) return;
+    bool list = f->container->kind == VAL_LIST;
+    if (!list && !f->key) {
+        f->key = v;
+        f->waiting = f->colon = false;
+        return;
+    }
+    if (list) {
+        const char *behind = p->at;
+        yaml_skip_blanks(p);
+        if (yaml_peek(p, 0) == ':') {
+            if (!yaml_push(p, VAL_MAP, -1, true)) return;
+            f = yaml_top(p);
+            f->pair = true;
+            f->key = v;
+            f->waiting = false;
+            return;
+        }
+        p->at = behind;
+    } else if (!f->colon) {
+        yaml_fail(p, p->line, "found %s, expected ':' or ','", yaml_found(p, found));
+        return;
+    }
+    yaml_attach(p, v);
+}
+
+/* One token inside [ ] or { }. */
+static void yaml_flow_step(yaml_parser *p) {
+    yaml_frame *f = yaml_top(p);
+    char c = yaml_peek(p, 0), found[24];
+    p->fresh = p->compact = false;
+    bool list = f->container->kind == VAL_LIST;
+    if (c == ']' || c == '}') {
+        yaml_flow_close(p, c);
+    } else if (c == ',') {
+        if (f->pair) {
+            yaml_close(p);
+            f = yaml_top(p);
+        } else if (f->key) yaml_attach(p, val_new(p->memory, VAL_NULL));
+        if (f->waiting) yaml_fail(p, p->line, "found ',', expected a value before it");
+        f->waiting = true;
+        p->at++;
+    } else if (c == ':' && f->key && !f->colon) {
+        f->colon = true;
+        p->at++;
+    } else if (list ? !f->waiting : !f->waiting && !f->key) {
+        yaml_fail(p, p->line, "found %s, expected ',' or '%c'", yaml_found(p, found), list ? ']' : '}');
+    } else if (c == '[' || c == '{') {
+        if (!list && !f->colon) yaml_fail(p, p->line, "found '%c', expected a key", c);
+        else if (yaml_push(p, c == '[' ? VAL_LIST : VAL_MAP, -1, true)) p->at++;
+    } else yaml_flow_scalar(p, f);
+}
+
+/* The end of the file, or of the document. */
+static void yaml_end(yaml_parser *p) {
+    bool more = p->at < p->end, dots = more && *p->at == '.';
+    if (p->depth && yaml_top(p)->flow) {
+        yaml_frame *f = yaml_top(p);
+        if (f->pair) f--;
+        yaml_fail(p, f->container->line, "found '%c' without its partner, expected '%c'", f->container->kind == VAL_LIST ? '[' : '{',
+                  f->container->kind == VAL_LIST ? ']' : '}');
+        return;
+    }
+    if (more && !dots && !p->started && !p->root && !p->depth) {
+        p->started = true;
+        p->at += 3;
+        p->fresh = p->compact = false;
+        return;
+    }
+    while (p->depth && p->status == YOLO_OK) yaml_close(p);
+    if (dots) {
+        p->at += 3;
+        yaml_skip(p);
+    }
+    if (p->at < p->end) yaml_fail(p, p->line, "found a second document, expected one");
+}
+
+static void yaml_step(yaml_parser *p) {
+    yaml_skip(p);
+    if (p->status != YOLO_OK) return;
+    if (p->at >= p->end || yaml_at_marker(p)) {
+        yaml_end(p);
+        return;
+    }
+    if (p->depth && yaml_top(p)->flow) {
+        yaml_flow_step(p);
+        return;
+    }
+    if (p->fresh && *p->at == '%' && p->at == p->line_start && !p->started && !p->root) { /* a directive */
+        while (p->at < p->end && !yaml_is_break(*p->at)) p->at++;
+        return;
+    }
+    if (p->fresh) yaml_dedent(p, yaml_column(p));
+    yaml_frame *f = yaml_top(p);
+    char found[24];
+    if (p->status != YOLO_OK) return;
+    if (!f && p->root) yaml_fail(p, p->line, "found %s, expected the end of the file", yaml_found(p, found));
+    else if (f && !f->key && !(f->waiting && f->container->kind == VAL_LIST)) yaml_block_entry(p);
+    else yaml_block_value(p);
+}
+
+/* UTF-8 without control characters, which is what the parser takes for granted. */
+static yolo_status yaml_check_text(const char *path, const char *text, size_t size, yolo_error *error) {
+    int line = 1;
+    for (size_t i = 0, start = 0; i <= size; i++) {
+        unsigned char c = i < size ? (unsigned char)text[i] : '\n';
+        if ((c < 32 && c != '\t' && c != '\n' && c != '\r') || c == 127)
+            return err_set(error, YOLO_ERROR_FORMAT, "%s:%d: found control character %d, expected text", path, line, c);
+        if (c != '\n') continue;
+        if (!str_is_utf8(text + start, i - start))
+            return err_set(error, YOLO_ERROR_FORMAT, "%s:%d: found bytes that are not UTF-8, expected the file to be saved as UTF-8", path, line);
+        start = i + 1;
+        line++;
+    }
+    return YOLO_OK;
+}
+
+/* Reads a document into a tree that lives in the arena. An empty document is null. */
+static yolo_status yaml_parse(arena *memory, const char *path_for_messages, const char *text, size_t size, val **out, yolo_error *error) {
+    *out = NULL;
+    if (size >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) {
+        text += 3;
+        size -= 3;
+    }
+    yolo_status status = yaml_check_text(path_for_messages, text, size, error);
+    if (status != YOLO_OK) return status;
+    yaml_parser *p = mem_array(1, sizeof *p);
+    if (!p) return err_memory(error, sizeof *p);
+    *p = (yaml_parser){.memory = memory, .path = path_for_messages, .at = text, .end = text + size, .line_start = text, .line = 1,
+                       .fresh = true, .error = error};
+    while (p->at < p->end && p->status == YOLO_OK) yaml_step(p);
+    if (p->status == YOLO_OK) yaml_end(p);
+    if (p->status == YOLO_OK && !p->root && !(p->root = val_new(memory, VAL_NULL))) yaml_fail_memory(p);
+    *out = p->status == YOLO_OK ? p->root : NULL;
+    status = p->status;
+    str_free(&p->scratch);
+    mem_free(p);
+    return status;
+}
+
+/* ---- writing */
+
+/* Python's repr of a float: the fewest digits that read back the same. */
+static void yaml_repr(char text[40], double number) {
+    char digits[40], shape[40];
+    double back = 0;
+    int precision = 0, exponent = 0, count = 0;
+    if (number != number || number - number != 0) {
+        snprintf(text, 40, number != number ? "nan" : number < 0 ? "-inf" : "inf");
+        return;
+    }
+    do {
+        snprintf(shape, sizeof shape, "%.*e", precision, number);
+        shape[shape[0] == '-' ? 2 : 1] = precision ? '.' : shape[shape[0] == '-' ? 2 : 1];
+    } while ((!str_to_number(shape, strlen(shape), &back) || back != number) && ++precision < 17);
+    for (const char *c = shape; *c && *c != 'e'; c++)
+        if (isdigit((unsigned char)*c)) digits[count++] = *c;
+    exponent = atoi(strchr(shape, 'e') + 1);
+    str s = {.text = text, .capacity = 40}; /* 17 digits, 4 zeros, sign, point and exponent fit */
+    if (number < 0 || (number == 0 && shape[0] == '-')) str_append(&s, "-", 1);
+    if (exponent < -4 || exponent >= 16) {
+        str_append(&s, digits, 1);
+        if (count > 1) str_append(&s, ".", 1);
+        str_append(&s, digits + 1, (size_t)count - 1);
+        str_format(&s, "e%c%02d", exponent < 0 ? '-' : '+', abs(exponent));
+        return;
+    }
+    if (exponent < 0) str_append(&s, "0.0000", (size_t)(1 - exponent));
+    for (int i = 0; i < count || i <= exponent + 1; i++) {
+        if (exponent >= 0 && i == exponent + 1) str_append(&s, ".", 1);
+        str_append(&s, i < count ? &digits[i] : "0", 1);
+        if (exponent < 0 && i + 1 == count) break;
+    }
+}
+
+/* [0-9]{4}-[0-9]{2}-[0-9]{2}, alone or with a time behind: PyYAML would read it as a date. Wider than its rule. */
+static bool yaml_is_date(const char *s, size_t n) {
+    for (size_t i = 0; i < 4; i++)
+        if (i >= n || !isdigit((unsigned char)s[i])) return false;
+    return n >= 8 && s[4] == '-' && isdigit((unsigned char)s[5]) && yaml_all_of(s, 5, n, "0123456789-:. \tTtZ+");
+}
+
+enum { YAML_PLAIN, YAML_SINGLE, YAML_DOUBLE };
+
+/* REF libyaml emitter.c yaml_emitter_analyze_scalar and _select_scalar_style, in block context. */
+static int yaml_style(const char *s, size_t n, bool key) {
+    bool indicator = n >= 3 && (!memcmp(s, "---", 3) || !memcmp(s, "...", 3)), breaks = false, special = false, before = true;
+    bool break_space = false, space_break = false;
+    if (!n) return YAML_SINGLE;
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i], next = i + 1 < n ? (unsigned char)s[i + 1] : 0;
+        bool after = i + 1 >= n || next == ' ' || next == '\t' || next == '\n' || next == '\r';
+        if (!i && c && strchr("#,[]{}&*!|>'\"%@`", c)) indicator = true;
+        if ((c == ':' || (!i && (c == '?' || c == '-'))) && after) indicator = true;
+        if (c == '#' && before) indicator = true;
+        if ((c < 32 && c != '\n') || c == 127 || c >= 0xf0 || (c == 0xc2 && next < 0xa0) || (c == 0xef && next >= 0xbb &&
+            i + 2 < n && (!memcmp(s + i, "\xef\xbb\xbf", 3) || !memcmp(s + i, "\xef\xbf\xbe", 3) || !memcmp(s + i, "\xef\xbf\xbf", 3))) ||
+            (c == 0xe2 && i + 2 < n && next == 0x80 && ((unsigned char)s[i + 2] == 0xa8 || (unsigned char)s[i + 2] == 0xa9)))
+            special = true;
+        breaks |= c == '\n';
+        if (c == ' ' && i && s[i - 1] == '\n') break_space = true;
+        if (c == '\n' && i && s[i - 1] == ' ') space_break = true;
+        before = c == ' ' || c == '\t' || c == '\n';
+    }
+    if (special || space_break || break_space || (key && breaks)) return YAML_DOUBLE;
+    arena scratch = {0};
+    val *plain = yaml_resolve(&scratch, s, n);
+    bool text = plain && plain->kind == VAL_STRING && !yaml_is_date(s, n) && strcmp(s, "=") && strcmp(s, "<<");
+    arena_free(&scratch);
+    return indicator || breaks || s[0] == ' ' || s[n - 1] == ' ' || !text ? YAML_SINGLE : YAML_PLAIN;
+}
+
+/* Characters of the last line so far. */
+static int64_t yaml_line_width(const str *out) {
+    int64_t width = 0;
+    for (int64_t i = out->length; i > 0 && out->text[i - 1] != '\n'; i--) width += (out->text[i - 1] & 0xc0) != 0x80;
+    return width;
+}
+
+static void yaml_indent(str *out, int columns) {
+    for (int i = 0; i < columns; i++) str_append(out, " ", 1);
+}
+
+/* REF libyaml emitter.c: lines are folded at the first single space beyond column 80. */
+static void yaml_write_unescaped(str *out, const char *s, size_t n, int indent, bool key, bool quoted) {
+    bool spaces = false, breaks = false;
+    if (quoted) str_append(out, "'", 1);
+    for (size_t i = 0; i < n && !out->failed; i++) {
+        if (s[i] == ' ') {
+            bool edge = quoted && (!i || i + 1 == n);
+            if (!key && !spaces && !edge && !(i + 1 < n && s[i + 1] == ' ') && yaml_line_width(out) > YAML_WIDTH) {
+                str_append(out, "\n", 1);
+                yaml_indent(out, indent);
+            } else str_append(out, " ", 1);
+            spaces = true;
+        } else if (s[i] == '\n') {
+            str_add(out, breaks ? "\n" : "\n\n");
+            breaks = true;
+        } else {
+            if (breaks) yaml_indent(out, indent);
+            str_append(out, "''", s[i] == '\'' && quoted ? 2 : 0);
+            if (s[i] != '\'' || !quoted) str_append(out, s + i, 1);
+            spaces = breaks = false;
+        }
+    }
+    if (breaks) yaml_indent(out, indent);
+    if (quoted) str_append(out, "'", 1);
+}
+
+static void yaml_write_escaped(str *out, const char *s, size_t n, int indent, bool key) {
+    static const char letters[] = "abtnvfr";
+    bool spaces = false;
+    str_append(out, "\"", 1);
+    for (size_t i = 0; i < n && !out->failed;) {
+        unsigned char c = (unsigned char)s[i];
+        int length = c < 0x80 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+        uint32_t code = c & (length == 1 ? 0x7f : length == 2 ? 0x1f : length == 3 ? 0x0f : 0x07);
+        for (int k = 1; k < length && i + (size_t)k < n; k++) code = code << 6 | ((unsigned char)s[i + (size_t)k] & 0x3f);
+        bool space = c == ' ';
+        if (code == 0) str_add(out, "\\0");
+        else if (code >= 7 && code <= 13) str_format(out, "\\%c", letters[code - 7]);
+        else if (code == 27) str_add(out, "\\e");
+        else if (c == '"' || c == '\\') str_format(out, "\\%c", c);
+        else if (code == 0x85) str_add(out, "\\N");
+        else if (code == 0x2028 || code == 0x2029) str_add(out, code == 0x2028 ? "\\L" : "\\P");
+        else if (code < 32 || (code >= 127 && code < 0xa0)) str_format(out, "\\x%02X", (unsigned)code);
+        else if (code == 0xfeff || code == 0xfffe || code == 0xffff) str_format(out, "\\u%04X", (unsigned)code);
+        else if (code >= 0x10000) str_format(out, "\\U%08X", (unsigned)code);
+        else if (space && !key && !spaces && i && i + 1 < n && yaml_line_width(out) > YAML_WIDTH) {
+            str_append(out, "\n", 1);
+            yaml_indent(out, indent);
+            if (s[i + 1] == ' ') str_append(out, "\\", 1);
+        } else str_append(out, s + i, YOLO_MIN((size_t)length, n - i));
+        spaces = space;
+        i += (size_t)length;
+    }
+    str_append(out, "\"", 1);
+}
+
+static void yaml_write_scalar(str *out, const val *v, int indent, bool key) {
+    char text[40];
+    if (v->kind == VAL_NULL) str_add(out, "null");
+    else if (v->kind == VAL_BOOL) str_add(out, v->integer ? "true" : "false");
+    else if (v->kind == VAL_INT) str_format(out, "%lld", (long long)v->integer);
+    else if (v->kind == VAL_LIST) str_add(out, "[]");
+    else if (v->kind == VAL_MAP) str_add(out, "{}");
+    else if (v->kind == VAL_FLOAT) {
+        yaml_repr(text, v->number);
+        char *e = strchr(text, 'e');
+        bool finite = v->number - v->number == 0;
+        if (!finite) str_format(out, "%s.%s", text[0] == '-' ? "-" : "", text + (text[0] == '-'));
+        else if (e && !strchr(text, '.')) str_format(out, "%.*s.0%s", (int)(e - text), text, e); /* 1e-05 would read back as text */
+        else str_add(out, text);
+    } else {
+        int style = yaml_style(v->text, v->length, key);
+        if (style == YAML_DOUBLE) yaml_write_escaped(out, v->text, v->length, indent, key);
+        else yaml_write_unescaped(out, v->text, v->length, indent, key, style == YAML_SINGLE);
+    }
+}
+
+/* Appends what PyYAML's safe_dump(v, sort_keys=False, allow_unicode=True) writes; collections below the depth that
+   the parser accepts are left empty. */
+static void yaml_write(str *out, const val *v) {
+    struct { const val *v; int64_t next; int indent; bool inline_first; } stack[YAML_MAX_DEPTH];
+    int depth = 0;
+    if (v->count && (v->kind == VAL_LIST || v->kind == VAL_MAP)) {
+        stack[depth].v = v;
+        stack[depth].next = 0;
+        stack[depth].indent = 0;
+        stack[depth++].inline_first = true;
+    } else {
+        yaml_write_scalar(out, v, 0, false);
+    }
+    while (depth) {
+        const val *c = stack[depth - 1].v;
+        int64_t i = stack[depth - 1].next++;
+        int indent = stack[depth - 1].indent;
+        bool list = c->kind == VAL_LIST;
+        if (i == c->count) {
+            depth--;
+            continue;
+        }
+        if (i || !stack[depth - 1].inline_first) {
+            str_append(out, "\n", 1);
+            yaml_indent(out, indent);
+        }
+        if (!list) yaml_write_scalar(out, c->keys[i], indent, true);
+        str_add(out, list ? "-" : ":");
+        const val *item = c->items[i];
+        bool nested = (item->kind == VAL_LIST || item->kind == VAL_MAP) && item->count;
+        if (!nested || list) str_append(out, " ", 1);
+        if (!nested || depth == YAML_MAX_DEPTH) {
+            yaml_write_scalar(out, item, indent + 2, false);
+            continue;
+        }
+        stack[depth].v = item;
+        stack[depth].next = 0;
+        stack[depth].indent = !list && item->kind == VAL_LIST ? indent : indent + 2;
+        stack[depth++].inline_first = list;
+    }
+    str_append(out, "\n", 1);
+}
+
+/* ---- class names, labels, picture lists */
+
+enum { DATA_MAX_CLASSES = 100000, LBL_COMPLAINTS = 5, LBL_MAX_NUMBERS = 1 << 16 };
+#define DATA_MAX_TEXT ((uint64_t)256 << 20)
+
+/* The next line of [*at, end), without its LF, CR LF or CR and without white space around it. */
+static bool data_next_line(const char **at, const char *end, const char **line, size_t *length) {
+    const char *start = *at, *stop = start;
+    if (start >= end) return false;
+    while (stop < end && !yaml_is_break(*stop)) stop++;
+    *at = stop < end ? stop + 1 + (*stop == '\r' && stop + 1 < end && stop[1] == '\n') : end;
+    while (start < stop && isspace((unsigned char)*start)) start++;
+    while (stop > start && isspace((unsigned char)stop[-1])) stop--;
+    *line = start;
+    *length = (size_t)(stop - start);
+    return true;
+}
+
+/* A whole text file with its byte order mark, if any, cut off. mem_free(*bytes). */
+static yolo_status data_read_text(const char *path, uint8_t **bytes, const char **text, const char **end, yolo_error *error) {
+    size_t size;
+    yolo_status status = path_read(path, DATA_MAX_TEXT, bytes, &size, error);
+    if (status != YOLO_OK) return status;
+    *text = (const char *)*bytes + (size >= 3 && !memcmp(*bytes, "\xef\xbb\xbf", 3) ? 3 : 0);
+    *end = (const char *)*bytes + size;
+    return YOLO_OK;
+}
+
+typedef struct data_name { const char *name; int64_t index; } data_name;
+
+static int data_name_order(const void *a, const void *b) {
+    const data_name *x = a, *y = b;
+    int order = strcmp(x->name, y->name);
+    return order ? order : x->index < y->index ? -1 : x->index > y->index;
+}
+
+/* Names the first name that is there twice: false and the two places, counted from 0. */
+static yolo_status data_find_twice(char *const *names, int count, int *first, int *second, yolo_error *error) {
+    *first = *second = -1;
+    data_name *sorted = mem_array((uint64_t)YOLO_MAX(count, 1), sizeof *sorted);
+    if (!sorted) return err_memory(error, (uint64_t)count * sizeof *sorted);
+    for (int i = 0; i < count; i++) sorted[i] = (data_name){names[i], i};
+    qsort(sorted, (size_t)count, sizeof *sorted, data_name_order);
+    for (int i = 1; i < count; i++)
+        if (!strcmp(sorted[i - 1].name, sorted[i].name) && (*second < 0 || sorted[i].index < *second)) {
+            *first = (int)sorted[i - 1].index;
+            *second = (int)sorted[i].index;
+        }
+    mem_free(sorted);
+    return YOLO_OK;
+}
+
+/* classes.txt: a name a line, so an empty line between two names would shift all that follow: an error. */
+static yolo_status data_parse_names(const char *path, const char *text, const char *end, arena *memory, char ***names, int *count,
+                                    yolo_error *error) {
+    const char *line;
+    size_t length;
+    int lines = 0, empty = 0, first, second;
+    for (const char *at = text; data_next_line(&at, end, &line, &length);) lines++;
+    if (lines > DATA_MAX_CLASSES)
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: found %d lines, expected at most %d class names", path, lines, DATA_MAX_CLASSES);
+    *names = arena_array(memory, (uint64_t)YOLO_MAX(lines, 1), sizeof **names);
+    *count = lines = 0;
+    if (!*names) return err_memory(error, 65536);
+    for (const char *at = text; data_next_line(&at, end, &line, &length);) {
+        lines++;
+        if (!length) {
+            if (!empty) empty = lines;
+            continue;
+        }
+        if (empty) return err_set(error, YOLO_ERROR_FORMAT, "%s:%d: found an empty line, expected a class name", path, empty);
+        if (!str_is_utf8(line, length) || memchr(line, 0, length))
+            return err_set(error, YOLO_ERROR_FORMAT, "%s:%d: found bytes that are not UTF-8, expected a class name saved as UTF-8", path, lines);
+        if (!((*names)[(*count)++] = arena_text(memory, line, length))) return err_memory(error, length);
+    }
+    if (!*count) return err_set(error, YOLO_ERROR_FORMAT, "%s: found no name, expected a class name a line", path);
+    yolo_status status = data_find_twice(*names, *count, &first, &second, error);
+    if (status == YOLO_OK && second >= 0)
+        status = err_set(error, YOLO_ERROR_FORMAT, "%s:%d: found '%s' again after line %d, expected each name once", path, second + 1,
+                         (*names)[second], first + 1);
+    return status;
+}
+
+static yolo_status data_read_names(const char *path, arena *memory, char ***names, int *count, yolo_error *error) {
+    uint8_t *bytes;
+    const char *text, *end;
+    *names = NULL;
+    *count = 0;
+    yolo_status status = data_read_text(path, &bytes, &text, &end, error);
+    if (status != YOLO_OK) return status;
+    status = data_parse_names(path, text, end, memory, names, count, error);
+    mem_free(bytes);
+    return status;
+}
+
+static void lbl_list_free(lbl_list *list) {
+    mem_free(list->items);
+    memset(list, 0, sizeof *list);
+}
+
+typedef struct lbl_key { uint64_t hash; int64_t index; } lbl_key; /* of the numbers of a line, as floats */
+
+typedef struct lbl_reader {
+    const char *path;
+    int class_count, line;
+    lbl_list *list;
+    lbl_key *keys;
+    int64_t key_capacity;
+    double *numbers;
+    int64_t number_capacity;
+    const yolo_log *log;
+} lbl_reader;
+
+YOLO_PRINTF(2, 3)
+static void lbl_complain(lbl_reader *r, const char *format, ...) {
+    char text[300];
+    va_list arguments;
+    if (++r->list->bad_lines > LBL_COMPLAINTS) return;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    log_write(r->log, YOLO_LOG_WARNING, "%s:%d: %s", r->path, r->line, text);
+}
+
+/* Splits a line into numbers; their count, or -1 after a complaint, or -2 for want of memory. */
+static int64_t lbl_numbers(lbl_reader *r, const char *line, size_t length) {
+    const char *end = line + length;
+    int64_t count = 0;
+    while (line < end) {
+        const char *start = line;
+        while (line < end && !isspace((unsigned char)*line)) line++;
+        if (count == LBL_MAX_NUMBERS) {
+            lbl_complain(r, "found more than %d numbers, expected class x_center y_center width height", LBL_MAX_NUMBERS);
+            return -1;
+        }
+        if (!mem_grow(&r->numbers, &r->number_capacity, count + 1, sizeof *r->numbers)) return -2;
+        if (!str_to_number(start, (size_t)(line - start), &r->numbers[count])) {
+            int shown = (int)YOLO_MIN(line - start, 40);
+            bool text = str_is_utf8(start, (size_t)shown);
+            lbl_complain(r, "found '%.*s', expected a number", text ? shown : 1, text ? start : "?");
+            return -1;
+        }
+        count++;
+        while (line < end && isspace((unsigned char)*line)) line++;
+    }
+    return count;
+}
+
+/* The box around a polygon of `points` points. */
+static lbl_box lbl_polygon_box(const double *xy, int64_t points) {
+    double x1 = xy[0], y1 = xy[1], x2 = xy[0], y2 = xy[1];
+    for (int64_t i = 1; i < points; i++) {
+        x1 = YOLO_MIN(x1, xy[2 * i]);
+        x2 = YOLO_MAX(x2, xy[2 * i]);
+        y1 = YOLO_MIN(y1, xy[2 * i + 1]);
+        y2 = YOLO_MAX(y2, xy[2 * i + 1]);
+    }
+    return (lbl_box){0, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1};
+}
+
+/* REF ultralytics/data/utils.py verify_image_label: one per cent beyond the picture is let pass, a negative size and
+   a class that is no whole number are not. There one bad line drops the picture; here it is left out alone. A sixth
+   column is a confidence, as labels written with save_conf have it. False for want of memory. */
+static bool lbl_line(lbl_reader *r, const char *line, size_t length) {
+    int64_t count = lbl_numbers(r, line, length);
+    const double *n = r->numbers;
+    if (count < 0) return count == -1;
+    if (count != 5 && count != 6 && (count < 7 || count % 2 == 0)) {
+        lbl_complain(r, "found %lld numbers, expected 5 (class x_center y_center width height) or a class and 3 points or more", (long long)count);
+        return true;
+    }
+    if (!(n[0] >= 0 && n[0] == floor(n[0]) && n[0] < INT_MAX)) {
+        lbl_complain(r, "found class %g, expected a whole number from 0", n[0]);
+        return true;
+    }
+    if (r->class_count && n[0] >= r->class_count) {
+        lbl_complain(r, "class %.0f out of range [0,%d)", n[0], r->class_count);
+        return true;
+    }
+    int64_t last = count == 6 ? 5 : count;
+    for (int64_t i = 1; i < last; i++) {
+        bool size = count <= 6 && i >= 3;
+        if (n[i] >= (size ? 0 : -0.01) && n[i] <= 1.01) continue;
+        lbl_complain(r, "found %g in column %lld, expected a share of the picture, 0 to 1", n[i], (long long)i + 1);
+        return true;
+    }
+    lbl_list *list = r->list;
+    lbl_box box = count <= 6 ? (lbl_box){0, n[1], n[2], n[3], n[4]} : lbl_polygon_box(n + 1, (count - 1) / 2);
+    box.class_id = (int)n[0];
+    if (!mem_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items) ||
+        !mem_grow(&r->keys, &r->key_capacity, list->count + 1, sizeof *r->keys)) return false;
+    uint64_t hash = (uint64_t)last;
+    for (int64_t i = 0; i < last; i++) {
+        float value = (float)n[i] + 0.0f; /* -0 and 0 are one */
+        hash = hash_bytes(&value, sizeof value, hash);
+    }
+    r->keys[list->count] = (lbl_key){hash, list->count};
+    list->items[list->count++] = box;
+    return true;
+}
+
+static int lbl_key_order(const void *a, const void *b) {
+    const lbl_key *x = a, *y = b;
+    return x->hash != y->hash ? (x->hash < y->hash ? -1 : 1) : x->index < y->index ? -1 : x->index > y->index;
+}
+
+/* Of equal lines the first stays. Equal polygons, not merely equal boxes around them, as in ultralytics. */
+static void lbl_unique(lbl_reader *r) {
+    lbl_list *list = r->list;
+    int64_t kept = 0;
+    if (list->count < 2) return;
+    qsort(r->keys, (size_t)list->count, sizeof *r->keys, lbl_key_order);
+    for (int64_t i = 1; i < list->count; i++)
+        if (r->keys[i].hash == r->keys[i - 1].hash) list->items[r->keys[i].index].class_id = -1;
+    for (int64_t i = 0; i < list->count; i++)
+        if (list->items[i].class_id >= 0) list->items[kept++] = list->items[i];
+    list->duplicates = list->count - kept;
+    list->count = kept;
+}
+
+/* Reads a label file (class_count 0: any class). Bad lines are told to the log (the first few of a file), counted
+   and left out; a missing file sets list->missing and is no error. lbl_list_free whatever the result. */
+static yolo_status lbl_read(const char *label_path, int class_count, lbl_list *list, const yolo_log *log, yolo_error *error) {
+    uint8_t *bytes;
+    const char *text, *end, *line;
+    size_t length;
+    memset(list, 0, sizeof *list);
+    if (os_path_kind(label_path) == OS_NOTHING) {
+        list->missing = true;
+        return YOLO_OK;
+    }
+    yolo_status status = data_read_text(label_path, &bytes, &text, &end, error);
+    if (status != YOLO_OK) return status;
+    lbl_reader r = {.path = label_path, .class_count = class_count, .list = list, .log = log};
+    while (status == YOLO_OK && data_next_line(&text, end, &line, &length)) {
+        r.line++;
+        if (length && !lbl_line(&r, line, length)) status = err_memory(error, (uint64_t)list->count * sizeof *list->items);
+    }
+    if (status == YOLO_OK) lbl_unique(&r);
+    if (list->bad_lines > LBL_COMPLAINTS)
+        log_write(log, YOLO_LOG_WARNING, "%s: %lld more bad lines", label_path, (long long)list->bad_lines - LBL_COMPLAINTS);
+    mem_free(r.keys);
+    mem_free(r.numbers);
+    mem_free(bytes);
+    return status;
+}
+
+/* Six decimals, whatever the locale. */
+static void lbl_append(str *s, double share) {
+    long long millionths = (long long)(YOLO_CLAMP(share, 0.0, 1.0) * 1e6 + 0.5);
+    str_format(s, " %lld.%06lld", millionths / 1000000, millionths % 1000000);
+}
+
+/* Writes boxes in pixels of a width x height picture as "class x_center y_center width height[ confidence]" lines,
+   clipped to the picture. No box: an empty file. The folder must exist. */
+static yolo_status lbl_write(const char *path, const yolo_boxes *boxes, int width, int height, bool save_conf, yolo_error *error) {
+    str s = {0};
+    for (int i = 0; i < boxes->count; i++) {
+        const yolo_box *b = &boxes->items[i];
+        double x1 = YOLO_CLAMP((double)b->x1, 0.0, (double)width), x2 = YOLO_CLAMP((double)b->x2, 0.0, (double)width);
+        double y1 = YOLO_CLAMP((double)b->y1, 0.0, (double)height), y2 = YOLO_CLAMP((double)b->y2, 0.0, (double)height);
+        str_format(&s, "%d", b->class_id);
+        lbl_append(&s, (x1 + x2) / 2 / width);
+        lbl_append(&s, (y1 + y2) / 2 / height);
+        lbl_append(&s, (x2 - x1) / width);
+        lbl_append(&s, (y2 - y1) / height);
+        if (save_conf) lbl_append(&s, (double)b->confidence);
+        str_append(&s, "\n", 1);
+    }
+    yolo_status status = s.failed ? err_memory(error, (uint64_t)s.length)
+                                  : path_write(path, s.text ? s.text : "", (size_t)s.length, false, error);
+    str_free(&s);
+    return status;
+}
+
+static void data_list_free(data_list *list) {
+    mem_free(list->paths);
+    arena_free(&list->memory);
+    memset(list, 0, sizeof *list);
+}
+
+static bool data_list_add(data_list *list, const char *path, size_t length) {
+    char *copy = mem_grow(&list->paths, &list->capacity, list->count + 1, sizeof *list->paths) ? arena_text(&list->memory, path, length) : NULL;
+    if (copy) list->paths[list->count++] = copy;
+    return copy != NULL;
+}
+
+static int data_path_order(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+static void data_list_sort(data_list *list) {
+    if (list->count > 1) qsort(list->paths, (size_t)list->count, sizeof *list->paths, data_path_order);
+}
+
+typedef struct data_walker {
+    data_list *list;
+    data_list folders;       /* still to read; the last is next */
+    data_list found;         /* folders within the one being read */
+    char **seen;             /* canonical paths of folders read: open addressing */
+    int64_t seen_count, seen_capacity;
+    const char *folder;
+    char path[DATA_PATH_SIZE];
+    bool failed;             /* no memory */
+} data_walker;
+
+static bool data_walk_entry(void *user, const char *name, os_kind kind) {
+    data_walker *w = user;
+    bool picture = kind == OS_FILE && codec_is_picture_name(name);
+    if (name[0] == '.' || (!picture && kind != OS_DIRECTORY)) return true;
+    size_t length = strlen(w->folder);
+    int size = snprintf(w->path, sizeof w->path, "%s%s%s", w->folder, length && path_is_separator(w->folder[length - 1]) ? "" : "/", name);
+    if (size < 0 || size >= (int)sizeof w->path) return true;
+    if (!data_list_add(picture ? w->list : &w->found, w->path, (size_t)size)) w->failed = true;
+    return !w->failed;
+}
+
+/* Marks a folder as read; false when it was before (by another path, or a link leads back to it). */
+static bool data_walk_mark(data_walker *w, const char *real) {
+    if (w->seen_count * 2 >= w->seen_capacity) {
+        int64_t capacity = YOLO_MAX(64, w->seen_capacity * 4);
+        char **larger = mem_array((uint64_t)capacity, sizeof *larger);
+        if (!larger) return w->failed = true;
+        for (int64_t i = 0; i < w->seen_capacity; i++) {
+            if (!w->seen[i]) continue;
+            uint64_t at = hash_bytes(w->seen[i], strlen(w->seen[i]), 0);
+            while (larger[at & (uint64_t)(capacity - 1)]) at++;
+            larger[at & (uint64_t)(capacity - 1)] = w->seen[i];
+        }
+        mem_free(w->seen);
+        w->seen = larger;
+        w->seen_capacity = capacity;
+    }
+    uint64_t mask = (uint64_t)w->seen_capacity - 1, at = hash_bytes(real, strlen(real), 0) & mask;
+    for (; w->seen[at]; at = (at + 1) & mask)
+        if (!strcmp(w->seen[at], real)) return false;
+    w->failed |= !(w->seen[at] = arena_text(&w->folders.memory, real, strlen(real)));
+    w->seen_count++;
+    return true;
+}
+
+/* Adds the pictures of a folder, at any depth, sorted bytewise by path: an order that depends on names alone. Names
+   that begin with a dot are passed over, as ultralytics' glob does. Links are followed; a folder that was read
+   already is not read again. A folder within that cannot be read is counted and the first one named in `complaint`. */
+static yolo_status data_walk(const char *root, data_list *list, yolo_error *error) {
+    data_walker *w = mem_array(1, sizeof *w);
+    if (!w) return err_memory(error, sizeof *w);
+    yolo_status status = YOLO_OK;
+    char real[DATA_PATH_SIZE], reason[256];
+    w->list = list;
+    w->failed = !data_list_add(&w->folders, root, strlen(root));
+    for (bool first = true; w->folders.count && !w->failed && !err_interrupted; first = false) {
+        w->folder = w->folders.paths[--w->folders.count];
+        if (os_real_path(w->folder, real, sizeof real) && !data_walk_mark(w, real)) continue;
+        if (!os_list_directory(w->folder, data_walk_entry, w) && !w->failed) {
+            os_reason(reason, sizeof reason);
+            if (first) status = err_set(error, YOLO_ERROR_IO, "%s: cannot read folder: %s", root, reason);
+            if (!list->unreadable++) snprintf(list->complaint, sizeof list->complaint, "%s: cannot read folder: %s", w->folder, reason);
+        }
+        data_list_sort(&w->found);
+        while (w->found.count && !w->failed) {
+            const char *folder = w->found.paths[--w->found.count];
+            w->failed = !data_list_add(&w->folders, folder, strlen(folder));
+        }
+        arena_free(&w->found.memory);
+    }
+    if (w->failed) status = err_memory(error, 1 << 20);
+    else if (err_interrupted) status = err_set(error, YOLO_ERROR_INTERRUPTED, "%s: interrupted while folders were read", root);
+    data_list_sort(list);
+    data_list_free(&w->folders);
+    data_list_free(&w->found);
+    mem_free(w->seen);
+    mem_free(w);
+    return status;
+}
+
+/* REF ultralytics/data/utils.py img2label_paths: the label's path by the rule that the last folder "images" becomes
+   "labels"; else beside the picture. mem_free. */
+static char *data_label_rule(const char *picture) {
+    size_t at = 0, length = strlen(picture);
+    bool found = false;
+    for (size_t i = 0; i + 7 <= length; i++)
+        if (!memcmp(picture + i, "images", 6) && (!i || path_is_separator(picture[i - 1])) && path_is_separator(picture[i + 6])) {
+            at = i;
+            found = true;
+        }
+    char *label = path_with_extension(picture, ".txt");
+    if (label && found) memcpy(label + at, "labels", 6);
+    return label;
+}
+
+/* Where a picture's label is: by the rule, or else beside it; where the rule has it when there is none. mem_free. */
+static char *data_label_path(const char *picture) {
+    char *rule = data_label_rule(picture);
+    if (!rule || os_path_kind(rule) != OS_NOTHING) return rule;
+    char *beside = path_with_extension(picture, ".txt");
+    if (beside && os_path_kind(beside) == OS_FILE) {
+        mem_free(rule);
+        return beside;
+    }
+    mem_free(beside);
+    return rule;
+}
+
+/* A text file of paths. REF ultralytics/data/base.py get_img_files: "./" is the list's own folder. Other relative
+   paths are looked for there too, before they are taken as they are. */
+static yolo_status data_read_list(const char *path, data_list *list, yolo_error *error) {
+    uint8_t *bytes;
+    const char *text, *end, *line;
+    size_t length;
+    yolo_status status = data_read_text(path, &bytes, &text, &end, error);
+    if (status != YOLO_OK) return status;
+    char *folder = path_parent(path);
+    for (int number = 1; folder && status == YOLO_OK && data_next_line(&text, end, &line, &length); number++) {
+        char name[DATA_PATH_SIZE];
+        if (!length) continue;
+        if (length >= sizeof name || memchr(line, 0, length)) {
+            status = err_set(error, YOLO_ERROR_FORMAT, "%s:%d: found %d bytes, expected the path of a picture", path, number, (int)YOLO_MIN(length, 1000000));
+            continue;
+        }
+        memcpy(name, line, length);
+        name[length] = 0;
+        bool local = name[0] == '.' && path_is_separator(name[1]);
+        char *full = path_join(folder, name + (local ? 2 : 0));
+        bool there = full && (local || path_is_absolute(name) || os_path_kind(full) != OS_NOTHING);
+        const char *taken = there ? full : name;
+        if (!full || (codec_is_picture_name(taken) && !data_list_add(list, taken, strlen(taken)))) status = err_memory(error, length);
+        mem_free(full);
+    }
+    if (!folder && status == YOLO_OK) status = err_memory(error, 4096);
+    mem_free(folder);
+    mem_free(bytes);
+    return status;
+}
+
+/* Adds the pictures that a path stands for: a folder's, a text file's, or the picture itself. Sorted. */
+static yolo_status data_collect(const char *path, data_list *list, yolo_error *error) {
+    os_kind kind = os_path_kind(path);
+    yolo_status status = YOLO_OK;
+    if (kind == OS_NOTHING) return err_set(error, YOLO_ERROR_IO, "%s: no such file or folder", path);
+    if (kind == OS_DIRECTORY) status = data_walk(path, list, error);
+    else if (!codec_is_picture_name(path)) status = data_read_list(path, list, error);
+    else if (!data_list_add(list, path, strlen(path))) status = err_memory(error, strlen(path));
+    data_list_sort(list);
+    return status;
+}
+
+/* ---- data.yaml: REF ultralytics/data/utils.py check_det_dataset */
+
+/* A class name as ultralytics shows it: str() of whatever the yaml value is. */
+static char *data_name_text(arena *memory, const val *v) {
+    char text[40];
+    if (v->kind == VAL_STRING) return arena_text(memory, v->text, strlen(v->text));
+    if (v->kind == VAL_INT) snprintf(text, sizeof text, "%lld", (long long)v->integer);
+    else if (v->kind == VAL_FLOAT) yaml_repr(text, v->number);
+    else snprintf(text, sizeof text, "%s", v->kind == VAL_BOOL ? (v->integer ? "True" : "False") : "None");
+    return arena_text(memory, text, strlen(text));
+}
+
+/* A whole number, also one that was written as text or with a point; `otherwise` for anything else. */
+static int64_t data_whole(const val *v, int64_t otherwise) {
+    double number = val_number(v, -1);
+    if (v && v->kind == VAL_STRING && !str_to_number(v->text, v->length, &number)) return otherwise;
+    return number >= 0 && number < 1e9 && number == floor(number) ? (int64_t)number : otherwise;
+}
+
+static yolo_status data_names(data_set *set, const char *path, const val *names, yolo_error *error) {
+    bool map = names->kind == VAL_MAP;
+    if ((!map && names->kind != VAL_LIST) || !names->count || names->count > DATA_MAX_CLASSES)
+        return err_set(error, YOLO_ERROR_FORMAT, "%s:%d: 'names' has no class name, expected a list, or a map from 0 on", path, names->line);
+    set->class_count = (int)names->count;
+    set->names = arena_array(&set->memory, (uint64_t)names->count, sizeof *set->names);
+    for (int64_t i = 0; set->names && i < names->count; i++) {
+        const val *item = names->items[i];
+        int64_t id = map ? data_whole(names->keys[i], -1) : i;
+        if (item->kind == VAL_LIST || item->kind == VAL_MAP || id < 0 || id >= names->count || set->names[id])
+            return err_set(error, YOLO_ERROR_FORMAT, "%s:%d: 'names' of %d classes, expected one name for each class from 0 to %d", path,
+                           item->line ? item->line : names->line, set->class_count, set->class_count - 1);
+        if (!(set->names[id] = data_name_text(&set->memory, item))) return err_memory(error, 65536);
+    }
+    return set->names ? YOLO_OK : err_memory(error, 65536);
+}
+
+/* nc and names, of which one may be missing. */
+static yolo_status data_classes(data_set *set, const char *path, const val *root, yolo_error *error) {
+    const val *names = val_get(root, "names"), *nc = val_get(root, "nc");
+    bool named = names && names->kind != VAL_NULL;
+    if (!named && !nc) return err_set(error, YOLO_ERROR_FORMAT, "%s: found neither 'names' nor 'nc', expected 'names: [...]'", path);
+    int64_t count = data_whole(nc, -1);
+    if (nc && !(named && nc->kind == VAL_NULL) && (count < 1 || count > DATA_MAX_CLASSES))
+        return err_set(error, YOLO_ERROR_FORMAT, "%s:%d: 'nc' is no number of classes, expected 1 to %d", path, nc->line, DATA_MAX_CLASSES);
+    if (named) {
+        yolo_status status = data_names(set, path, names, error);
+        if (status == YOLO_OK && count >= 0 && count != set->class_count)
+            return err_set(error, YOLO_ERROR_FORMAT, "%s:%d: found nc: %lld and %d names, expected the same number", path, nc->line,
+                           (long long)count, set->class_count);
+        return status;
+    }
+    set->class_count = (int)count;
+    set->names = arena_array(&set->memory, (uint64_t)count, sizeof *set->names);
+    for (int i = 0; set->names && i < set->class_count; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "class_%d", i);
+        if (!(set->names[i] = arena_text(&set->memory, text, strlen(text)))) return err_memory(error, 65536);
+    }
+    return set->names ? YOLO_OK : err_memory(error, 65536);
+}
+
+/* One path of a split below the root; "../x" also as "x", as exporters write it. mem_free. */
+static char *data_resolve(const char *root, const char *path) {
+    bool up = path[0] == '.' && path[1] == '.' && (path[2] == '/' || path[2] == '\\');
+    while (path[0] == '.' && path_is_separator(path[1])) path += 2;
+    char *full = !strcmp(path, ".") || !path[0] ? str_copy(root) : path_join(root, path);
+    if (!full || !up || os_path_kind(full) != OS_NOTHING) return full;
+    char *below = path_join(root, path + 3);
+    if (below && os_path_kind(below) != OS_NOTHING) {
+        mem_free(full);
+        return below;
+    }
+    mem_free(below);
+    return full;
+}
+
+/* The pictures of one split: a path or a list of them. What is missing leaves the list empty and says why: a set may
+   be opened for its other split. */
+static yolo_status data_split_read(data_set *set, const char *path, const char *key, const val *v, data_list *list, yolo_error *error) {
+    const val *one[1] = {v};
+    bool many = v && v->kind == VAL_LIST;
+    if (!v || v->kind == VAL_NULL || (v->kind == VAL_STRING && (!v->length || !strcmp(v->text, "None")))) {
+        snprintf(list->complaint, sizeof list->complaint, "%s: found no '%s', expected a folder or list of pictures", path, key);
+        return YOLO_OK;
+    }
+    yolo_status status = YOLO_OK;
+    for (int64_t i = 0; status == YOLO_OK && i < (many ? v->count : 1); i++) {
+        const val *item = many ? v->items[i] : one[0];
+        if (item->kind != VAL_STRING)
+            return err_set(error, YOLO_ERROR_FORMAT, "%s:%d: '%s' is no path, expected a folder, a .txt file or a list of them", path, item->line, key);
+        char *full = data_resolve(set->root, item->text);
+        if (!full) return err_memory(error, item->length);
+        if (os_path_kind(full) == OS_NOTHING)
+            snprintf(list->complaint, sizeof list->complaint, "%s:%d: '%s' pictures not found: %s does not exist", path, item->line, key, full);
+        else status = data_collect(full, list, error);
+        mem_free(full);
+    }
+    if (status == YOLO_OK && !list->count && !list->complaint[0])
+        snprintf(list->complaint, sizeof list->complaint, "%s:%d: '%s' has no pictures", path, v->line, key);
+    return status;
+}
+
+/* The folder relative paths start from: the yaml's, or its `path` seen from there, or that as it is. A `path` that
+   exists nowhere belongs to another machine: the yaml's folder again. (ultralytics takes a relative `path` from the
+   current folder or its settings; a set must not change with where the program was started.) */
+static char *data_root(const char *yaml_path, const val *path) {
+    char *folder = path_parent(yaml_path), *below = NULL;
+    const char *text = val_text(path, "");
+    if (!folder || !text[0] || !strcmp(text, "None") || !strcmp(text, ".")) return folder;
+    below = path_join(folder, text);
+    if (below && os_path_kind(below) == OS_DIRECTORY) {
+        mem_free(folder);
+        return below;
+    }
+    mem_free(below);
+    if (os_path_kind(text) != OS_DIRECTORY) return folder;
+    mem_free(folder);
+    return str_copy(text);
+}
+
+static void data_close(data_set *set) {
+    data_list_free(&set->train);
+    data_list_free(&set->val);
+    data_list_free(&set->test);
+    arena_free(&set->memory);
+    memset(set, 0, sizeof *set);
+}
+
+static yolo_status data_open_root(data_set *set, const char *yaml_path, const val *root, yolo_error *error) {
+    const val *val_split = val_get(root, "val"), *path = val_get(root, "path");
+    if (!root || root->kind != VAL_MAP)
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: found no 'key: value' lines, expected 'train', 'val' and 'names'", yaml_path);
+    if (path && path->kind != VAL_NULL && path->kind != VAL_STRING)
+        return err_set(error, YOLO_ERROR_FORMAT, "%s:%d: 'path' is no text, expected a folder", yaml_path, path->line);
+    if (!val_split) val_split = val_get(root, "validation");
+    yolo_status status = data_classes(set, yaml_path, root, error);
+    char *folder = data_root(yaml_path, path);
+    set->root = folder ? arena_text(&set->memory, folder, strlen(folder)) : NULL;
+    mem_free(folder);
+    if (!set->root) return err_memory(error, 4096);
+    if (status == YOLO_OK) status = data_split_read(set, yaml_path, "train", val_get(root, "train"), &set->train, error);
+    if (status == YOLO_OK) status = data_split_read(set, yaml_path, "val", val_split, &set->val, error);
+    if (status == YOLO_OK) status = data_split_read(set, yaml_path, "test", val_get(root, "test"), &set->test, error);
+    return status;
+}
+
+/* Reads a data.yaml and lists its pictures. data_close afterwards; on error nothing is left to close. A split that
+   is absent or empty is no error here: data_split tells. */
+static yolo_status data_open(data_set *set, const char *yaml_path, yolo_error *error) {
+    uint8_t *bytes;
+    size_t size;
+    val *root = NULL;
+    memset(set, 0, sizeof *set);
+    yolo_status status = path_read(yaml_path, 16u << 20, &bytes, &size, error);
+    if (status != YOLO_OK) return status;
+    status = yaml_parse(&set->memory, yaml_path, (const char *)bytes, size, &root, error);
+    mem_free(bytes);
+    if (status == YOLO_OK) status = data_open_root(set, yaml_path, root, error);
+    if (status != YOLO_OK) data_close(set);
+    return status;
+}
+
+/* The pictures of "train", "val" or "test"; an error where there are none. */
+static yolo_status data_split(const data_set *set, const char *name, const data_list **list, yolo_error *error) {
+    *list = !strcmp(name, "train") ? &set->train : !strcmp(name, "val") ? &set->val : !strcmp(name, "test") ? &set->test : NULL;
+    if (!*list) return err_set(error, YOLO_ERROR_USAGE, "split '%s': expected train, val or test", name);
+    return (*list)->count ? YOLO_OK : err_set(error, YOLO_ERROR_IO, "%s", (*list)->complaint);
+}
 
 /* ==== 10 zip_: archives =========================================================================================
    Reader of untrusted archives (stored, deflated, zip64) and writer of stored ones with 64-byte aligned members, as

@@ -108,6 +108,7 @@ static const test_case tests_planted[] = {
 #endif
 
 #include "test_base.c"
+#include "test_data.c"
 #include "test_ops.c"
 #include "test_net.c"
 #include "test_eval.c"
@@ -118,6 +119,7 @@ static const test_area test_areas[] = {
     {"planted", tests_planted, YOLO_COUNT(tests_planted)},
 #endif
     {"base", tests_base, YOLO_COUNT(tests_base)},
+    {"data", tests_data, YOLO_COUNT(tests_data)},
     {"ops", tests_ops, YOLO_COUNT(tests_ops)},
     {"net", tests_net, YOLO_COUNT(tests_net)},
     {"eval", tests_eval, YOLO_COUNT(tests_eval)},
