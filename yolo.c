@@ -3849,10 +3849,18 @@ static int64_t net_layer_elements(const net *net, int layer, bool frozen) {
     return count;
 }
 
-/* A layer's operations as ultralytics counts them: a batch norm costs 4 multiply-adds an element.
+/* Cells of all levels together. */
+static int net_anchor_count(const net *net, int h, int w) {
+    int count = 0;
+    for (int i = 0; i < net->level_count; i++) count += (h / net->strides[i]) * (w / net->strides[i]);
+    return count;
+}
+
+/* A layer's operations as ultralytics counts them: a batch norm costs 4 multiply-adds an element, the expectation over
+   the box bins is a convolution.
    REF thop calculate_conv2d_flops, count_normalization. */
 static double net_layer_flops(const net *net, int layer, int h, int w) {
-    double flops = 0;
+    double flops = net->layers[layer].module == NET_MODULE_DETECT ? 2.0 * 4 * NET_REG_MAX * net_anchor_count(net, h, w) : 0;
     for (int i = 0; i < net->layers[layer].op_count; i++) {
         const net_op *op = &net->ops[net->layers[layer].first_op + i];
         int down = net->buffers[net->tensors[op->out].buffer].down;
@@ -3871,13 +3879,6 @@ static int net_module_count(const net *net) {
         count += layer->module == NET_MODULE_SPPF || layer->module == NET_MODULE_UPSAMPLE || layer->module == NET_MODULE_CONCAT;
         count += (layer->module == NET_MODULE_CONV || layer->module == NET_MODULE_SPPF) && !layer->activated;
     }
-    return count;
-}
-
-/* Cells of all levels together. */
-static int net_anchor_count(const net *net, int h, int w) {
-    int count = 0;
-    for (int i = 0; i < net->level_count; i++) count += (h / net->strides[i]) * (w / net->strides[i]);
     return count;
 }
 
@@ -5261,6 +5262,16 @@ static void run_forward_timed(run_lane *lane, double *ms_per_op) {
     }
 }
 
+/* An open model: what the public calls of section 21 hand out, and what sections 16 to 20 work with. */
+struct yolo_model {
+    pt_model checkpoint;
+    thr_pool *pool;
+    run_weights *weights;
+    run_lane *lane;         /* NULL until the first prediction */
+    op_isa isa;
+    int threads;
+};
+
 /* ==== 16 det_ nms_: head decoding and suppression ===============================================================
    From raw head views to boxes with ultralytics' semantics, for one picture of a batch at a time; nothing is kept
    between calls, so any number of threads may do it at once. Anchors are rejected on their class logits, which costs a
@@ -5492,10 +5503,13 @@ static yolo_status det_check(int *imgsz, const det_options *options, const net *
 
 /* ==== 21 yolo_: public interface ================================================================================ */
 
-struct yolo_model {
-    pt_model checkpoint;
-    thr_pool *pool;
-};
+yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.isa = "auto"}; }
+
+int yolo_class_count(const yolo_model *model) { return model->checkpoint.net.class_count; }
+
+const char *yolo_class_name(const yolo_model *model, int class_id) {
+    return class_id >= 0 && class_id < model->checkpoint.net.class_count ? model->checkpoint.net.names[class_id] : "";
+}
 
 /* ==== 22 cli_: command line ===================================================================================== */
 
