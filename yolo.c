@@ -2521,14 +2521,15 @@ static bool lbl_line(lbl_reader *r, const char *line, size_t length) {
         return true;
     }
     int64_t last = count == 6 ? 5 : count;
-    for (int64_t i = 1; i < last; i++) {
-        bool size = count <= 6 && i >= 3;
-        if (n[i] >= (size ? 0 : -0.01) && n[i] <= 1.01) continue;
-        lbl_complain(r, "found %g in column %lld, expected a share of the picture, 0 to 1", n[i], (long long)i + 1);
+    lbl_box box = count <= 6 ? (lbl_box){0, n[1], n[2], n[3], n[4]} : lbl_polygon_box(n + 1, (count - 1) / 2);
+    const double share[] = {box.x, box.y, box.w, box.h};
+    static const char *const what[] = {"x_center", "y_center", "width", "height"};
+    for (int i = 0; i < 4; i++) {
+        if (share[i] >= (i < 2 ? -0.01 : 0) && share[i] <= 1.01) continue;
+        lbl_complain(r, "found %s %g%s, expected a share of the picture, 0 to 1", what[i], share[i], count <= 6 ? "" : " of the polygon");
         return true;
     }
     lbl_list *list = r->list;
-    lbl_box box = count <= 6 ? (lbl_box){0, n[1], n[2], n[3], n[4]} : lbl_polygon_box(n + 1, (count - 1) / 2);
     box.class_id = (int)n[0];
     if (!mem_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items) ||
         !mem_grow(&r->keys, &r->key_capacity, list->count + 1, sizeof *r->keys)) return false;

@@ -176,7 +176,7 @@ static void test_labels_read(void) {
     CHECK(list.items[2].class_id == 1 && fabs(list.items[2].x - 0.2) < 1e-12 && fabs(list.items[2].h - 0.4) < 1e-12);
     CHECK_MSG(lines.count == 6 && strstr(lines.text, "labels.txt:8: found 4 numbers, expected 5 (class x_center y_center width height) or a class and 3 points or more\n"), "%s", lines.text);
     CHECK_MSG(strstr(lines.text, "labels.txt:9: class 3 out of range [0,3)\n"), "%s", lines.text);
-    CHECK(strstr(lines.text, "labels.txt:10: found 1.2 in column 3, expected a share of the picture, 0 to 1\n"));
+    CHECK(strstr(lines.text, "labels.txt:10: found y_center 1.2, expected a share of the picture, 0 to 1\n"));
     CHECK(strstr(lines.text, "labels.txt:12: found 'nan', expected a number\n") && strstr(lines.text, "labels.txt: 4 more bad lines\n"));
     lbl_list_free(&list);
     CHECK(lbl_read(test_temp("no such label.txt"), 3, &list, &log, &error) == YOLO_OK && list.missing && !list.count);
