@@ -2958,10 +2958,1397 @@ static yolo_status data_split(const data_set *set, const char *name, const data_
 
 /* ==== 10 zip_: archives =========================================================================================
    Reader of untrusted archives (stored, deflated, zip64) and writer of stored ones with 64-byte aligned members, as
-   torch.save lays them out. */
+   torch.save lays them out. Reading invariants:
+     1 The bytes belong to the caller and outlive the archive; a stored entry is read where it lies.
+     2 After zip_open every entry's data lies inside the file, no two entries overlap or share a name.
+     3 zip_read gives exactly entry->size bytes whose CRC-32 is right, or an error; all inflated entries together
+       stay below a budget that grows with the file, so that a small file cannot ask for much memory. */
+
+enum { ZIP_FAST_BITS = 10, ZIP_ALIGNMENT = 64 };
+#define ZIP_ENTRY_CAP ((uint64_t)4 << 30)
+
+typedef struct zip_crc { uint32_t table[8][256]; } zip_crc; /* eight bytes a step */
+
+static void zip_crc_init(zip_crc *crc) {
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t c = i;
+        for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (c & 1 ? 0xedb88320u : 0);
+        crc->table[0][i] = c;
+    }
+    for (int i = 0; i < 256; i++)
+        for (int t = 1; t < 8; t++)
+            crc->table[t][i] = crc->table[t - 1][i] >> 8 ^ crc->table[0][crc->table[t - 1][i] & 255];
+}
+
+static uint32_t zip_crc_of(const zip_crc *crc, const uint8_t *p, uint64_t size) {
+    const uint32_t (*t)[256] = crc->table;
+    uint32_t c = 0xffffffffu;
+    for (; size >= 8; size -= 8, p += 8) {
+        c ^= (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+        c = t[7][c & 255] ^ t[6][c >> 8 & 255] ^ t[5][c >> 16 & 255] ^ t[4][c >> 24] ^
+            t[3][p[4]] ^ t[2][p[5]] ^ t[1][p[6]] ^ t[0][p[7]];
+    }
+    while (size--) c = c >> 8 ^ t[0][(c ^ *p++) & 255];
+    return ~c;
+}
+
+/* Bits of a deflate stream, lowest first. Behind the end come zeros; taking one of them sets `failed`. */
+typedef struct zip_bits { const uint8_t *at, *end; uint64_t hold; int count; bool failed; } zip_bits;
+
+static void zip_fill(zip_bits *b) {
+    while (b->count <= 56 && b->at < b->end) {
+        b->hold |= (uint64_t)*b->at++ << b->count;
+        b->count += 8;
+    }
+}
+
+static void zip_drop(zip_bits *b, int count) {
+    if (count > b->count) {
+        b->failed = true;
+        b->hold = 0;
+        b->count = 0;
+        return;
+    }
+    b->hold >>= count;
+    b->count -= count;
+}
+
+static uint32_t zip_take(zip_bits *b, int count) {
+    zip_fill(b);
+    uint32_t value = (uint32_t)(b->hold & (((uint64_t)1 << count) - 1));
+    zip_drop(b, count);
+    return value;
+}
+
+/* A canonical Huffman code: codes of up to ZIP_FAST_BITS bits by table (symbol << 4 | length), the rest by counting. */
+typedef struct zip_codes {
+    uint16_t fast[1 << ZIP_FAST_BITS];
+    uint16_t count[16], symbols[288];
+} zip_codes;
+
+/* False when the lengths are no prefix code. Incomplete codes are allowed where deflate does: one code or none. */
+static bool zip_codes_build(zip_codes *codes, const uint8_t *lengths, int count) {
+    memset(codes, 0, sizeof *codes);
+    for (int i = 0; i < count; i++) codes->count[lengths[i]]++;
+    int used = count - codes->count[0], left = 1, offset[17] = {0};
+    codes->count[0] = 0;
+    uint32_t next[16] = {0};
+    for (int length = 1; length <= 15; length++) {
+        left = left * 2 - codes->count[length];
+        if (left < 0) return false;
+        offset[length + 1] = offset[length] + codes->count[length];
+        next[length] = (next[length - 1] + codes->count[length - 1]) << 1;
+    }
+    if (left > 0 && used > 1) return false;
+    for (int i = 0; i < count; i++) {
+        int length = lengths[i];
+        if (!length) continue;
+        codes->symbols[offset[length]++] = (uint16_t)i;
+        uint32_t code = next[length]++, reversed = 0;
+        for (int bit = 0; bit < length; bit++) reversed |= (code >> bit & 1) << (length - 1 - bit);
+        for (; length <= ZIP_FAST_BITS && reversed < 1 << ZIP_FAST_BITS; reversed += 1u << length)
+            codes->fast[reversed] = (uint16_t)(i << 4 | length);
+    }
+    return true;
+}
+
+/* The next symbol, or -1 for a code that stands for nothing. */
+static int zip_symbol(zip_bits *b, const zip_codes *codes) {
+    zip_fill(b);
+    int entry = codes->fast[b->hold & ((1 << ZIP_FAST_BITS) - 1)];
+    if (entry) {
+        zip_drop(b, entry & 15);
+        return entry >> 4;
+    }
+    int code = 0, first = 0, index = 0;
+    for (int length = 1; length <= 15; length++) {
+        code |= (int)(b->hold >> (length - 1) & 1);
+        int count = codes->count[length];
+        if (code - first < count) {
+            zip_drop(b, length);
+            return codes->symbols[index + code - first];
+        }
+        index += count;
+        first = (first + count) << 1;
+        code <<= 1;
+    }
+    return -1;
+}
+
+typedef struct zip_inflater { zip_bits bits; uint8_t *out; uint64_t size, done; zip_codes literals, distances; } zip_inflater;
+
+static bool zip_inflate_stored(zip_inflater *z) {
+    zip_bits *b = &z->bits;
+    zip_drop(b, b->count & 7);
+    uint32_t length = zip_take(b, 16), check = zip_take(b, 16);
+    if (b->failed || (length ^ 0xffff) != check || length > z->size - z->done) return false;
+    for (; length && b->count; length--) { /* whole bytes that were taken ahead */
+        z->out[z->done++] = (uint8_t)b->hold;
+        zip_drop(b, 8);
+    }
+    if (length > (uint64_t)(b->end - b->at)) return false;
+    if (length) memcpy(z->out + z->done, b->at, length);
+    b->at += length;
+    z->done += length;
+    return true;
+}
+
+static bool zip_inflate_compressed(zip_inflater *z) {
+    static const uint16_t length_base[] = {3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258};
+    static const uint8_t length_extra[] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
+    static const uint16_t distance_base[] = {1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
+    static const uint8_t distance_extra[] = {0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13};
+    for (;;) {
+        int symbol = zip_symbol(&z->bits, &z->literals);
+        if (symbol < 0 || z->bits.failed) return false;
+        if (symbol == 256) return true;
+        if (symbol < 256) {
+            if (z->done == z->size) return false;
+            z->out[z->done++] = (uint8_t)symbol;
+            continue;
+        }
+        if (symbol - 257 >= YOLO_COUNT(length_base)) return false;
+        uint32_t length = length_base[symbol - 257] + zip_take(&z->bits, length_extra[symbol - 257]);
+        int code = zip_symbol(&z->bits, &z->distances);
+        if (code < 0 || code >= YOLO_COUNT(distance_base)) return false;
+        uint32_t distance = distance_base[code] + zip_take(&z->bits, distance_extra[code]);
+        if (z->bits.failed || distance > z->done || length > z->size - z->done) return false;
+        for (; length; length--, z->done++) z->out[z->done] = z->out[z->done - distance];
+    }
+}
+
+/* The code tables that a dynamic block begins with. */
+static bool zip_inflate_tables(zip_inflater *z) {
+    static const uint8_t order[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
+    uint8_t lengths[320] = {0};
+    int literals = (int)zip_take(&z->bits, 5) + 257, distances = (int)zip_take(&z->bits, 5) + 1;
+    int count = (int)zip_take(&z->bits, 4) + 4;
+    if (literals > 286 || distances > 30) return false;
+    for (int i = 0; i < count; i++) lengths[order[i]] = (uint8_t)zip_take(&z->bits, 3);
+    if (z->bits.failed || !zip_codes_build(&z->literals, lengths, 19)) return false;
+    memset(lengths, 0, sizeof lengths);
+    for (int i = 0; i < literals + distances;) {
+        int symbol = zip_symbol(&z->bits, &z->literals), repeat = 1;
+        uint8_t length = (uint8_t)symbol;
+        if (symbol < 0 || symbol > 18 || (symbol == 16 && !i)) return false;
+        if (symbol == 16) {
+            length = lengths[i - 1];
+            repeat = 3 + (int)zip_take(&z->bits, 2);
+        } else if (symbol > 16) {
+            length = 0;
+            repeat = symbol == 17 ? 3 + (int)zip_take(&z->bits, 3) : 11 + (int)zip_take(&z->bits, 7);
+        }
+        if (z->bits.failed || repeat > literals + distances - i) return false;
+        while (repeat--) lengths[i++] = length;
+    }
+    return lengths[256] && zip_codes_build(&z->literals, lengths, literals) &&
+           zip_codes_build(&z->distances, lengths + literals, distances);
+}
+
+static bool zip_inflate_fixed(zip_inflater *z) {
+    uint8_t lengths[288];
+    for (int i = 0; i < 288; i++) lengths[i] = i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8;
+    if (!zip_codes_build(&z->literals, lengths, 288)) return false;
+    memset(lengths, 5, 32);
+    return zip_codes_build(&z->distances, lengths, 32);
+}
+
+/* Inflates into exactly `size` bytes; false when the stream is damaged, too short or too long. */
+static bool zip_inflate(zip_inflater *z, const uint8_t *packed, uint64_t packed_size, uint8_t *out, uint64_t size) {
+    z->bits = (zip_bits){.at = packed, .end = packed + packed_size};
+    z->out = out;
+    z->size = size;
+    z->done = 0;
+    for (bool last = false; !last;) {
+        last = zip_take(&z->bits, 1);
+        uint32_t type = zip_take(&z->bits, 2);
+        if (z->bits.failed || type == 3) return false;
+        if (type == 0 ? !zip_inflate_stored(z)
+                      : !(type == 1 ? zip_inflate_fixed(z) : zip_inflate_tables(z)) || !zip_inflate_compressed(z)) return false;
+    }
+    return z->done == z->size;
+}
+
+typedef struct zip_entry {
+    const char *name; /* NUL-terminated */
+    uint32_t crc;
+    int method;       /* 0 stored, 8 deflated */
+    uint64_t packed, size;
+    uint64_t header;  /* of the local header */
+    uint64_t data;    /* of the first byte */
+    const uint8_t *bytes; /* once read */
+} zip_entry;
+
+typedef struct zip_archive {
+    const char *path;     /* for messages */
+    const uint8_t *bytes;
+    size_t size;
+    zip_entry *entries;   /* by name */
+    int count;
+    uint64_t budget;      /* of bytes that may still be inflated */
+    zip_crc crc;
+    arena memory;
+} zip_archive;
+
+static int zip_by_name(const void *a, const void *b) {
+    return strcmp(((const zip_entry *)a)->name, ((const zip_entry *)b)->name);
+}
+static int zip_by_header(const void *a, const void *b) {
+    uint64_t x = ((const zip_entry *)a)->header, y = ((const zip_entry *)b)->header;
+    return x < y ? -1 : x > y;
+}
+
+static void zip_close(zip_archive *zip) {
+    arena_free(&zip->memory);
+    memset(zip, 0, sizeof *zip);
+}
+
+/* Where the directory is: from the end record, or its 64-bit form when one of the fields is full. */
+static yolo_status zip_find_directory(const zip_archive *zip, uint64_t *at, uint64_t *size, uint64_t *count, yolo_error *error) {
+    const char *path = zip->path;
+    if (zip->size < 22) return err_set(error, YOLO_ERROR_FORMAT, "%s: %zu bytes, expected a zip archive", path, zip->size);
+    size_t end = zip->size - 22, lowest = end > 65535 ? end - 65535 : 0;
+    cur c;
+    for (;; end--) {
+        c = cur_make(zip->bytes, zip->size);
+        cur_seek(&c, end);
+        if (cur_le(&c, 4) == 0x06054b50 && cur_seek(&c, end + 20) && cur_le(&c, 2) == zip->size - end - 22) break;
+        if (end == lowest) return err_set(error, YOLO_ERROR_FORMAT, "%s: no zip directory at its end: not a checkpoint, or cut off", path);
+    }
+    cur_seek(&c, end + 10);
+    *count = cur_le(&c, 2);
+    *size = cur_le(&c, 4);
+    *at = cur_le(&c, 4);
+    uint64_t limit = end;
+    if (*count == 0xffff || *size == 0xffffffffu || *at == 0xffffffffu) {
+        cur_seek(&c, end >= 20 ? end - 20 : end);
+        uint64_t mark = cur_le(&c, 4);
+        cur_le(&c, 4);
+        limit = cur_le(&c, 8);
+        cur_seek(&c, limit);
+        if (c.failed || mark != 0x07064b50 || cur_le(&c, 4) != 0x06064b50 || limit > end - 20)
+            return err_set(error, YOLO_ERROR_FORMAT, "%s: byte %zu: damaged zip64 directory", path, end);
+        cur_seek(&c, limit + 32);
+        *count = cur_le(&c, 8);
+        *size = cur_le(&c, 8);
+        *at = cur_le(&c, 8);
+    }
+    if (c.failed || *at > limit || *size > limit - *at || *count > *size / 46)
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: byte %zu: zip directory lies outside the file", path, end);
+    return YOLO_OK;
+}
+
+/* The 64-bit values that replace full 32-bit fields, in the fixed order size, packed, header. */
+static void zip_extra64(cur extra, zip_entry *entry) {
+    while (!extra.failed && extra.at < extra.size) {
+        uint64_t id = cur_le(&extra, 2), length = cur_le(&extra, 2);
+        const uint8_t *field = cur_take(&extra, length);
+        if (id != 1 || !field) continue;
+        cur c = cur_make(field, (size_t)length);
+        if (entry->size == 0xffffffffu) entry->size = cur_le(&c, 8);
+        if (entry->packed == 0xffffffffu) entry->packed = cur_le(&c, 8);
+        if (entry->header == 0xffffffffu) entry->header = cur_le(&c, 8);
+        return;
+    }
+}
+
+/* One record of the directory. */
+static yolo_status zip_read_record(zip_archive *zip, cur *c, zip_entry *entry, yolo_error *error) {
+    size_t start = c->at;
+    uint64_t mark = cur_le(c, 4);
+    cur_le(c, 4);
+    uint64_t flags = cur_le(c, 2);
+    entry->method = (int)cur_le(c, 2);
+    cur_le(c, 4);
+    entry->crc = (uint32_t)cur_le(c, 4);
+    entry->packed = cur_le(c, 4);
+    entry->size = cur_le(c, 4);
+    size_t name_length = (size_t)cur_le(c, 2), extra_length = (size_t)cur_le(c, 2), comment_length = (size_t)cur_le(c, 2);
+    cur_le(c, 8);
+    entry->header = cur_le(c, 4);
+    const uint8_t *name = cur_take(c, name_length), *extra = cur_take(c, extra_length);
+    cur_take(c, comment_length);
+    if (c->failed || mark != 0x02014b50) return err_set(error, YOLO_ERROR_FORMAT, "%s: byte %zu: damaged zip directory", zip->path, start);
+    if (memchr(name, 0, name_length)) return err_set(error, YOLO_ERROR_FORMAT, "%s: byte %zu: zip entry name with a NUL", zip->path, start);
+    if (!(entry->name = arena_text(&zip->memory, (const char *)name, name_length))) return err_memory(error, name_length);
+    zip_extra64(cur_make(extra, extra_length), entry);
+    if (flags & 1) return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: zip entry %s is encrypted", zip->path, entry->name);
+    if (entry->method != 0 && entry->method != 8)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: zip entry %s: compression method %d, expected stored or deflated",
+                       zip->path, entry->name, entry->method);
+    if (entry->size > ZIP_ENTRY_CAP || (entry->method == 0 && entry->size != entry->packed))
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: zip entry %s: impossible size %llu", zip->path, entry->name,
+                       (unsigned long long)entry->size);
+    cur local = cur_make(zip->bytes, zip->size);
+    cur_seek(&local, entry->header);
+    uint64_t local_mark = cur_le(&local, 4);
+    cur_take(&local, 22);
+    uint64_t local_name = cur_le(&local, 2), local_extra = cur_le(&local, 2);
+    const uint8_t *again = cur_take(&local, local_name);
+    cur_take(&local, local_extra);
+    entry->data = local.at;
+    if (!again || local_mark != 0x04034b50 || local_name != name_length || memcmp(again, name, name_length) || !cur_take(&local, entry->packed))
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: byte %llu: zip entry %s: damaged header, or data cut off", zip->path,
+                       (unsigned long long)entry->header, entry->name);
+    return YOLO_OK;
+}
+
+/* Reads the directory of the archive in `bytes`. On error there is nothing to close. */
+static yolo_status zip_open(zip_archive *zip, const char *path, const uint8_t *bytes, size_t size, yolo_error *error) {
+    uint64_t at = 0, length = 0, count = 0;
+    memset(zip, 0, sizeof *zip);
+    zip->path = path;
+    zip->bytes = bytes;
+    zip->size = size;
+    zip->budget = ((uint64_t)256 << 20) + 8 * (uint64_t)size;
+    yolo_status status = zip_find_directory(zip, &at, &length, &count, error);
+    if (status != YOLO_OK) return status;
+    zip_crc_init(&zip->crc);
+    if (!(zip->entries = arena_array(&zip->memory, count, sizeof *zip->entries))) status = err_memory(error, count * sizeof *zip->entries);
+    cur c = cur_make(bytes, (size_t)(at + length));
+    cur_seek(&c, at);
+    for (uint64_t i = 0; i < count && status == YOLO_OK; i++) status = zip_read_record(zip, &c, &zip->entries[i], error);
+    if (status == YOLO_OK) {
+        zip->count = (int)count;
+        qsort(zip->entries, (size_t)count, sizeof *zip->entries, zip_by_header);
+        for (int i = 0; i < zip->count && status == YOLO_OK; i++) {
+            const zip_entry *entry = &zip->entries[i];
+            if (entry->data + entry->packed > (i + 1 < zip->count ? entry[1].header : at))
+                status = err_set(error, YOLO_ERROR_FORMAT, "%s: zip entry %s overlaps what follows it", path, entry->name);
+        }
+        qsort(zip->entries, (size_t)count, sizeof *zip->entries, zip_by_name);
+        for (int i = 1; i < zip->count && status == YOLO_OK; i++)
+            if (!strcmp(zip->entries[i - 1].name, zip->entries[i].name))
+                status = err_set(error, YOLO_ERROR_FORMAT, "%s: two zip entries are named %s", path, zip->entries[i].name);
+    }
+    if (status != YOLO_OK) zip_close(zip);
+    return status;
+}
+
+/* The entry of that name, or NULL. */
+static zip_entry *zip_find(const zip_archive *zip, const char *name) {
+    zip_entry key = {.name = name};
+    return zip->count ? bsearch(&key, zip->entries, (size_t)zip->count, sizeof key, zip_by_name) : NULL;
+}
+
+/* An entry's bytes, checked, in *bytes: valid as long as the archive. The second time costs nothing. */
+static yolo_status zip_read(zip_archive *zip, zip_entry *entry, const uint8_t **bytes, yolo_error *error) {
+    *bytes = entry->bytes;
+    if (entry->bytes) return YOLO_OK;
+    const uint8_t *data = zip->bytes + entry->data;
+    if (entry->method == 8) {
+        uint8_t *out = NULL;
+        zip_inflater *inflater = NULL;
+        /* deflate cannot make more than 1032 bytes out of one */
+        bool possible = entry->size / 1032 <= entry->packed && entry->size <= zip->budget;
+        if (!possible) return err_set(error, YOLO_ERROR_FORMAT, "%s: zip entry %s: %llu bytes from %llu, refused", zip->path, entry->name,
+                                      (unsigned long long)entry->size, (unsigned long long)entry->packed);
+        if (!(out = arena_alloc(&zip->memory, entry->size + 1)) || !(inflater = mem_alloc(sizeof *inflater))) return err_memory(error, entry->size);
+        zip->budget -= entry->size;
+        bool good = zip_inflate(inflater, data, entry->packed, out, entry->size);
+        mem_free(inflater);
+        if (!good) return err_set(error, YOLO_ERROR_FORMAT, "%s: zip entry %s: damaged deflate stream", zip->path, entry->name);
+        data = out;
+    }
+    uint32_t crc = zip_crc_of(&zip->crc, data, entry->size);
+    if (crc != entry->crc)
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: zip entry %s: CRC-32 %08x, expected %08x: the file is damaged", zip->path,
+                       entry->name, (unsigned)crc, (unsigned)entry->crc);
+    *bytes = entry->bytes = data;
+    return YOLO_OK;
+}
+
+/* Writes an archive of stored entries. Failures stick; zip_end reports them. */
+typedef struct zip_writer {
+    const char *path;
+    char *temporary;
+    FILE *file;
+    uint64_t at;
+    int count;
+    str directory;
+    zip_crc crc;
+    bool failed;
+} zip_writer;
+
+static yolo_status zip_begin(zip_writer *w, const char *path, yolo_error *error) {
+    memset(w, 0, sizeof *w);
+    w->path = path;
+    zip_crc_init(&w->crc);
+    return path_begin(path, &w->temporary, &w->file, error);
+}
+
+static void zip_put(str *s, uint64_t value, int count) {
+    char bytes[8];
+    for (int i = 0; i < count; i++) bytes[i] = (char)(value >> (8 * i));
+    str_append(s, bytes, (size_t)count);
+}
+
+/* What local header and directory record share, from the version needed to the length of the extra field. The time
+   is 0, as torch has it: the same contents give the same bytes. */
+static void zip_put_fields(str *s, uint32_t crc, uint64_t size, size_t name_length, size_t extra_length) {
+    zip_put(s, 0, 2); /* version */
+    zip_put(s, 0x0800, 2); /* names are UTF-8 */
+    zip_put(s, 0, 2); /* stored */
+    zip_put(s, 0, 4);
+    zip_put(s, crc, 4);
+    zip_put(s, size, 4);
+    zip_put(s, size, 4);
+    zip_put(s, name_length, 2);
+    zip_put(s, extra_length, 2);
+}
+
+static void zip_write(zip_writer *w, const void *bytes, uint64_t size) {
+    if (!w->failed && size && fwrite(bytes, 1, (size_t)size, w->file) != size) w->failed = true;
+    w->at += size;
+}
+
+static void zip_add(zip_writer *w, const char *name, const void *bytes, uint64_t size) {
+    size_t length = strlen(name);
+    uint32_t crc = zip_crc_of(&w->crc, bytes, size);
+    uint64_t start = w->at, plain = start + 30 + length + 4; /* 4: the smallest extra field */
+    size_t padding = (size_t)((ZIP_ALIGNMENT - plain % ZIP_ALIGNMENT) % ZIP_ALIGNMENT);
+    if (start + size > 0xfffff000u) w->failed = true; /* no zip64 is written */
+    str header = {0};
+    zip_put(&header, 0x04034b50, 4);
+    zip_put_fields(&header, crc, size, length, 4 + padding);
+    str_append(&header, name, length);
+    zip_put(&header, 'F' | 'B' << 8, 2); /* torch's mark for padding */
+    zip_put(&header, padding, 2);
+    for (size_t i = 0; i < padding; i++) str_append(&header, "Z", 1);
+    zip_put(&w->directory, 0x02014b50, 4);
+    zip_put(&w->directory, 0, 2);
+    zip_put_fields(&w->directory, crc, size, length, 0);
+    zip_put(&w->directory, 0, 2 + 2 + 2); /* comment, disk, attributes */
+    zip_put(&w->directory, 0, 4);
+    zip_put(&w->directory, start, 4);
+    str_append(&w->directory, name, length);
+    w->count++;
+    w->failed |= header.failed || w->directory.failed;
+    if (!header.failed) zip_write(w, header.text, (uint64_t)header.length);
+    zip_write(w, bytes, size);
+    str_free(&header);
+}
+
+/* Ends what zip_begin began: with `good` the directory is written and the file put in place, else it is removed. */
+static yolo_status zip_end(zip_writer *w, bool good, yolo_error *error) {
+    uint64_t start = w->at, length = (uint64_t)w->directory.length;
+    zip_put(&w->directory, 0x06054b50, 4);
+    zip_put(&w->directory, 0, 4);
+    zip_put(&w->directory, (uint64_t)w->count, 2);
+    zip_put(&w->directory, (uint64_t)w->count, 2);
+    zip_put(&w->directory, length, 4);
+    zip_put(&w->directory, start, 4);
+    zip_put(&w->directory, 0, 2);
+    w->failed |= w->directory.failed || w->count > 65000;
+    if (good && !w->failed) zip_write(w, w->directory.text, (uint64_t)w->directory.length);
+    if (good && w->failed) err_set(error, YOLO_ERROR_IO, "%s: cannot write %llu bytes: disk full, or out of memory", w->path,
+                                   (unsigned long long)w->at);
+    yolo_status status = path_commit(w->path, w->temporary, w->file, good && !w->failed, true, error);
+    str_free(&w->directory);
+    return good && w->failed ? YOLO_ERROR_IO : status;
+}
 
 /* ==== 11 pkl_: pickles ==========================================================================================
-   A machine that builds data and can run nothing: a global is a name, a call is a node. */
+   A machine that builds data and can run nothing: a global is a name, a call is a node. Invariants:
+     1 Opcodes are obeyed one after another without recursion. The graph they build may share nodes and may have
+       cycles: whoever walks it bounds depth and steps.
+     2 Only names on the allow-list become global nodes; another one ends the reading with its name and position.
+     3 Nodes live in the machine's arena, whose cap bounds the memory; texts may point into the pickle, which the
+       caller keeps. Stack and memo have caps of their own.
+   The writer emits protocol 2, what torch.save has always used. */
+
+typedef enum pkl_kind {
+    PKL_NONE, PKL_BOOL, PKL_INT, PKL_FLOAT, PKL_TEXT, PKL_BYTES, PKL_LIST, PKL_TUPLE, PKL_DICT, PKL_SET,
+    PKL_GLOBAL,    /* text: "module.name" */
+    PKL_OBJECT,    /* items: callable, arguments; then what was appended, or keys and values that were set */
+    PKL_PERSISTENT /* items: the id */
+} pkl_kind;
+
+typedef struct pkl_node pkl_node;
+struct pkl_node {
+    pkl_kind kind;
+    uint32_t at;      /* of its opcode in the pickle, for messages */
+    union { int64_t integer; double number; const char *text; };
+    int64_t length;   /* of the text */
+    pkl_node **items; /* a DICT's are keys and values by turns */
+    int64_t count, capacity;
+    pkl_node *state;  /* what BUILD gave */
+};
+
+typedef struct pkl {
+    const char *path; /* for messages */
+    cur c;
+    uint32_t at;      /* of the opcode in hand */
+    pkl_node **stack;
+    int64_t depth, stack_capacity;
+    int64_t *marks, mark_count, mark_capacity;
+    pkl_node **memo;
+    int64_t memo_count, memo_capacity;
+    pkl_node *root;   /* the result */
+    yolo_error *error;
+    yolo_status status;
+    arena memory;
+} pkl;
+
+enum { PKL_STACK_CAP = 1 << 20, PKL_MEMO_CAP = 1 << 22, PKL_SIZE_CAP = 64 << 20, PKL_MEMORY_CAP = 256 << 20 };
+
+/* Fails with "PATH: byte N: ..." unless the machine has failed already. */
+YOLO_PRINTF(2, 3)
+static void pkl_fail(pkl *p, const char *format, ...) {
+    if (p->status != YOLO_OK) return;
+    char text[400];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    p->status = err_set(p->error, YOLO_ERROR_FORMAT, "%s: byte %u: %s", p->path, (unsigned)p->at, text);
+}
+
+static void pkl_fail_memory(pkl *p) {
+    if (p->status != YOLO_OK) return;
+    bool capped = p->memory.total > PKL_MEMORY_CAP - (1 << 20);
+    p->status = capped ? err_set(p->error, YOLO_ERROR_MEMORY, "%s: byte %u: its objects take more than %d MiB, refused", p->path,
+                                 (unsigned)p->at, PKL_MEMORY_CAP >> 20)
+                       : err_memory(p->error, sizeof(pkl_node));
+}
+
+static pkl_node *pkl_new(pkl *p, pkl_kind kind) {
+    pkl_node *node = arena_alloc(&p->memory, sizeof *node);
+    if (!node) {
+        pkl_fail_memory(p);
+        return NULL;
+    }
+    node->kind = kind;
+    node->at = p->at;
+    return node;
+}
+
+/* NULL is let through, for the failed case: the machine stops after the opcode. */
+static void pkl_push(pkl *p, pkl_node *node) {
+    if (!node) return;
+    if (p->depth >= PKL_STACK_CAP) pkl_fail(p, "stack deeper than %d", PKL_STACK_CAP);
+    else if (!mem_grow(&p->stack, &p->stack_capacity, p->depth + 1, sizeof *p->stack)) pkl_fail_memory(p);
+    else p->stack[p->depth++] = node;
+}
+
+/* The lowest stack position that an opcode may take from: nothing below the last mark. */
+static int64_t pkl_floor(const pkl *p) { return p->mark_count ? p->marks[p->mark_count - 1] : 0; }
+
+static pkl_node *pkl_pop(pkl *p) {
+    if (p->depth <= pkl_floor(p)) {
+        pkl_fail(p, "nothing on the stack");
+        return NULL;
+    }
+    return p->stack[--p->depth];
+}
+
+static pkl_node *pkl_top(pkl *p) {
+    if (p->depth <= pkl_floor(p)) {
+        pkl_fail(p, "nothing on the stack");
+        return NULL;
+    }
+    return p->stack[p->depth - 1];
+}
+
+/* Takes the last mark away: its items are stack[*start .. depth). */
+static bool pkl_pop_mark(pkl *p, int64_t *start) {
+    if (!p->mark_count) {
+        pkl_fail(p, "no mark on the stack");
+        return false;
+    }
+    *start = p->marks[--p->mark_count];
+    return true;
+}
+
+static bool pkl_append(pkl *p, pkl_node *node, pkl_node *const *items, int64_t count) {
+    if (node->count + count > node->capacity) {
+        int64_t capacity = YOLO_MAX(node->count + count, node->capacity * 2);
+        pkl_node **grown = arena_array(&p->memory, (uint64_t)capacity, sizeof *grown);
+        if (!grown) {
+            pkl_fail_memory(p);
+            return false;
+        }
+        if (node->count) memcpy(grown, node->items, (size_t)node->count * sizeof *grown);
+        node->items = grown;
+        node->capacity = capacity;
+    }
+    if (count) memcpy(node->items + node->count, items, (size_t)count * sizeof *items);
+    node->count += count;
+    return true;
+}
+
+/* A new container of stack[start .. depth), which leave the stack for it. */
+static void pkl_collect(pkl *p, pkl_kind kind, int64_t start) {
+    pkl_node *node = pkl_new(p, kind);
+    if (!node || !pkl_append(p, node, p->stack + start, p->depth - start)) return;
+    if (kind == PKL_DICT && node->count % 2) {
+        pkl_fail(p, "a key without a value");
+        return;
+    }
+    p->depth = start;
+    pkl_push(p, node);
+}
+
+static bool pkl_is_text(const pkl_node *node, const char *text) {
+    return node && (node->kind == PKL_TEXT || node->kind == PKL_GLOBAL) && (size_t)node->length == strlen(text) &&
+           !memcmp(node->text, text, (size_t)node->length);
+}
+static bool pkl_is_global(const pkl_node *node, const char *name) {
+    return node && node->kind == PKL_GLOBAL && pkl_is_text(node, name);
+}
+
+/* The value of a text key in a DICT, or NULL: also when `dict` is NULL or something else. */
+static pkl_node *pkl_get(const pkl_node *dict, const char *key) {
+    if (!dict || dict->kind != PKL_DICT) return NULL;
+    for (int64_t i = dict->count - 2; i >= 0; i -= 2)
+        if (dict->items[i]->kind == PKL_TEXT && pkl_is_text(dict->items[i], key)) return dict->items[i + 1];
+    return NULL;
+}
+
+/* Item `index` of a TUPLE or LIST, or NULL. */
+static pkl_node *pkl_item(const pkl_node *list, int64_t index) {
+    return list && (list->kind == PKL_TUPLE || list->kind == PKL_LIST) && index < list->count ? list->items[index] : NULL;
+}
+
+/* The callable of an OBJECT, or NULL. */
+static pkl_node *pkl_callable(const pkl_node *node) { return node && node->kind == PKL_OBJECT ? node->items[0] : NULL; }
+/* An OBJECT's argument, or NULL. */
+static pkl_node *pkl_argument(const pkl_node *node, int64_t index) {
+    return node && node->kind == PKL_OBJECT ? pkl_item(node->items[1], index) : NULL;
+}
+
+/* What detection checkpoints hold. A module that ends in a dot stands for all modules below it, a name that begins
+   with a star for all names with that end. */
+static const struct { const char *module, *names; } pkl_allowed[] = {
+    {"__builtin__", "set frozenset getattr slice complex bytearray list dict tuple int long float bool str unicode object range xrange"},
+    {"builtins", "set frozenset getattr slice complex bytearray list dict tuple int float bool str object range"},
+    {"_codecs", "encode"},
+    {"copyreg", "_reconstructor"},
+    {"copy_reg", "_reconstructor"},
+    {"collections", "OrderedDict defaultdict Counter"},
+    {"argparse", "Namespace"},
+    {"types", "SimpleNamespace"},
+    {"pathlib", "*Path"},
+    {"pathlib._local", "*Path"},
+    {"datetime", "datetime date time timedelta timezone"},
+    {"numpy", "dtype ndarray bool_ int8 int16 int32 int64 uint8 float16 float32 float64"},
+    {"numpy.core.multiarray", "scalar _reconstruct"},
+    {"numpy._core.multiarray", "scalar _reconstruct"},
+    {"numpy.dtypes", "*DType"},
+    {"torch", "*Storage Size device dtype Tensor float32 float float16 half bfloat16 float64 double int8 int16 short int32 int "
+              "int64 long uint8 bool strided contiguous_format channels_last preserve_format"},
+    {"torch.cuda", "*Storage"},
+    {"torch.storage", "UntypedStorage TypedStorage _UntypedStorage _TypedStorage"},
+    {"torch.serialization", "_get_layout"},
+    {"torch._utils", "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter _rebuild_parameter_with_state"},
+    {"torch.nn.parameter", "Parameter Buffer"},
+    {"torch.nn.modules.", "*"},
+    {"ultralytics.", "*"},
+};
+
+static bool pkl_name_listed(const char *names, const char *name, size_t length) {
+    for (const char *p = names; *p;) {
+        size_t word = strcspn(p, " ");
+        if (*p == '*' ? length >= word - 1 && !memcmp(name + length - (word - 1), p + 1, word - 1)
+                      : length == word && !memcmp(name, p, word)) return true;
+        p += word;
+        p += strspn(p, " ");
+    }
+    return false;
+}
+
+static bool pkl_global_allowed(const char *module, size_t module_length, const char *name, size_t name_length) {
+    if (!name_length) return false;
+    for (size_t i = 0; i < module_length + name_length; i++) { /* identifiers; dots in the module alone */
+        char c = i < module_length ? module[i] : name[i - module_length];
+        if (!isalnum((unsigned char)c) && c != '_' && (c != '.' || i >= module_length)) return false;
+    }
+    for (int i = 0; i < YOLO_COUNT(pkl_allowed); i++) {
+        const char *allowed = pkl_allowed[i].module;
+        size_t length = strlen(allowed);
+        bool below = allowed[length - 1] == '.';
+        if (below ? module_length >= length && !memcmp(module, allowed, length)
+                  : module_length == length && !memcmp(module, allowed, length))
+            if (pkl_name_listed(pkl_allowed[i].names, name, name_length)) return true;
+    }
+    return false;
+}
+
+/* Text of a file fit to be shown: at most 100 characters, no control characters. */
+static void pkl_show(char out[104], const char *text, size_t length) {
+    size_t n = YOLO_MIN(length, 100);
+    for (size_t i = 0; i < n; i++) out[i] = (unsigned char)text[i] < 32 || (unsigned char)text[i] > 126 ? '?' : text[i];
+    memcpy(out + n, length > n ? "..." : "", length > n ? 4 : 1);
+}
+
+static void pkl_push_global(pkl *p, const char *module, size_t module_length, const char *name, size_t name_length) {
+    if (!pkl_global_allowed(module, module_length, name, name_length)) {
+        char shown_module[104], shown_name[104];
+        pkl_show(shown_module, module, module_length);
+        pkl_show(shown_name, name, name_length);
+        bool old = module_length >= 7 && !memcmp(module, "models.", 7);
+        pkl_fail(p, "global %s.%s is not allowed%s", shown_module, shown_name, old ? " (a YOLOv5 checkpoint? expected YOLOv8)" : "");
+        return;
+    }
+    pkl_node *node = pkl_new(p, PKL_GLOBAL);
+    char *text = node ? arena_alloc(&p->memory, module_length + name_length + 2) : NULL;
+    if (!text) {
+        pkl_fail_memory(p);
+        return;
+    }
+    if (module_length == 11 && !memcmp(module, "__builtin__", 11)) { /* Python 2's name, which protocol 2 keeps */
+        module = "builtins";
+        module_length = 8;
+    }
+    memcpy(text, module, module_length);
+    text[module_length] = '.';
+    memcpy(text + module_length + 1, name, name_length);
+    node->text = text;
+    node->length = (int64_t)(module_length + 1 + name_length);
+    pkl_push(p, node);
+}
+
+/* The rest of a line, without its end. */
+static const char *pkl_line(pkl *p, size_t *length) {
+    const uint8_t *start = p->c.bytes + p->c.at, *end = memchr(start, '\n', p->c.size - p->c.at);
+    if (!end) {
+        pkl_fail(p, "line cut off");
+        return NULL;
+    }
+    *length = (size_t)(end - start);
+    p->c.at += *length + 1;
+    return (const char *)start;
+}
+
+static void pkl_push_int(pkl *p, int64_t value) {
+    pkl_node *node = pkl_new(p, PKL_INT);
+    if (node) node->integer = value;
+    pkl_push(p, node);
+}
+static void pkl_push_bool(pkl *p, bool value) {
+    pkl_node *node = pkl_new(p, PKL_BOOL);
+    if (node) node->integer = value;
+    pkl_push(p, node);
+}
+static void pkl_push_float(pkl *p, double value) {
+    pkl_node *node = pkl_new(p, PKL_FLOAT);
+    if (node) node->number = value;
+    pkl_push(p, node);
+}
+
+/* A little-endian two's complement integer of any length; as a float where 64 bits do not hold it. */
+static void pkl_push_long(pkl *p, uint64_t size) {
+    const uint8_t *bytes = cur_take(&p->c, size);
+    if (!bytes) return;
+    bool negative = size && bytes[size - 1] & 0x80;
+    if (size <= 8) {
+        uint64_t value = negative ? UINT64_MAX : 0;
+        for (uint64_t i = size; i--;) value = value << 8 | bytes[i];
+        pkl_push_int(p, (int64_t)value);
+        return;
+    }
+    double value = negative ? -1 : 0;
+    for (uint64_t i = size; i--;) value = value * 256 + bytes[i];
+    pkl_push_float(p, value);
+}
+
+/* Protocol 0's numbers in decimal. */
+static void pkl_push_decimal(pkl *p, bool is_float) {
+    size_t length;
+    const char *line = pkl_line(p, &length);
+    if (!line) return;
+    if (!is_float && length == 2 && line[0] == '0' && (line[1] == '0' || line[1] == '1')) {
+        pkl_push_bool(p, line[1] == '1');
+        return;
+    }
+    if (length && line[length - 1] == 'L') length--;
+    bool negative = length && line[0] == '-', whole = !is_float && length > (size_t)negative && length < 19;
+    int64_t integer = 0;
+    for (size_t i = negative; i < length && whole; i++) {
+        whole = isdigit((unsigned char)line[i]) != 0;
+        integer = integer * 10 + (line[i] - '0');
+    }
+    double number = NAN; /* also for the names of what is no number */
+    if (whole) pkl_push_int(p, negative ? -integer : integer);
+    else if (str_to_number(line, length, &number) || is_float) pkl_push_float(p, number);
+    else pkl_fail(p, "not a number");
+}
+
+static void pkl_push_text(pkl *p, pkl_kind kind, const char *text, size_t length) {
+    pkl_node *node = text ? pkl_new(p, kind) : NULL;
+    if (!node) return;
+    node->text = text;
+    node->length = (int64_t)length;
+    pkl_push(p, node);
+}
+
+static void pkl_push_counted(pkl *p, pkl_kind kind, int count_bytes) {
+    uint64_t length = cur_le(&p->c, count_bytes);
+    const uint8_t *text = cur_take(&p->c, length);
+    if (text) pkl_push_text(p, kind, (const char *)text, (size_t)length);
+}
+
+/* Appends a character as UTF-8; returns its length. */
+static size_t pkl_put_utf8(char *out, uint32_t c) {
+    if (c < 0x80) {
+        out[0] = (char)c;
+        return 1;
+    }
+    int more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    out[0] = (char)((0xf0 << (3 - more) & 0xff) | c >> (6 * more));
+    for (int i = 1; i <= more; i++) out[i] = (char)(0x80 | (c >> (6 * (more - i)) & 63));
+    return (size_t)more + 1;
+}
+
+/* Protocol 0's texts: STRING is a quoted Python literal, UNICODE has \u escapes alone. */
+static void pkl_push_escaped(pkl *p, bool quoted) {
+    static const char from[] = "\\'\"nrtabfv", to[] = "\\'\"\n\r\t\a\b\f\v";
+    size_t length, n = 0;
+    const char *line = pkl_line(p, &length);
+    if (!line) return;
+    if (quoted && (length < 2 || (line[0] != '\'' && line[0] != '"') || line[length - 1] != line[0])) {
+        pkl_fail(p, "text without quotes");
+        return;
+    }
+    const char *end = line + length - quoted;
+    char *text = arena_alloc(&p->memory, 2 * (uint64_t)length + 1);
+    if (!text) {
+        pkl_fail_memory(p);
+        return;
+    }
+    for (line += quoted; line < end;) {
+        unsigned char c = (unsigned char)*line++;
+        int digits = 0;
+        const char *escape = NULL;
+        if (c == '\\' && line < end) {
+            digits = *line == 'u' && !quoted ? 4 : *line == 'U' && !quoted ? 8 : *line == 'x' && quoted ? 2 : 0;
+            escape = quoted ? memchr(from, *line, sizeof from - 1) : NULL;
+        }
+        if (escape) {
+            c = (unsigned char)to[escape - from];
+            line++;
+        } else if (digits) {
+            uint32_t value = 0;
+            if (end - line <= digits) break;
+            for (int i = 1; i <= digits; i++)
+                value = value << 4 | (uint32_t)(isdigit((unsigned char)line[i]) ? line[i] - '0' : (tolower((unsigned char)line[i]) - 'a' + 10) & 15);
+            line += digits + 1;
+            n += pkl_put_utf8(text + n, value & 0x1fffff);
+            continue;
+        }
+        if (quoted) text[n++] = (char)c;
+        else n += pkl_put_utf8(text + n, c);
+    }
+    pkl_push_text(p, PKL_TEXT, text, n);
+}
+
+static void pkl_memo_put(pkl *p, uint64_t index) {
+    pkl_node *node = pkl_top(p);
+    if (!node) return;
+    if (index >= PKL_MEMO_CAP) pkl_fail(p, "memo index %llu, expected less than %d", (unsigned long long)index, PKL_MEMO_CAP);
+    else if (!mem_grow(&p->memo, &p->memo_capacity, (int64_t)index + 1, sizeof *p->memo)) pkl_fail_memory(p);
+    else {
+        p->memo_count += !p->memo[index];
+        p->memo[index] = node;
+    }
+}
+
+static void pkl_memo_get(pkl *p, uint64_t index) {
+    if (index >= (uint64_t)p->memo_capacity || !p->memo[index]) pkl_fail(p, "memo index %llu was never set", (unsigned long long)index);
+    else pkl_push(p, p->memo[index]);
+}
+
+static uint64_t pkl_line_index(pkl *p) {
+    size_t length;
+    uint64_t value = 0;
+    const char *line = pkl_line(p, &length);
+    for (size_t i = 0; line && i < length; i++) {
+        if (!isdigit((unsigned char)line[i]) || value > PKL_MEMO_CAP) {
+            pkl_fail(p, "not a memo index");
+            break;
+        }
+        value = value * 10 + (uint64_t)(line[i] - '0');
+    }
+    return value;
+}
+
+/* callable(*arguments): the containers of the standard library become what they are, all else stays a node. */
+static void pkl_call(pkl *p, pkl_node *callable, pkl_node *arguments) {
+    if (!callable || !arguments) return;
+    if (callable->kind != PKL_GLOBAL) {
+        pkl_fail(p, "call of something that is not a global");
+        return;
+    }
+    if (arguments->kind != PKL_TUPLE) {
+        pkl_fail(p, "call with arguments that are not a tuple");
+        return;
+    }
+    bool dict = pkl_is_text(callable, "collections.OrderedDict") || pkl_is_text(callable, "builtins.dict");
+    bool set = pkl_is_text(callable, "builtins.set") || pkl_is_text(callable, "builtins.frozenset");
+    pkl_node *given = arguments->count == 1 && pkl_item(arguments->items[0], 0) ? arguments->items[0] : NULL;
+    pkl_node *node = pkl_new(p, dict ? PKL_DICT : set ? PKL_SET : PKL_OBJECT);
+    if (!node) return;
+    if (dict) {
+        for (int64_t i = 0; given && i < given->count; i++) {
+            pkl_node *pair = given->items[i];
+            if (!pkl_item(pair, 1) || pair->count != 2) {
+                pkl_fail(p, "expected pairs of key and value");
+                return;
+            }
+            if (!pkl_append(p, node, pair->items, 2)) return;
+        }
+    } else if (set) {
+        if (given && !pkl_append(p, node, given->items, given->count)) return;
+    } else {
+        pkl_node *items[2] = {callable, arguments};
+        if (!pkl_append(p, node, items, 2)) return;
+    }
+    pkl_push(p, node);
+}
+
+/* Appends stack[start .. depth) to the container below them. */
+static void pkl_extend(pkl *p, int64_t start, bool pairs) {
+    if (start - 1 < pkl_floor(p)) {
+        pkl_fail(p, "nothing to append to");
+        return;
+    }
+    pkl_node *node = p->stack[start - 1];
+    if (node->kind != PKL_OBJECT && node->kind != (pairs ? PKL_DICT : PKL_LIST) && !(node->kind == PKL_SET && !pairs)) {
+        pkl_fail(p, "appends to something that is no container");
+        return;
+    }
+    if (pairs && (p->depth - start) % 2) {
+        pkl_fail(p, "a key without a value");
+        return;
+    }
+    if (pkl_append(p, node, p->stack + start, p->depth - start)) p->depth = start;
+}
+
+/* Numbers and constants. False: not one of these opcodes. */
+static bool pkl_step_number(pkl *p, int opcode) {
+    switch (opcode) {
+    case 'N': pkl_push(p, pkl_new(p, PKL_NONE)); return true;
+    case 0x88: pkl_push_bool(p, true); return true;
+    case 0x89: pkl_push_bool(p, false); return true;
+    case 'I': case 'L': pkl_push_decimal(p, false); return true;
+    case 'F': pkl_push_decimal(p, true); return true;
+    case 'K': pkl_push_int(p, (int64_t)cur_le(&p->c, 1)); return true;
+    case 'M': pkl_push_int(p, (int64_t)cur_le(&p->c, 2)); return true;
+    case 'J': pkl_push_int(p, (int32_t)(uint32_t)cur_le(&p->c, 4)); return true;
+    case 0x8a: pkl_push_long(p, cur_le(&p->c, 1)); return true;
+    case 0x8b: pkl_push_long(p, cur_le(&p->c, 4)); return true;
+    case 'G': {
+        uint64_t bits = cur_be(&p->c, 8);
+        double value;
+        memcpy(&value, &bits, 8);
+        pkl_push_float(p, value);
+        return true;
+    }
+    default: return false;
+    }
+}
+
+static bool pkl_step_text(pkl *p, int opcode) {
+    switch (opcode) {
+    case 'S': pkl_push_escaped(p, true); return true;
+    case 'V': pkl_push_escaped(p, false); return true;
+    case 'U': case 0x8c: pkl_push_counted(p, PKL_TEXT, 1); return true; /* SHORT_BINSTRING, SHORT_BINUNICODE */
+    case 'T': case 'X': pkl_push_counted(p, PKL_TEXT, 4); return true;  /* BINSTRING, BINUNICODE */
+    case 0x8d: pkl_push_counted(p, PKL_TEXT, 8); return true;           /* BINUNICODE8 */
+    case 'C': pkl_push_counted(p, PKL_BYTES, 1); return true;
+    case 'B': pkl_push_counted(p, PKL_BYTES, 4); return true;
+    case 0x8e: case 0x96: pkl_push_counted(p, PKL_BYTES, 8); return true; /* BINBYTES8, BYTEARRAY8 */
+    default: return false;
+    }
+}
+
+static bool pkl_step_container(pkl *p, int opcode) {
+    int64_t start = 0;
+    switch (opcode) {
+    case ')': pkl_collect(p, PKL_TUPLE, p->depth); return true;
+    case ']': pkl_collect(p, PKL_LIST, p->depth); return true;
+    case '}': pkl_collect(p, PKL_DICT, p->depth); return true;
+    case 0x8f: pkl_collect(p, PKL_SET, p->depth); return true;
+    case 't': case 'l': case 'd': case 0x91:
+        if (pkl_pop_mark(p, &start))
+            pkl_collect(p, opcode == 't' ? PKL_TUPLE : opcode == 'l' ? PKL_LIST : opcode == 'd' ? PKL_DICT : PKL_SET, start);
+        return true;
+    case 0x85: case 0x86: case 0x87:
+        if (p->depth - pkl_floor(p) < opcode - 0x84) pkl_fail(p, "nothing on the stack");
+        else pkl_collect(p, PKL_TUPLE, p->depth - (opcode - 0x84));
+        return true;
+    case 'a': pkl_extend(p, p->depth - 1, false); return true;
+    case 's': pkl_extend(p, p->depth - 2, true); return true;
+    case 'e': case 0x90:
+        if (pkl_pop_mark(p, &start)) pkl_extend(p, start, false);
+        return true;
+    case 'u':
+        if (pkl_pop_mark(p, &start)) pkl_extend(p, start, true);
+        return true;
+    default: return false;
+    }
+}
+
+static void pkl_build(pkl *p) {
+    pkl_node *state = pkl_pop(p), *object = state ? pkl_top(p) : NULL;
+    if (!object) return;
+    if (object->kind != PKL_OBJECT && object->kind != PKL_DICT) pkl_fail(p, "state for something that is no object");
+    else object->state = state;
+}
+
+static void pkl_inst(pkl *p, int opcode) {
+    int64_t start;
+    pkl_node *callable;
+    if (!pkl_pop_mark(p, &start)) return;
+    if (opcode == 'i') { /* INST: the class in text behind the opcode, the arguments on the stack */
+        size_t module_length, name_length;
+        const char *module = pkl_line(p, &module_length), *name = module ? pkl_line(p, &name_length) : NULL;
+        if (!name) return;
+        pkl_collect(p, PKL_TUPLE, start);
+        if (p->status == YOLO_OK) pkl_push_global(p, module, module_length, name, name_length);
+        callable = p->status == YOLO_OK ? pkl_pop(p) : NULL;
+    } else { /* OBJ: the class on the stack, below the arguments */
+        if (start == p->depth) {
+            pkl_fail(p, "nothing on the stack");
+            return;
+        }
+        callable = p->stack[start];
+        pkl_collect(p, PKL_TUPLE, start + 1);
+        if (p->status == YOLO_OK) {
+            p->stack[start] = p->stack[start + 1];
+            p->depth = start + 1;
+        }
+    }
+    if (p->status == YOLO_OK) pkl_call(p, callable, pkl_pop(p));
+}
+
+static void pkl_push_persistent(pkl *p, pkl_node *id) {
+    pkl_node *node = id ? pkl_new(p, PKL_PERSISTENT) : NULL;
+    if (node && pkl_append(p, node, &id, 1)) pkl_push(p, node);
+}
+
+static bool pkl_step_object(pkl *p, int opcode) {
+    size_t module_length, name_length;
+    pkl_node *a, *b;
+    switch (opcode) {
+    case 'c': {
+        const char *module = pkl_line(p, &module_length), *name = module ? pkl_line(p, &name_length) : NULL;
+        if (name) pkl_push_global(p, module, module_length, name, name_length);
+        return true;
+    }
+    case 0x93: /* STACK_GLOBAL */
+        b = pkl_pop(p);
+        a = b ? pkl_pop(p) : NULL;
+        if (a && (a->kind != PKL_TEXT || b->kind != PKL_TEXT)) pkl_fail(p, "global whose name is no text");
+        else if (a) pkl_push_global(p, a->text, (size_t)a->length, b->text, (size_t)b->length);
+        return true;
+    case 'R': case 0x81: /* REDUCE, NEWOBJ */
+        b = pkl_pop(p);
+        if (b) pkl_call(p, pkl_pop(p), b);
+        return true;
+    case 0x92: /* NEWOBJ_EX: keyword arguments are of no use to data */
+        a = pkl_pop(p);
+        b = a ? pkl_pop(p) : NULL;
+        if (b) pkl_call(p, pkl_pop(p), b);
+        return true;
+    case 'b': pkl_build(p); return true;
+    case 'i': case 'o': pkl_inst(p, opcode); return true;
+    case 'Q': pkl_push_persistent(p, pkl_pop(p)); return true;
+    case 'P': {
+        const char *id = pkl_line(p, &name_length);
+        pkl_push_text(p, PKL_TEXT, id, name_length);
+        if (p->status == YOLO_OK) pkl_push_persistent(p, pkl_pop(p));
+        return true;
+    }
+    default: return false;
+    }
+}
+
+/* Stack, memo and framing. */
+static bool pkl_step_stack(pkl *p, int opcode) {
+    int64_t start;
+    switch (opcode) {
+    case 0x80: {
+        uint64_t protocol = cur_le(&p->c, 1);
+        if (protocol > 5) pkl_fail(p, "pickle protocol %llu, expected 0 to 5", (unsigned long long)protocol);
+        return true;
+    }
+    case 0x95: /* FRAME: only says how much follows */
+        if (cur_le(&p->c, 8) > p->c.size - p->c.at) pkl_fail(p, "opcode 0x95 truncated");
+        return true;
+    case '(':
+        if (p->mark_count >= PKL_STACK_CAP) pkl_fail(p, "more than %d marks", PKL_STACK_CAP);
+        else if (!mem_grow(&p->marks, &p->mark_capacity, p->mark_count + 1, sizeof *p->marks)) pkl_fail_memory(p);
+        else p->marks[p->mark_count++] = p->depth;
+        return true;
+    case '0':
+        if (p->mark_count && p->depth == pkl_floor(p)) p->mark_count--; /* POP takes a mark, too */
+        else pkl_pop(p);
+        return true;
+    case '1':
+        if (pkl_pop_mark(p, &start)) p->depth = start;
+        return true;
+    case '2': pkl_push(p, pkl_top(p)); return true;
+    case 'p': pkl_memo_put(p, pkl_line_index(p)); return true;
+    case 'q': pkl_memo_put(p, cur_le(&p->c, 1)); return true;
+    case 'r': pkl_memo_put(p, cur_le(&p->c, 4)); return true;
+    case 0x94: pkl_memo_put(p, (uint64_t)p->memo_count); return true;
+    case 'g': pkl_memo_get(p, pkl_line_index(p)); return true;
+    case 'h': pkl_memo_get(p, cur_le(&p->c, 1)); return true;
+    case 'j': pkl_memo_get(p, cur_le(&p->c, 4)); return true;
+    default: return false;
+    }
+}
+
+static void pkl_close(pkl *p) {
+    mem_free(p->stack);
+    mem_free(p->marks);
+    mem_free(p->memo);
+    arena_free(&p->memory);
+    memset(p, 0, sizeof *p);
+}
+
+/* Reads one pickle; its result is p->root. `bytes` must outlive it. On error there is nothing to close. */
+static yolo_status pkl_read(pkl *p, const char *path, const uint8_t *bytes, size_t size, yolo_error *error) {
+    memset(p, 0, sizeof *p);
+    if (size > PKL_SIZE_CAP)
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: a pickle of %zu bytes, expected at most %d", path, size, PKL_SIZE_CAP);
+    p->path = path;
+    p->error = error;
+    p->c = cur_make(bytes, size);
+    p->memory.cap = PKL_MEMORY_CAP;
+    while (p->status == YOLO_OK) {
+        p->at = (uint32_t)p->c.at;
+        int opcode = (int)cur_le(&p->c, 1);
+        if (p->c.failed) pkl_fail(p, "pickle cut off");
+        else if (opcode == '.') {
+            p->root = pkl_pop(p);
+            break;
+        } else if (!pkl_step_stack(p, opcode) && !pkl_step_text(p, opcode) && !pkl_step_container(p, opcode) &&
+                   !pkl_step_number(p, opcode) && !pkl_step_object(p, opcode))
+            pkl_fail(p, "opcode 0x%02x is not allowed", (unsigned)opcode);
+        if (p->c.failed) pkl_fail(p, "opcode 0x%02x truncated", (unsigned)opcode);
+    }
+    yolo_status status = p->status;
+    if (status != YOLO_OK) pkl_close(p);
+    return status;
+}
+
+/* A little-endian numpy scalar, by its type code: what numpy.core.multiarray.scalar(dtype, bytes) stands for. */
+static val *pkl_scalar(arena *a, const pkl_node *node) {
+    const pkl_node *type = pkl_argument(pkl_argument(node, 0), 0), *bytes = pkl_argument(node, 1);
+    uint8_t raw[8] = {0};
+    int64_t size = 0;
+    bool encoded = pkl_is_global(pkl_callable(bytes), "_codecs.encode"); /* protocol 2 has bytes as latin-1 text */
+    if (encoded) bytes = pkl_argument(bytes, 0);
+    if (!type || type->kind != PKL_TEXT || !bytes || (bytes->kind != PKL_TEXT && bytes->kind != PKL_BYTES)) return val_new(a, VAL_NULL);
+    for (int64_t i = 0; i < bytes->length && size < 8; i++) {
+        uint8_t c = (uint8_t)bytes->text[i];
+        bool two = encoded && (c & 0xe0) == 0xc0 && i + 1 < bytes->length;
+        raw[size++] = two ? (uint8_t)(c << 6 | (bytes->text[++i] & 0x3f)) : c;
+    }
+    cur c = cur_make(raw, 8);
+    uint64_t bits = cur_le(&c, 8);
+    double wide;
+    float narrow;
+    memcpy(&wide, raw, 8);
+    memcpy(&narrow, raw, 4);
+    if (pkl_is_text(type, "f8")) return val_float(a, wide);
+    if (pkl_is_text(type, "f4")) return val_float(a, (double)narrow);
+    if (pkl_is_text(type, "f2")) return val_float(a, (double)f16_from_half((uint16_t)bits));
+    if (pkl_is_text(type, "b1")) return val_bool(a, raw[0] != 0);
+    if (pkl_is_text(type, "i8") || pkl_is_text(type, "u8")) return val_int(a, (int64_t)bits);
+    if (pkl_is_text(type, "i4")) return val_int(a, (int32_t)bits);
+    if (pkl_is_text(type, "i2")) return val_int(a, (int16_t)bits);
+    if (pkl_is_text(type, "i1")) return val_int(a, (int8_t)bits);
+    return type->length == 2 && type->text[0] == 'u' ? val_int(a, (int64_t)bits) : val_new(a, VAL_NULL);
+}
+
+enum { PKL_VAL_DEPTH = 24 };
+
+/* Text made fit to be kept: well-formed UTF-8, other bytes as '?'. */
+static val *pkl_val_text(arena *a, const pkl_node *node) {
+    val *v = val_string(a, node->text ? node->text : "", (size_t)node->length);
+    if (v && !str_is_utf8(v->text, v->length)) {
+        char *text = arena_text(a, v->text, v->length);
+        if (!text) return NULL;
+        for (size_t i = 0; i < v->length; i++)
+            if ((unsigned char)text[i] > 126) text[i] = '?';
+        v->text = text;
+    }
+    return v;
+}
+
+/* pathlib's paths are pickled as their parts. */
+static val *pkl_val_path(arena *a, const pkl_node *parts) {
+    str path = {0};
+    for (int64_t i = 0; i < parts->count; i++) {
+        if (path.length && path.text[path.length - 1] != '/') str_add(&path, "/");
+        if (parts->items[i]->kind == PKL_TEXT) str_append(&path, parts->items[i]->text, (size_t)parts->items[i]->length);
+    }
+    pkl_node text = {.kind = PKL_TEXT, .text = path.text, .length = path.length};
+    val *v = path.failed ? NULL : pkl_val_text(a, &text);
+    str_free(&path);
+    return v;
+}
+
+static bool pkl_ends_with(const pkl_node *node, const char *end) {
+    size_t length = strlen(end);
+    return node && (size_t)node->length >= length && !memcmp(node->text + node->length - length, end, length);
+}
+
+/* Objects that are data in a wrapping (name spaces, devices, shapes) give what is inside. */
+static const pkl_node *pkl_unwrap(const pkl_node *node) {
+    for (int i = 0; i < PKL_VAL_DEPTH; i++) {
+        const pkl_node *callable = pkl_callable(node), *inside = NULL;
+        if (!callable) break;
+        if (pkl_ends_with(callable, "Namespace")) inside = node->state;
+        else if (pkl_is_text(callable, "torch.device") || pkl_is_text(callable, "torch.Size")) inside = pkl_argument(node, 0);
+        if (!inside) break;
+        node = inside;
+    }
+    return node;
+}
+
+static val *pkl_val_at(arena *a, const pkl_node *node, int depth, int64_t *budget) {
+    if (depth > PKL_VAL_DEPTH || --*budget < 0) return val_string(a, "...", 3);
+    node = pkl_unwrap(node);
+    const pkl_node *callable = pkl_callable(node);
+    bool dictionary = pkl_is_global(callable, "collections.defaultdict"), map = dictionary || node->kind == PKL_DICT;
+    switch (node->kind) {
+    case PKL_BOOL: return val_bool(a, node->integer != 0);
+    case PKL_INT: return val_int(a, node->integer);
+    case PKL_FLOAT: return val_float(a, node->number);
+    case PKL_TEXT: case PKL_BYTES: case PKL_GLOBAL:
+        *budget -= node->length / 64; /* a long text may be shared */
+        return pkl_val_text(a, node);
+    case PKL_NONE: case PKL_PERSISTENT: return val_new(a, VAL_NULL);
+    default: break;
+    }
+    if (pkl_ends_with(callable, "Path")) return pkl_val_path(a, node->items[1]);
+    if (pkl_ends_with(callable, "multiarray.scalar")) return pkl_scalar(a, node);
+    if (callable && !dictionary) return pkl_val_text(a, callable); /* its class stands for what is not data */
+    val *v = val_new(a, map ? VAL_MAP : VAL_LIST);
+    for (int64_t i = dictionary ? 2 : 0; v && i + map < node->count; i += 1 + map) {
+        val *key = map ? pkl_val_at(a, node->items[i], depth + 1, budget) : NULL;
+        if (!val_add(a, v, key, pkl_val_at(a, node->items[i + map], depth + 1, budget))) return NULL;
+    }
+    return v;
+}
+
+/* Plain data as a value tree in `a`: deeper than PKL_VAL_DEPTH, or behind 200,000 values, stands "...". NULL for want
+   of memory. Recursion is bounded by the depth. */
+static val *pkl_val(arena *a, const pkl_node *node) {
+    int64_t budget = 200000;
+    return node ? pkl_val_at(a, node, 0, &budget) : val_new(a, VAL_NULL);
+}
+
+/* The writer. Texts that come often (attribute names, globals) are written once and fetched from the memo after that. */
+typedef struct pkl_out { str bytes; const char *known[256]; int known_index[256]; int known_count, memo_count; } pkl_out;
+
+static void pkl_put(pkl_out *o, int opcode) {
+    char c = (char)opcode;
+    str_append(&o->bytes, &c, 1);
+}
+
+static void pkl_put_le(pkl_out *o, uint64_t value, int count) {
+    for (int i = 0; i < count; i++) pkl_put(o, (int)(value >> (8 * i) & 255));
+}
+
+/* Remembers the object just written; returns its number. */
+static int pkl_put_memo(pkl_out *o) {
+    int index = o->memo_count++;
+    pkl_put(o, index < 256 ? 'q' : 'r');
+    pkl_put_le(o, (uint64_t)index, index < 256 ? 1 : 4);
+    return index;
+}
+
+static void pkl_put_again(pkl_out *o, int index) {
+    pkl_put(o, index < 256 ? 'h' : 'j');
+    pkl_put_le(o, (uint64_t)index, index < 256 ? 1 : 4);
+}
+
+/* True: it was known and is on the stack again. False: the caller writes it, this remembers it. `text` is static. */
+static bool pkl_put_known(pkl_out *o, const char *text) {
+    for (int i = 0; i < o->known_count; i++)
+        if (!strcmp(o->known[i], text)) {
+            pkl_put_again(o, o->known_index[i]);
+            return true;
+        }
+    return false;
+}
+
+static void pkl_put_remember(pkl_out *o, const char *text) {
+    if (o->known_count == YOLO_COUNT(o->known)) return;
+    o->known[o->known_count] = text;
+    o->known_index[o->known_count++] = pkl_put_memo(o);
+}
+
+static void pkl_put_bytes(pkl_out *o, const char *text, size_t length) {
+    pkl_put(o, 'X');
+    pkl_put_le(o, length, 4);
+    str_append(&o->bytes, text, length);
+}
+
+static void pkl_put_text(pkl_out *o, const char *text) { pkl_put_bytes(o, text, strlen(text)); }
+
+/* A text that outlives the writer and is likely to come again. */
+static void pkl_put_key(pkl_out *o, const char *key) {
+    if (pkl_put_known(o, key)) return;
+    pkl_put_text(o, key);
+    pkl_put_remember(o, key);
+}
+
+/* `name` is "module\nname\n", the form that the opcode wants, and outlives the writer. */
+static void pkl_put_global(pkl_out *o, const char *name) {
+    if (pkl_put_known(o, name)) return;
+    pkl_put(o, 'c');
+    str_add(&o->bytes, name);
+    pkl_put_remember(o, name);
+}
+
+static void pkl_put_int(pkl_out *o, int64_t value) {
+    if (value >= 0 && value < 256) {
+        pkl_put(o, 'K');
+        pkl_put_le(o, (uint64_t)value, 1);
+    } else if (value >= INT32_MIN && value <= INT32_MAX) {
+        pkl_put(o, 'J');
+        pkl_put_le(o, (uint64_t)value, 4);
+    } else {
+        pkl_put(o, 0x8a);
+        pkl_put_le(o, 8, 1);
+        pkl_put_le(o, (uint64_t)value, 8);
+    }
+}
+
+static void pkl_put_bool(pkl_out *o, bool value) { pkl_put(o, value ? 0x88 : 0x89); }
+
+static void pkl_put_float(pkl_out *o, double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, 8);
+    pkl_put(o, 'G');
+    for (int i = 7; i >= 0; i--) pkl_put(o, (int)(bits >> (8 * i) & 255));
+}
+
+/* A value tree; NULL writes None. The depth of such a tree is bounded where it is made (yaml_, pkl_val). */
+static void pkl_put_val(pkl_out *o, const val *v) {
+    if (!v || v->kind == VAL_NULL) pkl_put(o, 'N');
+    else if (v->kind == VAL_BOOL) pkl_put_bool(o, v->integer != 0);
+    else if (v->kind == VAL_INT) pkl_put_int(o, v->integer);
+    else if (v->kind == VAL_FLOAT) pkl_put_float(o, v->number);
+    else if (v->kind == VAL_STRING) pkl_put_bytes(o, v->text, v->length);
+    else {
+        bool map = v->kind == VAL_MAP;
+        pkl_put(o, map ? '}' : ']');
+        pkl_put(o, '(');
+        for (int64_t i = 0; i < v->count; i++) {
+            if (map && v->keys[i]->kind >= VAL_LIST) continue; /* no key in Python */
+            if (map) pkl_put_val(o, v->keys[i]);
+            pkl_put_val(o, v->items[i]);
+        }
+        pkl_put(o, map ? 'u' : 'e');
+    }
+}
 
 /* ==== 12 net_: model graph ======================================================================================
    A model is a flat list of operators over tensors by index, made by one builder from a yaml description. Nothing
