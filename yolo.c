@@ -5533,7 +5533,14 @@ static yolo_status net_build_from_shapes(net *net, const net_param *rows, int co
     return status;
 }
 
-/* ==== 13 pt_: checkpoints ======================================================================================= */
+/* ==== 13 pt_: checkpoints =======================================================================================
+   torch's zip files <-> graph and parameters. Reading: zip -> pickle -> the module tree (or bare state dict) is walked
+   to rows (name, shape, tensor) -> the graph is built from the description that came along -> rows are copied by name.
+     1 No row is copied before every row of the graph has been found with its shape, and none is left over.
+     2 A tensor is a strided view of a storage; its last element is checked to lie inside before the first is read.
+     3 The module tree may be hostile (cycles, endless sharing): the walk has a stack of its own, depth and step caps.
+   Writing: the object graph that ultralytics unpickles, in protocol 2. Nothing in it comes from the clock or from
+   chance: the same model gives the same bytes. Convolution weights are O,I,H,W in files and O,H,W,I in memory. */
 
 typedef struct pt_model { /* a checkpoint: graph, parameters, and what came with them */
     net net;
@@ -5544,7 +5551,1125 @@ typedef struct pt_model { /* a checkpoint: graph, parameters, and what came with
     int64_t epoch;          /* -1 = finished (stripped) */
     bool from_ema, has_optimizer;
     bool built;             /* from a .yaml: no training behind it */
+    arena memory;           /* holds train_args */
 } pt_model;
+
+typedef struct pt_tensor { /* a view of a storage */
+    ten_dtype dtype;
+    int64_t strides[4], offset; /* in elements */
+    zip_entry *storage;
+} pt_tensor;
+
+enum { PT_MAX_ROWS = 20000, PT_MAX_DEPTH = 24, PT_MAX_MODULES = 50000 };
+#define PT_FILE_CAP ((uint64_t)8 << 30)
+
+typedef struct pt_reader {
+    const char *path;
+    zip_archive zip;
+    pkl pickle;
+    char folder[200];            /* of the archive, with its slash */
+    const pkl_node *root, *module; /* module NULL: a bare state dict */
+    const pkl_node *dict;        /* the bare state dict */
+    const pkl_node *detect, *norm; /* state of the Detect module, of the first batch norm */
+    net_activation activation;   /* NET_LINEAR = none seen */
+    double slope;
+    net_param *rows;             /* name, dims, rank, count, stored */
+    pt_tensor *tensors;          /* of the rows */
+    int64_t count, row_capacity, tensor_capacity;
+    arena memory;
+    yolo_error *error;
+} pt_reader;
+
+static void pt_free(pt_model *m) {
+    net_free(&m->net);
+    mem_free(m->params);
+    arena_free(&m->memory);
+    memset(m, 0, sizeof *m);
+}
+
+/* An attribute of an unpickled object, or NULL. */
+static pkl_node *pt_attribute(const pkl_node *object, const char *name) {
+    if (!object || object->kind != PKL_OBJECT || !object->state) return NULL;
+    return pkl_get(object->state->kind == PKL_TUPLE ? pkl_item(object->state, 0) : object->state, name);
+}
+
+/* Is the object of a class of that name, whatever module it comes from? `name` begins with its dot. */
+static bool pt_is_class(const pkl_node *object, const char *name) { return pkl_ends_with(pkl_callable(object), name); }
+
+static bool pt_is_tensor(const pkl_node *node) {
+    const pkl_node *callable = pkl_callable(node);
+    return callable && callable->kind == PKL_GLOBAL &&
+           (pkl_ends_with(callable, ".Parameter") || (callable->length > 20 && !memcmp(callable->text, "torch._utils._rebuild", 21)));
+}
+
+/* torch's names: of a storage class ("torch.HalfStorage") or of a dtype ("torch.float16"). */
+static bool pt_dtype(const pkl_node *global, ten_dtype *dtype) {
+    static const struct { const char *storage, *name; ten_dtype dtype; } known[] = {
+        {".FloatStorage", ".float32", TEN_F32},  {".HalfStorage", ".float16", TEN_F16},   {".BFloat16Storage", ".bfloat16", TEN_BF16},
+        {".DoubleStorage", ".float64", TEN_F64}, {".LongStorage", ".int64", TEN_I64},     {".IntStorage", ".int32", TEN_I32},
+        {".ShortStorage", ".int16", TEN_I16},    {".CharStorage", ".int8", TEN_I8},       {".ByteStorage", ".uint8", TEN_U8},
+        {".BoolStorage", ".bool", TEN_BOOL},
+    };
+    if (!global || global->kind != PKL_GLOBAL) return false;
+    for (int i = 0; i < YOLO_COUNT(known); i++)
+        if (pkl_ends_with(global, known[i].storage) || pkl_ends_with(global, known[i].name)) {
+            *dtype = known[i].dtype;
+            return true;
+        }
+    return false;
+}
+
+static yolo_status pt_bad_tensor(const pt_reader *r, const pkl_node *node, const char *name, const char *what) {
+    return err_set(r->error, YOLO_ERROR_FORMAT, "%s: byte %u: tensor %s: %s", r->path, (unsigned)node->at, name, what);
+}
+
+/* ('storage', type, key, place, count) -> the entry that holds it. */
+static yolo_status pt_read_storage(pt_reader *r, const pkl_node *node, const char *name, const pkl_node *dtype, pt_tensor *tensor) {
+    const pkl_node *id = node && node->kind == PKL_PERSISTENT ? node->items[0] : NULL, *key = pkl_item(id, 2);
+    if (!node || !pkl_is_text(pkl_item(id, 0), "storage") || !key || key->kind != PKL_TEXT || key->length > 40)
+        return pt_bad_tensor(r, node ? node : r->root, name, "expected a storage");
+    if (!pt_dtype(dtype ? dtype : pkl_item(id, 1), &tensor->dtype))
+        return pt_bad_tensor(r, node, name, "of a type that is not supported; supported: float16, bfloat16, float32, float64, "
+                             "int8 to int64, uint8, bool");
+    char entry[256];
+    snprintf(entry, sizeof entry, "%sdata/%.*s", r->folder, (int)key->length, key->text);
+    tensor->storage = zip_find(&r->zip, entry);
+    if (!tensor->storage) return err_set(r->error, YOLO_ERROR_FORMAT, "%s: tensor %s: its data, zip entry %s, is missing", r->path, name, entry);
+    return YOLO_OK;
+}
+
+/* Fills `row` and `tensor` from a pickled tensor, and checks that the view lies inside its storage.
+   REF torch/_utils.py _rebuild_tensor_v2, _rebuild_parameter. */
+static yolo_status pt_read_tensor(pt_reader *r, const pkl_node *node, net_param *row, pt_tensor *tensor) {
+    const pkl_node *start = node;
+    for (int i = 0; i < 4 && pt_is_tensor(node) && !pkl_ends_with(pkl_callable(node), "_rebuild_tensor") &&
+         !pkl_ends_with(pkl_callable(node), "_v2") && !pkl_ends_with(pkl_callable(node), "_v3"); i++)
+        node = pkl_argument(node, 0); /* a parameter is a tensor in a wrapping */
+    if (!pt_is_tensor(node)) return pt_bad_tensor(r, start, row->name, "expected a tensor");
+    const pkl_node *dtype = pkl_ends_with(pkl_callable(node), "_v3") ? pkl_argument(node, 6) : NULL;
+    const pkl_node *offset = pkl_argument(node, 1), *sizes = pkl_argument(node, 2), *strides = pkl_argument(node, 3);
+    sizes = sizes ? pkl_unwrap(sizes) : NULL;
+    yolo_status status = pt_read_storage(r, pkl_argument(node, 0), row->name, dtype, tensor);
+    if (status != YOLO_OK) return status;
+    if (!sizes || sizes->kind != PKL_TUPLE || !strides || strides->kind != PKL_TUPLE || sizes->count != strides->count || sizes->count > 4 ||
+        !offset || offset->kind != PKL_INT || offset->integer < 0 || offset->integer > INT64_MAX / 16)
+        return pt_bad_tensor(r, node, row->name, "expected sizes and strides of at most 4 dimensions");
+    int64_t last = tensor->offset = offset->integer;
+    row->rank = (int)sizes->count;
+    row->count = 1;
+    row->stored = tensor->dtype;
+    for (int d = 0; d < 4; d++) row->dims[d] = 1;
+    for (int d = 0; d < row->rank; d++) {
+        const pkl_node *size = sizes->items[d], *stride = strides->items[d];
+        if (size->kind != PKL_INT || stride->kind != PKL_INT || size->integer < 0 || size->integer > INT32_MAX || stride->integer < 0 ||
+            stride->integer > (int64_t)1 << 40 || row->count > ((int64_t)1 << 40) / YOLO_MAX(size->integer, 1))
+            return pt_bad_tensor(r, node, row->name, "impossible size or stride");
+        row->dims[d] = (int)size->integer;
+        row->count *= size->integer;
+        tensor->strides[d] = stride->integer;
+        if (size->integer > 0 && stride->integer > (INT64_MAX / 16 - last) / YOLO_MAX(size->integer - 1, 1))
+            return pt_bad_tensor(r, node, row->name, "impossible size or stride");
+        last += (size->integer - 1) * stride->integer;
+    }
+    if (row->count && (uint64_t)last >= tensor->storage->size / (uint64_t)ten_dtype_size(tensor->dtype))
+        return err_set(r->error, YOLO_ERROR_FORMAT, "%s: tensor %s: needs %lld %s elements, its storage has %llu bytes", r->path, row->name,
+                       (long long)last + 1, ten_dtype_name(tensor->dtype), (unsigned long long)tensor->storage->size);
+    return YOLO_OK;
+}
+
+/* Notes one tensor of the state dict under "prefix" + its key. */
+static yolo_status pt_add_row(pt_reader *r, const char *prefix, const pkl_node *key, const pkl_node *node) {
+    if (r->count == PT_MAX_ROWS) return err_set(r->error, YOLO_ERROR_FORMAT, "%s: more than %d tensors", r->path, PT_MAX_ROWS);
+    if (!mem_grow(&r->rows, &r->row_capacity, r->count + 1, sizeof *r->rows) ||
+        !mem_grow(&r->tensors, &r->tensor_capacity, r->count + 1, sizeof *r->tensors)) return err_memory(r->error, sizeof *r->rows);
+    net_param *row = &r->rows[r->count];
+    memset(row, 0, sizeof *row);
+    char shown[104];
+    pkl_show(shown, key->kind == PKL_TEXT ? key->text : "?", key->kind == PKL_TEXT ? (size_t)key->length : 1);
+    if (snprintf(row->name, sizeof row->name, "%s%s", prefix, shown) >= (int)sizeof row->name)
+        return err_set(r->error, YOLO_ERROR_FORMAT, "%s: byte %u: a tensor's name has more than %d characters", r->path, (unsigned)node->at,
+                       (int)sizeof row->name - 1);
+    yolo_status status = pt_read_tensor(r, node, row, &r->tensors[r->count]);
+    if (status == YOLO_OK) r->count++;
+    return status;
+}
+
+/* The tensors of a DICT of them; other values (None) are passed over. */
+static yolo_status pt_add_rows(pt_reader *r, const char *prefix, const pkl_node *dict) {
+    yolo_status status = YOLO_OK;
+    for (int64_t i = 0; dict && dict->kind == PKL_DICT && i + 1 < dict->count && status == YOLO_OK; i += 2)
+        if (pt_is_tensor(dict->items[i + 1])) status = pt_add_row(r, prefix, dict->items[i], dict->items[i + 1]);
+    return status;
+}
+
+/* What the module tree says about the model beside its tensors. */
+static yolo_status pt_note_module(pt_reader *r, const pkl_node *module, const char *prefix) {
+    const pkl_node *modules = pt_attribute(module, "_modules");
+    if (pt_is_class(module, ".Detect")) r->detect = module;
+    if (pt_is_class(module, ".BatchNorm2d") && !r->norm) r->norm = module;
+    const pkl_node *act = pt_is_class(module, ".Conv") ? pkl_get(modules, "act") : NULL, *class = pkl_callable(act);
+    if (!class || pkl_ends_with(class, ".Identity")) return YOLO_OK;
+    double slope = NET_LEAKYRELU_SLOPE;
+    int found = NET_SILU;
+    while (found <= NET_MISH && !(pkl_ends_with(class, net_activation_names[found]) &&
+                                  class->text[class->length - (int64_t)strlen(net_activation_names[found]) - 1] == '.')) found++;
+    if (found > NET_MISH)
+        return err_set(r->error, YOLO_ERROR_UNSUPPORTED, "%s: %sact: activation %.*s is not supported; supported: SiLU, ReLU, LeakyReLU, Mish",
+                       r->path, prefix, (int)YOLO_MIN(class->length, 100), class->text);
+    const pkl_node *given = pt_attribute(act, "negative_slope");
+    if (found == NET_LEAKYRELU && given) slope = given->kind == PKL_FLOAT ? given->number : given->kind == PKL_INT ? (double)given->integer : NAN;
+    if (r->activation != NET_LINEAR && (r->activation != (net_activation)found || !(r->slope == slope)))
+        return err_set(r->error, YOLO_ERROR_UNSUPPORTED, "%s: %sact: activation %s, but %s before it: a mixture is not supported", r->path,
+                       prefix, net_activation_names[found], net_activation_names[r->activation]);
+    r->activation = (net_activation)found;
+    r->slope = slope;
+    return YOLO_OK;
+}
+
+typedef struct pt_visit { const pkl_node *module; const char *prefix; int depth; } pt_visit;
+
+/* Walks the module tree, depth first in the order of the state dict. */
+static yolo_status pt_walk(pt_reader *r) {
+    pt_visit *stack = NULL;
+    int64_t depth = 0, capacity = 0, seen = 0;
+    yolo_status status = mem_grow(&stack, &capacity, 1, sizeof *stack) ? YOLO_OK : err_memory(r->error, sizeof *stack);
+    if (status == YOLO_OK) stack[depth++] = (pt_visit){r->module, "", 0};
+    while (status == YOLO_OK && depth) {
+        pt_visit at = stack[--depth];
+        if (++seen > PT_MAX_MODULES || at.depth > PT_MAX_DEPTH) {
+            status = err_set(r->error, YOLO_ERROR_FORMAT, "%s: modules nested deeper than %d, or more than %d of them", r->path, PT_MAX_DEPTH, PT_MAX_MODULES);
+            break;
+        }
+        status = pt_note_module(r, at.module, at.prefix);
+        if (status == YOLO_OK) status = pt_add_rows(r, at.prefix, pt_attribute(at.module, "_parameters"));
+        if (status == YOLO_OK) status = pt_add_rows(r, at.prefix, pt_attribute(at.module, "_buffers"));
+        const pkl_node *modules = pt_attribute(at.module, "_modules");
+        for (int64_t i = modules && modules->kind == PKL_DICT ? modules->count - 2 : -1; i >= 0 && status == YOLO_OK; i -= 2) {
+            const pkl_node *key = modules->items[i], *child = modules->items[i + 1];
+            if (child->kind != PKL_OBJECT || key->kind != PKL_TEXT) continue;
+            char prefix[200], shown[104];
+            pkl_show(shown, key->text, (size_t)key->length);
+            int length = snprintf(prefix, sizeof prefix, "%s%s.", at.prefix, shown);
+            char *kept = length < 80 ? arena_text(&r->memory, prefix, (size_t)length) : NULL;
+            if (length >= 80) status = err_set(r->error, YOLO_ERROR_FORMAT, "%s: a module's name has more than 79 characters", r->path);
+            else if (!kept || depth > PT_MAX_MODULES || !mem_grow(&stack, &capacity, depth + 1, sizeof *stack)) status = err_memory(r->error, sizeof *stack);
+            else stack[depth++] = (pt_visit){child, kept, at.depth + 1};
+        }
+    }
+    mem_free(stack);
+    return status;
+}
+
+/* Names of a bare state dict begin with "model.0."; a wrapping adds "module." or "model.", a bare nn.Sequential has "0." */
+static void pt_normalise_names(pt_reader *r) {
+    for (int64_t i = 0; i < r->count; i++) {
+        char *name = r->rows[i].name, plain[80];
+        const char *p = name;
+        while (!strncmp(p, "module.", 7) || !strncmp(p, "model.model.", 12)) p += *p == 'm' && p[2] == 'd' && p[3] == 'u' ? 7 : 6;
+        snprintf(plain, sizeof plain, "%s%.73s", isdigit((unsigned char)*p) ? "model." : "", p);
+        memcpy(name, plain, sizeof plain);
+    }
+}
+
+static bool pt_is_state_dict(const pkl_node *node) {
+    return node && node->kind == PKL_DICT && node->count >= 2 && pt_is_tensor(node->items[1]);
+}
+
+/* Finds the module tree or state dict: EMA before model, as ultralytics prefers it. */
+static yolo_status pt_find_model(pt_reader *r, bool *from_ema) {
+    static const char *const keys[] = {"ema", "model", "state_dict", "model_state_dict"};
+    const pkl_node *found = r->root;
+    *from_ema = false;
+    for (int i = 0; i < YOLO_COUNT(keys) && found == r->root; i++) {
+        const pkl_node *node = pkl_get(r->root, keys[i]);
+        if (!node || (!pt_is_state_dict(node) && node->kind != PKL_OBJECT)) continue;
+        found = node;
+        *from_ema = i == 0;
+    }
+    if (pt_is_state_dict(found)) {
+        r->dict = found;
+        return YOLO_OK;
+    }
+    if (found->kind != PKL_OBJECT || pt_is_tensor(found) || !pt_attribute(found, "_modules"))
+        return err_set(r->error, YOLO_ERROR_FORMAT, "%s: no model in it: expected 'ema' or 'model' with a model, or a state dict", r->path);
+    if (!pt_is_class(found, ".DetectionModel")) {
+        const pkl_node *class = pkl_callable(found);
+        return err_set(r->error, YOLO_ERROR_UNSUPPORTED, "%s: holds a %.*s, expected a DetectionModel of ultralytics", r->path,
+                       (int)YOLO_MIN(class->length, 100), class->text);
+    }
+    r->module = found;
+    return YOLO_OK;
+}
+
+/* The zip's entries: which folder, and is it torch.save's? */
+static yolo_status pt_find_pickle(pt_reader *r, zip_entry **pickle) {
+    *pickle = NULL;
+    for (int i = 0; i < r->zip.count; i++) {
+        const char *name = r->zip.entries[i].name;
+        size_t length = strlen(name);
+        if (strcmp(path_name(name), "data.pkl") || length - 8 >= sizeof r->folder || (*pickle && strlen((*pickle)->name) <= length)) continue;
+        *pickle = &r->zip.entries[i];
+        snprintf(r->folder, sizeof r->folder, "%.*s", (int)length - 8, name);
+    }
+    if (!*pickle) return err_set(r->error, YOLO_ERROR_FORMAT, "%s: a zip archive without data.pkl, expected a checkpoint of torch.save", r->path);
+    char name[256];
+    snprintf(name, sizeof name, "%sconstants.pkl", r->folder);
+    if (zip_find(&r->zip, name))
+        return err_set(r->error, YOLO_ERROR_UNSUPPORTED, "%s: a TorchScript archive, expected a checkpoint: give the .pt that it was exported from", r->path);
+    snprintf(name, sizeof name, "%sbyteorder", r->folder);
+    zip_entry *order = zip_find(&r->zip, name);
+    const uint8_t *text = NULL;
+    if (!order) return YOLO_OK;
+    yolo_status status = zip_read(&r->zip, order, &text, r->error);
+    if (status == YOLO_OK && (order->size != 6 || memcmp(text, "little", 6)))
+        status = err_set(r->error, YOLO_ERROR_UNSUPPORTED, "%s: written by a big-endian machine, which is not supported", r->path);
+    return status;
+}
+
+static float pt_element(const uint8_t *p, ten_dtype dtype) {
+    uint64_t bits = 0;
+    for (int i = ten_dtype_size(dtype) - 1; i >= 0; i--) bits = bits << 8 | p[i];
+    uint32_t low = (uint32_t)bits;
+    float narrow;
+    double wide;
+    switch (dtype) {
+    case TEN_F32: memcpy(&narrow, &low, 4); return narrow;
+    case TEN_F16: return f16_from_half((uint16_t)bits);
+    case TEN_BF16: return f16_from_bfloat((uint16_t)bits);
+    case TEN_F64: memcpy(&wide, &bits, 8); return (float)wide;
+    case TEN_I64: return (float)(int64_t)bits;
+    case TEN_I32: return (float)(int32_t)low;
+    case TEN_I16: return (float)(int16_t)bits;
+    case TEN_I8: return (float)(int8_t)bits;
+    case TEN_U8: return (float)bits;
+    case TEN_BOOL: return bits ? 1.0f : 0.0f;
+    }
+    return 0;
+}
+
+static void pt_put_element(uint8_t *p, float value, ten_dtype dtype) {
+    uint64_t bits = 0;
+    uint32_t low = 0;
+    double wide = (double)value, whole = value == value ? YOLO_CLAMP(rint(wide), -9.2e18, 9.2e18) : 0;
+    switch (dtype) {
+    case TEN_F32: memcpy(&low, &value, 4); bits = low; break;
+    case TEN_F16: bits = f16_to_half(value); break;
+    case TEN_BF16: bits = f16_to_bfloat(value); break;
+    case TEN_F64: memcpy(&bits, &wide, 8); break;
+    case TEN_I64: case TEN_I32: case TEN_I16: case TEN_I8: case TEN_U8: bits = (uint64_t)(int64_t)whole; break;
+    case TEN_BOOL: bits = value != 0; break;
+    }
+    for (int i = 0; i < ten_dtype_size(dtype); i++) p[i] = (uint8_t)(bits >> (8 * i));
+}
+
+/* Copies a row into the block of parameters. */
+static yolo_status pt_copy_row(pt_reader *r, const net_param *to, const pt_tensor *from, float *params) {
+    const uint8_t *bytes;
+    yolo_status status = zip_read(&r->zip, from->storage, &bytes, r->error);
+    if (status != YOLO_OK) return status;
+    int size = ten_dtype_size(from->dtype), dims[4] = {1, 1, 1, 1};
+    int64_t strides[4] = {0};
+    for (int d = 0; d < to->rank; d++) {
+        int at = to->rank < 4 || d == 0 ? d : d == 1 ? 3 : d - 1; /* O,I,H,W -> O,H,W,I */
+        dims[at] = to->dims[d];
+        strides[at] = from->strides[d] * size;
+    }
+    float *out = params + to->offset;
+    const uint8_t *start = bytes + from->offset * size;
+    for (int a = 0; a < dims[0]; a++)
+        for (int b = 0; b < dims[1]; b++)
+            for (int c = 0; c < dims[2]; c++) {
+                const uint8_t *p = start + a * strides[0] + b * strides[1] + c * strides[2];
+                for (int d = 0; d < dims[3]; d++) *out++ = pt_element(p + d * strides[3], from->dtype);
+            }
+    return YOLO_OK;
+}
+
+static void pt_show_shape(char text[48], const net_param *row) {
+    int length = snprintf(text, 48, "(");
+    for (int d = 0; d < row->rank; d++) length += snprintf(text + length, 48 - (size_t)length, "%s%d", d ? "," : "", row->dims[d]);
+    snprintf(text + length, 48 - (size_t)length, ")");
+}
+
+/* Pairs the rows of the graph with those of the file: match[i] is the file's row, -1 where an old file may lack it.
+   Their order is nearly always the same, so each search begins behind the last find. */
+static yolo_status pt_match_rows(pt_reader *r, const net *net, int64_t *match) {
+    char want[48], have[48];
+    int64_t next = 0, matched = 0;
+    for (int i = 0; i < net->param_count; i++) {
+        const net_param *row = &net->params[i];
+        match[i] = -1;
+        for (int64_t j = 0; j < r->count && match[i] < 0; j++)
+            if (!strcmp(r->rows[(next + j) % r->count].name, row->name)) match[i] = (next + j) % r->count;
+        pt_show_shape(want, row);
+        if (match[i] < 0) {
+            if (row->group == NET_FROZEN || str_ends_with(row->name, "num_batches_tracked")) continue;
+            return err_set(r->error, YOLO_ERROR_FORMAT, "%s: %s is missing, expected with shape %s", r->path, row->name, want);
+        }
+        next = match[i] + 1;
+        matched++;
+        const net_param *found = &r->rows[match[i]];
+        pt_show_shape(have, found);
+        if (strcmp(want, have)) return err_set(r->error, YOLO_ERROR_FORMAT, "%s: %s has shape %s, expected %s", r->path, row->name, have, want);
+    }
+    for (int64_t j = 0; j < r->count && matched < r->count; j++)
+        if (net_param_find(net, r->rows[j].name) < 0) {
+            pt_show_shape(have, &r->rows[j]);
+            return err_set(r->error, YOLO_ERROR_FORMAT, "%s: %s with shape %s is not a part of the model that the file describes", r->path, r->rows[j].name, have);
+        }
+    return matched < r->count ? err_set(r->error, YOLO_ERROR_FORMAT, "%s: a tensor's name comes twice", r->path) : YOLO_OK;
+}
+
+/* Allocates and fills the block of parameters. */
+static yolo_status pt_copy_rows(pt_reader *r, pt_model *m) {
+    int64_t *match = mem_array((uint64_t)m->net.param_count, sizeof *match);
+    yolo_status status = match ? pt_match_rows(r, &m->net, match) : err_memory(r->error, (uint64_t)m->net.param_count * sizeof *match);
+    uint64_t bytes = (uint64_t)m->net.param_elements * sizeof *m->params;
+    if (status == YOLO_OK && bytes > ((uint64_t)64 << 20) + 32 * (uint64_t)r->zip.size) /* views of one element, repeated */
+        status = err_set(r->error, YOLO_ERROR_FORMAT, "%s: %.0f MiB of parameters in a file of %.1f MiB, refused", r->path,
+                         (double)bytes / 1048576, (double)r->zip.size / 1048576);
+    if (status == YOLO_OK && !(m->params = mem_array((uint64_t)m->net.param_elements, sizeof *m->params))) status = err_memory(r->error, bytes);
+    for (int i = 0; i < m->net.param_count && status == YOLO_OK; i++) {
+        net_param *row = &m->net.params[i];
+        if (match[i] >= 0) {
+            row->stored = r->rows[match[i]].stored;
+            status = pt_copy_row(r, row, &r->tensors[match[i]], m->params);
+        } else if (row->group == NET_FROZEN) /* the expectation over the bins of a box side */
+            for (int64_t j = 0; j < row->count; j++) m->params[row->offset + j] = (float)j;
+    }
+    mem_free(match);
+    return status;
+}
+
+/* "PATH: " before what another section said. */
+static yolo_status pt_say_path(const pt_reader *r, yolo_status status) {
+    if (status == YOLO_OK || !r->error || !strncmp(r->error->message, r->path, strlen(r->path))) return status;
+    char text[sizeof r->error->message];
+    memcpy(text, r->error->message, sizeof text);
+    return err_set(r->error, status, "%s: %s", r->path, text);
+}
+
+/* The class names as a checkpoint has them, map by number or list, as an array for `count` classes; NULL where the file
+   names none. False for want of memory. */
+static bool pt_names(pt_reader *r, const pkl_node *node, int64_t count, char ***names) {
+    *names = NULL;
+    const pkl_node *given = node ? pkl_unwrap(node) : NULL;
+    if (!given || (given->kind != PKL_DICT && given->kind != PKL_LIST && given->kind != PKL_TUPLE)) return true;
+    if (!(*names = arena_array(&r->memory, (uint64_t)count, sizeof **names))) return false;
+    bool map = given->kind == PKL_DICT;
+    for (int64_t i = 0; i + map < given->count; i += 1 + map) {
+        int64_t class = map ? given->items[i]->kind == PKL_INT ? given->items[i]->integer : -1 : i;
+        const pkl_node *name = given->items[i + map];
+        if (class < 0 || class >= count || name->kind != PKL_TEXT || name->length > 1000) continue;
+        val *text = pkl_val_text(&r->memory, name);
+        if (!text) return false;
+        (*names)[class] = (char *)(uintptr_t)text->text;
+    }
+    return true;
+}
+
+/* Writes the activation that the modules have into the description, which may not say. */
+static bool pt_set_activation(pt_reader *r, val *yaml) {
+    net_activation activation = NET_SILU;
+    double slope = 0;
+    const char *text = val_text(val_get(yaml, "activation"), "silu");
+    if (r->activation == NET_LINEAR || yaml->kind != VAL_MAP) return true;
+    if (net_parse_activation(text, &activation, &slope) && activation == r->activation && (activation != NET_LEAKYRELU || slope == r->slope)) return true;
+    char spelled[64];
+    int length = snprintf(spelled, sizeof spelled, "torch.nn.%s(", net_activation_names[r->activation]);
+    if (r->activation == NET_LEAKYRELU) length += snprintf(spelled + length, sizeof spelled - (size_t)length, "%.9g", r->slope);
+    length += snprintf(spelled + length, sizeof spelled - (size_t)length, ")");
+    return net_set_val(&r->memory, yaml, "activation", val_string(&r->memory, spelled, (size_t)length));
+}
+
+/* The graph from the description in the module, or from the shapes of a bare state dict. */
+static yolo_status pt_build(pt_reader *r, pt_model *m) {
+    bool fused = true;
+    int class_channels = 0;
+    for (int64_t i = 0; i < r->count; i++) {
+        if (str_ends_with(r->rows[i].name, ".bn.weight")) fused = false;
+        /* the class branch keeps the width of the model that a fine-tuning began with */
+        if (str_ends_with(r->rows[i].name, ".cv3.0.0.conv.weight")) class_channels = r->rows[i].dims[0];
+    }
+    if (!r->module) return pt_say_path(r, net_build_from_shapes(&m->net, r->rows, (int)r->count, r->error));
+    val *yaml = pkl_val(&r->memory, pt_attribute(r->module, "yaml"));
+    const pkl_node *nc = pt_attribute(r->detect, "nc");
+    int64_t classes = nc && nc->kind == PKL_INT ? nc->integer : val_integer(val_get(yaml, "nc"), 0);
+    if (!yaml || !pt_set_activation(r, yaml)) return err_memory(r->error, sizeof *yaml);
+    if (classes < 1 || classes > NET_MAX_CHANNELS || class_channels < 0 || class_channels > NET_MAX_CHANNELS)
+        return err_set(r->error, YOLO_ERROR_FORMAT, "%s: %lld classes, expected 1 to %d", r->path, (long long)classes, NET_MAX_CHANNELS);
+    char **names;
+    if (!pt_names(r, pt_attribute(r->module, "names"), classes, &names)) return err_memory(r->error, (uint64_t)classes * sizeof *names);
+    return pt_say_path(r, net_build_with(&m->net, yaml, NULL, (int)classes, names, -1, fused, class_channels, r->error));
+}
+
+/* A text of the file in a fixed field: what does not fit is cut at a character, what is no text is "". */
+static void pt_copy_text(char *out, size_t size, const pkl_node *node) {
+    size_t length = node && node->kind == PKL_TEXT ? YOLO_MIN((size_t)node->length, size - 1) : 0;
+    if (length) memcpy(out, node->text, length);
+    while (length && !str_is_utf8(out, length)) length--;
+    out[length] = 0;
+    for (size_t i = 0; i < length; i++)
+        if ((unsigned char)out[i] < 32) out[i] = ' ';
+}
+
+/* What came with the weights. */
+static yolo_status pt_read_extras(pt_reader *r, pt_model *m) {
+    const pkl_node *epoch = pkl_get(r->root, "epoch"), *optimizer = pkl_get(r->root, "optimizer"), *args = pkl_get(r->root, "train_args");
+    pt_copy_text(m->version, sizeof m->version, pkl_get(r->root, "version"));
+    pt_copy_text(m->date, sizeof m->date, pkl_get(r->root, "date"));
+    m->epoch = epoch && epoch->kind == PKL_INT ? epoch->integer : -1;
+    m->has_optimizer = optimizer && optimizer->kind != PKL_NONE;
+    if (!args || args->kind == PKL_NONE) args = pt_attribute(r->module, "args");
+    if (args) {
+        m->train_args = pkl_val(&m->memory, args);
+        if (!m->train_args) return err_memory(r->error, sizeof *m->train_args);
+        if (m->train_args->kind != VAL_MAP) m->train_args = NULL;
+    }
+    const pkl_node *eps = pt_attribute(r->norm, "eps"), *momentum = pt_attribute(r->norm, "momentum");
+    if (eps && eps->kind == PKL_FLOAT && eps->number > 0 && eps->number < 1) m->net.bn_eps = eps->number;
+    if (momentum && momentum->kind == PKL_FLOAT && momentum->number > 0 && momentum->number < 1) m->net.bn_momentum = momentum->number;
+    return YOLO_OK;
+}
+
+static yolo_status pt_read_pickle(pt_reader *r, pt_model *m) {
+    yolo_status status = pt_find_model(r, &m->from_ema);
+    if (status == YOLO_OK) status = r->module ? pt_walk(r) : pt_add_rows(r, "", r->dict);
+    if (status != YOLO_OK) return status;
+    if (!r->module) pt_normalise_names(r);
+    status = pt_build(r, m);
+    if (status == YOLO_OK) status = pt_copy_rows(r, m);
+    if (status == YOLO_OK) status = pt_read_extras(r, m);
+    return status;
+}
+
+/* Reads a checkpoint that lies in memory; `path` is for messages. On error *m is empty. */
+static yolo_status pt_read_memory(const char *path, const uint8_t *bytes, size_t size, pt_model *m, yolo_error *error) {
+    pt_reader r = {.path = path, .error = error};
+    zip_entry *entry;
+    const uint8_t *pickle;
+    memset(m, 0, sizeof *m);
+    if (size >= 2 && bytes[0] == 0x80 && bytes[1] <= 5)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: a pickle without a zip archive, as torch before 1.6 wrote it; load and save it "
+                       "once with a newer torch: torch.save(torch.load(path, weights_only=False), path)", path);
+    yolo_status status = zip_open(&r.zip, path, bytes, size, error);
+    if (status == YOLO_OK) status = pt_find_pickle(&r, &entry);
+    if (status == YOLO_OK && entry->size > PKL_SIZE_CAP)
+        status = err_set(error, YOLO_ERROR_FORMAT, "%s: a pickle of %llu bytes, expected at most %d", path, (unsigned long long)entry->size, PKL_SIZE_CAP);
+    if (status == YOLO_OK) status = zip_read(&r.zip, entry, &pickle, error);
+    if (status == YOLO_OK) status = pkl_read(&r.pickle, path, pickle, (size_t)entry->size, error);
+    if (status == YOLO_OK) {
+        r.root = r.pickle.root;
+        status = pt_read_pickle(&r, m);
+        pkl_close(&r.pickle);
+    }
+    mem_free(r.rows);
+    mem_free(r.tensors);
+    arena_free(&r.memory);
+    zip_close(&r.zip);
+    if (status != YOLO_OK) pt_free(m);
+    return status;
+}
+
+static yolo_status pt_read(const char *path, pt_model *m, yolo_error *error) {
+    uint8_t *bytes;
+    size_t size;
+    memset(m, 0, sizeof *m);
+    yolo_status status = path_read(path, PT_FILE_CAP, &bytes, &size, error);
+    if (status != YOLO_OK) return status;
+    status = pt_read_memory(path, bytes, size, m, error);
+    mem_free(bytes);
+    return status;
+}
+
+/* Writing. The module tree is walked from net.layers; each pt_put_ function below leaves one object on the stack of the
+   reading machine. REF torch/nn/modules/module.py for what an nn.Module's state holds; ultralytics/nn/modules for the
+   attributes of the blocks. */
+
+typedef struct pt_writer {
+    pkl_out out;
+    const pt_model *model;
+    bool half;
+    int row; /* the next one of the parameter table: modules are written in its order */
+} pt_writer;
+
+static ten_dtype pt_stored(const pt_writer *w, const net_param *row) {
+    bool floating = row->stored <= TEN_F64;
+    return w->half && floating ? TEN_F16 : row->stored;
+}
+
+static void pt_put_pair(pkl_out *o, int64_t a, int64_t b) {
+    pkl_put_int(o, a);
+    pkl_put_int(o, b);
+    pkl_put(o, 0x86);
+}
+
+static void pt_put_key_int(pkl_out *o, const char *key, int64_t value) {
+    pkl_put_key(o, key);
+    pkl_put_int(o, value);
+}
+static void pt_put_key_bool(pkl_out *o, const char *key, bool value) {
+    pkl_put_key(o, key);
+    pkl_put_bool(o, value);
+}
+static void pt_put_key_none(pkl_out *o, const char *key) {
+    pkl_put_key(o, key);
+    pkl_put(o, 'N');
+}
+
+static void pt_put_empty(pkl_out *o, const char *class) {
+    pkl_put_global(o, class);
+    pkl_put(o, ')');
+    pkl_put(o, 'R');
+}
+
+/* A contiguous tensor that is all of storage `key`. */
+static void pt_put_tensor(pkl_out *o, int key, ten_dtype dtype, int rank, const int *dims) {
+    static const char *const classes[] = {"torch\nFloatStorage\n", "torch\nHalfStorage\n", "torch\nBFloat16Storage\n", "torch\nDoubleStorage\n",
+        "torch\nLongStorage\n", "torch\nIntStorage\n", "torch\nShortStorage\n", "torch\nCharStorage\n", "torch\nByteStorage\n", "torch\nBoolStorage\n"};
+    char text[16];
+    int64_t count = 1, stride = 1;
+    for (int d = 0; d < rank; d++) count *= dims[d];
+    pkl_put_global(o, "torch._utils\n_rebuild_tensor_v2\n");
+    pkl_put(o, '(');
+    pkl_put(o, '(');
+    pkl_put_key(o, "storage");
+    pkl_put_global(o, classes[dtype]);
+    snprintf(text, sizeof text, "%d", key);
+    pkl_put_text(o, text);
+    pkl_put_key(o, "cpu");
+    pkl_put_int(o, count);
+    pkl_put(o, 't');
+    pkl_put(o, 'Q');
+    pkl_put_int(o, 0);
+    pkl_put(o, '(');
+    for (int d = 0; d < rank; d++) pkl_put_int(o, dims[d]);
+    pkl_put(o, 't');
+    pkl_put(o, '(');
+    for (int d = 0; d < rank; d++) {
+        stride = 1;
+        for (int e = d + 1; e < rank; e++) stride *= dims[e];
+        pkl_put_int(o, stride);
+    }
+    pkl_put(o, 't');
+    pkl_put_bool(o, false);
+    pt_put_empty(o, "collections\nOrderedDict\n");
+    pkl_put(o, 't');
+    pkl_put(o, 'R');
+}
+
+/* Row `index` of the parameter table: a Parameter, or a plain tensor for a running statistic. */
+static void pt_put_row(pt_writer *w, int index) {
+    pkl_out *o = &w->out;
+    const net_param *row = &w->model->net.params[index];
+    bool parameter = row->group != NET_BN_STAT;
+    if (parameter) {
+        pkl_put_global(o, "torch._utils\n_rebuild_parameter\n");
+        pkl_put(o, '(');
+    }
+    pt_put_tensor(o, index, pt_stored(w, row), row->rank, row->dims);
+    if (!parameter) return;
+    pkl_put_bool(o, false); /* requires_grad, as in a stripped checkpoint; training sets it */
+    pt_put_empty(o, "collections\nOrderedDict\n");
+    pkl_put(o, 't');
+    pkl_put(o, 'R');
+}
+
+/* Begins a module of that class: its state up to the parameters. Until pt_close, pairs of key and value follow.
+   Returns its number in the memo. */
+static int pt_open(pkl_out *o, const char *class) {
+    static const char *const hooks[] = {"_backward_pre_hooks", "_backward_hooks", "_forward_hooks", "_forward_hooks_with_kwargs",
+        "_forward_hooks_always_called", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_state_dict_hooks",
+        "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"};
+    pkl_put_global(o, class);
+    pkl_put(o, ')');
+    pkl_put(o, 0x81);
+    int self = pkl_put_memo(o);
+    pkl_put(o, '}');
+    pkl_put(o, '(');
+    pt_put_key_bool(o, "training", false);
+    pkl_put_key(o, "_non_persistent_buffers_set");
+    pkl_put_global(o, "__builtin__\nset\n");
+    pkl_put(o, ']');
+    pkl_put(o, 0x85);
+    pkl_put(o, 'R');
+    pt_put_key_none(o, "_is_full_backward_hook");
+    for (int i = 0; i < YOLO_COUNT(hooks); i++) {
+        pkl_put_key(o, hooks[i]);
+        pt_put_empty(o, "collections\nOrderedDict\n");
+    }
+    return self;
+}
+
+static void pt_close(pkl_out *o) {
+    pkl_put(o, 'u');
+    pkl_put(o, 'b');
+}
+
+/* The three tables of a module, with its next `parameters` rows (weight and bias, or a weight alone) and, for a batch
+   norm, the statistics behind them. Leaves _modules open for children; pt_end_tables closes it. */
+static void pt_put_tables(pt_writer *w, int parameters, bool norm) {
+    static const char *const names[] = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"};
+    pkl_out *o = &w->out;
+    pkl_put_key(o, "_parameters");
+    pkl_put(o, '}');
+    pkl_put(o, '(');
+    for (int i = 0; i < parameters; i++) {
+        pkl_put_key(o, names[i]);
+        pt_put_row(w, w->row++);
+    }
+    if (parameters == 1) pt_put_key_none(o, names[1]);
+    pkl_put(o, 'u');
+    pkl_put_key(o, "_buffers");
+    pkl_put(o, '}');
+    pkl_put(o, '(');
+    for (int i = 2; norm && i < YOLO_COUNT(names); i++) {
+        pkl_put_key(o, names[i]);
+        pt_put_row(w, w->row++);
+    }
+    pkl_put(o, 'u');
+    pkl_put_key(o, "_modules");
+    pkl_put(o, '}');
+    pkl_put(o, '(');
+}
+
+static void pt_end_tables(pkl_out *o) { pkl_put(o, 'u'); }
+
+/* A module without children, still open for attributes. */
+static void pt_open_leaf(pt_writer *w, const char *class, int parameters, bool norm) {
+    pt_open(&w->out, class);
+    pt_put_tables(w, parameters, norm);
+    pt_end_tables(&w->out);
+}
+
+static void pt_put_conv2d(pt_writer *w, bool bias, int stride, int padding) {
+    pkl_out *o = &w->out;
+    const net_param *row = &w->model->net.params[w->row];
+    pt_open_leaf(w, "torch.nn.modules.conv\nConv2d\n", 1 + bias, false);
+    pt_put_key_int(o, "in_channels", row->dims[1]);
+    pt_put_key_int(o, "out_channels", row->dims[0]);
+    pkl_put_key(o, "kernel_size");
+    pt_put_pair(o, row->dims[2], row->dims[3]);
+    pkl_put_key(o, "stride");
+    pt_put_pair(o, stride, stride);
+    pkl_put_key(o, "padding");
+    pt_put_pair(o, padding, padding);
+    pkl_put_key(o, "dilation");
+    pt_put_pair(o, 1, 1);
+    pt_put_key_bool(o, "transposed", false);
+    pkl_put_key(o, "output_padding");
+    pt_put_pair(o, 0, 0);
+    pt_put_key_int(o, "groups", 1);
+    pkl_put_key(o, "padding_mode");
+    pkl_put_key(o, "zeros");
+    pkl_put_key(o, "_reversed_padding_repeated_twice");
+    pkl_put(o, '(');
+    for (int i = 0; i < 4; i++) pkl_put_int(o, padding);
+    pkl_put(o, 't');
+    pt_close(o);
+}
+
+static void pt_put_norm(pt_writer *w) {
+    pkl_out *o = &w->out;
+    const net *net = &w->model->net;
+    int features = net->params[w->row].dims[0];
+    pt_open_leaf(w, "torch.nn.modules.batchnorm\nBatchNorm2d\n", 2, true);
+    pt_put_key_int(o, "num_features", features);
+    pkl_put_key(o, "eps");
+    pkl_put_float(o, net->bn_eps);
+    pkl_put_key(o, "momentum");
+    pkl_put_float(o, net->bn_momentum);
+    pt_put_key_bool(o, "affine", true);
+    pt_put_key_bool(o, "track_running_stats", true);
+    pt_close(o);
+}
+
+static void pt_put_activation(pt_writer *w, net_activation activation) {
+    static const char *const classes[] = {"torch.nn.modules.linear\nIdentity\n", "torch.nn.modules.activation\nSiLU\n",
+        "torch.nn.modules.activation\nReLU\n", "torch.nn.modules.activation\nLeakyReLU\n", "torch.nn.modules.activation\nMish\n"};
+    pt_open_leaf(w, classes[activation], 0, false);
+    if (activation == NET_LEAKYRELU) {
+        pkl_put_key(&w->out, "negative_slope");
+        pkl_put_float(&w->out, w->model->net.slope);
+    }
+    if (activation != NET_LINEAR) pt_put_key_bool(&w->out, "inplace", true);
+    pt_close(&w->out);
+}
+
+/* Convolution, batch norm, activation. A fused one calls another method of its class. Left open for the attributes of
+   a layer. */
+static void pt_open_conv(pt_writer *w, int stride, int padding, bool activated) {
+    pkl_out *o = &w->out;
+    const net *net = &w->model->net;
+    int self = pt_open(o, "ultralytics.nn.modules.conv\nConv\n");
+    pt_put_tables(w, 0, false);
+    pkl_put_key(o, "conv");
+    pt_put_conv2d(w, net->fused, stride, padding);
+    if (!net->fused) {
+        pkl_put_key(o, "bn");
+        pt_put_norm(w);
+    }
+    pkl_put_key(o, "act");
+    pt_put_activation(w, activated ? net->activation : NET_LINEAR);
+    pt_end_tables(o);
+    if (!net->fused) return;
+    pkl_put_key(o, "forward");
+    pkl_put_global(o, "__builtin__\ngetattr\n");
+    pkl_put_again(o, self);
+    pkl_put_key(o, "forward_fuse");
+    pkl_put(o, 0x86);
+    pkl_put(o, 'R');
+}
+
+/* A Conv of stride 1 inside a block. */
+static void pt_put_conv(pt_writer *w, const char *key, bool activated) {
+    pkl_put_key(&w->out, key);
+    pt_open_conv(w, 1, w->model->net.params[w->row].dims[2] / 2, activated);
+    pt_close(&w->out);
+}
+
+static void pt_open_c2f(pt_writer *w, const net_layer *layer) {
+    pkl_out *o = &w->out;
+    char key[16];
+    pt_open(o, "ultralytics.nn.modules.block\nC2f\n");
+    pt_put_tables(w, 0, false);
+    pt_put_conv(w, "cv1", true);
+    pt_put_conv(w, "cv2", true);
+    pkl_put_key(o, "m");
+    pt_open(o, "torch.nn.modules.container\nModuleList\n");
+    pt_put_tables(w, 0, false);
+    for (int i = 0; i < layer->repeats; i++) {
+        snprintf(key, sizeof key, "%d", i);
+        pkl_put_text(o, key);
+        pt_open(o, "ultralytics.nn.modules.block\nBottleneck\n");
+        pt_put_tables(w, 0, false);
+        pt_put_conv(w, "cv1", true);
+        pt_put_conv(w, "cv2", true);
+        pt_end_tables(o);
+        pt_put_key_bool(o, "add", layer->shortcut);
+        pt_close(o);
+    }
+    pt_end_tables(o);
+    pt_close(o);
+    pt_end_tables(o);
+    pt_put_key_int(o, "c", layer->hidden);
+}
+
+static void pt_open_sppf(pt_writer *w, const net_layer *layer) {
+    pkl_out *o = &w->out;
+    pt_open(o, "ultralytics.nn.modules.block\nSPPF\n");
+    pt_put_tables(w, 0, false);
+    pt_put_conv(w, "cv1", layer->activated);
+    pt_put_conv(w, "cv2", true);
+    pkl_put_key(o, "m");
+    pt_open_leaf(w, "torch.nn.modules.pooling\nMaxPool2d\n", 0, false);
+    pt_put_key_int(o, "kernel_size", layer->kernel);
+    pt_put_key_int(o, "stride", 1);
+    pt_put_key_int(o, "padding", layer->kernel / 2);
+    pt_put_key_int(o, "dilation", 1);
+    pt_put_key_bool(o, "return_indices", false);
+    pt_put_key_bool(o, "ceil_mode", false);
+    pt_close(o);
+    pt_end_tables(o);
+    pt_put_key_int(o, "n", layer->pools);
+    pt_put_key_bool(o, "add", layer->shortcut);
+}
+
+static void pt_open_upsample(pt_writer *w) {
+    pkl_out *o = &w->out;
+    pt_open_leaf(w, "torch.nn.modules.upsampling\nUpsample\n", 0, false);
+    pkl_put_key(o, "name");
+    pkl_put_key(o, "Upsample");
+    pt_put_key_none(o, "size");
+    pkl_put_key(o, "scale_factor");
+    pkl_put_float(o, 2);
+    pkl_put_key(o, "mode");
+    pkl_put_key(o, "nearest");
+    pt_put_key_none(o, "align_corners");
+    pt_put_key_none(o, "recompute_scale_factor");
+}
+
+/* The strides as a tensor, in the storage with that number behind the parameters'. */
+static void pt_put_strides(pt_writer *w, int number) {
+    const net *net = &w->model->net;
+    pkl_put_key(&w->out, "stride");
+    pt_put_tensor(&w->out, net->param_count + number, TEN_F32, 1, &net->level_count);
+}
+
+static void pt_open_detect(pt_writer *w) {
+    pkl_out *o = &w->out;
+    const net *net = &w->model->net;
+    char key[16];
+    pt_open(o, "ultralytics.nn.modules.head\nDetect\n");
+    pt_put_tables(w, 0, false);
+    for (int branch = 2; branch <= 3; branch++) {
+        pkl_put_key(o, branch == 2 ? "cv2" : "cv3");
+        pt_open(o, "torch.nn.modules.container\nModuleList\n");
+        pt_put_tables(w, 0, false);
+        for (int i = 0; i < net->level_count; i++) {
+            snprintf(key, sizeof key, "%d", i);
+            pkl_put_text(o, key);
+            pt_open(o, "torch.nn.modules.container\nSequential\n");
+            pt_put_tables(w, 0, false);
+            pt_put_conv(w, "0", true);
+            pt_put_conv(w, "1", true);
+            pkl_put_key(o, "2");
+            pt_put_conv2d(w, true, 1, 0);
+            pt_end_tables(o);
+            pt_close(o);
+        }
+        pt_end_tables(o);
+        pt_close(o);
+    }
+    pkl_put_key(o, "dfl");
+    pt_open(o, "ultralytics.nn.modules.block\nDFL\n");
+    pt_put_tables(w, 0, false);
+    pkl_put_key(o, "conv");
+    pt_put_conv2d(w, false, 1, 0);
+    pt_end_tables(o);
+    pt_put_key_int(o, "c1", NET_REG_MAX);
+    pt_close(o);
+    pt_end_tables(o);
+    pt_put_key_int(o, "nc", net->class_count);
+    pt_put_key_int(o, "nl", net->level_count);
+    pt_put_key_int(o, "reg_max", NET_REG_MAX);
+    pt_put_key_int(o, "no", net->class_count + 4 * NET_REG_MAX);
+    pt_put_strides(w, 1);
+    pt_put_key_bool(o, "inplace", true);
+}
+
+/* The row of the description that layer `i` came from. */
+static const val *pt_yaml_row(const net *net, int i) {
+    const val *backbone = val_get(net->yaml, "backbone"), *head = val_get(net->yaml, "head");
+    return i < backbone->count ? backbone->items[i] : head->items[i - backbone->count];
+}
+
+static void pt_put_layer(pt_writer *w, int i) {
+    static const char *const types[] = {"ultralytics.nn.modules.conv.Conv", "ultralytics.nn.modules.block.C2f", "ultralytics.nn.modules.block.SPPF",
+        "torch.nn.modules.upsampling.Upsample", "ultralytics.nn.modules.conv.Concat", "ultralytics.nn.modules.head.Detect"};
+    pkl_out *o = &w->out;
+    const net *net = &w->model->net;
+    const net_layer *layer = &net->layers[i];
+    YOLO_ASSERT(w->row == layer->first_param);
+    switch (layer->module) {
+    case NET_MODULE_CONV: pt_open_conv(w, layer->stride, layer->padding, layer->activated); break;
+    case NET_MODULE_C2F: pt_open_c2f(w, layer); break;
+    case NET_MODULE_SPPF: pt_open_sppf(w, layer); break;
+    case NET_MODULE_UPSAMPLE: pt_open_upsample(w); break;
+    case NET_MODULE_CONCAT:
+        pt_open_leaf(w, "ultralytics.nn.modules.conv\nConcat\n", 0, false);
+        pt_put_key_int(o, "d", 1);
+        break;
+    case NET_MODULE_DETECT: pt_open_detect(w); break;
+    }
+    pt_put_key_int(o, "np", net_layer_elements(net, i, true));
+    pt_put_key_int(o, "i", i);
+    pkl_put_key(o, "f");
+    pkl_put_val(o, pt_yaml_row(net, i)->items[0]);
+    pkl_put_key(o, "type");
+    pkl_put_key(o, types[layer->module]);
+    pt_close(o);
+}
+
+/* Which layers' outputs are needed again, in order. */
+static void pt_put_save(pt_writer *w) {
+    const net *net = &w->model->net;
+    bool saved[NET_MAX_LAYERS] = {false};
+    for (int i = 0; i < net->layer_count; i++) {
+        const val *from = pt_yaml_row(net, i)->items[0];
+        for (int j = 0; j < net->layers[i].from_count; j++)
+            if (val_integer(from->kind == VAL_LIST ? from->items[j] : from, 0) != -1) saved[net->layers[i].from[j]] = true;
+    }
+    pkl_put_key(&w->out, "save");
+    pkl_put(&w->out, ']');
+    pkl_put(&w->out, '(');
+    for (int i = 0; i < net->layer_count; i++)
+        if (saved[i]) pkl_put_int(&w->out, i);
+    pkl_put(&w->out, 'e');
+}
+
+static void pt_put_names(pt_writer *w) {
+    const net *net = &w->model->net;
+    pkl_put_key(&w->out, "names");
+    pkl_put(&w->out, '}');
+    pkl_put(&w->out, '(');
+    for (int i = 0; i < net->class_count; i++) {
+        pkl_put_int(&w->out, i);
+        pkl_put_text(&w->out, net->names[i]);
+    }
+    pkl_put(&w->out, 'u');
+}
+
+static void pt_put_train_args(pt_writer *w) {
+    if (w->model->train_args) pkl_put_val(&w->out, w->model->train_args);
+    else pkl_put(&w->out, '}');
+}
+
+/* The model's object graph. REF ultralytics/nn/tasks.py DetectionModel. */
+static void pt_put_model(pt_writer *w) {
+    pkl_out *o = &w->out;
+    const net *net = &w->model->net;
+    char key[16];
+    pt_open(o, "ultralytics.nn.tasks\nDetectionModel\n");
+    pt_put_tables(w, 0, false);
+    pkl_put_key(o, "model");
+    pt_open(o, "torch.nn.modules.container\nSequential\n");
+    pt_put_tables(w, 0, false);
+    for (int i = 0; i < net->layer_count; i++) {
+        snprintf(key, sizeof key, "%d", i);
+        pkl_put_text(o, key);
+        pt_put_layer(w, i);
+    }
+    YOLO_ASSERT(w->row == net->param_count);
+    pt_end_tables(o);
+    pt_close(o);
+    pt_end_tables(o);
+    pkl_put_key(o, "yaml");
+    pkl_put_val(o, net->yaml);
+    pt_put_save(w);
+    pt_put_names(w);
+    pt_put_key_bool(o, "inplace", true);
+    pt_put_strides(w, 0);
+    pkl_put_key(o, "args");
+    pt_put_train_args(w);
+    pkl_put_key(o, "task");
+    pkl_put_key(o, "detect");
+    pt_put_key_int(o, "nc", net->class_count);
+    pt_close(o);
+}
+
+/* The whole of data.pkl: what ultralytics' stripped checkpoints hold. REF ultralytics/utils/torch_utils.py strip_optimizer. */
+static void pt_put_checkpoint(pt_writer *w) {
+    pkl_out *o = &w->out;
+    pkl_put(o, 0x80);
+    pkl_put(o, 2);
+    pkl_put(o, '}');
+    pkl_put(o, '(');
+    pkl_put_key(o, "date");
+    if (w->model->date[0]) pkl_put_text(o, w->model->date);
+    else pkl_put(o, 'N');
+    pkl_put_key(o, "version");
+    pkl_put_text(o, "yolo " YOLO_VERSION);
+    pt_put_key_int(o, "epoch", -1);
+    pt_put_key_none(o, "best_fitness");
+    pkl_put_key(o, "model");
+    pt_put_model(w);
+    pt_put_key_none(o, "ema");
+    pt_put_key_none(o, "updates");
+    pt_put_key_none(o, "optimizer");
+    pkl_put_key(o, "train_args");
+    pt_put_train_args(w);
+    pkl_put(o, 'u');
+    pkl_put(o, '.');
+}
+
+/* The bytes of a row as the file has them, in `bytes`. */
+static void pt_pack_row(const pt_writer *w, const net_param *row, uint8_t *bytes) {
+    ten_dtype dtype = pt_stored(w, row);
+    int size = ten_dtype_size(dtype), inner = row->rank == 4 ? row->dims[1] : 1, plane = row->rank == 4 ? row->dims[2] * row->dims[3] : 1;
+    const float *from = w->model->params + row->offset;
+    int64_t outer = row->count / inner / plane;
+    for (int64_t o = 0; o < outer; o++, from += (int64_t)inner * plane)
+        for (int i = 0; i < inner; i++)
+            for (int p = 0; p < plane; p++, bytes += size) pt_put_element(bytes, from[(int64_t)p * inner + i], dtype);
+}
+
+static void pt_add_entry(zip_writer *zip, int key, const void *bytes, uint64_t size) {
+    char name[40];
+    snprintf(name, sizeof name, "archive/data/%d", key);
+    zip_add(zip, name, bytes, size);
+}
+
+/* Writes what `yolo_model_open` and ultralytics.YOLO load. Every row is stored as it was read, with `half` as fp16. */
+static yolo_status pt_write(const char *path, const pt_model *m, bool half, yolo_error *error) {
+    const net *net = &m->net;
+    pt_writer *w = mem_array(1, sizeof *w);
+    zip_writer zip;
+    int64_t largest = 1;
+    for (int i = 0; i < net->param_count; i++) largest = YOLO_MAX(largest, net->params[i].count);
+    uint8_t *bytes = mem_array((uint64_t)largest, 8), strides[4 * NET_MAX_LEVELS];
+    yolo_status status = w && bytes ? YOLO_OK : err_memory(error, (uint64_t)largest * 8);
+    if (status == YOLO_OK) {
+        w->model = m;
+        w->half = half;
+        pt_put_checkpoint(w);
+        if (w->out.bytes.failed) status = err_memory(error, (uint64_t)w->out.bytes.capacity);
+    }
+    if (status == YOLO_OK && (status = zip_begin(&zip, path, error)) == YOLO_OK) {
+        zip_add(&zip, "archive/data.pkl", w->out.bytes.text, (uint64_t)w->out.bytes.length);
+        zip_add(&zip, "archive/byteorder", "little", 6);
+        for (int i = 0; i < net->param_count && !zip.failed; i++) {
+            const net_param *row = &net->params[i];
+            pt_pack_row(w, row, bytes);
+            pt_add_entry(&zip, i, bytes, (uint64_t)row->count * (uint64_t)ten_dtype_size(pt_stored(w, row)));
+        }
+        for (int i = 0; i < net->level_count; i++) pt_put_element(strides + 4 * i, (float)net->strides[i], TEN_F32);
+        for (int i = 0; i < 2; i++) pt_add_entry(&zip, net->param_count + i, strides, 4 * (uint64_t)net->level_count);
+        zip_add(&zip, "archive/version", "3\n", 2);
+        status = zip_end(&zip, true, error);
+    }
+    if (w) str_free(&w->out.bytes);
+    mem_free(w);
+    mem_free(bytes);
+    return status;
+}
+
+/* What the rows are stored as: "float16, int64". */
+static void pt_info_dtypes(const net *net, str *out) {
+    bool seen[TEN_BOOL + 1] = {false}, any = false;
+    for (int i = 0; i < net->param_count; i++) seen[net->params[i].stored] = true;
+    for (int t = 0; t <= TEN_BOOL; t++)
+        if (seen[t] && (t != TEN_I64 || !any)) { /* the counts of batches are integers always */
+            str_format(out, "%s%s", any ? ", " : "", ten_dtype_name((ten_dtype)t));
+            any = true;
+        }
+}
+
+/* Text of a file on a terminal: no control characters. */
+static void pt_info_text(str *out, const char *text) {
+    for (const char *p = text; *p; p++) str_append(out, (unsigned char)*p < 32 || *p == 127 ? "?" : p, 1);
+}
+
+/* The text of `yolo info`. */
+static yolo_status pt_info(const pt_model *m, const char *path, str *out, yolo_error *error) {
+    const net *net = &m->net;
+    char count[32];
+    int64_t parameters = 0;
+    for (int i = 0; i < net->layer_count; i++) parameters += net_layer_elements(net, i, true);
+    str_format(out, "file         %s\n", path);
+    if (m->built) str_add(out, "origin       built from a description, not trained\n");
+    else {
+        str_add(out, "written by   ");
+        bool own = !strncmp(m->version, "yolo ", 5);
+        str_add(out, !m->version[0] ? "unknown" : own ? "" : "ultralytics ");
+        pt_info_text(out, m->version);
+        if (m->date[0]) str_add(out, ", ");
+        pt_info_text(out, m->date);
+        str_add(out, "\ntraining     ");
+        if (m->epoch < 0) str_add(out, "finished");
+        else str_format(out, "epoch %lld", (long long)m->epoch + 1);
+        str_format(out, "%s%s\n", m->from_ema ? ", moving average of the weights" : "", m->has_optimizer ? ", with optimizer state" : "");
+    }
+    str_format(out, "parameters   %s, stored as ", net_thousands(count, parameters));
+    pt_info_dtypes(net, out);
+    str_format(out, "%s\nactivation   %s\n", net->fused ? "; batch norms fused into the convolutions" : "", net_activation_names[net->activation]);
+    str_add(out, "scale        ");
+    if (net->scale) str_format(out, "%c, ", net->scale);
+    str_format(out, "depth %g, width %g; strides", net->depth, net->width);
+    for (int i = 0; i < net->level_count; i++) str_format(out, " %d", net->strides[i]);
+    str_format(out, "\nclasses      %d:", net->class_count);
+    for (int i = 0; i < net->class_count; i++) {
+        str_format(out, "%s %d ", i ? "," : "", i);
+        pt_info_text(out, net->names[i]);
+    }
+    str_add(out, "\n\n");
+    net_summary(net, out);
+    if (m->train_args && m->train_args->count) {
+        str_add(out, "\ntraining arguments\n");
+        yaml_write(out, m->train_args);
+    }
+    return out->failed ? err_memory(error, (uint64_t)out->capacity) : YOLO_OK;
+}
 
 /* ==== 14 op_: CPU operators =====================================================================================
    Forward operators in fp32 on NHWC views; none allocates. A convolution is, on the inside, always the same loop: a tile
@@ -6897,6 +8022,23 @@ int yolo_class_count(const yolo_model *model) { return model->checkpoint.net.cla
 
 const char *yolo_class_name(const yolo_model *model, int class_id) {
     return class_id >= 0 && class_id < model->checkpoint.net.class_count ? model->checkpoint.net.names[class_id] : "";
+}
+
+yolo_status yolo_model_save(const yolo_model *model, const char *path, bool half, yolo_error *error) {
+    return pt_write(path, &model->checkpoint, half, error);
+}
+
+yolo_status yolo_info(const char *path, char **text, yolo_error *error) {
+    pt_model checkpoint;
+    str out = {0};
+    *text = NULL;
+    yolo_status status = pt_read(path, &checkpoint, error);
+    if (status != YOLO_OK) return status;
+    status = pt_info(&checkpoint, path, &out, error);
+    if (status == YOLO_OK) *text = out.text;
+    else str_free(&out);
+    pt_free(&checkpoint);
+    return status;
 }
 
 /* ==== 22 cli_: command line ===================================================================================== */
