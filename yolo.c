@@ -1053,8 +1053,8 @@ static yolo_status path_make_directories(const char *path, yolo_error *error) {
     return status;
 }
 
-/* The whole file, with a NUL behind it; at most `cap` bytes. mem_free(*bytes). */
-static yolo_status path_read(const char *path, uint64_t cap, uint8_t **bytes, size_t *size, yolo_error *error) {
+/* The first `cap` bytes of a file, with a NUL behind them; with `whole`, a longer file is an error. */
+static yolo_status path_read_some(const char *path, uint64_t cap, bool whole, uint8_t **bytes, size_t *size, yolo_error *error) {
     *bytes = NULL;
     *size = 0;
     if (os_path_kind(path) == OS_DIRECTORY) return err_set(error, YOLO_ERROR_IO, "%s: is a folder, expected a file", path);
@@ -1063,10 +1063,10 @@ static yolo_status path_read(const char *path, uint64_t cap, uint8_t **bytes, si
     yolo_status status = YOLO_OK;
     int64_t length = os_file_size(file);
     if (length < 0 || fseek(file, 0, SEEK_SET)) status = err_os(error, path, "read");
-    else if ((uint64_t)length > cap)
+    else if (whole && (uint64_t)length > cap)
         status = err_set(error, YOLO_ERROR_FORMAT, "%s: %.1f MiB, expected at most %.1f MiB", path,
                          (double)length / 1048576.0, (double)cap / 1048576.0);
-    else if (!(*bytes = mem_alloc((size_t)length + 1))) status = err_memory(error, (uint64_t)length);
+    else if (!(*bytes = mem_alloc((size_t)(length = YOLO_MIN(length, (int64_t)cap)) + 1))) status = err_memory(error, (uint64_t)length);
     else {
         *size = fread(*bytes, 1, (size_t)length, file);
         if (ferror(file)) status = err_os(error, path, "read");
@@ -1078,6 +1078,11 @@ static yolo_status path_read(const char *path, uint64_t cap, uint8_t **bytes, si
         *bytes = NULL;
     }
     return status;
+}
+
+/* The whole file, with a NUL behind it; at most `cap` bytes. mem_free(*bytes). */
+static yolo_status path_read(const char *path, uint64_t cap, uint8_t **bytes, size_t *size, yolo_error *error) {
+    return path_read_some(path, cap, true, bytes, size, error);
 }
 
 /* Starts an output beside its final place: *temporary (mem_free) is the name to give path_commit. The name is the
@@ -1349,7 +1354,80 @@ typedef struct img_letterbox {
 } img_letterbox;
 
 /* ==== 8 codec_: picture files ===================================================================================
-   Pictures are recognised by content. Dimensions and sizes are checked before stb_image sees a byte. */
+   Pictures are recognised by content. Dimensions and sizes are checked before stb_image sees a byte: its own checks
+   guard its arithmetic, ours the memory of the machine. Alpha is dropped and 16-bit samples are scaled
+   (v * 255 / 65535, rounded), everywhere the same way. */
+
+#define CODEC_MAX_FILE ((uint64_t)1 << 30)
+#define CODEC_MAX_PIXELS ((int64_t)400 << 20)
+
+typedef enum codec_kind { CODEC_UNKNOWN, CODEC_JPEG, CODEC_PNG, CODEC_BMP, CODEC_TIFF, CODEC_WEBP } codec_kind;
+
+typedef struct codec_header {
+    codec_kind kind;
+    int64_t width, height; /* as stored; 0 = not found */
+    int orientation;       /* EXIF 1..8 */
+    bool deep;             /* 16 bits a sample */
+    size_t scan;           /* JPEG: where the first scan begins */
+} codec_header;
+
+static void *codec_realloc(void *block, size_t old, size_t size) {
+    void *larger = mem_alloc(size);
+    if (!larger) return NULL;
+    if (block) memcpy(larger, block, YOLO_MIN(old, size));
+    mem_free(block);
+    return larger;
+}
+
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#elif defined(_MSC_VER)
+#pragma warning(push, 0)
+#endif
+#define STB_IMAGE_STATIC
+#define STB_IMAGE_IMPLEMENTATION
+#define STBI_ONLY_JPEG
+#define STBI_ONLY_PNG
+#define STBI_ONLY_BMP
+#define STBI_NO_STDIO
+#define STBI_NO_HDR
+#define STBI_NO_LINEAR
+#define STBI_MAX_DIMENSIONS YOLO_MAX_DIM
+#define STBI_MALLOC(size) mem_alloc(size)
+#define STBI_REALLOC_SIZED(block, old, size) codec_realloc(block, old, size)
+#define STBI_FREE(block) mem_free(block)
+#define STB_IMAGE_WRITE_STATIC
+#define STB_IMAGE_WRITE_IMPLEMENTATION
+#define STBI_WRITE_NO_STDIO
+#define STBIW_MALLOC(size) mem_alloc(size)
+#define STBIW_REALLOC_SIZED(block, old, size) codec_realloc(block, old, size)
+#define STBIW_FREE(block) mem_free(block)
+#if defined(__has_include)
+#if __has_include("stb_image.h")
+#include "stb_image.h"
+#include "stb_image_write.h"
+#else
+#include <stb/stb_image.h>
+#include <stb/stb_image_write.h>
+#endif
+#else
+#include "stb_image.h"
+#include "stb_image_write.h"
+#endif
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#elif defined(_MSC_VER)
+#pragma warning(pop)
+#endif
+
+void yolo_image_free(yolo_image *image) {
+    mem_free(image->pixels);
+    memset(image, 0, sizeof *image);
+}
 
 /* Does the name end like a picture's? Letter case does not matter. */
 static bool codec_is_picture_name(const char *path) {
@@ -1357,6 +1435,200 @@ static bool codec_is_picture_name(const char *path) {
     for (int i = 0; i < YOLO_COUNT(extensions); i++)
         if (str_equal_fold(path_extension(path), extensions[i])) return true;
     return false;
+}
+
+static codec_kind codec_sniff(const uint8_t *bytes, size_t size) {
+    if (size >= 3 && !memcmp(bytes, "\xff\xd8\xff", 3)) return CODEC_JPEG;
+    if (size >= 8 && !memcmp(bytes, "\x89PNG\r\n\x1a\n", 8)) return CODEC_PNG;
+    if (size >= 2 && !memcmp(bytes, "BM", 2)) return CODEC_BMP;
+    if (size >= 4 && (!memcmp(bytes, "II*\0", 4) || !memcmp(bytes, "MM\0*", 4) || !memcmp(bytes, "II+\0", 4) || !memcmp(bytes, "MM\0+", 4)))
+        return CODEC_TIFF;
+    if (size >= 12 && !memcmp(bytes, "RIFF", 4) && !memcmp(bytes + 8, "WEBP", 4)) return CODEC_WEBP;
+    return CODEC_UNKNOWN;
+}
+
+/* The orientation tag of a TIFF structure (what EXIF is), 1 where there is none or it is damaged. */
+static int codec_exif_orientation(const uint8_t *bytes, size_t size) {
+    cur c = cur_make(bytes, size);
+    const uint8_t *order = cur_take(&c, 2);
+    if (!order || (memcmp(order, "II", 2) && memcmp(order, "MM", 2))) return 1;
+    uint64_t (*number)(cur *, int) = order[0] == 'I' ? cur_le : cur_be;
+    if (number(&c, 2) != 42) return 1;
+    cur_seek(&c, number(&c, 4));
+    for (uint64_t count = number(&c, 2); count && !c.failed; count--) {
+        uint64_t tag = number(&c, 2), type = number(&c, 2), values = number(&c, 4), value = number(&c, 2);
+        cur_take(&c, 2);
+        if (tag == 0x0112) return !c.failed && type == 3 && values == 1 && value >= 1 && value <= 8 ? (int)value : 1;
+    }
+    return 1;
+}
+
+/* Walks the segments up to the first scan: size, precision and EXIF. */
+static void codec_header_jpeg(codec_header *header, const uint8_t *bytes, size_t size) {
+    cur c = cur_make(bytes, size);
+    cur_take(&c, 2);
+    while (!c.failed) {
+        uint64_t marker = cur_be(&c, 2);
+        while ((marker & 0xff) == 0xff && !c.failed) marker = 0xff00 | cur_be(&c, 1); /* fill bytes */
+        if (c.failed || marker < 0xff01) return;
+        if (marker == 0xff01 || (marker >= 0xffd0 && marker <= 0xffd8)) continue; /* no length */
+        uint64_t length = cur_be(&c, 2);
+        const uint8_t *segment = length < 2 ? NULL : cur_take(&c, length - 2);
+        if (!segment) return;
+        bool frame = marker >= 0xffc0 && marker <= 0xffcf && marker != 0xffc4 && marker != 0xffc8 && marker != 0xffcc;
+        if (frame && length >= 8 && !header->width) {
+            header->height = segment[1] << 8 | segment[2];
+            header->width = segment[3] << 8 | segment[4];
+        }
+        if (marker == 0xffe1 && length >= 8 && !memcmp(segment, "Exif\0", 6))
+            header->orientation = codec_exif_orientation(segment + 6, (size_t)length - 8);
+        if (marker == 0xffda) {
+            header->scan = c.at;
+            return;
+        }
+    }
+}
+
+static codec_header codec_read_header(const uint8_t *bytes, size_t size) {
+    codec_header header = {.kind = codec_sniff(bytes, size), .orientation = 1};
+    cur c = cur_make(bytes, size);
+    if (header.kind == CODEC_JPEG) codec_header_jpeg(&header, bytes, size);
+    if (header.kind == CODEC_PNG && cur_seek(&c, 16)) {
+        header.width = (int64_t)cur_be(&c, 4);
+        header.height = (int64_t)cur_be(&c, 4);
+        header.deep = cur_be(&c, 1) == 16;
+    }
+    if (header.kind == CODEC_BMP && cur_seek(&c, 14)) {
+        bool old = cur_le(&c, 4) == 12; /* OS/2 header: 16-bit sizes */
+        header.width = old ? (int64_t)cur_le(&c, 2) : (int64_t)(int32_t)cur_le(&c, 4);
+        header.height = old ? (int64_t)cur_le(&c, 2) : (int64_t)(int32_t)cur_le(&c, 4);
+        if (header.height < 0) header.height = -header.height; /* top down */
+    }
+    if (c.failed) header.width = header.height = 0;
+    return header;
+}
+
+static yolo_status codec_check(const char *path, const codec_header *header, size_t size, yolo_error *error) {
+    static const char *const names[] = {"", "JPEG", "PNG", "BMP", "TIFF", "WebP"};
+    if (!size) return err_set(error, YOLO_ERROR_FORMAT, "%s: the file is empty, expected a picture", path);
+    if (header->kind == CODEC_UNKNOWN)
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: byte 0: not a picture, expected JPEG, PNG or BMP", path);
+    if (header->kind == CODEC_TIFF || header->kind == CODEC_WEBP)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: %s is not supported yet by this version; convert it to JPEG or PNG", path, names[header->kind]);
+    if (header->width <= 0 || header->height <= 0)
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: damaged %s: no picture size in its header", path, names[header->kind]);
+    if (header->width > YOLO_MAX_DIM || header->height > YOLO_MAX_DIM || header->width * header->height > CODEC_MAX_PIXELS)
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: %lld x %lld pixels, expected at most %d on a side and %lld in all", path,
+                       (long long)header->width, (long long)header->height, YOLO_MAX_DIM, (long long)CODEC_MAX_PIXELS);
+    return YOLO_OK;
+}
+
+/* The end-of-image marker after the scan: without it the decoder would fill the missing rows with gray and say nothing. */
+static bool codec_jpeg_ends(const uint8_t *bytes, size_t size, size_t scan) {
+    for (size_t at = size; at >= scan + 2; at--)
+        if (bytes[at - 2] == 0xff && bytes[at - 1] == 0xd9) return true;
+    return false;
+}
+
+/* Turns or mirrors so that the first row is the top: EXIF orientation 2..8. */
+static bool codec_orient(yolo_image *image, int orientation) {
+    int w = image->width, h = image->height;
+    bool swapped = orientation >= 5;
+    uint8_t *turned = mem_array((uint64_t)w * (uint64_t)h, 3);
+    if (!turned) return false;
+    bool flip_x = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+    bool flip_y = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+    for (int y = 0; y < (swapped ? w : h); y++)
+        for (int x = 0; x < (swapped ? h : w); x++) {
+            int from_x = swapped ? y : x, from_y = swapped ? x : y;
+            if (flip_x) from_x = w - 1 - from_x;
+            if (flip_y) from_y = h - 1 - from_y;
+            memcpy(turned + ((size_t)y * (size_t)(swapped ? h : w) + (size_t)x) * 3,
+                   image->pixels + ((size_t)from_y * (size_t)w + (size_t)from_x) * 3, 3);
+        }
+    mem_free(image->pixels);
+    *image = (yolo_image){turned, swapped ? h : w, swapped ? w : h};
+    return true;
+}
+
+/* 16-bit samples to 8, in place. */
+static void codec_shallow(uint16_t *samples, size_t count) {
+    uint8_t *out = (uint8_t *)samples;
+    for (size_t i = 0; i < count; i++) {
+        uint16_t sample;
+        memcpy(&sample, (uint8_t *)samples + 2 * i, 2);
+        out[i] = (uint8_t)((sample * 255u + 32895u) >> 16);
+    }
+}
+
+/* Decodes a picture from memory; `path` is for messages. On error *image is empty. */
+static yolo_status codec_read_memory(const char *path, const uint8_t *bytes, size_t size, yolo_image *image, yolo_error *error) {
+    codec_header header = codec_read_header(bytes, size);
+    memset(image, 0, sizeof *image);
+    yolo_status status = codec_check(path, &header, size, error);
+    if (status != YOLO_OK) return status;
+    if (size > INT_MAX) return err_set(error, YOLO_ERROR_FORMAT, "%s: over 2 GiB", path);
+    if (header.kind == CODEC_JPEG && header.scan && !codec_jpeg_ends(bytes, size, header.scan))
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: byte %zu: the JPEG ends before its end-of-image marker: truncated", path, size);
+    int width, height, channels;
+    void *pixels = header.deep ? (void *)stbi_load_16_from_memory(bytes, (int)size, &width, &height, &channels, 3)
+                               : (void *)stbi_load_from_memory(bytes, (int)size, &width, &height, &channels, 3);
+    if (!pixels) {
+        const char *reason = stbi_failure_reason();
+        if (!strcmp(reason, "outofmem")) return err_memory(error, (uint64_t)(header.width * header.height * 3));
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: damaged picture: %s", path, reason);
+    }
+    if (header.deep) codec_shallow(pixels, (size_t)width * (size_t)height * 3);
+    *image = (yolo_image){pixels, width, height};
+    if (header.orientation == 1 || codec_orient(image, header.orientation)) return YOLO_OK;
+    yolo_image_free(image);
+    return err_memory(error, (uint64_t)width * (uint64_t)height * 3);
+}
+
+static yolo_status codec_read(const char *path, yolo_image *image, yolo_error *error) {
+    uint8_t *bytes;
+    size_t size;
+    memset(image, 0, sizeof *image);
+    yolo_status status = path_read(path, CODEC_MAX_FILE, &bytes, &size, error);
+    if (status == YOLO_OK) status = codec_read_memory(path, bytes, size, image, error);
+    mem_free(bytes);
+    return status;
+}
+
+/* Width and height as a viewer shows them, from the header alone. */
+static yolo_status codec_size(const char *path, int *width, int *height, yolo_error *error) {
+    uint8_t *bytes;
+    size_t size;
+    yolo_status status = path_read_some(path, 256 << 10, false, &bytes, &size, error);
+    if (status != YOLO_OK) return status;
+    codec_header header = codec_read_header(bytes, size);
+    mem_free(bytes);
+    if (header.kind == CODEC_JPEG && !header.width && size == 256 << 10) { /* the frame lies behind a large profile */
+        if ((status = path_read(path, CODEC_MAX_FILE, &bytes, &size, error)) != YOLO_OK) return status;
+        header = codec_read_header(bytes, size);
+        mem_free(bytes);
+    }
+    if ((status = codec_check(path, &header, size, error)) != YOLO_OK) return status;
+    bool swapped = header.orientation >= 5;
+    *width = (int)(swapped ? header.height : header.width);
+    *height = (int)(swapped ? header.width : header.height);
+    return YOLO_OK;
+}
+
+static void codec_collect(void *context, void *bytes, int size) { str_append(context, bytes, (size_t)size); }
+
+/* Writes by extension: .jpg and .jpeg with quality 95, else .png. */
+static yolo_status codec_write(const char *path, const yolo_image *image, yolo_error *error) {
+    str out = {0};
+    bool jpeg = str_equal_fold(path_extension(path), ".jpg") || str_equal_fold(path_extension(path), ".jpeg");
+    if (!jpeg && !str_equal_fold(path_extension(path), ".png"))
+        return err_set(error, YOLO_ERROR_USAGE, "%s: cannot write this kind of picture, expected .jpg or .png", path);
+    int done = jpeg ? stbi_write_jpg_to_func(codec_collect, &out, image->width, image->height, 3, image->pixels, 95)
+                    : stbi_write_png_to_func(codec_collect, &out, image->width, image->height, 3, image->pixels, image->width * 3);
+    yolo_status status = !done || out.failed ? err_memory(error, (uint64_t)image->width * (uint64_t)image->height * 3)
+                                             : path_write(path, out.text, (size_t)out.length, false, error);
+    str_free(&out);
+    return status;
 }
 
 /* ==== 9 yaml_ lbl_ data_: dataset text ==========================================================================
@@ -8015,6 +8287,10 @@ static yolo_status det_check(int *imgsz, const det_options *options, const net *
 /* ==== 20 dev_ bench_: devices and benchmark ===================================================================== */
 
 /* ==== 21 yolo_: public interface ================================================================================ */
+
+yolo_status yolo_image_read(yolo_image *image, const char *path, yolo_error *error) { return codec_read(path, image, error); }
+
+yolo_status yolo_image_write(const yolo_image *image, const char *path, yolo_error *error) { return codec_write(path, image, error); }
 
 yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.isa = "auto"}; }
 
