@@ -6981,7 +6981,7 @@ typedef struct op_kernels {
     op_tile_kernel *tile[2][OP_MAX_TILE]; /* [vectors - 1][rows - 1] */
     void (*finish)(const op_rows *to, const float *sums, ptrdiff_t sums_stride, const float *bias, net_activation activation);
     void (*winograd_in)(float *v, ptrdiff_t frequency, const float *in, ptrdiff_t pixel, ptrdiff_t pitch, int channels, float *scratch);
-    void (*winograd_out)(float *out, const float *m, ptrdiff_t frequency, int vectors, float *scratch);
+    void (*winograd_out)(float *out, ptrdiff_t pixel, const float *m, ptrdiff_t frequency);
 } op_kernels;
 
 #if defined(__GNUC__)
@@ -7238,25 +7238,40 @@ static void OP_(winograd_in)(float *v, ptrdiff_t frequency, const float *in, ptr
     }
 }
 
-OP_INLINE void OP_(winograd_out_1d)(float *out, ptrdiff_t out_step, const float *in, ptrdiff_t step) {
-    V m0 = v_load(in), m1 = v_load(in + step), m2 = v_load(in + 2 * step);
-    V m3 = v_load(in + 3 * step), m4 = v_load(in + 4 * step), m5 = v_load(in + 5 * step);
-    V sum12 = v_add(m1, m2), sum34 = v_add(m3, m4), difference12 = v_sub(m1, m2), difference34 = v_sub(m3, m4);
-    v_store(out, v_add(m0, v_add(sum12, sum34)));
-    v_store(out + out_step, v_fma(v_set1(2.0f), difference34, difference12));
-    v_store(out + 2 * out_step, v_fma(v_set1(4.0f), sum34, sum12));
-    v_store(out + 3 * out_step, v_fma(v_set1(8.0f), difference34, v_add(difference12, m5)));
-}
+/* A^T m along one axis: six vectors in, four out. */
+#define OP_WINOGRAD_OUT(y0, y1, y2, y3, m0, m1, m2, m3, m4, m5)                                               \
+    do {                                                                                                      \
+        const V first = m0, last = m5, plus = v_add(m1, m2), minus = v_sub(m1, m2);                           \
+        const V plus2 = v_add(m3, m4), minus2 = v_sub(m3, m4);                                                \
+        y0 = v_add(first, v_add(plus, plus2));                                                                \
+        y1 = v_fma(v_set1(2.0f), minus2, minus);                                                              \
+        y2 = v_fma(v_set1(4.0f), plus2, plus);                                                                \
+        y3 = v_fma(v_set1(8.0f), minus2, v_add(minus, last));                                                 \
+    } while (0)
 
-/* A^T m A of one tile: 36 frequencies at m[f * frequency] to 4x4 pixels of nv vectors each, dense at out.
-   scratch: 24 aligned vectors. */
-static void OP_(winograd_out)(float *out, const float *m, ptrdiff_t frequency, int nv, float *scratch) {
-    for (int c = 0; c < nv * OP_VECTOR; c += OP_VECTOR) {
-        for (int x = 0; x < 6; x++)
-            OP_(winograd_out_1d)(scratch + x * OP_VECTOR, 6 * OP_VECTOR, m + c + x * frequency, 6 * frequency);
-        for (int y = 0; y < 4; y++)
-            OP_(winograd_out_1d)(out + c + y * 4 * nv * OP_VECTOR, nv * OP_VECTOR, scratch + y * 6 * OP_VECTOR, OP_VECTOR);
+/* A^T m A of one vector of one tile: 36 frequencies at m[f * frequency] to 4x4 pixels at out[i * pixel]. All in
+   registers where there are 32 of them; a loop here would have the compiler keep 52 addresses across it. */
+static void OP_(winograd_out)(float *out, ptrdiff_t pixel, const float *m, ptrdiff_t frequency) {
+    const ptrdiff_t row = 6 * frequency;
+    const float *below = m + 3 * row;
+#define OP_COLUMN(x)                                                                                            \
+    V t0##x, t1##x, t2##x, t3##x;                                                                               \
+    OP_WINOGRAD_OUT(t0##x, t1##x, t2##x, t3##x, v_load(m), v_load(m + row), v_load(m + 2 * row), v_load(below), \
+                    v_load(below + row), v_load(below + 2 * row));                                              \
+    m += frequency;                                                                                             \
+    below += frequency;
+#define OP_ROW(y)                                                                                               \
+    {                                                                                                           \
+        V y0, y1, y2, y3;                                                                                       \
+        OP_WINOGRAD_OUT(y0, y1, y2, y3, t##y##0, t##y##1, t##y##2, t##y##3, t##y##4, t##y##5);                  \
+        v_store(out, y0);                                                                                       \
+        v_store(out + pixel, y1);                                                                               \
+        v_store(out + 2 * pixel, y2);                                                                           \
+        v_store(out + 3 * pixel, y3);                                                                           \
+        out += 4 * pixel;                                                                                       \
     }
+    OP_COLUMN(0) OP_COLUMN(1) OP_COLUMN(2) OP_COLUMN(3) OP_COLUMN(4) OP_COLUMN(5)
+    OP_ROW(0) OP_ROW(1) OP_ROW(2) OP_ROW(3)
 }
 
 #define OP_TILE_NAMES_1(i, p, s) OP_(tile_##i##_1),
@@ -7275,6 +7290,9 @@ static const op_kernels OP_(kernels) = {
 #undef OP_ZERO
 #undef OP_STEP
 #undef OP_OUT
+#undef OP_WINOGRAD_OUT
+#undef OP_COLUMN
+#undef OP_ROW
 #undef OP_TILES
 #undef OP_TILE_NAMES_1
 #undef OP_TILE_NAMES_2
@@ -7685,7 +7703,8 @@ static void op_winograd_panel(const op_job *job, int panel, int64_t first, int64
     for (int64_t t = first; t < end; t++) {
         int n, y, x;
         op_winograd_place(plan, t, &n, &y, &x);
-        conv->kernels->winograd_out(pixels, m + (t - first) * width, plan->m_frequency, vectors, scratch);
+        for (int c = 0; c < width; c += conv->kernels->vector)
+            conv->kernels->winograd_out(pixels + c, width, m + (t - first) * width + c, plan->m_frequency);
         for (int row = 0; row < OP_WINOGRAD_OUT && y + row < plan->out_h; row++) {
             const op_rows to = op_rows_at(job, ((int64_t)n * plan->out_h + y + row) * plan->out_w + x, panel,
                                           YOLO_MIN(OP_WINOGRAD_OUT, plan->out_w - x));
