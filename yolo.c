@@ -8299,7 +8299,724 @@ static yolo_status det_check(int *imgsz, const det_options *options, const net *
 
 /* ==== 17 ev_: evaluator ========================================================================================= */
 
-/* ==== 18 prep_: data preparation ================================================================================ */
+/* ==== 18 prep_: data preparation ================================================================================
+   1 The source is only read; `out` may lie within it and is then not searched.
+   2 Which set a picture goes to is a function of the seed and of the picture's bytes: not of its name, its folder, its
+     label or the other pictures. So nothing moves when pictures come, go or are renamed, equal pictures cannot be on
+     both sides, and every class is drawn with the same share. One exception: where no picture at all would be in
+     val, the one next to it by that function is.
+   3 A file in `out` is replaced or removed only while it is as an earlier run left it. prepared.tsv keeps each one's
+     hashes, is written before the first file as well as after the last, and so survives a killed run.
+   4 The log tells in the order of the paths, whatever the threads do. */
+
+enum { PREP_MAX_PICTURE = 1 << 30, PREP_CHUNK = 32 };
+
+typedef enum prep_fate { PREP_TAKEN, PREP_DAMAGED, PREP_DUPLICATE } prep_fate;
+
+typedef struct prep_picture {
+    const char *path;        /* in the source */
+    const char *below;       /* that, without the source's folder */
+    char *place, *label_place; /* below out: images/train/a/b.jpg, labels/train/a/b.txt */
+    uint64_t content;        /* hash of the file */
+    int64_t size;
+    char *complaint;         /* mem_: why it is damaged */
+    const char *label;       /* text of the label to write; NULL = there is none */
+    size_t label_size;
+    uint64_t label_hash;
+    lbl_box *boxes;
+    int64_t box_count;
+    const struct prep_picture *twin; /* a duplicate's picture that is kept */
+    prep_fate fate;
+    bool val;
+} prep_picture;
+
+typedef struct prep_row { char *place; uint64_t content, label; bool labelled; } prep_row; /* of prepared.tsv */
+
+typedef struct prep_job {
+    yolo_prepare_options options;
+    yolo_prepare_report *report;
+    yolo_error *error;
+    arena memory;            /* texts of the pictures and rows */
+    char source[DATA_PATH_SIZE], out[DATA_PATH_SIZE]; /* canonical */
+    double share;
+    bool list, link;
+    char **names;
+    int class_count;
+    data_list found;
+    prep_picture *pictures;
+    int64_t count;
+    prep_row *rows;          /* of earlier runs, by place */
+    int64_t row_count, row_capacity;
+    thr_pool *pool;
+    log_meter meter;
+    int64_t first;           /* picture of the chunk that is examined */
+    int64_t *class_boxes;    /* train and val, class by class */
+} prep_job;
+
+/* ---- what is asked for */
+
+/* Is `path` the folder or below it? Both canonical, but for the kind of separator. */
+static bool prep_is_below(const char *path, const char *folder) {
+    size_t length = strlen(folder);
+    while (length && path_is_separator(folder[length - 1])) length--;
+    for (size_t i = 0; i < length; i++)
+        if (path[i] != folder[i] && !(path_is_separator(path[i]) && path_is_separator(folder[i]))) return false;
+    return !path[length] || path_is_separator(path[length]);
+}
+
+static yolo_status prep_check(prep_job *job) {
+    yolo_prepare_options *o = &job->options;
+    char part[DATA_PATH_SIZE + 16];
+    yolo_error *error = job->error;
+    if (!o->source || !o->source[0]) return err_set(error, YOLO_ERROR_USAGE, "source: found nothing, expected a folder of pictures");
+    if (!o->out || !o->out[0]) return err_set(error, YOLO_ERROR_USAGE, "out: found nothing, expected a folder to make");
+    if (!(o->val >= 0 && o->val <= 100)) return err_set(error, YOLO_ERROR_USAGE, "val=%g: expected a share 0..1 or a percentage up to 100", o->val);
+    job->share = o->val > 1 ? o->val / 100 : o->val;
+    const char *mode = o->mode ? o->mode : "copy";
+    job->list = !strcmp(mode, "list");
+    job->link = !strcmp(mode, "link");
+    if (!job->list && !job->link && strcmp(mode, "copy")) return err_set(error, YOLO_ERROR_USAGE, "mode=%s: expected copy, link or list", mode);
+    if (os_path_kind(o->source) != OS_DIRECTORY) return err_set(error, YOLO_ERROR_IO, "%s: no such folder, expected one with pictures", o->source);
+    yolo_status status = path_make_directories(o->out, error);
+    if (status != YOLO_OK) return status;
+    if (!os_real_path(o->source, job->source, sizeof job->source)) return err_os(error, o->source, "resolve");
+    if (!os_real_path(o->out, job->out, sizeof job->out)) return err_os(error, o->out, "resolve");
+    if (prep_is_below(job->source, job->out) && prep_is_below(job->out, job->source))
+        return err_set(error, YOLO_ERROR_USAGE, "out=%s: is the source itself, expected another folder", o->out);
+    for (int i = 0; i < 2; i++) {
+        snprintf(part, sizeof part, "%s/%s", job->out, i ? "labels" : "images");
+        if (prep_is_below(job->source, part))
+            return err_set(error, YOLO_ERROR_USAGE, "source=%s: is a folder that out=%s is going to fill, expected another", o->source, o->out);
+    }
+    return YOLO_OK;
+}
+
+/* The names of a data.yaml, or of a text file. */
+static yolo_status prep_names_from(prep_job *job, const char *path) {
+    data_set set;
+    if (!str_equal_fold(path_extension(path), ".yaml") && !str_equal_fold(path_extension(path), ".yml"))
+        return data_read_names(path, &job->memory, &job->names, &job->class_count, job->error);
+    yolo_status status = data_open(&set, path, job->error);
+    if (status != YOLO_OK) return status;
+    job->class_count = set.class_count;
+    job->names = arena_array(&job->memory, (uint64_t)set.class_count, sizeof *job->names);
+    bool good = job->names != NULL;
+    for (int i = 0; good && i < set.class_count; i++) good = (job->names[i] = arena_text(&job->memory, set.names[i], strlen(set.names[i]))) != NULL;
+    data_close(&set);
+    return good ? YOLO_OK : err_memory(job->error, 65536);
+}
+
+static yolo_status prep_names(prep_job *job) {
+    static const char *const usual[] = {"classes.txt", "labels/classes.txt", "data.yaml"};
+    if (job->options.classes && job->options.classes[0]) return prep_names_from(job, job->options.classes);
+    for (int i = 0; i < YOLO_COUNT(usual); i++) {
+        char *path = path_join(job->options.source, usual[i]);
+        yolo_status status = path ? YOLO_OK : err_memory(job->error, 4096);
+        bool there = path && os_path_kind(path) == OS_FILE;
+        if (there) status = prep_names_from(job, path);
+        mem_free(path);
+        if (there || status != YOLO_OK) return status;
+    }
+    return err_set(job->error, YOLO_ERROR_IO, "%s/classes.txt: no such file, expected a class name a line (or classes=FILE)", job->options.source);
+}
+
+/* Names may be added behind those of an earlier run, not changed: its labels stay in out. */
+static yolo_status prep_check_classes(prep_job *job) {
+    char *path = path_join(job->options.out, "classes.txt"), **names = NULL;
+    int count = 0;
+    yolo_status status = path ? YOLO_OK : err_memory(job->error, 4096);
+    if (path && os_path_kind(path) == OS_FILE) status = data_read_names(path, &job->memory, &names, &count, job->error);
+    for (int i = 0; status == YOLO_OK && i < count; i++)
+        if (i >= job->class_count || strcmp(names[i], job->names[i]))
+            status = err_set(job->error, YOLO_ERROR_USAGE, "%s:%d: found '%s', expected '%s' as in the classes asked for (another out= for other classes)",
+                             path, i + 1, names[i], i < job->class_count ? job->names[i] : "nothing");
+    mem_free(path);
+    return status;
+}
+
+/* ---- what is there */
+
+static yolo_status prep_find(prep_job *job) {
+    yolo_status status = data_walk(job->options.source, &job->found, job->error);
+    size_t root = strlen(job->options.source), inner = strlen(job->source);
+    if (status != YOLO_OK) return status;
+    if (job->found.unreadable)
+        log_write(&job->options.log, YOLO_LOG_WARNING, "%s (%lld such folders)", job->found.complaint, (long long)job->found.unreadable);
+    while (inner && path_is_separator(job->source[inner - 1])) inner--;
+    const char *out = prep_is_below(job->out, job->source) ? job->out + inner + 1 : NULL; /* its path below the source */
+    job->pictures = mem_array((uint64_t)YOLO_MAX(job->found.count, 1), sizeof *job->pictures);
+    if (!job->pictures) return err_memory(job->error, (uint64_t)job->found.count * sizeof *job->pictures);
+    for (int64_t i = 0; i < job->found.count; i++) {
+        const char *below = job->found.paths[i] + root;
+        while (path_is_separator(*below)) below++;
+        if (out && prep_is_below(below, out)) continue;
+        job->pictures[job->count].path = job->found.paths[i];
+        job->pictures[job->count++].below = below;
+    }
+    return job->count ? YOLO_OK : err_set(job->error, YOLO_ERROR_IO, "%s: found no picture, expected some (.jpg .png .bmp ...)", job->options.source);
+}
+
+/* Reads, hashes and decodes one picture: only a whole decode notices one that was cut off. */
+static void prep_examine(void *context, int index, int worker) {
+    prep_job *job = context;
+    prep_picture *p = &job->pictures[job->first + index];
+    yolo_error error = {0};
+    yolo_image image = {0};
+    uint8_t *bytes;
+    size_t size;
+    (void)worker;
+    yolo_status status = path_read(p->path, PREP_MAX_PICTURE, &bytes, &size, &error);
+    if (status == YOLO_OK) {
+        p->size = (int64_t)size;
+        p->content = hash_bytes(bytes, size, 0);
+        status = codec_read_memory(p->path, bytes, size, &image, &error);
+        mem_free(bytes);
+    }
+    yolo_image_free(&image);
+    if (status == YOLO_OK) return;
+    p->fate = PREP_DAMAGED;
+    p->complaint = str_copy(error.message);
+}
+
+/* The label to write: valid lines as boxes, to the precision of a float. */
+static bool prep_label_text(prep_job *job, prep_picture *p, const lbl_list *labels) {
+    str s = {0};
+    char number[40];
+    for (int64_t i = 0; i < labels->count; i++) {
+        const lbl_box *b = &labels->items[i];
+        const double share[] = {b->x, b->y, b->w, b->h};
+        str_format(&s, "%d", b->class_id);
+        for (int k = 0; k < 4; k++) {
+            str_from_number(number, share[k], 9);
+            str_format(&s, " %s", number);
+        }
+        str_append(&s, "\n", 1);
+    }
+    p->label_size = (size_t)s.length;
+    p->label_hash = hash_bytes(s.text ? s.text : "", p->label_size, 1);
+    p->label = arena_text(&job->memory, s.text ? s.text : "", p->label_size);
+    p->box_count = labels->count;
+    p->boxes = arena_array(&job->memory, (uint64_t)YOLO_MAX(labels->count, 1), sizeof *p->boxes);
+    if (p->boxes && labels->count) memcpy(p->boxes, labels->items, (size_t)labels->count * sizeof *p->boxes);
+    bool good = !s.failed && p->label && p->boxes;
+    str_free(&s);
+    return good;
+}
+
+/* A picture of whose label no line is any good is as damaged as its label: to train on it as background would teach
+   the opposite of what somebody meant. */
+static yolo_status prep_read_label(prep_job *job, prep_picture *p) {
+    lbl_list labels = {0};
+    yolo_error error = {0};
+    char *path = data_label_path(p->path);
+    if (!path) return err_memory(job->error, 4096);
+    yolo_status status = lbl_read(path, job->class_count, &labels, &job->options.log, &error);
+    job->report->bad_lines += labels.bad_lines;
+    if (status == YOLO_ERROR_MEMORY || (status == YOLO_OK && !labels.missing && !prep_label_text(job, p, &labels)))
+        status = err_memory(job->error, 65536);
+    else if (status != YOLO_OK || (!labels.count && labels.bad_lines)) {
+        p->fate = PREP_DAMAGED;
+        if (status != YOLO_OK) log_write(&job->options.log, YOLO_LOG_WARNING, "%s: left out: %s", p->path, error.message);
+        else log_write(&job->options.log, YOLO_LOG_WARNING, "%s: left out: no line of %s is a label", p->path, path);
+        status = YOLO_OK;
+    }
+    mem_free(path);
+    lbl_list_free(&labels);
+    return status;
+}
+
+static yolo_status prep_interrupted(prep_job *job) {
+    return err_set(job->error, YOLO_ERROR_INTERRUPTED, "%s: interrupted; the same command goes on from here", job->options.out);
+}
+
+static yolo_status prep_examine_all(prep_job *job) {
+    int64_t chunk = (int64_t)PREP_CHUNK * thr_pool_size(job->pool);
+    for (job->first = 0; job->first < job->count; job->first += chunk) {
+        int64_t end = YOLO_MIN(job->first + chunk, job->count);
+        if (err_interrupted) return prep_interrupted(job);
+        thr_parallel_for(job->pool, (int)(end - job->first), prep_examine, job);
+        for (int64_t i = job->first; i < end; i++) {
+            prep_picture *p = &job->pictures[i];
+            yolo_status status = YOLO_OK;
+            if (p->fate == PREP_DAMAGED) log_write(&job->options.log, YOLO_LOG_WARNING, "left out: %s", p->complaint ? p->complaint : p->path);
+            else status = prep_read_label(job, p);
+            if (status != YOLO_OK) return status;
+        }
+        log_meter_step(&job->meter, job->list ? end : end / 2);
+    }
+    return YOLO_OK;
+}
+
+/* ---- what goes where */
+
+/* Equal content together, the one to keep first: with a label before without, then by path. */
+static int prep_content_order(const void *a, const void *b) {
+    const prep_picture *x = *(prep_picture *const *)a, *y = *(prep_picture *const *)b;
+    if (x->content != y->content) return x->content < y->content ? -1 : 1;
+    if (x->size != y->size) return x->size < y->size ? -1 : 1;
+    if (!x->label != !y->label) return x->label ? -1 : 1;
+    return strcmp(x->path, y->path);
+}
+
+/* 0..1, from seed and content alone: a picture is in val below the share asked for. */
+static double prep_draw(const prep_job *job, const prep_picture *p) {
+    uint64_t key[2] = {p->content, (uint64_t)p->size};
+    return (double)(hash_bytes(key, sizeof key, job->options.seed) >> 11) * (1.0 / 9007199254740992.0);
+}
+
+static yolo_status prep_split(prep_job *job) {
+    prep_picture **sorted = mem_array((uint64_t)job->count, sizeof *sorted), *lowest = NULL;
+    int64_t n = 0, taken = 0, val = 0;
+    if (!sorted) return err_memory(job->error, (uint64_t)job->count * sizeof *sorted);
+    for (int64_t i = 0; i < job->count; i++)
+        if (job->pictures[i].fate == PREP_TAKEN) sorted[n++] = &job->pictures[i];
+    qsort(sorted, (size_t)n, sizeof *sorted, prep_content_order);
+    for (int64_t i = 0; i < n; i++) {
+        prep_picture *p = sorted[i];
+        if (i && p->content == sorted[i - 1]->content && p->size == sorted[i - 1]->size) {
+            p->fate = PREP_DUPLICATE;
+            p->twin = sorted[i - 1]->twin ? sorted[i - 1]->twin : sorted[i - 1];
+            continue;
+        }
+        double draw = prep_draw(job, p);
+        p->val = draw < job->share;
+        val += p->val;
+        taken++;
+        if (!lowest || draw < prep_draw(job, lowest)) lowest = p;
+    }
+    if (!val && taken > 1 && job->share > 0) lowest->val = true;
+    mem_free(sorted);
+    for (int64_t i = 0; i < job->count; i++) {
+        const prep_picture *p = &job->pictures[i];
+        bool differ = p->twin && p->label && p->label_hash != p->twin->label_hash;
+        if (p->twin)
+            log_write(&job->options.log, YOLO_LOG_WARNING, "%s: left out: same picture as %s%s", p->path, p->twin->path, differ ? ", with another label" : "");
+    }
+    return taken ? YOLO_OK : err_set(job->error, YOLO_ERROR_FORMAT, "%s: none of %lld pictures can be used", job->options.source, (long long)job->count);
+}
+
+/* A name below the source as a name in out: folders called "images" are left out, because the last of them decides
+   where the label is looked for. */
+static char *prep_clean_name(prep_job *job, const char *below) {
+    size_t length = 0;
+    char *name = arena_alloc(&job->memory, strlen(below) + 24);
+    if (!name) return NULL;
+    for (const char *p = below; *p;) {
+        size_t part = 0;
+        while (p[part] && !path_is_separator(p[part])) part++;
+        if (p[part] && part == 6 && !memcmp(p, "images", 6)) {
+            p += part + 1;
+            continue;
+        }
+        for (size_t i = 0; i < part; i++) name[length++] = (unsigned char)p[i] < 32 ? '_' : p[i];
+        if (p[part]) name[length++] = '/';
+        p += part + (p[part] != 0);
+    }
+    return name;
+}
+
+typedef struct prep_stem { char *text; int64_t index; } prep_stem; /* a name without extension, in lower case */
+
+static int prep_stem_order(const void *a, const void *b) {
+    const prep_stem *x = a, *y = b;
+    int order = strcmp(x->text, y->text);
+    return order ? order : x->index < y->index ? -1 : x->index > y->index;
+}
+
+/* Two pictures that would share a label file, here or where case does not count: all but the first get their content
+   into the name. */
+static bool prep_places(prep_job *job) {
+    prep_stem *stems = mem_array((uint64_t)job->count, sizeof *stems);
+    int64_t n = 0;
+    bool good = stems != NULL;
+    for (int64_t i = 0; good && i < job->count; i++) {
+        prep_picture *p = &job->pictures[i];
+        if (p->fate != PREP_TAKEN) continue;
+        p->place = prep_clean_name(job, p->below);
+        char *stem = p->place ? arena_text(&job->memory, p->place, (size_t)(path_extension(p->place) - p->place)) : NULL;
+        for (char *c = stem; c && *c; c++) *c = (char)tolower((unsigned char)*c);
+        stems[n++] = (prep_stem){stem, i};
+        good = stem != NULL;
+    }
+    if (good) qsort(stems, (size_t)n, sizeof *stems, prep_stem_order);
+    for (int64_t i = 0; good && i < n; i++) {
+        prep_picture *p = &job->pictures[stems[i].index];
+        const char *set = p->val ? "val" : "train", *extension = path_extension(p->place);
+        int stem = (int)(extension - p->place);
+        size_t size = strlen(p->place) + 64;
+        char suffix[24] = "", *name = p->place;
+        if (i && !strcmp(stems[i].text, stems[i - 1].text)) snprintf(suffix, sizeof suffix, "_%016llx", (unsigned long long)p->content);
+        p->place = arena_alloc(&job->memory, size);
+        p->label_place = arena_alloc(&job->memory, size);
+        good = p->place && p->label_place;
+        if (!good) break;
+        snprintf(p->place, size, "images/%s/%.*s%s%s", set, stem, name, suffix, extension);
+        snprintf(p->label_place, size, "labels/%s/%.*s%s.txt", set, stem, name, suffix);
+    }
+    mem_free(stems);
+    return good;
+}
+
+/* ---- prepared.tsv */
+
+static int prep_row_order(const void *a, const void *b) { return strcmp(((const prep_row *)a)->place, ((const prep_row *)b)->place); }
+
+/* Rows of earlier runs. Lines that are none are passed over: the file only ever protects. */
+static yolo_status prep_read_rows(prep_job *job) {
+    uint8_t *bytes;
+    const char *text, *end, *line;
+    size_t length;
+    char *path = path_join(job->options.out, "prepared.tsv");
+    yolo_status status = path ? YOLO_OK : err_memory(job->error, 4096);
+    bool there = path && os_path_kind(path) == OS_FILE;
+    if (there) status = data_read_text(path, &bytes, &text, &end, job->error);
+    mem_free(path);
+    if (!there || status != YOLO_OK) return status;
+    while (status == YOLO_OK && data_next_line(&text, end, &line, &length)) {
+        const char *tab = memchr(line, '\t', length);
+        unsigned long long content, label = 0;
+        char fields[64] = "", mark[24] = "";
+        if (!tab || strncmp(line, "images/", 7)) continue;
+        memcpy(fields, tab + 1, YOLO_MIN((size_t)(line + length - tab - 1), sizeof fields - 1));
+        int read = sscanf(fields, "%16llx\t%16s", &content, mark);
+        if (read < 2 || (mark[0] != '-' && sscanf(mark, "%16llx", &label) != 1)) continue;
+        prep_row row = {arena_text(&job->memory, line, (size_t)(tab - line)), content, label, mark[0] != '-'};
+        if (!row.place || !mem_grow(&job->rows, &job->row_capacity, job->row_count + 1, sizeof *job->rows)) status = err_memory(job->error, 65536);
+        else if (!strstr(row.place, "/..") && !strchr(row.place, '\\')) job->rows[job->row_count++] = row;
+    }
+    mem_free(bytes);
+    if (job->row_count > 1) qsort(job->rows, (size_t)job->row_count, sizeof *job->rows, prep_row_order);
+    return status;
+}
+
+/* The rows of one place: [*from, return value). */
+static int64_t prep_rows_of(const prep_job *job, const char *place, int64_t *from) {
+    int64_t low = 0, high = job->row_count;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (strcmp(job->rows[middle].place, place) < 0) low = middle + 1;
+        else high = middle;
+    }
+    for (*from = low; low < job->row_count && !strcmp(job->rows[low].place, place);) low++;
+    return low;
+}
+
+/* Writes the rows of this run and, of the earlier ones, all (`before` the first file) or those whose place still
+   holds a picture that this run does not write. */
+static yolo_status prep_write_rows(prep_job *job, bool before) {
+    str s = {0};
+    char *path = path_join(job->options.out, "prepared.tsv");
+    str_add(&s, "picture\tcontent\tlabel\tsource\n");
+    for (int64_t i = 0; i < job->count; i++) {
+        const prep_picture *p = &job->pictures[i];
+        if (p->fate != PREP_TAKEN || job->list) continue;
+        str_format(&s, "%s\t%016llx\t", p->place, (unsigned long long)p->content);
+        if (p->label) str_format(&s, "%016llx", (unsigned long long)p->label_hash);
+        else str_add(&s, "-");
+        str_add(&s, "\t");
+        for (const char *c = p->below; *c; c++) str_append(&s, (unsigned char)*c < 32 ? "_" : c, 1);
+        str_add(&s, "\n");
+    }
+    for (int64_t i = 0; i < job->row_count; i++) {
+        const prep_row *row = &job->rows[i];
+        if (!row->place) continue;
+        char *full = path_join(job->options.out, row->place);
+        if (full && (before || os_path_kind(full) == OS_FILE)) {
+            str_format(&s, "%s\t%016llx\t", row->place, (unsigned long long)row->content);
+            if (row->labelled) str_format(&s, "%016llx\n", (unsigned long long)row->label);
+            else str_add(&s, "-\n");
+        }
+        mem_free(full);
+    }
+    yolo_status status = !path || s.failed ? err_memory(job->error, (uint64_t)s.length)
+                                           : path_write(path, s.text, (size_t)s.length, true, job->error);
+    str_free(&s);
+    mem_free(path);
+    return status;
+}
+
+/* ---- writing */
+
+/* The hash of a file's bytes; false where there is none to read. */
+static bool prep_hash(const char *path, uint64_t seed, uint64_t *hash) {
+    uint8_t *bytes;
+    size_t size;
+    if (os_path_kind(path) != OS_FILE || path_read(path, PREP_MAX_PICTURE, &bytes, &size, NULL) != YOLO_OK) return false;
+    *hash = hash_bytes(bytes, size, seed);
+    mem_free(bytes);
+    return true;
+}
+
+static yolo_status prep_make_parent(prep_job *job, const char *path) {
+    char *folder = path_parent(path);
+    yolo_status status = folder ? path_make_directories(folder, job->error) : err_memory(job->error, 4096);
+    mem_free(folder);
+    return status;
+}
+
+static yolo_status prep_copy(prep_job *job, const prep_picture *p, const char *to) {
+    uint8_t *bytes;
+    size_t size;
+    char real[DATA_PATH_SIZE];
+    yolo_status status = prep_make_parent(job, to);
+    if (status != YOLO_OK) return status;
+    if (job->link && os_real_path(p->path, real, sizeof real)) {
+        if (os_path_kind(to) != OS_NOTHING) os_remove(to);
+        if (os_hard_link(real, to)) return YOLO_OK; /* another disk, or a file system without links: copied */
+    }
+    status = path_read(p->path, PREP_MAX_PICTURE, &bytes, &size, job->error);
+    if (status != YOLO_OK) return status;
+    status = path_write(to, bytes, size, false, job->error);
+    mem_free(bytes);
+    return status;
+}
+
+static yolo_status prep_place_picture(prep_job *job, const prep_picture *p) {
+    char *to = path_join(job->options.out, p->place);
+    uint64_t content = 0;
+    int64_t row, end = prep_rows_of(job, p->place, &row);
+    if (!to) return err_memory(job->error, 4096);
+    yolo_status status = YOLO_OK;
+    bool there = prep_hash(to, 0, &content), ours = !there;
+    for (; row < end; row++) ours |= job->rows[row].content == content;
+    if (there && (content == p->content || !ours)) {
+        job->report->skipped++;
+        if (content != p->content) log_write(&job->options.log, YOLO_LOG_WARNING, "%s: kept: another picture than %s", to, p->path);
+    } else status = prep_copy(job, p, to);
+    mem_free(to);
+    return status;
+}
+
+static yolo_status prep_place_label(prep_job *job, const prep_picture *p) {
+    char *to = path_join(job->options.out, p->label_place);
+    uint64_t hash = 0;
+    int64_t row, end = prep_rows_of(job, p->place, &row);
+    if (!to) return err_memory(job->error, 4096);
+    yolo_status status = YOLO_OK;
+    bool there = prep_hash(to, 1, &hash), ours = !there;
+    for (; row < end; row++) ours |= job->rows[row].labelled && job->rows[row].label == hash;
+    if (there && !ours && !(p->label && hash == p->label_hash))
+        log_write(&job->options.log, YOLO_LOG_WARNING, "%s: kept: changed since it was prepared", to);
+    else if (there && !p->label) os_remove(to);
+    else if (p->label && !(there && hash == p->label_hash)) {
+        status = prep_make_parent(job, to);
+        if (status == YOLO_OK) status = path_write(to, p->label, p->label_size, false, job->error);
+    }
+    mem_free(to);
+    return status;
+}
+
+static int prep_content_only(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Removes what an earlier run wrote of a picture that has another place now (another seed or share, a renamed
+   folder), so that no picture is on both sides. What a person changed stays and is told. */
+static void prep_remove_moved(prep_job *job, prep_row *row) {
+    char *picture = path_join(job->options.out, row->place), *label = picture ? data_label_rule(picture) : NULL;
+    uint64_t hash;
+    if (label && prep_hash(picture, 0, &hash) && hash == row->content && os_remove(picture)) {
+        if (prep_hash(label, 1, &hash)) {
+            if (row->labelled && hash == row->label) os_remove(label);
+            else log_write(&job->options.log, YOLO_LOG_WARNING, "%s: kept: changed since it was prepared, but its picture moved", label);
+        }
+    }
+    mem_free(label);
+    mem_free(picture);
+}
+
+/* Earlier rows that this run writes again are forgotten, those of moved pictures removed, others stay. */
+static yolo_status prep_settle_rows(prep_job *job) {
+    uint64_t *contents = mem_array((uint64_t)job->count, sizeof *contents);
+    char **places = mem_array((uint64_t)job->count, sizeof *places);
+    int64_t n = 0, stay = 0;
+    yolo_status status = contents && places ? YOLO_OK : err_memory(job->error, (uint64_t)job->count * 16);
+    for (int64_t i = 0; status == YOLO_OK && i < job->count; i++) {
+        if (job->pictures[i].fate != PREP_TAKEN) continue;
+        contents[n] = job->pictures[i].content;
+        places[n++] = job->pictures[i].place;
+    }
+    if (n) qsort(contents, (size_t)n, sizeof *contents, prep_content_only);
+    if (n) qsort(places, (size_t)n, sizeof *places, data_path_order);
+    for (int64_t i = 0; n && i < job->row_count; i++) {
+        prep_row *row = &job->rows[i];
+        bool again = bsearch(&row->place, places, (size_t)n, sizeof *places, data_path_order) != NULL;
+        bool moved = !again && bsearch(&row->content, contents, (size_t)n, sizeof *contents, prep_content_only) != NULL;
+        if (moved) prep_remove_moved(job, row);
+        if (again || moved) row->place = NULL;
+        else stay++;
+    }
+    if (stay) log_write(&job->options.log, YOLO_LOG_INFO, "%s: %lld pictures of earlier runs stay", job->options.out, (long long)stay);
+    mem_free(contents);
+    mem_free(places);
+    return status;
+}
+
+static yolo_status prep_write_pictures(prep_job *job) {
+    yolo_status status = prep_write_rows(job, true);
+    for (int64_t i = 0; status == YOLO_OK && i < job->count; i++) {
+        prep_picture *p = &job->pictures[i];
+        if (p->fate == PREP_TAKEN) {
+            if (err_interrupted) return prep_interrupted(job);
+            status = prep_place_picture(job, p);
+            if (status == YOLO_OK) status = prep_place_label(job, p);
+        }
+        log_meter_step(&job->meter, job->count / 2 + (i + 1) * (job->count - job->count / 2) / job->count);
+    }
+    if (status == YOLO_OK) status = prep_settle_rows(job);
+    return status == YOLO_OK ? prep_write_rows(job, false) : status;
+}
+
+/* train.txt or val.txt: the pictures where they are. */
+static yolo_status prep_write_list(prep_job *job, bool val) {
+    str s = {0};
+    char real[DATA_PATH_SIZE];
+    char *path = path_join(job->options.out, val ? "val.txt" : "train.txt");
+    int64_t astray = 0;
+    for (int64_t i = 0; i < job->count; i++) {
+        const prep_picture *p = &job->pictures[i];
+        if (p->fate != PREP_TAKEN || p->val != val) continue;
+        bool known = os_real_path(p->path, real, sizeof real);
+        char *rule = data_label_rule(known ? real : p->path);
+        astray += p->label && rule && os_path_kind(rule) == OS_NOTHING;
+        str_format(&s, "%s\n", known ? real : p->path);
+        mem_free(rule);
+    }
+    if (astray)
+        log_write(&job->options.log, YOLO_LOG_WARNING, "%s: %lld labels lie beside pictures in a folder 'images', where ultralytics does not look; mode=copy puts them right",
+                  path ? path : "", (long long)astray);
+    yolo_status status = !path || s.failed ? err_memory(job->error, (uint64_t)s.length)
+                                           : path_write(path, s.text ? s.text : "", (size_t)s.length, true, job->error);
+    str_free(&s);
+    mem_free(path);
+    return status;
+}
+
+static yolo_status prep_write_text(prep_job *job, const char *name, const str *s) {
+    char *path = path_join(job->options.out, name);
+    yolo_status status = !path || s->failed ? err_memory(job->error, (uint64_t)s->length)
+                                            : path_write(path, s->text, (size_t)s->length, true, job->error);
+    mem_free(path);
+    return status;
+}
+
+/* classes.txt, and data.yaml without `path`: so the folder can be carried anywhere. */
+static yolo_status prep_write_yaml(prep_job *job) {
+    arena *a = &job->memory;
+    val *root = val_new(a, VAL_MAP), *names = val_new(a, VAL_MAP);
+    str s = {0};
+    const char *train = job->list ? "train.txt" : "images/train", *val_set = job->list ? "val.txt" : "images/val";
+    bool good = names && val_add(a, root, val_string(a, "train", 5), val_string(a, train, strlen(train))) &&
+                val_add(a, root, val_string(a, "val", 3), val_string(a, val_set, strlen(val_set))) &&
+                val_add(a, root, val_string(a, "nc", 2), val_int(a, job->class_count));
+    for (int i = 0; good && i < job->class_count; i++) {
+        good = val_add(a, names, val_int(a, i), val_string(a, job->names[i], strlen(job->names[i])));
+        str_format(&s, "%s\n", job->names[i]);
+    }
+    if (!good || !val_add(a, root, val_string(a, "names", 5), names)) s.failed = true;
+    yolo_status status = prep_write_text(job, "classes.txt", &s);
+    str_free(&s);
+    if (status != YOLO_OK) return status;
+    yaml_write(&s, root);
+    status = prep_write_text(job, "data.yaml", &s);
+    str_free(&s);
+    return status;
+}
+
+static yolo_status prep_write(prep_job *job) {
+    static const char *const folders[] = {"images/train", "images/val", "labels/train", "labels/val"};
+    yolo_status status = YOLO_OK;
+    for (int i = 0; !job->list && status == YOLO_OK && i < 4; i++) {
+        char *path = path_join(job->options.out, folders[i]);
+        status = path ? path_make_directories(path, job->error) : err_memory(job->error, 4096);
+        mem_free(path);
+    }
+    if (status == YOLO_OK) status = job->list ? prep_write_list(job, false) : prep_write_pictures(job);
+    if (status == YOLO_OK && job->list) status = prep_write_list(job, true);
+    return status == YOLO_OK ? prep_write_yaml(job) : status;
+}
+
+/* ---- telling */
+
+static yolo_status prep_count(prep_job *job) {
+    yolo_prepare_report *r = job->report;
+    job->class_boxes = mem_array((uint64_t)job->class_count * 2, sizeof *job->class_boxes);
+    if (!job->class_boxes) return err_memory(job->error, (uint64_t)job->class_count * 16);
+    for (int64_t i = 0; i < job->count; i++) {
+        const prep_picture *p = &job->pictures[i];
+        r->damaged += p->fate == PREP_DAMAGED;
+        r->duplicates += p->fate == PREP_DUPLICATE;
+        if (p->fate != PREP_TAKEN) continue;
+        *(p->val ? &r->val : &r->train) += 1;
+        r->unlabelled += !p->label;
+        r->background += p->label && !p->box_count;
+        r->boxes += p->box_count;
+        for (int64_t b = 0; b < p->box_count; b++) job->class_boxes[p->boxes[b].class_id * 2 + p->val]++;
+    }
+    return YOLO_OK;
+}
+
+static void prep_tell(prep_job *job) {
+    const yolo_log *log = &job->options.log;
+    const yolo_prepare_report *r = job->report;
+    static const char *const where[] = {"val of", "train of", "either set of"};
+    str without[3] = {{0}, {0}, {0}};
+    log_write(log, YOLO_LOG_INFO, "val has %lld of %lld pictures: %.1f %% (%.4g %% asked; each picture is drawn by itself, so that none ever moves)",
+              (long long)r->val, (long long)(r->train + r->val), 100.0 * (double)r->val / (double)(r->train + r->val), job->share * 100);
+    for (int i = 0; i < job->class_count; i++) {
+        const int64_t *boxes = &job->class_boxes[i * 2];
+        int lack = boxes[0] && boxes[1] ? -1 : boxes[0] ? 0 : boxes[1] ? 1 : 2;
+        if (lack < 2)
+            log_write(log, YOLO_LOG_INFO, "%4d %-24s %8lld boxes in train %8lld in val", i, job->names[i], (long long)boxes[0], (long long)boxes[1]);
+        if (lack >= 0) str_format(&without[lack], "%s%s", without[lack].length ? ", " : "", job->names[i]);
+    }
+    for (int k = 0; k < 3; k++) {
+        if (without[k].length) log_write(log, YOLO_LOG_WARNING, "no box in %s: %s", where[k], without[k].text);
+        str_free(&without[k]);
+    }
+}
+
+static yolo_status prep_run(prep_job *job) {
+    yolo_status status = prep_check(job);
+    if (status == YOLO_OK) status = prep_names(job);
+    if (status == YOLO_OK) status = prep_check_classes(job);
+    if (status == YOLO_OK) status = prep_find(job);
+    if (status == YOLO_OK && !(job->pool = thr_pool_create(os_core_count()))) status = err_memory(job->error, sizeof *job->pool);
+    if (status != YOLO_OK) return status;
+    job->meter = log_meter_start(&job->options.log, job->options.progress, "prepare", "PrepProgress", job->count);
+    status = prep_examine_all(job);
+    if (status == YOLO_OK) status = prep_split(job);
+    if (status == YOLO_OK && !prep_places(job)) status = err_memory(job->error, (uint64_t)job->count * 256);
+    if (status == YOLO_OK) status = prep_read_rows(job);
+    if (status == YOLO_OK) status = prep_count(job);
+    if (status == YOLO_OK) status = prep_write(job);
+    if (status == YOLO_OK) log_meter_step(&job->meter, job->count);
+    if (status == YOLO_OK) prep_tell(job);
+    return status;
+}
+
+yolo_prepare_options yolo_prepare_defaults(void) { return (yolo_prepare_options){.val = 20, .mode = "copy"}; }
+
+yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *report, yolo_error *error) {
+    yolo_prepare_report unused;
+    prep_job *job = mem_array(1, sizeof *job);
+    if (!job) return err_memory(error, sizeof *job);
+    job->options = options;
+    job->report = report ? report : &unused;
+    job->error = error;
+    memset(job->report, 0, sizeof *job->report);
+    yolo_status status = prep_run(job);
+    for (int64_t i = 0; i < job->count; i++) mem_free(job->pictures[i].complaint);
+    thr_pool_destroy(job->pool);
+    mem_free(job->class_boxes);
+    mem_free(job->rows);
+    mem_free(job->pictures);
+    data_list_free(&job->found);
+    arena_free(&job->memory);
+    mem_free(job);
+    return status;
+}
 
 /* ==== 19 lab_: labelling a tree of pictures ===================================================================== */
 

@@ -219,10 +219,17 @@ typedef struct yolo_prepare_options {
 yolo_prepare_options yolo_prepare_defaults(void);
 
 typedef struct yolo_prepare_report {
-    int64_t train, val, background, unlabelled, damaged, duplicates, bad_lines, boxes, skipped;
+    int64_t train, val;              /* pictures taken; of them: */
+    int64_t background, unlabelled;  /* with an empty label file, without one: both are trained on as background */
+    int64_t skipped;                 /* already in `out` as they are */
+    int64_t damaged, duplicates;     /* left out: picture or label unreadable, same content as another */
+    int64_t bad_lines, boxes;        /* label lines left out, boxes taken */
 } yolo_prepare_report;
 
-/* Labelled pictures -> train and val sets and data.yaml. The split is a function of seed and picture alone. */
+/* Labelled pictures -> train and val sets and data.yaml. The split is a function of the seed and of each picture's
+   bytes alone, so pictures that are added, removed or renamed move no other. Labels (beside the picture, or by the
+   rule images/ -> labels/) are written anew: valid lines only, polygons as their boxes. The source is only read. What
+   a person added or changed in `out` stays; the same call after a kill finishes the work. */
 yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *report, yolo_error *error);
 
 typedef enum yolo_existing { YOLO_EXISTING_SKIP, YOLO_EXISTING_REPLACE } yolo_existing;

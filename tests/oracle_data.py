@@ -103,15 +103,14 @@ char *oracle_prepare(const char *source, const char *classes, const char *out, d
 """
 
 
-def build(folder, prepare=True):
-    source = SHIM if prepare else SHIM[: SHIM.index("/* yolo_prepare;")]
+def build(folder):
     with open(os.path.join(folder, "shim.c"), "w") as f:
-        f.write(source)
+        f.write(SHIM)
     library = os.path.join(folder, "shim.so")
-    subprocess.run(["gcc", "-std=c11", "-O1", "-g", "-w", "-shared", "-fPIC", "-I.", os.path.join(folder, "shim.c"), "-o", library,
+    subprocess.run(["gcc", "-std=c11", *os.environ.get("CFLAGS", "").split(), "-O1", "-g", "-w", "-shared", "-fPIC", "-I.", os.path.join(folder, "shim.c"), "-o", library,
                     "-lm", "-lpthread", "-ldl"], check=True)
     lib = ctypes.CDLL(library)
-    for name in ("yaml", "data", "label") + (("prepare",) if prepare else ()):
+    for name in ("yaml", "data", "label", "prepare"):
         getattr(lib, "oracle_" + name).restype = ctypes.c_void_p
     return lib
 
@@ -381,9 +380,137 @@ def check_mutations(lib, seed, count=20000):
     return differ
 
 
+def boxes_of(label):
+    return sorted((int(c), *(float(x) for x in row)) for c, row in zip(label["cls"].reshape(-1), label["bboxes"]))
+
+
+def same_boxes(a, b):
+    return len(a) == len(b) and all(x[0] == y[0] and all(abs(p - q) <= 1e-6 for p, q in zip(x[1:], y[1:])) for x, y in zip(a, b))
+
+
+def dataset(yaml_path, split):
+    """The pictures and boxes that ultralytics reads."""
+    from ultralytics.data.dataset import YOLODataset
+    from ultralytics.data.utils import check_det_dataset
+
+    data = check_det_dataset(yaml_path, autodownload=False)
+    found = YOLODataset(img_path=data[split], data=data, task="detect", augment=False, rect=False)
+    return data, {f: boxes_of(label) for f, label in zip(found.im_files, found.labels)}
+
+
+def check_data_yaml(lib, folder):
+    """data.yaml in the shapes people write: the same names and pictures, in the same order."""
+    from PIL import Image
+
+    failures = 0
+    root = os.path.join(folder, "데이터 set")
+    for name in ("images/train/a.jpg", "images/train/deep/b.JPG", "images/val/c.png", "images/val/d e.bmp", "images/.hidden/x.jpg", "images/val/.h.png"):
+        path = os.path.join(root, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Image.new("RGB", (16, 16)).save(path)
+    with open(os.path.join(root, "val.txt"), "w") as f:
+        f.write("./images/val/d e.bmp\n" + os.path.join(root, "images/val/c.png") + "\n")
+    cases = ["train: images/train\nval: images/val\nnames: [a, b]\n", "train: [images/train, images/val]\nval: val.txt\nnames: {1: b, 0: a}\n",
+             "train: images/train\nval: [val.txt, images/train]\nnc: 3\n", f"path: {root}/images\ntrain: train\nval: val\nnames: [no, 1.50, 'x y', 2e5, null]\n",
+             "train: images/train\nvalidation: images/val\nnames: {'0': a, '1': b}\nnc: 2.0\n", "train: ../images/train\nval: ../images/val\nnc: '1'\nnames: [x]\n"]
+    for text in cases:
+        path = os.path.join(root, "data.yaml")
+        with open(path, "w") as f:
+            f.write(text)
+        for split in ("train", "val"):
+            data, found = dataset(path, split)
+            out, message = call(lib, "data", path.encode(), split.encode())
+            expected = [str(data["nc"])] + [data["names"][i] for i in range(data["nc"])] + list(found)
+            got = (out or b"").decode().split("\n")
+            got = got[: data["nc"] + 1] + [os.path.realpath(x) for x in got[data["nc"] + 1:]]
+            if got != expected:
+                failures += 1
+                print("DATA", repr(text), split, "\n  expected", expected, "\n  got", got, message)
+    print(f"{'ok  ' if not failures else 'FAIL'} data.yaml: {len(cases)} shapes, {failures} differ")
+    return failures
+
+
+def check_labels(lib, folder, seed, count=3000):
+    """Where ultralytics accepts a file, we read the same boxes; where it does not, we have a bad line (or a mixed file)."""
+    from PIL import Image
+    from ultralytics.data.utils import verify_image_label
+
+    r = random.Random(seed)
+    failures = 0
+    image, label = os.path.join(folder, "l.png"), os.path.join(folder, "l.txt")
+    Image.new("RGB", (16, 16)).save(image)
+    refused = 0
+    for n in range(count):
+        polygon = r.random() < 0.3
+        lines = []
+        for _ in range(r.randrange(6)):
+            c = r.choice(["0", "1", "2", "1.0", "79", "0", "1"] + (["80", "-1", "0.5", "x"] if r.random() < 0.1 else []))
+            k = 2 * r.randrange(3, 9) if polygon else 4
+            line = " ".join([c] + [r.choice([f"{r.random():.6f}", f"{r.random():.3g}", "1", "0", "1.005", f"{r.random():.17g}"] +
+                                            (["-0.005", "1.02", "nan", "-0.5", "", "1e-3"] if r.random() < 0.05 else [])) for _ in range(k)])
+            lines.append(line)
+            if r.random() < 0.2:
+                lines.append(r.choice(lines))
+        text = r.choice(["", "\ufeff"]) + r.choice(["\n", "\r\n"]).join(lines) + r.choice(["", "\n", "\n\n", " "])
+        with open(label, "w", newline="") as f:
+            f.write(text)
+        result = verify_image_label((image, label, "", False, 80, 0, 0, False))
+        out, message = call(lib, "label", label.encode(), 80)
+        rows = out.decode().split("\n")
+        bad, duplicates = map(int, rows[0].split())
+        got = sorted(tuple(float(x) for x in row.split()) for row in rows[1:])
+        if result[1] is None:
+            refused += 1
+            wide = [len(x.split()) for x in lines]
+            wrong = not bad and 6 not in wide and not (5 in wide and max(wide) > 6)  # a confidence, boxes among polygons: fine with us
+        else:
+            expected = sorted(tuple(float(x) for x in row) for row in result[1])
+            wrong = bad or not same_boxes(expected, got)
+        if wrong:
+            failures += 1
+            if failures < 6:
+                print("LABEL", repr(text), "\n  expected", None if result[1] is None else expected, result[9], "\n  got", bad, got)
+    print(f"{'ok  ' if not failures else 'FAIL'} labels: {count} files as verify_image_label reads them ({refused} refused by both), {failures} differ")
+    return failures
+
+
+def check_prepare(lib, folder, shared):
+    """What prepare makes of coco128 loads in ultralytics, with the boxes of the source."""
+    source = os.path.join(folder, "coco128")
+    subprocess.run(["cp", "-r", os.path.join(shared, "data/coco128"), source], check=True)
+    path = os.path.join(source, "data.yaml")
+    with open(path) as f:
+        text = f.read().replace("path: .\n", "")  # which would be the current folder
+    with open(path, "w") as f:
+        f.write(text)
+    _, original = dataset(path, "train")
+    original = {os.path.basename(f): boxes for f, boxes in original.items()}
+    failures = 0
+    for mode in ("copy", "link", "list"):
+        out = os.path.join(folder, "prepared " + mode)
+        text, message = call(lib, "prepare", source.encode(), None, out.encode(), ctypes.c_double(20), mode.encode())
+        if text is None:
+            print("PREPARE", mode, message)
+            failures += 1
+            continue
+        sets = [dataset(os.path.join(out, "data.yaml"), split)[1] for split in ("train", "val")]
+        found = {os.path.basename(f): boxes for s in sets for f, boxes in s.items()}
+        wrong = sum(not same_boxes(original[f], found.get(f, [None])) for f in original)
+        if wrong or len(sets[0]) + len(sets[1]) != len(original):
+            failures += 1
+        print(f"{'ok  ' if not wrong else 'FAIL'} prepare mode={mode}: {text.decode()}; ultralytics finds {len(sets[0])} + {len(sets[1])} of {len(original)}, {wrong} differ")
+    return failures
+
+
 if __name__ == "__main__":
+    os.environ["YOLO_OFFLINE"] = "true"
     seed = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1].isdigit() else 1
     with tempfile.TemporaryDirectory() as folder:
-        lib = build(folder, "--no-prepare" not in sys.argv)
-        failures = check_cases(lib) + check_yaml(lib, seed) + check_mutations(lib, seed)
+        lib = build(folder)
+        failures = check_cases(lib) + check_yaml(lib, seed) + check_mutations(lib, seed) + check_data_yaml(lib, folder) + check_labels(lib, folder, seed)
+        shared = os.environ.get("YOLO_SHARED", "../shared")
+        if os.path.isdir(os.path.join(shared, "data/coco128")):
+            failures += check_prepare(lib, folder, shared)
+        else:
+            print("skip prepare: no", shared)
     sys.exit(1 if failures else 0)

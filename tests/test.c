@@ -109,6 +109,7 @@ static const test_case tests_planted[] = {
 
 #include "test_base.c"
 #include "test_data.c"
+#include "test_prepare.c"
 #include "test_ops.c"
 #include "test_net.c"
 #include "test_eval.c"
@@ -120,6 +121,7 @@ static const test_area test_areas[] = {
 #endif
     {"base", tests_base, YOLO_COUNT(tests_base)},
     {"data", tests_data, YOLO_COUNT(tests_data)},
+    {"prepare", tests_prepare, YOLO_COUNT(tests_prepare)},
     {"ops", tests_ops, YOLO_COUNT(tests_ops)},
     {"net", tests_net, YOLO_COUNT(tests_net)},
     {"eval", tests_eval, YOLO_COUNT(tests_eval)},

@@ -1,0 +1,307 @@
+/* Section 18: yolo_prepare. Uses the helpers of test_data.c. */
+
+/* A BMP of 8 x 8 pixels whose content is a function of `number`. */
+static void test_put_picture(const char *path, uint32_t number) {
+    uint8_t bmp[54 + 192] = {'B', 'M', 246, 0, 0, 0, 0, 0, 0, 0, 54, 0, 0, 0, 40, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0, 0, 1, 0, 24, 0};
+    yolo_error error;
+    bmp[34] = 192;
+    for (int i = 0; i < 192; i++) bmp[54 + i] = (uint8_t)(number >> (8 * (i & 3)));
+    char *folder = path_parent(path);
+    CHECK_MSG(path_make_directories(folder, &error) == YOLO_OK && path_write(path, bmp, sizeof bmp, false, &error) == YOLO_OK, "%s", error.message);
+    mem_free(folder);
+}
+
+/* SOURCE/sub%d/same%d.bmp, class number % 3 in the label beside it. */
+static void test_put_labelled(const char *source, int folder, int number, uint32_t content) {
+    char path[1024], label[100];
+    snprintf(path, sizeof path, "%s/" KOREAN " %d/same%d.bmp", source, folder, number);
+    test_put_picture(path, content);
+    char *text = path_with_extension(path, ".txt");
+    snprintf(label, sizeof label, "%d 0.5 0.5 0.%d 0.25\n", (int)(content % 3), 1 + (int)(content % 8));
+    test_put(text, label);
+    mem_free(text);
+}
+
+static yolo_prepare_options test_prepare_options(const char *source, const char *out, test_lines *lines) {
+    yolo_prepare_options options = yolo_prepare_defaults();
+    options.source = source;
+    options.out = out;
+    if (lines) options.log = (yolo_log){test_lines_write, lines};
+    return options;
+}
+
+/* The bytes of every file below a folder, names included, as one number; and how many files. */
+typedef struct test_tree { char path[1024]; uint64_t sum; int files; } test_tree;
+
+static bool test_tree_entry(void *user, const char *name, os_kind kind) {
+    test_tree *tree = user;
+    size_t length = strlen(tree->path);
+    snprintf(tree->path + length, sizeof tree->path - length, "/%s", name);
+    if (kind == OS_DIRECTORY) os_list_directory(tree->path, test_tree_entry, tree);
+    else {
+        uint8_t *bytes;
+        size_t size;
+        yolo_error error;
+        CHECK(path_read(tree->path, 1 << 28, &bytes, &size, &error) == YOLO_OK);
+        tree->sum += hash_bytes(bytes, size, hash_bytes(tree->path, strlen(tree->path), 0));
+        tree->files++;
+        mem_free(bytes);
+    }
+    tree->path[length] = 0;
+    return true;
+}
+
+static uint64_t test_tree_sum(const char *folder, int *files) {
+    test_tree tree = {.sum = 1};
+    snprintf(tree.path, sizeof tree.path, "%s", folder);
+    os_list_directory(folder, test_tree_entry, &tree);
+    if (files) *files = tree.files;
+    return tree.sum;
+}
+
+static bool test_there(const char *folder, const char *name) { return os_path_kind(test_in(folder, name)) == OS_FILE; }
+
+static void test_prepare_thousand(void) {
+    char source[512], out[512], other[512];
+    snprintf(source, sizeof source, "%s", test_folder("source " KOREAN));
+    snprintf(out, sizeof out, "%s", test_folder("out " KOREAN));
+    snprintf(other, sizeof other, "%s", test_folder("other"));
+    test_put(test_in(source, "classes.txt"), "a\nb\nc\n");
+    for (int i = 0; i < 1000; i++) test_put_labelled(source, i % 10, i / 10, (uint32_t)i * 7919 + 1);
+    test_lines lines = {0};
+    yolo_error error = {0};
+    yolo_prepare_report first, again, more, moved;
+    uint64_t before = test_tree_sum(source, NULL);
+    yolo_prepare_options options = test_prepare_options(source, out, &lines);
+    CHECK_MSG(yolo_prepare(options, &first, &error) == YOLO_OK, "%s", error.message);
+    CHECK(first.train + first.val == 1000 && first.boxes == 1000 && !first.damaged && !first.duplicates && !first.skipped);
+    CHECK_MSG(first.val > 160 && first.val < 240, "%d in val", (int)first.val);
+    CHECK_MSG(strstr(lines.text, "   1 b ") && !strstr(lines.text, "no box"), "%s", lines.text);
+    int files;
+    uint64_t sum = test_tree_sum(out, &files);
+    CHECK_MSG(files == 2000 + 3, "%d files", files);
+    CHECK_MSG(yolo_prepare(options, &again, &error) == YOLO_OK && again.skipped == 1000 && again.val == first.val && test_tree_sum(out, NULL) == sum,
+              "a second run changes nothing");
+    /* 10 per cent new ones, into the same folder and into another: nobody changes sides */
+    for (int i = 1000; i < 1100; i++) test_put_labelled(source, i % 10, i / 10, (uint32_t)i * 7919 + 1);
+    CHECK(yolo_prepare(options, &more, &error) == YOLO_OK && more.skipped == 1000 && more.train + more.val == 1100);
+    options.out = other;
+    CHECK(yolo_prepare(options, &moved, &error) == YOLO_OK && moved.val == more.val && moved.skipped == 0);
+    int sides = 0;
+    for (int i = 0; i < 1000; i++)
+        for (int v = 0; v < 2; v++) {
+            char name[200];
+            snprintf(name, sizeof name, "images/%s/" KOREAN " %d/same%d.bmp", v ? "val" : "train", i % 10, i / 10);
+            bool one = test_there(out, name), two = test_there(other, name);
+            sides += one;
+            CHECK_MSG(one == two, "%s", name);
+        }
+    CHECK(sides == 1000);
+    options.out = out; /* another share: pictures move, none is left on both sides */
+    options.val = 0.5;
+    CHECK(yolo_prepare(options, &moved, &error) == YOLO_OK && moved.val > 450 && moved.val < 650);
+    test_tree_sum(out, &files);
+    CHECK_MSG(files == 2200 + 3, "%d files", files);
+    for (int i = 1000; i < 1100; i++) { /* the source as it was, to see that nothing touched it */
+        char path[1024];
+        snprintf(path, sizeof path, "%s/" KOREAN " %d/same%d.bmp", source, i % 10, i / 10);
+        char *text = path_with_extension(path, ".txt");
+        CHECK(os_remove(path) && os_remove(text));
+        mem_free(text);
+    }
+    CHECK(test_tree_sum(source, NULL) == before);
+}
+
+static void test_prepare_kinds(void) {
+    char source[512], out[600];
+    snprintf(source, sizeof source, "%s", test_folder("kinds"));
+    snprintf(out, sizeof out, "%s/out", source);
+    test_put(test_in(source, "labels/classes.txt"), "\xef\xbb\xbf" "cat\r\ndog\r\n");
+    test_put_picture(test_in(source, "images/a/x.bmp"), 1);
+    test_put(test_in(source, "labels/a/x.txt"), "0 0.479492 0.688771 0.955609 0.5955\n1 0.1 0.1 0.3 0.1 0.3 0.5\nrubbish\n0 0.479492 0.688771 0.955609 0.5955\n0 0.5 0.5 0.1 0.1 0.9\n");
+    test_put_picture(test_in(source, "a/x.bmp"), 2);              /* would share its name with the one above */
+    test_put_picture(test_in(source, "b/y.bmp"), 3);
+    test_put(test_in(source, "b/y.txt"), "");                     /* background */
+    test_put_picture(test_in(source, "b/copy of y.bmp"), 3);      /* the same, without a label */
+    test_put_picture(test_in(source, "b/z.bmp"), 4);
+    test_put(test_in(source, "b/z.txt"), "7 0.5 0.5 0.1 0.1\n");  /* no line is good */
+    test_put(test_in(source, "b/broken.jpg"), "this is no picture");
+    test_put(test_in(source, "b/empty.png"), "");
+    test_lines lines = {0};
+    yolo_error error = {0};
+    yolo_prepare_report r;
+    yolo_prepare_options options = test_prepare_options(source, out, &lines);
+    options.val = 0;
+    CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK, "%s", error.message);
+    CHECK_MSG(r.train == 3 && r.val == 0 && r.background == 1 && r.unlabelled == 1 && r.damaged == 3 && r.duplicates == 1 && r.bad_lines == 2 && r.boxes == 3,
+              "%d %d %d %d %d %d %d %d\n%s", (int)r.train, (int)r.val, (int)r.background, (int)r.unlabelled, (int)r.damaged, (int)r.duplicates, (int)r.bad_lines, (int)r.boxes, lines.text);
+    CHECK_MSG(strstr(lines.text, "copy of y.bmp: left out: same picture as ") && strstr(lines.text, "labels/a/x.txt:3: found 'rubbish', expected a number") &&
+              strstr(lines.text, "z.bmp: left out: no line of ") && strstr(lines.text, "no box in val of: cat, dog"), "%s", lines.text);
+    CHECK(test_there(out, "images/train/a/x.bmp") && test_there(out, "images/train/b/y.bmp") && !test_there(out, "images/train/b/z.bmp"));
+    CHECK(test_there(out, "labels/train/b/y.txt") && !test_there(out, "labels/train/a/x.txt"));
+    char label[2000], picture[2000];
+    const char *rows = test_content(test_in(out, "prepared.tsv")), *row = strstr(rows, "images/train/a/x_");
+    CHECK_MSG(row != NULL, "%s", rows);
+    snprintf(picture, sizeof picture, "%s/%.*s", out, row ? (int)strcspn(row, "\t") : 0, row ? row : "");
+    char *beside = data_label_rule(picture);
+    snprintf(label, sizeof label, "%s", beside);
+    mem_free(beside);
+    CHECK_MSG(!strcmp(test_content(label), "0 0.479492 0.688771 0.955609 0.5955\n1 0.2 0.3 0.2 0.4\n0 0.5 0.5 0.1 0.1\n"), "%s", test_content(label));
+    const char *yaml = test_content(test_in(out, "data.yaml"));
+    CHECK_MSG(!strcmp(yaml, "train: images/train\nval: images/val\nnc: 2\nnames:\n  0: cat\n  1: dog\n"), "%s", yaml);
+    /* what a person changed in out stays: a label, a picture of their own, a file of their own */
+    test_put(label, "1 0.5 0.5 0.5 0.5\n");
+    test_put(test_in(out, "labels/train/mine.txt"), "0 0.5 0.5 0.5 0.5\n");
+    test_put_picture(test_in(out, "images/train/b/new.bmp"), 99);
+    test_put_picture(test_in(source, "b/new.bmp"), 5);
+    lines = (test_lines){0};
+    CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train == 4, "%s", error.message);
+    CHECK(strstr(lines.text, "kept: changed since it was prepared") && strstr(lines.text, "kept: another picture than") && test_there(out, "labels/train/mine.txt"));
+    CHECK(!strcmp(test_content(label), "1 0.5 0.5 0.5 0.5\n"));
+    test_put(test_in(source, "labels/classes.txt"), "dog\ncat\n");
+    CHECK(yolo_prepare(options, &r, &error) == YOLO_ERROR_USAGE && strstr(error.message, "classes.txt:1: found 'cat', expected 'dog'"));
+}
+
+static void test_prepare_modes(void) {
+    char source[512], out[600];
+    yolo_error error = {0};
+    yolo_prepare_report r;
+    test_lines lines = {0};
+    int64_t n;
+    char names[600];
+    snprintf(source, sizeof source, "%s", test_folder("modes"));
+    snprintf(out, sizeof out, "%s", test_folder("modes out"));
+    test_put(test_in(source, "names.txt"), "a\nb\nc\n");
+    for (int i = 0; i < 20; i++) test_put_labelled(source, i & 1, i, (uint32_t)i + 1);
+    yolo_prepare_options options = test_prepare_options(source, out, &lines);
+    CHECK(yolo_prepare(options, &r, &error) == YOLO_ERROR_IO && strstr(error.message, "classes.txt: no such file"));
+    snprintf(names, sizeof names, "%s/names.txt", source);
+    options.classes = names;
+    options.progress = YOLO_PROGRESS_PLAIN;
+    for (int m = 0; m < 3; m++) {
+        static const char *const modes[] = {"list", "link", "copy"};
+        options.mode = modes[m];
+        lines = (test_lines){0};
+        CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == 20 && r.val > 0 && r.boxes == 20, "%s: %s", modes[m], error.message);
+        CHECK(strstr(lines.text, "PrepProgress:100%\n"));
+        CHECK_MSG((test_open(test_in(out, "data.yaml"), "train", &n), n) == r.train, "%s: %d", modes[m], (int)n);
+        CHECK((test_open(test_in(out, "data.yaml"), "val", &n), n) == r.val);
+        CHECK(test_there(out, "train.txt") && test_there(out, "prepared.tsv") == (m > 0));
+    }
+    options.val = 1e-9; /* nobody is drawn: one is taken all the same */
+    CHECK(yolo_prepare(options, &r, &error) == YOLO_OK && r.val == 1 && r.train == 19);
+    struct { const char *source, *out, *mode; double val; const char *message; } wrong[] = {
+        {source, source, "copy", 20, "is the source itself"}, {source, out, "move", 20, "mode=move: expected copy, link or list"},
+        {source, out, "copy", 101, "val=101: expected a share"}, {source, out, "copy", (double)NAN, "expected a share"}, {"", out, "copy", 20, "source: found nothing"},
+        {test_in(source, "none"), out, "copy", 20, "none: no such folder"}, {test_in(out, "images"), out, "copy", 20, "is a folder that out="},
+        {test_folder("empty"), out, "copy", 20, "found no picture"}};
+    for (int i = 0; i < YOLO_COUNT(wrong); i++) {
+        options.source = wrong[i].source;
+        options.out = wrong[i].out;
+        options.mode = wrong[i].mode;
+        options.val = wrong[i].val;
+        CHECK_MSG(yolo_prepare(options, &r, &error) != YOLO_OK && strstr(error.message, wrong[i].message), "%d: %s", i, error.message);
+    }
+    yolo_interrupt();
+    options = test_prepare_options(source, out, NULL);
+    options.classes = names;
+    CHECK(yolo_prepare(options, &r, &error) == YOLO_ERROR_INTERRUPTED);
+    yolo_interrupt_clear();
+}
+
+static void test_prepare_faults(void) {
+    char source[512], out[600];
+    snprintf(source, sizeof source, "%s", test_folder("prepare faults"));
+    test_put(test_in(source, "classes.txt"), "a\nb\nc\n");
+    for (int i = 0; i < 3; i++) test_put_labelled(source, i & 1, i, (uint32_t)i + 1);
+    snprintf(out, sizeof out, "%s", test_folder("prepare faults out"));
+    bool passed = false;
+    int n = 1;
+    yolo_prepare_report r;
+    yolo_error error = {0};
+    for (; n < 2000 && !passed; n++) {
+        os_atomic_set(&mem_fail_after, n);
+        yolo_status status = yolo_prepare(test_prepare_options(source, out, NULL), &r, &error);
+        passed = os_atomic_get(&mem_fail_after) > 0;
+        os_atomic_set(&mem_fail_after, 0);
+        CHECK_MSG(!passed || status == YOLO_OK, "allocation %d: %s", n, error.message);
+    }
+    CHECK_MSG(passed && n > 50, "%d allocations", n);
+    CHECK(yolo_prepare(test_prepare_options(source, out, NULL), &r, &error) == YOLO_OK && r.train + r.val == 3 && r.boxes == 3);
+}
+
+/* A damaged or hostile prepared.tsv, classes.txt or label: an error or a result, and the source as it was. */
+static void test_prepare_mutations(void) {
+    static const char *const names[] = {"prepared.tsv", "classes.txt", "data.yaml"};
+    char source[512], out[512], victim[600], path[600];
+    snprintf(source, sizeof source, "%s", test_folder("prepare mutations"));
+    snprintf(out, sizeof out, "%s", test_folder("prepare mutations out"));
+    snprintf(victim, sizeof victim, "%s", test_temp("victim.bmp"));
+    test_put(test_in(source, "classes.txt"), "a\nb\nc\n");
+    for (int i = 0; i < 3; i++) test_put_labelled(source, i & 1, i, (uint32_t)i + 1);
+    test_put_picture(victim, 1);
+    yolo_prepare_options options = test_prepare_options(source, out, NULL);
+    yolo_prepare_report r;
+    yolo_error error;
+    rng random = {.key = 18};
+    uint64_t before = test_tree_sum(source, NULL);
+    for (int i = 0; i < 300 && !test_failures; i++) {
+        uint8_t *bytes;
+        size_t size;
+        CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == 3, "%s", error.message);
+        snprintf(path, sizeof path, "%s/%s", out, names[i % 3]);
+        if (path_read(path, 1 << 20, &bytes, &size, &error) != YOLO_OK) continue;
+        for (int k = 0; k < 4 && size; k++) bytes[rng_next(&random) % size] = (uint8_t)rng_next(&random);
+        CHECK(path_write(path, bytes, size - rng_next(&random) % (size / 2 + 1), false, &error) == YOLO_OK);
+        mem_free(bytes);
+        options.val = (double)(rng_next(&random) % 101);
+        if (yolo_prepare(options, &r, &error) != YOLO_OK) CHECK_MSG(os_remove(path), "%s", error.message);
+    }
+    snprintf(path, sizeof path, "%s/prepared.tsv", out); /* a row that leads outside */
+    test_put(path, "images/../../victim.bmp\t0000000000000000\t-\nimages/../../../victim.bmp\t\n");
+    CHECK(yolo_prepare(options, &r, &error) == YOLO_OK && os_path_kind(victim) == OS_FILE);
+    CHECK(test_tree_sum(source, NULL) == before);
+}
+
+static void test_prepare_coco(void) {
+    char source[1100], out[600];
+    if (!test_shared("data/coco128")) SKIP("no ../shared/data/coco128");
+    snprintf(source, sizeof source, "%s", test_shared("data/coco128"));
+    snprintf(out, sizeof out, "%s", test_folder("coco128 out"));
+    yolo_prepare_report r;
+    yolo_error error = {0};
+    CHECK_MSG(yolo_prepare(test_prepare_options(source, out, NULL), &r, &error) == YOLO_OK, "%s", error.message);
+    CHECK_MSG(r.train + r.val == 128 && r.boxes == 929 && r.unlabelled == 2 && !r.bad_lines && !r.damaged, "%d %d %d %d %d %d", (int)r.train, (int)r.val, (int)r.boxes,
+              (int)r.unlabelled, (int)r.bad_lines, (int)r.damaged);
+}
+
+/* A photograph that was cut off has a sound header; only decoding it tells. */
+static void test_prepare_cut_off(void) {
+    char source[512], out[600];
+    if (!test_shared("data/coco128/images/train2017/000000000009.jpg")) SKIP("no ../shared/data/coco128");
+    uint8_t *bytes;
+    size_t size;
+    yolo_error error = {0};
+    test_lines lines = {0};
+    yolo_prepare_report r;
+    CHECK(path_read(test_shared("data/coco128/images/train2017/000000000009.jpg"), 1 << 24, &bytes, &size, &error) == YOLO_OK);
+    snprintf(source, sizeof source, "%s", test_folder("cut"));
+    snprintf(out, sizeof out, "%s", test_folder("cut out"));
+    test_put(test_in(source, "classes.txt"), "a\n");
+    CHECK(path_write(test_in(source, "whole.jpg"), bytes, size, false, &error) == YOLO_OK);
+    CHECK(path_write(test_in(source, "cut.jpg"), bytes, size / 3, false, &error) == YOLO_OK);
+    mem_free(bytes);
+    CHECK(yolo_prepare(test_prepare_options(source, out, &lines), &r, &error) == YOLO_OK);
+    CHECK_MSG(r.train + r.val == 1 && r.unlabelled == 1 && r.damaged == 1 && strstr(lines.text, "left out: ") && strstr(lines.text, "cut.jpg: "), "%d %d\n%s", (int)r.train,
+              (int)r.damaged, lines.text);
+}
+
+static const test_case tests_prepare[] = {
+    {"prepare_thousand", "1,000 same-named pictures in 10 folders; new ones; another share", test_prepare_thousand},
+    {"prepare_kinds", "background, damaged, duplicate, cleaned labels; a person's files stay", test_prepare_kinds},
+    {"prepare_modes", "copy, link, list; wrong options; interruption", test_prepare_modes},
+    {"prepare_faults", "every allocation fails once; the next run finishes", test_prepare_faults},
+    {"prepare_mutations", "300 damaged or hostile files in out", test_prepare_mutations},
+    {"prepare_cut_off", "a truncated photograph is noticed", test_prepare_cut_off},
+    {"prepare_coco", "the 128 photographs", test_prepare_coco},
+};
