@@ -1343,7 +1343,9 @@ static const char *ten_dtype_name(ten_dtype dtype) {
 
 /* ==== 7 img_: image core ========================================================================================
    8-bit RGB in, 8-bit RGB or NHWC floats out. Resizing is bilinear with the sampling rule and the 11-bit fixed-point
-   weights of OpenCV's INTER_LINEAR, because ultralytics' numbers depend on them. */
+   weights of OpenCV's INTER_LINEAR, bit for bit, because ultralytics' numbers depend on them. Nothing here
+   allocates or fails: resizing works in tiles of columns whose tables fit on the stack, so any number of threads may
+   resize at once. Drawing clips at the picture's edges. */
 
 /* How a picture was placed in the network's input: x_network = x_picture * scale + pad. */
 typedef struct img_letterbox {
@@ -1353,32 +1355,219 @@ typedef struct img_letterbox {
     double scale;
 } img_letterbox;
 
-/* ==== 8 codec_: picture files ===================================================================================
-   Pictures are recognised by content. Dimensions and sizes are checked before stb_image sees a byte: its own checks
-   guard its arithmetic, ours the memory of the machine. Alpha is dropped and 16-bit samples are scaled
-   (v * 255 / 65535, rounded), everywhere the same way. */
+enum { IMG_TILE = 256 }; /* output columns resized together */
 
-#define CODEC_MAX_FILE ((uint64_t)1 << 30)
-#define CODEC_MAX_PIXELS ((int64_t)400 << 20)
+/* Where an output position samples its axis: between positions at and at + 1, with weights that add up to 2048. */
+typedef struct img_tap { int at; int16_t low, high; } img_tap;
 
-typedef enum codec_kind { CODEC_UNKNOWN, CODEC_JPEG, CODEC_PNG, CODEC_BMP, CODEC_TIFF, CODEC_WEBP } codec_kind;
-
-typedef struct codec_header {
-    codec_kind kind;
-    int64_t width, height; /* as stored; 0 = not found */
-    int orientation;       /* EXIF 1..8 */
-    bool deep;             /* 16 bits a sample */
-    size_t scan;           /* JPEG: where the first scan begins */
-} codec_header;
-
-static void *codec_realloc(void *block, size_t old, size_t size) {
-    void *larger = mem_alloc(size);
-    if (!larger) return NULL;
-    if (block) memcpy(larger, block, YOLO_MIN(old, size));
-    mem_free(block);
-    return larger;
+static img_tap img_tap_make(int position, int out, int in) {
+    double scale = 1.0 / ((double)out / in);
+    float at = (float)((position + 0.5) * scale - 0.5);
+    int low = (int)floorf(at);
+    float part = at - (float)low;
+    return (img_tap){low, (int16_t)lrintf((1.0f - part) * 2048.0f), (int16_t)lrintf(part * 2048.0f)};
 }
 
+/* Columns [first, first + count) of a resized picture, made a row at a time. */
+typedef struct img_tile {
+    const yolo_image *in;
+    int width, height; /* of the whole output */
+    int first, count;
+    img_tap taps[IMG_TILE];           /* `at` counts bytes of a row here, clamped to the row */
+    int16_t sums[2][IMG_TILE * 3 + 8]; /* input rows weighted along x, divided by 16 */
+    int held[2];                      /* which input rows those are; -1 = none */
+} img_tile;
+
+static void img_tile_start(img_tile *tile, const yolo_image *in, int width, int height, int first) {
+    tile->in = in;
+    tile->width = width;
+    tile->height = height;
+    tile->first = first;
+    tile->count = YOLO_MIN(IMG_TILE, width - first);
+    tile->held[0] = tile->held[1] = -1;
+    for (int i = 0; i < tile->count; i++) {
+        img_tap tap = img_tap_make(first + i, width, in->width);
+        if (tap.at < 0) tap = (img_tap){0, 2048, 0};
+        if (tap.at >= in->width - 1) tap = (img_tap){YOLO_MAX(in->width - 2, 0), 0, 2048};
+        tap.at *= 3;
+        tile->taps[i] = tap;
+    }
+}
+
+/* Weights one input row along x. The last output columns, whose 8-byte load would leave the row, go one by one. */
+static void img_tile_sum(const img_tile *tile, int row, int16_t *sums) {
+    const uint8_t *pixels = tile->in->pixels + (size_t)row * tile->in->width * 3;
+    int next = tile->in->width > 1 ? 3 : 0, i = 0;
+#ifdef YOLO_X86
+    const __m128i zero = _mm_setzero_si128();
+    for (; i < tile->count && tile->taps[i].at + 8 <= tile->in->width * 3; i++) {
+        __m128i left = _mm_loadl_epi64((const __m128i *)(const void *)(pixels + tile->taps[i].at));
+        __m128i pairs = _mm_unpacklo_epi8(left, _mm_srli_si128(left, 3)); /* r r' g g' b b' */
+        int weights = (int)((uint32_t)(uint16_t)tile->taps[i].low | (uint32_t)tile->taps[i].high << 16);
+        __m128i sum = _mm_srai_epi32(_mm_madd_epi16(_mm_unpacklo_epi8(pairs, zero), _mm_set1_epi32(weights)), 4);
+        _mm_storel_epi64((__m128i *)(void *)(sums + 3 * i), _mm_packs_epi32(sum, sum)); /* the fourth is overwritten */
+    }
+#endif
+    for (; i < tile->count; i++) {
+        const uint8_t *p = pixels + tile->taps[i].at;
+        int low = tile->taps[i].low, high = tile->taps[i].high;
+        for (int c = 0; c < 3; c++) sums[3 * i + c] = (int16_t)((p[c] * low + p[next + c] * high) >> 4);
+    }
+}
+
+/* The input row weighted along x, from the two kept when it is there. `keep` is a row not to be thrown out. */
+static const int16_t *img_tile_row_sums(img_tile *tile, int row, int keep) {
+    for (int i = 0; i < 2; i++)
+        if (tile->held[i] == row) return tile->sums[i];
+    int slot = tile->held[0] == keep;
+    tile->held[slot] = row;
+    img_tile_sum(tile, row, tile->sums[slot]);
+    return tile->sums[slot];
+}
+
+/* Exactly half the size in both directions: OpenCV takes the mean of four, which bilinear weights would round
+   differently. */
+static void img_tile_halve(const img_tile *tile, int y, uint8_t *out) {
+    size_t stride = (size_t)tile->in->width * 3;
+    const uint8_t *p = tile->in->pixels + (size_t)y * 2 * stride + (size_t)tile->first * 6, *q = p + stride;
+    for (int i = 0; i < tile->count; i++, p += 6, q += 6)
+        for (int c = 0; c < 3; c++) out[3 * i + c] = (uint8_t)((p[c] + p[c + 3] + q[c] + q[c + 3] + 2) >> 2);
+}
+
+/* Row y of the tile: tile->count * 3 bytes. */
+static void img_tile_row(img_tile *tile, int y, uint8_t *restrict out) {
+    const yolo_image *in = tile->in;
+    if (in->width == tile->width && in->height == tile->height) {
+        memcpy(out, in->pixels + ((size_t)y * in->width + tile->first) * 3, (size_t)tile->count * 3);
+        return;
+    }
+    if (in->width == tile->width * 2 && in->height == tile->height * 2) {
+        img_tile_halve(tile, y, out);
+        return;
+    }
+    img_tap tap = img_tap_make(y, tile->height, in->height);
+    int top = YOLO_CLAMP(tap.at, 0, in->height - 1), bottom = YOLO_CLAMP(tap.at + 1, 0, in->height - 1);
+    const int16_t *restrict upper = img_tile_row_sums(tile, top, bottom);
+    const int16_t *restrict lower = img_tile_row_sums(tile, bottom, top);
+    int low = tap.low, high = tap.high, count = tile->count * 3;
+    for (int i = 0; i < count; i++)
+        out[i] = (uint8_t)((((upper[i] * low) >> 16) + ((lower[i] * high) >> 16) + 2) >> 2);
+}
+
+/* Fills `out` (pixels allocated, size set, at least 1x1) with the resized picture; bit-exact with
+   cv2.resize(..., INTER_LINEAR). */
+static void img_resize_linear(yolo_image *out, const yolo_image *in) {
+    for (int first = 0; first < out->width; first += IMG_TILE) {
+        img_tile tile;
+        img_tile_start(&tile, in, out->width, out->height, first);
+        for (int y = 0; y < out->height; y++) img_tile_row(&tile, y, out->pixels + ((size_t)y * out->width + first) * 3);
+    }
+}
+
+/* The size at which ultralytics' data sets load a picture: longer side = imgsz. REF ultralytics/data/base.py load_image */
+static void img_load_size(int width, int height, int imgsz, int *out_width, int *out_height) {
+    double ratio = (double)imgsz / YOLO_MAX(width, height);
+    bool same = imgsz == YOLO_MAX(width, height);
+    *out_width = same ? width : (int)YOLO_MIN(ceil(width * ratio), imgsz);
+    *out_height = same ? height : (int)YOLO_MIN(ceil(height * ratio), imgsz);
+}
+
+/* REF ultralytics/data/augment.py LetterBox. Python's round() is rint(): half to even. */
+static img_letterbox img_letterbox_make(int width, int height, int out_width, int out_height, bool scale_up, int stride) {
+    img_letterbox plan = {0};
+    plan.scale = YOLO_MIN((double)out_height / height, (double)out_width / width);
+    if (!scale_up) plan.scale = YOLO_MIN(plan.scale, 1.0);
+    plan.scaled_width = (int)YOLO_MAX(rint(width * plan.scale), 1);
+    plan.scaled_height = (int)YOLO_MAX(rint(height * plan.scale), 1);
+    int spare_x = out_width - plan.scaled_width, spare_y = out_height - plan.scaled_height;
+    if (stride) {
+        spare_x %= stride;
+        spare_y %= stride;
+    }
+    plan.pad_left = (int)rint(spare_x / 2.0 - 0.1);
+    plan.pad_top = (int)rint(spare_y / 2.0 - 0.1);
+    plan.width = plan.scaled_width + plan.pad_left + (int)rint(spare_x / 2.0 + 0.1);
+    plan.height = plan.scaled_height + plan.pad_top + (int)rint(spare_y / 2.0 + 0.1);
+    return plan;
+}
+
+/* The general rule: scaled to fit into out_width x out_height, centred. */
+static img_letterbox img_letterbox_plan_fixed(int width, int height, int out_width, int out_height, bool scale_up) {
+    return img_letterbox_make(width, height, out_width, out_height, scale_up, 0);
+}
+
+/* As ultralytics predicts: into a square of imgsz (a multiple of the stride), of which `rect` keeps only as much
+   border as the stride asks for. */
+static img_letterbox img_letterbox_plan(int width, int height, int imgsz, bool rect, int stride) {
+    return img_letterbox_make(width, height, imgsz, imgsz, true, rect ? stride : 0);
+}
+
+static void img_fill(float *out, size_t count, float value) {
+    for (size_t i = 0; i < count; i++) out[i] = value;
+}
+
+/* Fills out (plan->height, plan->width, 3) with the picture, 0..1, in a border of gray 114. The division is
+   torch's `/ 255`. */
+static void img_letterbox_run(const img_letterbox *plan, const yolo_image *in, float *restrict out) {
+    const float border = 114.0f / 255.0f;
+    size_t row = (size_t)plan->width * 3, left = (size_t)plan->pad_left * 3, used = (size_t)plan->scaled_width * 3;
+    int bottom = plan->pad_top + plan->scaled_height;
+    img_fill(out, row * (size_t)plan->pad_top, border);
+    img_fill(out + row * (size_t)bottom, row * (size_t)(plan->height - bottom), border);
+    for (int y = plan->pad_top; y < bottom; y++) {
+        img_fill(out + row * (size_t)y, left, border);
+        img_fill(out + row * (size_t)y + left + used, row - left - used, border);
+    }
+    for (int first = 0; first < plan->scaled_width; first += IMG_TILE) {
+        img_tile tile;
+        uint8_t bytes[IMG_TILE * 3];
+        img_tile_start(&tile, in, plan->scaled_width, plan->scaled_height, first);
+        for (int y = 0; y < plan->scaled_height; y++) {
+            img_tile_row(&tile, y, bytes);
+            float *to = out + row * (size_t)(plan->pad_top + y) + left + (size_t)first * 3;
+            for (int i = 0; i < tile.count * 3; i++) to[i] = (float)bytes[i] / 255.0f;
+        }
+    }
+}
+
+/* ==== 8 codec_: picture files ===================================================================================
+   Pictures are recognised by content, never by name. A header is read here first: dimensions, depth and what a file
+   of that size can hold are checked before a decoder sees a byte. stb_image decodes JPEG and BMP and inflates PNG;
+   the rest of PNG is done here, so that memory is bounded by the picture's size and 16-bit samples are rounded.
+   Alpha is dropped, gray spread to RGB, as cv2.imread does. Pixels are mem_ blocks. */
+
+#define CODEC_MAX_PIXELS ((int64_t)400 << 20)
+#define CODEC_MAX_FILE ((uint64_t)1 << 30)
+
+static void *codec_grow(void *old, size_t old_size, size_t size) {
+    void *block = mem_alloc(size);
+    if (block && old) {
+        memcpy(block, old, YOLO_MIN(old_size, size));
+        mem_free(old);
+    }
+    return block;
+}
+
+/* stb leaves what a damaged file does not define unwritten: zeros make the result a function of the file. */
+#define STBI_MALLOC(size) mem_array(size, 1)
+#define STBI_REALLOC_SIZED(block, old, size) codec_grow(block, old, size)
+#define STBI_FREE(block) mem_free(block)
+#define STBI_ASSERT(condition) ((void)0)
+#define STBI_MAX_DIMENSIONS YOLO_MAX_DIM
+#define STBI_ONLY_JPEG
+#define STBI_ONLY_BMP
+#define STBI_SUPPORT_ZLIB
+#define STBI_NO_STDIO
+#define STBI_NO_LINEAR
+#define STBI_NO_HDR
+#define STB_IMAGE_STATIC
+#define STB_IMAGE_IMPLEMENTATION
+#define STBIW_MALLOC(size) mem_alloc(size)
+#define STBIW_REALLOC_SIZED(block, old, size) codec_grow(block, old, size)
+#define STBIW_FREE(block) mem_free(block)
+#define STBI_WRITE_NO_STDIO
+#define STB_IMAGE_WRITE_STATIC
+#define STB_IMAGE_WRITE_IMPLEMENTATION
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
@@ -1388,32 +1577,14 @@ static void *codec_realloc(void *block, size_t old, size_t size) {
 #elif defined(_MSC_VER)
 #pragma warning(push, 0)
 #endif
-#define STB_IMAGE_STATIC
-#define STB_IMAGE_IMPLEMENTATION
-#define STBI_ONLY_JPEG
-#define STBI_ONLY_PNG
-#define STBI_ONLY_BMP
-#define STBI_NO_STDIO
-#define STBI_NO_HDR
-#define STBI_NO_LINEAR
-#define STBI_MAX_DIMENSIONS YOLO_MAX_DIM
-#define STBI_MALLOC(size) mem_alloc(size)
-#define STBI_REALLOC_SIZED(block, old, size) codec_realloc(block, old, size)
-#define STBI_FREE(block) mem_free(block)
-#define STB_IMAGE_WRITE_STATIC
-#define STB_IMAGE_WRITE_IMPLEMENTATION
-#define STBI_WRITE_NO_STDIO
-#define STBIW_MALLOC(size) mem_alloc(size)
-#define STBIW_REALLOC_SIZED(block, old, size) codec_realloc(block, old, size)
-#define STBIW_FREE(block) mem_free(block)
-#if defined(__has_include)
-#if __has_include("stb_image.h")
-#include "stb_image.h"
-#include "stb_image_write.h"
-#else
+#ifdef __has_include
+#if !__has_include("stb_image.h")
+#define CODEC_STB_FOLDER
+#endif
+#endif
+#ifdef CODEC_STB_FOLDER
 #include <stb/stb_image.h>
 #include <stb/stb_image_write.h>
-#endif
 #else
 #include "stb_image.h"
 #include "stb_image_write.h"
@@ -1424,211 +1595,468 @@ static void *codec_realloc(void *block, size_t old, size_t size) {
 #pragma warning(pop)
 #endif
 
-void yolo_image_free(yolo_image *image) {
-    mem_free(image->pixels);
-    memset(image, 0, sizeof *image);
+/* What the head of a file says. */
+typedef struct codec_header {
+    int width, height;   /* as stored, before orientation */
+    int orientation;     /* EXIF 1..8 */
+    int channels, depth; /* PNG: samples a pixel and bits a sample */
+    int colour;          /* PNG colour type */
+    bool interlaced;     /* PNG */
+    size_t data;         /* PNG: offset of the first IDAT chunk; BMP: of the pixels; JPEG: behind the first SOS */
+} codec_header;
+
+/* A file in memory; the path is for messages. */
+typedef struct codec_file { const char *path; cur bytes; } codec_file;
+
+YOLO_PRINTF(3, 4)
+static yolo_status codec_damaged(const codec_file *file, yolo_error *error, const char *format, ...) {
+    char reason[400];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(reason, sizeof reason, format, arguments);
+    va_end(arguments);
+    size_t at = file->bytes.failed ? file->bytes.failed_at : file->bytes.at;
+    return err_set(error, YOLO_ERROR_FORMAT, "%s: byte %llu of %llu: %s", file->path, (unsigned long long)at,
+                   (unsigned long long)file->bytes.size, reason);
 }
 
-/* Does the name end like a picture's? Letter case does not matter. */
-static bool codec_is_picture_name(const char *path) {
-    static const char *const extensions[] = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"};
-    for (int i = 0; i < YOLO_COUNT(extensions); i++)
-        if (str_equal_fold(path_extension(path), extensions[i])) return true;
-    return false;
+static yolo_status codec_check_size(const codec_file *file, const codec_header *header, yolo_error *error) {
+    if (header->width < 1 || header->height < 1)
+        return codec_damaged(file, error, "a picture of %d x %d pixels", header->width, header->height);
+    if (header->width > YOLO_MAX_DIM || header->height > YOLO_MAX_DIM ||
+        (int64_t)header->width * header->height > CODEC_MAX_PIXELS)
+        return err_set(error, YOLO_ERROR_MEMORY, "%s: %d x %d pixels, expected at most %d a side and %lld in all",
+                       file->path, header->width, header->height, YOLO_MAX_DIM, (long long)CODEC_MAX_PIXELS);
+    return YOLO_OK;
 }
 
-static codec_kind codec_sniff(const uint8_t *bytes, size_t size) {
-    if (size >= 3 && !memcmp(bytes, "\xff\xd8\xff", 3)) return CODEC_JPEG;
-    if (size >= 8 && !memcmp(bytes, "\x89PNG\r\n\x1a\n", 8)) return CODEC_PNG;
-    if (size >= 2 && !memcmp(bytes, "BM", 2)) return CODEC_BMP;
-    if (size >= 4 && (!memcmp(bytes, "II*\0", 4) || !memcmp(bytes, "MM\0*", 4) || !memcmp(bytes, "II+\0", 4) || !memcmp(bytes, "MM\0+", 4)))
-        return CODEC_TIFF;
-    if (size >= 12 && !memcmp(bytes, "RIFF", 4) && !memcmp(bytes + 8, "WEBP", 4)) return CODEC_WEBP;
-    return CODEC_UNKNOWN;
-}
+/* An unsigned integer of either byte order. */
+static uint64_t codec_int(cur *c, bool big, int count) { return big ? cur_be(c, count) : cur_le(c, count); }
 
-/* The orientation tag of a TIFF structure (what EXIF is), 1 where there is none or it is damaged. */
+/* The orientation in an EXIF block (a small TIFF file): 1..8, and 1 where it says nothing sensible. */
 static int codec_exif_orientation(const uint8_t *bytes, size_t size) {
     cur c = cur_make(bytes, size);
-    const uint8_t *order = cur_take(&c, 2);
-    if (!order || (memcmp(order, "II", 2) && memcmp(order, "MM", 2))) return 1;
-    uint64_t (*number)(cur *, int) = order[0] == 'I' ? cur_le : cur_be;
-    if (number(&c, 2) != 42) return 1;
-    cur_seek(&c, number(&c, 4));
-    for (uint64_t count = number(&c, 2); count && !c.failed; count--) {
-        uint64_t tag = number(&c, 2), type = number(&c, 2), values = number(&c, 4), value = number(&c, 2);
+    uint64_t order = cur_be(&c, 2);
+    bool big = order == 0x4d4d;
+    if ((!big && order != 0x4949) || codec_int(&c, big, 2) != 42) return 1;
+    cur_seek(&c, codec_int(&c, big, 4));
+    int entries = (int)codec_int(&c, big, 2);
+    for (int i = 0; i < entries && !c.failed; i++) {
+        uint64_t tag = codec_int(&c, big, 2), type = codec_int(&c, big, 2), count = codec_int(&c, big, 4);
+        uint64_t value = codec_int(&c, big, 2);
         cur_take(&c, 2);
-        if (tag == 0x0112) return !c.failed && type == 3 && values == 1 && value >= 1 && value <= 8 ? (int)value : 1;
+        if (tag == 0x112 && !c.failed) return type == 3 && count == 1 && value >= 1 && value <= 8 ? (int)value : 1;
     }
     return 1;
 }
 
-/* Walks the segments up to the first scan: size, precision and EXIF. */
-static void codec_header_jpeg(codec_header *header, const uint8_t *bytes, size_t size) {
-    cur c = cur_make(bytes, size);
-    cur_take(&c, 2);
-    while (!c.failed) {
-        uint64_t marker = cur_be(&c, 2);
-        while ((marker & 0xff) == 0xff && !c.failed) marker = 0xff00 | cur_be(&c, 1); /* fill bytes */
-        if (c.failed || marker < 0xff01) return;
-        if (marker == 0xff01 || (marker >= 0xffd0 && marker <= 0xffd8)) continue; /* no length */
-        uint64_t length = cur_be(&c, 2);
-        const uint8_t *segment = length < 2 ? NULL : cur_take(&c, length - 2);
-        if (!segment) return;
-        bool frame = marker >= 0xffc0 && marker <= 0xffcf && marker != 0xffc4 && marker != 0xffc8 && marker != 0xffcc;
-        if (frame && length >= 8 && !header->width) {
-            header->height = segment[1] << 8 | segment[2];
-            header->width = segment[3] << 8 | segment[4];
-        }
-        if (marker == 0xffe1 && length >= 8 && !memcmp(segment, "Exif\0", 6))
-            header->orientation = codec_exif_orientation(segment + 6, (size_t)length - 8);
-        if (marker == 0xffda) {
-            header->scan = c.at;
-            return;
-        }
-    }
+/* A JPEG's frame header: `marker` is SOFn. */
+static yolo_status codec_jpeg_frame(codec_file *file, int marker, cur segment, codec_header *header, yolo_error *error) {
+    int precision = (int)cur_be(&segment, 1);
+    header->height = (int)cur_be(&segment, 2);
+    header->width = (int)cur_be(&segment, 2);
+    header->channels = (int)cur_be(&segment, 1);
+    if (segment.failed) return codec_damaged(file, error, "JPEG frame header cut short");
+    if (marker > 0xc2)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: %s JPEG is not supported, baseline and progressive are",
+                       file->path, marker == 0xc3 ? "lossless" : marker >= 0xc9 ? "arithmetic-coded" : "hierarchical");
+    if (precision != 8)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: %d-bit JPEG is not supported, 8-bit is", file->path, precision);
+    if (header->channels != 1 && header->channels != 3 && header->channels != 4)
+        return codec_damaged(file, error, "JPEG of %d components, expected 1, 3 or 4", header->channels);
+    return codec_check_size(file, header, error);
 }
 
-static codec_header codec_read_header(const uint8_t *bytes, size_t size) {
-    codec_header header = {.kind = codec_sniff(bytes, size), .orientation = 1};
-    cur c = cur_make(bytes, size);
-    if (header.kind == CODEC_JPEG) codec_header_jpeg(&header, bytes, size);
-    if (header.kind == CODEC_PNG && cur_seek(&c, 16)) {
-        header.width = (int64_t)cur_be(&c, 4);
-        header.height = (int64_t)cur_be(&c, 4);
-        header.deep = cur_be(&c, 1) == 16;
+/* Walks the segments up to the first scan. */
+static yolo_status codec_jpeg_header(codec_file *file, codec_header *header, yolo_error *error) {
+    cur *c = &file->bytes;
+    bool adobe = false;
+    cur_seek(c, 2);
+    for (;;) {
+        uint64_t byte = cur_be(c, 1);
+        while (byte != 0xff && !c->failed) byte = cur_be(c, 1); /* padding between segments, as libjpeg takes it */
+        while (byte == 0xff && !c->failed) byte = cur_be(c, 1);
+        int marker = (int)byte;
+        if (marker == 0 || marker == 1 || (marker >= 0xd0 && marker <= 0xd8)) continue;
+        if (!c->failed && marker == 0xd9) return codec_damaged(file, error, "JPEG ends before its picture data");
+        uint64_t length = cur_be(c, 2);
+        if (!c->failed && length < 2) return codec_damaged(file, error, "JPEG segment of length %d", (int)length);
+        const uint8_t *segment = cur_take(c, length - 2);
+        if (!segment) return codec_damaged(file, error, "JPEG header cut short");
+        length -= 2;
+        if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc) {
+            if (header->width) return codec_damaged(file, error, "a second JPEG frame header");
+            yolo_status status = codec_jpeg_frame(file, marker, cur_make(segment, (size_t)length), header, error);
+            if (status != YOLO_OK) return status;
+        } else if (marker == 0xe1 && length > 6 && !memcmp(segment, "Exif\0\0", 6))
+            header->orientation = codec_exif_orientation(segment + 6, (size_t)length - 6);
+        else if (marker == 0xee && length >= 12 && !memcmp(segment, "Adobe", 5)) adobe = true;
+        else if (marker == 0xda) break;
     }
-    if (header.kind == CODEC_BMP && cur_seek(&c, 14)) {
-        bool old = cur_le(&c, 4) == 12; /* OS/2 header: 16-bit sizes */
-        header.width = old ? (int64_t)cur_le(&c, 2) : (int64_t)(int32_t)cur_le(&c, 4);
-        header.height = old ? (int64_t)cur_le(&c, 2) : (int64_t)(int32_t)cur_le(&c, 4);
-        if (header.height < 0) header.height = -header.height; /* top down */
-    }
-    if (c.failed) header.width = header.height = 0;
-    return header;
-}
-
-static yolo_status codec_check(const char *path, const codec_header *header, size_t size, yolo_error *error) {
-    static const char *const names[] = {"", "JPEG", "PNG", "BMP", "TIFF", "WebP"};
-    if (!size) return err_set(error, YOLO_ERROR_FORMAT, "%s: the file is empty, expected a picture", path);
-    if (header->kind == CODEC_UNKNOWN)
-        return err_set(error, YOLO_ERROR_FORMAT, "%s: byte 0: not a picture, expected JPEG, PNG or BMP", path);
-    if (header->kind == CODEC_TIFF || header->kind == CODEC_WEBP)
-        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: %s is not supported yet by this version; convert it to JPEG or PNG", path, names[header->kind]);
-    if (header->width <= 0 || header->height <= 0)
-        return err_set(error, YOLO_ERROR_FORMAT, "%s: damaged %s: no picture size in its header", path, names[header->kind]);
-    if (header->width > YOLO_MAX_DIM || header->height > YOLO_MAX_DIM || header->width * header->height > CODEC_MAX_PIXELS)
-        return err_set(error, YOLO_ERROR_FORMAT, "%s: %lld x %lld pixels, expected at most %d on a side and %lld in all", path,
-                       (long long)header->width, (long long)header->height, YOLO_MAX_DIM, (long long)CODEC_MAX_PIXELS);
+    if (!header->width) return codec_damaged(file, error, "JPEG scan before its frame header");
+    if (header->channels == 4 && !adobe)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: CMYK JPEG without Adobe's marker is not supported; convert it to RGB", file->path);
+    header->data = c->at;
     return YOLO_OK;
 }
 
-/* The end-of-image marker after the scan: without it the decoder would fill the missing rows with gray and say nothing. */
-static bool codec_jpeg_ends(const uint8_t *bytes, size_t size, size_t scan) {
-    for (size_t at = size; at >= scan + 2; at--)
-        if (bytes[at - 2] == 0xff && bytes[at - 1] == 0xd9) return true;
-    return false;
+static yolo_status codec_take_stb(const codec_file *file, int width, int height, uint8_t *pixels, yolo_image *image, yolo_error *error) {
+    if (!pixels) {
+        const char *reason = stbi_failure_reason();
+        if (reason && !strcmp(reason, "outofmem")) return err_memory(error, (uint64_t)width * (uint64_t)height * 3);
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: damaged picture data: %s", file->path, reason ? reason : "no reason given");
+    }
+    *image = (yolo_image){pixels, width, height};
+    return YOLO_OK;
 }
 
-/* Turns or mirrors so that the first row is the top: EXIF orientation 2..8. */
-static bool codec_orient(yolo_image *image, int orientation) {
-    int w = image->width, h = image->height;
-    bool swapped = orientation >= 5;
-    uint8_t *turned = mem_array((uint64_t)w * (uint64_t)h, 3);
-    if (!turned) return false;
-    bool flip_x = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
-    bool flip_y = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
-    for (int y = 0; y < (swapped ? w : h); y++)
-        for (int x = 0; x < (swapped ? h : w); x++) {
-            int from_x = swapped ? y : x, from_y = swapped ? x : y;
-            if (flip_x) from_x = w - 1 - from_x;
-            if (flip_y) from_y = h - 1 - from_y;
-            memcpy(turned + ((size_t)y * (size_t)(swapped ? h : w) + (size_t)x) * 3,
-                   image->pixels + ((size_t)from_y * (size_t)w + (size_t)from_x) * 3, 3);
+/* Every 8x8 block takes at least a bit, so a small file that claims a huge picture is refused before memory is
+   taken for it; one whose end is missing is refused because what follows would be made up. */
+static yolo_status codec_jpeg_load(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error) {
+    const uint8_t *bytes = file->bytes.bytes;
+    size_t size = file->bytes.size, end = size;
+    if ((uint64_t)header->width * (uint64_t)header->height / 2048 > size)
+        return codec_damaged(file, error, "%d x %d pixels claimed, too many for a file of this size", header->width, header->height);
+    while (end >= header->data + 2 && !(bytes[end - 2] == 0xff && bytes[end - 1] == 0xd9)) end--;
+    if (end < header->data + 2) {
+        cur_seek(&file->bytes, size);
+        return codec_damaged(file, error, "JPEG is cut short: no end marker");
+    }
+    int width = 0, height = 0, channels;
+    uint8_t *pixels = stbi_load_from_memory(bytes, (int)size, &width, &height, &channels, 3);
+    return codec_take_stb(file, width, height, pixels, image, error);
+}
+
+/* Walks the chunks up to the first IDAT. */
+static yolo_status codec_png_header(codec_file *file, codec_header *header, yolo_error *error) {
+    cur *c = &file->bytes;
+    cur_seek(c, 8);
+    uint64_t length = cur_be(c, 4), type = cur_be(c, 4);
+    uint64_t width = cur_be(c, 4), height = cur_be(c, 4);
+    header->depth = (int)cur_be(c, 1);
+    header->colour = (int)cur_be(c, 1);
+    bool methods = cur_be(c, 2) == 0;
+    uint64_t interlace = cur_be(c, 1);
+    cur_take(c, 4);
+    static const uint8_t channels[7] = {1, 0, 3, 1, 2, 0, 4};
+    static const uint8_t depths[7] = {1 | 2 | 4 | 8 | 16, 0, 8 | 16, 1 | 2 | 4 | 8, 8 | 16, 0, 8 | 16}; /* set of them */
+    if (c->failed) return codec_damaged(file, error, "PNG header cut short");
+    if (length != 13 || type != 0x49484452) return codec_damaged(file, error, "PNG does not begin with IHDR");
+    if (header->colour > 6 || !(depths[header->colour] & header->depth) || (header->depth & (header->depth - 1)))
+        return codec_damaged(file, error, "PNG of colour type %d with %d bits", header->colour, header->depth);
+    if (!methods || interlace > 1) return codec_damaged(file, error, "PNG method not known");
+    header->channels = channels[header->colour];
+    header->interlaced = interlace != 0;
+    header->width = (int)YOLO_MIN(width, INT_MAX);
+    header->height = (int)YOLO_MIN(height, INT_MAX);
+    yolo_status status = codec_check_size(file, header, error);
+    while (status == YOLO_OK) {
+        header->data = c->at;
+        length = cur_be(c, 4);
+        type = cur_be(c, 4);
+        if (!c->failed && type == 0x49444154) break;
+        const uint8_t *chunk = cur_take(c, length);
+        cur_take(c, 4);
+        if (c->failed || type == 0x49454e44) return codec_damaged(file, error, "PNG without picture data");
+        if (type == 0x65584966) header->orientation = codec_exif_orientation(chunk, (size_t)length); /* eXIf */
+    }
+    return status;
+}
+
+/* The compressed data of all IDAT chunks, joined; *palette is the PLTE chunk's, or NULL. */
+static yolo_status codec_png_gather(codec_file *file, uint8_t **joined, size_t *size, const uint8_t **palette, int *colours, yolo_error *error) {
+    cur *c = &file->bytes;
+    *size = 0;
+    *palette = NULL;
+    *colours = 0;
+    *joined = mem_alloc(c->size);
+    if (!*joined) return err_memory(error, c->size);
+    cur_seek(c, 33);
+    for (;;) {
+        uint64_t length = cur_be(c, 4), type = cur_be(c, 4);
+        const uint8_t *chunk = cur_take(c, length);
+        cur_take(c, 4);
+        if (c->failed) return codec_damaged(file, error, "PNG is cut short");
+        if (type == 0x49454e44) return YOLO_OK;
+        if (type == 0x504c5445) {
+            *palette = chunk;
+            *colours = (int)YOLO_MIN(length / 3, 256);
+        } else if (type == 0x49444154) {
+            memcpy(*joined + *size, chunk, (size_t)length);
+            *size += (size_t)length;
         }
-    mem_free(image->pixels);
-    *image = (yolo_image){turned, swapped ? h : w, swapped ? w : h};
+    }
+}
+
+static size_t codec_png_row(const codec_header *header, int width) {
+    return ((size_t)width * (size_t)(header->channels * header->depth) + 7) / 8;
+}
+
+/* Undoes the filter of one row in place. `above` is the row before, NULL for the first; `step` is the bytes of a pixel. */
+static bool codec_png_unfilter(int filter, uint8_t *row, const uint8_t *above, size_t size, size_t step) {
+    if (filter > 4) return false;
+    if (!above) { /* an imagined row of zeros */
+        if (filter == 2) filter = 0;
+        if (filter == 4) filter = 1;
+    }
+    if (filter == 1)
+        for (size_t i = step; i < size; i++) row[i] = (uint8_t)(row[i] + row[i - step]);
+    if (filter == 2)
+        for (size_t i = 0; i < size; i++) row[i] = (uint8_t)(row[i] + above[i]);
+    if (filter == 3)
+        for (size_t i = 0; i < size; i++)
+            row[i] = (uint8_t)(row[i] + (((i >= step ? row[i - step] : 0) + (above ? above[i] : 0)) >> 1));
+    if (filter == 4)
+        for (size_t i = 0; i < size; i++) {
+            int a = i >= step ? row[i - step] : 0, b = above[i], d = i >= step ? above[i - step] : 0;
+            int near_a = abs(b - d), near_b = abs(a - d), near_d = abs(a + b - 2 * d);
+            row[i] = (uint8_t)(row[i] + (near_a <= near_b && near_a <= near_d ? a : near_b <= near_d ? b : d));
+        }
     return true;
 }
 
-/* 16-bit samples to 8, in place. */
-static void codec_shallow(uint16_t *samples, size_t count) {
-    uint8_t *out = (uint8_t *)samples;
-    for (size_t i = 0; i < count; i++) {
-        uint16_t sample;
-        memcpy(&sample, (uint8_t *)samples + 2 * i, 2);
-        out[i] = (uint8_t)((sample * 255u + 32895u) >> 16);
+/* One row of samples to RGB pixels `apart` bytes from one another. A colour outside the palette is black. */
+static void codec_png_expand(const codec_header *header, const uint8_t *row, int width, const uint8_t *palette, int colours,
+                             uint8_t *out, size_t apart) {
+    int depth = header->depth, step = header->channels * (depth / 8), wide = depth / 8;
+    for (int x = 0; x < width; x++, out += apart) {
+        const uint8_t *p = row + (size_t)x * (size_t)step;
+        if (depth < 8) {
+            int bit = x * depth, value = row[bit >> 3] >> (8 - depth - (bit & 7)) & ((1 << depth) - 1);
+            if (header->colour == 3) for (int c = 0; c < 3; c++) out[c] = value < colours ? palette[value * 3 + c] : 0;
+            else out[0] = out[1] = out[2] = (uint8_t)(value * 255 / ((1 << depth) - 1));
+        } else if (header->colour == 3)
+            for (int c = 0; c < 3; c++) out[c] = *p < colours ? palette[*p * 3 + c] : 0;
+        else
+            for (int c = 0; c < 3; c++) {
+                const uint8_t *sample = p + (header->channels >= 3 ? c * wide : 0);
+                out[c] = depth == 8 ? *sample : (uint8_t)(((sample[0] << 8 | sample[1]) * 255 + 32895) >> 16);
+            }
     }
 }
 
-/* Decodes a picture from memory; `path` is for messages. On error *image is empty. */
-static yolo_status codec_read_memory(const char *path, const uint8_t *bytes, size_t size, yolo_image *image, yolo_error *error) {
-    codec_header header = codec_read_header(bytes, size);
-    memset(image, 0, sizeof *image);
-    yolo_status status = codec_check(path, &header, size, error);
-    if (status != YOLO_OK) return status;
-    if (size > INT_MAX) return err_set(error, YOLO_ERROR_FORMAT, "%s: over 2 GiB", path);
-    if (header.kind == CODEC_JPEG && header.scan && !codec_jpeg_ends(bytes, size, header.scan))
-        return err_set(error, YOLO_ERROR_FORMAT, "%s: byte %zu: the JPEG ends before its end-of-image marker: truncated", path, size);
-    int width, height, channels;
-    void *pixels = header.deep ? (void *)stbi_load_16_from_memory(bytes, (int)size, &width, &height, &channels, 3)
-                               : (void *)stbi_load_from_memory(bytes, (int)size, &width, &height, &channels, 3);
-    if (!pixels) {
-        const char *reason = stbi_failure_reason();
-        if (!strcmp(reason, "outofmem")) return err_memory(error, (uint64_t)(header.width * header.height * 3));
-        return err_set(error, YOLO_ERROR_FORMAT, "%s: damaged picture: %s", path, reason);
+/* Where the pixels of an interlaced picture's seven passes lie: first column and row, distance of columns and rows. */
+static const uint8_t codec_png_passes[7][4] = {{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4}, {0, 2, 2, 4}, {1, 0, 2, 2}, {0, 1, 1, 2}};
+
+/* Rows and columns of a pass; pass -1 is the whole picture. */
+static void codec_png_pass(const codec_header *header, int pass, int *width, int *height) {
+    const uint8_t *p = codec_png_passes[YOLO_MAX(pass, 0)];
+    *width = pass < 0 ? header->width : (header->width - p[0] + p[2] - 1) / p[2];
+    *height = pass < 0 ? header->height : (header->height - p[1] + p[3] - 1) / p[3];
+    if (!*width) *height = 0;
+}
+
+/* Unfilters and spreads the inflated rows into the picture. */
+static yolo_status codec_png_rows(const codec_file *file, const codec_header *header, uint8_t *raw, const uint8_t *palette,
+                                  int colours, yolo_image *image, yolo_error *error) {
+    size_t step = (size_t)YOLO_MAX(1, header->channels * header->depth / 8);
+    for (int pass = header->interlaced ? 0 : -1; pass < (header->interlaced ? 7 : 0); pass++) {
+        const uint8_t whole[4] = {0, 0, 1, 1}, *p = pass < 0 ? whole : codec_png_passes[pass], *above = NULL;
+        int width, height;
+        codec_png_pass(header, pass, &width, &height);
+        size_t size = codec_png_row(header, width);
+        for (int y = 0; y < height; y++, raw += size + 1) {
+            if (!codec_png_unfilter(raw[0], raw + 1, above, size, step))
+                return err_set(error, YOLO_ERROR_FORMAT, "%s: PNG row %d has filter %d, expected 0 to 4", file->path, y, raw[0]);
+            above = raw + 1;
+            uint8_t *out = image->pixels + ((size_t)(p[1] + y * p[3]) * (size_t)image->width + p[0]) * 3;
+            codec_png_expand(header, above, width, palette, colours, out, (size_t)p[2] * 3);
+        }
     }
-    if (header.deep) codec_shallow(pixels, (size_t)width * (size_t)height * 3);
-    *image = (yolo_image){pixels, width, height};
-    if (header.orientation == 1 || codec_orient(image, header.orientation)) return YOLO_OK;
-    yolo_image_free(image);
-    return err_memory(error, (uint64_t)width * (uint64_t)height * 3);
+    return YOLO_OK;
+}
+
+static yolo_status codec_png_load(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error) {
+    uint64_t size = 0;
+    for (int pass = header->interlaced ? 0 : -1; pass < (header->interlaced ? 7 : 0); pass++) {
+        int width, height;
+        codec_png_pass(header, pass, &width, &height);
+        size += (uint64_t)height * (codec_png_row(header, width) + 1);
+    }
+    if (size > INT_MAX) return err_memory(error, size);
+    uint8_t *joined, *raw = NULL;
+    const uint8_t *palette;
+    size_t packed;
+    int colours;
+    yolo_status status = codec_png_gather(file, &joined, &packed, &palette, &colours, error);
+    image->width = header->width;
+    image->height = header->height;
+    if (status == YOLO_OK && header->colour == 3 && !palette) status = codec_damaged(file, error, "PNG without its palette");
+    if (status == YOLO_OK && size / 1040 > packed) /* deflate packs 1032 to 1 at the very best */
+        status = codec_damaged(file, error, "%d x %d pixels claimed, too many for %llu bytes of data", header->width,
+                               header->height, (unsigned long long)packed);
+    if (status == YOLO_OK && (!(raw = mem_alloc((size_t)size)) ||
+                              !(image->pixels = mem_alloc((size_t)header->width * (size_t)header->height * 3))))
+        status = err_memory(error, size + (uint64_t)header->width * (uint64_t)header->height * 3);
+    if (status == YOLO_OK) {
+        int got = stbi_zlib_decode_buffer((char *)raw, (int)size, (const char *)joined, (int)packed);
+        if (got != (int)size)
+            status = err_set(error, YOLO_ERROR_FORMAT, "%s: damaged PNG data: %s", file->path,
+                             got < 0 ? stbi_failure_reason() : "fewer rows than the picture has");
+    }
+    if (status == YOLO_OK) status = codec_png_rows(file, header, raw, palette, colours, image, error);
+    mem_free(joined);
+    mem_free(raw);
+    return status;
+}
+
+static yolo_status codec_bmp_header(codec_file *file, codec_header *header, yolo_error *error) {
+    cur *c = &file->bytes;
+    cur_seek(c, 10);
+    header->data = (size_t)cur_le(c, 4);
+    uint64_t size = cur_le(c, 4);
+    int64_t width = size == 12 ? (int64_t)cur_le(c, 2) : (int32_t)cur_le(c, 4);
+    int64_t height = size == 12 ? (int64_t)cur_le(c, 2) : (int32_t)cur_le(c, 4);
+    cur_take(c, 2);
+    header->depth = (int)cur_le(c, 2);
+    uint64_t packing = size == 12 ? 0 : cur_le(c, 4);
+    if (c->failed) return codec_damaged(file, error, "BMP header cut short");
+    if (packing == 1 || packing == 2)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: run-length packed BMP is not supported; convert it to PNG", file->path);
+    int depth = header->depth;
+    if (depth != 1 && depth != 4 && depth != 8 && depth != 16 && depth != 24 && depth != 32)
+        return codec_damaged(file, error, "BMP of %d bits a pixel", depth);
+    header->width = width > 0 && width < INT_MAX ? (int)width : 0;
+    header->height = height > -INT_MAX && height < INT_MAX ? abs((int)height) : 0; /* negative: rows top down */
+    return codec_check_size(file, header, error);
+}
+
+static yolo_status codec_bmp_load(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error) {
+    uint64_t row = ((uint64_t)header->width * (uint64_t)header->depth + 31) / 32 * 4;
+    uint64_t size = file->bytes.size, wanted = row * (uint64_t)header->height;
+    if (header->data > size || size - header->data + 3 < wanted) { /* some writers leave the last row unpadded */
+        cur_seek(&file->bytes, size);
+        return codec_damaged(file, error, "BMP is cut short: %llu bytes of pixels expected from byte %llu on",
+                             (unsigned long long)wanted, (unsigned long long)header->data);
+    }
+    int width = 0, height = 0, channels;
+    uint8_t *pixels = stbi_load_from_memory(file->bytes.bytes, (int)size, &width, &height, &channels, 3);
+    return codec_take_stb(file, width, height, pixels, image, error);
+}
+
+typedef struct codec_format {
+    const char *name, *magic;
+    int magic_size;
+    yolo_status (*header)(codec_file *file, codec_header *header, yolo_error *error);
+    yolo_status (*load)(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error);
+} codec_format;
+
+static const codec_format codec_formats[] = {
+    {"JPEG", "\xff\xd8\xff", 3, codec_jpeg_header, codec_jpeg_load},
+    {"PNG", "\x89PNG\r\n\x1a\n", 8, codec_png_header, codec_png_load},
+    {"BMP", "BM", 2, codec_bmp_header, codec_bmp_load},
+    {"TIFF", "II*\0", 4, NULL, NULL}, {"TIFF", "MM\0*", 4, NULL, NULL},
+    {"TIFF", "II+\0", 4, NULL, NULL}, {"TIFF", "MM\0+", 4, NULL, NULL},
+    {"WebP", "RIFF", 4, NULL, NULL}, {"GIF", "GIF8", 4, NULL, NULL},
+};
+
+/* Finds the format and reads the header. */
+static yolo_status codec_begin(codec_file *file, const codec_format **format, codec_header *header, yolo_error *error) {
+    const cur *c = &file->bytes;
+    *header = (codec_header){.orientation = 1};
+    *format = NULL;
+    if (!c->size) return err_set(error, YOLO_ERROR_FORMAT, "%s: the file is empty", file->path);
+    for (int i = 0; i < YOLO_COUNT(codec_formats); i++) {
+        *format = &codec_formats[i];
+        if (c->size < (size_t)(*format)->magic_size || memcmp(c->bytes, (*format)->magic, (size_t)(*format)->magic_size)) continue;
+        if (!(*format)->header) break;
+        return (*format)->header(file, header, error);
+    }
+    const char *extension = path_extension(file->path), *name = NULL;
+    if (!(*format)->header && c->size >= 4 && !memcmp(c->bytes, (*format)->magic, 4)) name = (*format)->name;
+    else if (str_equal_fold(extension, ".webp")) name = "WebP";
+    else if (str_equal_fold(extension, ".tif") || str_equal_fold(extension, ".tiff")) name = "TIFF";
+    if (name)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: %s is not supported yet by this version; convert it to JPEG or PNG", file->path, name);
+    return err_set(error, YOLO_ERROR_FORMAT, "%s: not a picture: begins with bytes %02x %02x, expected JPEG, PNG or BMP",
+                   file->path, c->bytes[0], c->size > 1 ? c->bytes[1] : 0);
+}
+
+/* Turns and mirrors the picture as EXIF says it is to be seen. Its pixels are replaced. */
+static yolo_status codec_orient(yolo_image *image, int orientation, yolo_error *error) {
+    if (orientation < 2) return YOLO_OK;
+    int w = image->width, h = image->height;
+    bool turned = orientation >= 5, from_right = orientation == 2 || orientation == 3 || orientation >= 7;
+    bool from_bottom = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+    yolo_image out = {mem_alloc((size_t)w * (size_t)h * 3), turned ? h : w, turned ? w : h};
+    if (!out.pixels) return err_memory(error, (uint64_t)w * (uint64_t)h * 3);
+    ptrdiff_t along_x = from_right ? -3 : 3, along_y = (ptrdiff_t)w * (from_bottom ? -3 : 3);
+    const uint8_t *start = image->pixels + (from_right ? (size_t)(w - 1) * 3 : 0) + (from_bottom ? (size_t)(h - 1) * (size_t)w * 3 : 0);
+    ptrdiff_t step = turned ? along_y : along_x, row = turned ? along_x : along_y;
+    uint8_t *to = out.pixels;
+    for (int y = 0; y < out.height; y++)
+        for (int x = 0; x < out.width; x++, to += 3) memcpy(to, start + y * row + x * step, 3);
+    mem_free(image->pixels);
+    *image = out;
+    return YOLO_OK;
+}
+
+/* Decodes a picture; `path` is for messages. On error *image is left empty. */
+static yolo_status codec_read_memory(const char *path, const uint8_t *bytes, size_t size, yolo_image *image, yolo_error *error) {
+    codec_file file = {path, cur_make(bytes, size)};
+    const codec_format *format;
+    codec_header header;
+    *image = (yolo_image){0};
+    yolo_status status = codec_begin(&file, &format, &header, error);
+    if (status == YOLO_OK) status = format->load(&file, &header, image, error);
+    if (status == YOLO_OK) status = codec_orient(image, header.orientation, error);
+    if (status != YOLO_OK) {
+        mem_free(image->pixels);
+        *image = (yolo_image){0};
+    }
+    return status;
 }
 
 static yolo_status codec_read(const char *path, yolo_image *image, yolo_error *error) {
     uint8_t *bytes;
     size_t size;
-    memset(image, 0, sizeof *image);
+    *image = (yolo_image){0};
     yolo_status status = path_read(path, CODEC_MAX_FILE, &bytes, &size, error);
-    if (status == YOLO_OK) status = codec_read_memory(path, bytes, size, image, error);
+    if (status != YOLO_OK) return status;
+    status = codec_read_memory(path, bytes, size, image, error);
     mem_free(bytes);
     return status;
 }
 
-/* Width and height as a viewer shows them, from the header alone. */
+/* The size a picture will have when read, from its header alone. */
 static yolo_status codec_size(const char *path, int *width, int *height, yolo_error *error) {
     uint8_t *bytes;
     size_t size;
-    yolo_status status = path_read_some(path, 256 << 10, false, &bytes, &size, error);
+    yolo_status status = path_read(path, CODEC_MAX_FILE, &bytes, &size, error);
     if (status != YOLO_OK) return status;
-    codec_header header = codec_read_header(bytes, size);
+    codec_file file = {path, cur_make(bytes, size)};
+    const codec_format *format;
+    codec_header header;
+    status = codec_begin(&file, &format, &header, error);
+    *width = header.orientation >= 5 ? header.height : header.width;
+    *height = header.orientation >= 5 ? header.width : header.height;
     mem_free(bytes);
-    if (header.kind == CODEC_JPEG && !header.width && size == 256 << 10) { /* the frame lies behind a large profile */
-        if ((status = path_read(path, CODEC_MAX_FILE, &bytes, &size, error)) != YOLO_OK) return status;
-        header = codec_read_header(bytes, size);
-        mem_free(bytes);
-    }
-    if ((status = codec_check(path, &header, size, error)) != YOLO_OK) return status;
-    bool swapped = header.orientation >= 5;
-    *width = (int)(swapped ? header.height : header.width);
-    *height = (int)(swapped ? header.width : header.height);
-    return YOLO_OK;
+    return status;
 }
 
-static void codec_collect(void *context, void *bytes, int size) { str_append(context, bytes, (size_t)size); }
+static void codec_sink(void *out, void *bytes, int size) { str_append(out, bytes, (size_t)size); }
 
-/* Writes by extension: .jpg and .jpeg with quality 95, else .png. */
+/* By extension: .jpg .jpeg (quality 95) or .png. */
 static yolo_status codec_write(const char *path, const yolo_image *image, yolo_error *error) {
+    const char *extension = path_extension(path);
+    bool jpeg = str_equal_fold(extension, ".jpg") || str_equal_fold(extension, ".jpeg");
+    if (!jpeg && !str_equal_fold(extension, ".png"))
+        return err_set(error, YOLO_ERROR_USAGE, "%s: pictures are written as .jpg or .png", path);
     str out = {0};
-    bool jpeg = str_equal_fold(path_extension(path), ".jpg") || str_equal_fold(path_extension(path), ".jpeg");
-    if (!jpeg && !str_equal_fold(path_extension(path), ".png"))
-        return err_set(error, YOLO_ERROR_USAGE, "%s: cannot write this kind of picture, expected .jpg or .png", path);
-    int done = jpeg ? stbi_write_jpg_to_func(codec_collect, &out, image->width, image->height, 3, image->pixels, 95)
-                    : stbi_write_png_to_func(codec_collect, &out, image->width, image->height, 3, image->pixels, image->width * 3);
-    yolo_status status = !done || out.failed ? err_memory(error, (uint64_t)image->width * (uint64_t)image->height * 3)
-                                             : path_write(path, out.text, (size_t)out.length, false, error);
+    bool made = jpeg ? stbi_write_jpg_to_func(codec_sink, &out, image->width, image->height, 3, image->pixels, 95)
+                     : stbi_write_png_to_func(codec_sink, &out, image->width, image->height, 3, image->pixels, image->width * 3);
+    yolo_status status = made && !out.failed ? path_write(path, out.text, (size_t)out.length, false, error)
+                                             : err_memory(error, (uint64_t)image->width * (uint64_t)image->height * 3);
     str_free(&out);
     return status;
+}
+
+/* Does the name say that a file is a picture? */
+static bool codec_is_picture_name(const char *path) {
+    static const char *const extensions[] = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"};
+    for (int i = 0; i < YOLO_COUNT(extensions); i++)
+        if (str_equal_fold(path_extension(path), extensions[i])) return true;
+    return false;
 }
 
 /* ==== 9 yaml_ lbl_ data_: dataset text ==========================================================================
@@ -9027,6 +9455,16 @@ yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *repo
 yolo_status yolo_image_read(yolo_image *image, const char *path, yolo_error *error) { return codec_read(path, image, error); }
 
 yolo_status yolo_image_write(const yolo_image *image, const char *path, yolo_error *error) { return codec_write(path, image, error); }
+
+void yolo_image_free(yolo_image *image) {
+    mem_free(image->pixels);
+    *image = (yolo_image){0};
+}
+
+void yolo_boxes_free(yolo_boxes *boxes) {
+    mem_free(boxes->items);
+    *boxes = (yolo_boxes){0};
+}
 
 yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.isa = "auto"}; }
 
