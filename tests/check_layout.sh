@@ -158,5 +158,7 @@ check "no build for one machine, no unsafe maths" "$(grep -nE 'march=native|-Ofa
 check "no path of one machine" "$(grep -nE '(^|[^A-Za-z.])/(work|root|home)/' $sources)"
 check "no promise left in the text" "$(grep -nE 'TODO|FIXME|XXX|HACK' $sources)"
 }
+fixtures=$(find tests -name '*.ref' -o -path 'tests/fixtures/*' -type f | tr '\n' '\0' | xargs -0 cat /dev/null | wc -c)
+check "the fixtures of the tests are under 1 MB together" "$([ "$fixtures" -lt 1000000 ] || echo "$fixtures bytes")"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

@@ -1,0 +1,302 @@
+/* fuzz.c - damaged files: seeded mutations of pictures, labels, yaml and checkpoints, each read in a process of its own.
+
+   fuzz [COUNT] [FIRST_SEED] [TARGET]    COUNT mutations (2,000), of one TARGET or of all in turn
+   A case is a function of its seed alone: "fuzz 1 SEED TARGET" repeats it; what it read stays in the scratch folder.
+   Good is an error with a message, or a result; bad is a crash, a sanitizer's report, more than 20 s or more than 1 GB.
+   Ends with "N passed, N failed, N skipped". Meant to be built with -fsanitize=address,undefined; needs fork. */
+#define YOLO_NO_MAIN
+#define YOLO_TESTING
+#define YOLO_NO_CUDA
+#include "../yolo.c"
+#include <sys/wait.h>
+
+enum { FUZZ_SECONDS = 20, FUZZ_MEGABYTES = 1024, FUZZ_SEEDS = 64 };
+static const char fuzz_folder[] = "build/fuzz";
+
+typedef struct fuzz_file { uint8_t *bytes; size_t size; } fuzz_file;
+
+/* ---- readers: 0 = a result, 1 = an error with a message, 2 = an error without one ---- */
+
+static int fuzz_verdict(yolo_status status, const yolo_error *error) {
+    return status == YOLO_OK ? 0 : error->message[0] && error->status == status ? 1 : 2;
+}
+
+static int fuzz_picture(const char *path, const fuzz_file *file) {
+    yolo_error error = {0};
+    yolo_image image = {0};
+    int width, height;
+    codec_size(path, &width, &height, &error);
+    yolo_status status = codec_read_memory(path, file->bytes, file->size, &image, &error);
+    int verdict = fuzz_verdict(status, &error);
+    if (status != YOLO_OK && image.pixels) verdict = 2;
+    yolo_image_free(&image);
+    return verdict;
+}
+
+static int fuzz_labels(const char *path, const fuzz_file *file) {
+    (void)file;
+    yolo_error error = {0};
+    lbl_list list = {0};
+    yolo_status status = lbl_read(path, 80, &list, NULL, &error);
+    lbl_list_free(&list);
+    return fuzz_verdict(status, &error);
+}
+
+static int fuzz_dataset(const char *path, const fuzz_file *file) {
+    (void)file;
+    yolo_error error = {0};
+    data_set set;
+    yolo_status status = data_open(&set, path, &error);
+    if (status == YOLO_OK) data_close(&set);
+    return fuzz_verdict(status, &error);
+}
+
+/* Opens as a model (.yaml or .pt) and describes it. */
+static int fuzz_model(const char *path, const fuzz_file *file) {
+    (void)file;
+    yolo_error error = {0};
+    yolo_model *model = NULL;
+    char *text = NULL;
+    yolo_open_options options = yolo_open_defaults();
+    options.threads = 1;
+    int info = fuzz_verdict(yolo_info(path, &text, &error), &error);
+    yolo_text_free(text);
+    error = (yolo_error){0};
+    int opened = fuzz_verdict(yolo_model_open(&model, path, options, &error), &error);
+    yolo_model_close(model);
+    return YOLO_MAX(info, opened);
+}
+
+/* ---- mutations ---- */
+
+static size_t fuzz_at(rng *r, size_t size) { return size ? (size_t)(rng_next(r) % size) : 0; }
+
+/* Text is damaged with what text is made of, so that more than the first character counts. */
+static uint8_t fuzz_byte(rng *r, bool text) {
+    static const char alphabet[] = "0123456789.-+e :,[]{}#'\"\n\r\t&*!|>%@`nNaifx\\/\xef\xbb\xbf\xed\x95\x9c";
+    static const uint8_t corners[] = {0, 1, 0x7f, 0x80, 0xff, '.', '(', ')', '}', ']', 'c', 'R', 'b', 'q', 'X', 0x8a, 0x95};
+    if (text && rng_next(r) % 8) return (uint8_t)alphabet[rng_next(r) % (sizeof alphabet - 1)];
+    return rng_next(r) % 2 ? corners[rng_next(r) % sizeof corners] : (uint8_t)rng_next(r);
+}
+
+/* One change inside [from, from + size) of the file. Insertions and deletions only where `resize`. */
+static void fuzz_change(rng *r, fuzz_file *file, size_t from, size_t size, bool text, bool resize) {
+    size_t at = from + fuzz_at(r, size), left = from + size - at, length = YOLO_MIN(left, 1 + fuzz_at(r, 32));
+    size_t source = from + fuzz_at(r, size);
+    if (!size) return;
+    switch (rng_next(r) % (resize ? 8 : 5)) {
+    case 0: file->bytes[at] ^= (uint8_t)(1u << (rng_next(r) % 8)); break;
+    case 1: file->bytes[at] = fuzz_byte(r, text); break;
+    case 2: for (size_t i = 0; i < length; i++) file->bytes[at + i] = fuzz_byte(r, text); break;
+    case 3: memmove(file->bytes + at, file->bytes + source, YOLO_MIN(length, from + size - source)); break;
+    case 4: memset(file->bytes + at, rng_next(r) % 2 ? 0xff : 0, YOLO_MIN(length, 4 + fuzz_at(r, 5))); break;
+    case 5: file->size = at; break;
+    case 6:
+        memmove(file->bytes + at, file->bytes + at + length, file->size - at - length);
+        file->size -= length;
+        break;
+    default: /* there is room for it behind the file */
+        memmove(file->bytes + at + length, file->bytes + at, file->size - at);
+        file->size += length;
+        for (size_t i = 0; i < length; i++) file->bytes[at + i] = fuzz_byte(r, text);
+    }
+}
+
+static void fuzz_mutate(rng *r, fuzz_file *file, bool text) {
+    int changes = 1 + (int)(rng_next(r) % 6);
+    size_t head = rng_next(r) % 2 ? YOLO_MIN(file->size, 512) : file->size; /* headers decide most */
+    for (int i = 0; i < changes; i++) fuzz_change(r, file, 0, YOLO_MIN(head, file->size), text, true);
+}
+
+static uint32_t fuzz_crc(const uint8_t *bytes, size_t size) { /* of zip, bit by bit: not the engine's own */
+    uint32_t crc = 0xffffffffu;
+    for (size_t i = 0; i < size; i++) {
+        crc ^= bytes[i];
+        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+    }
+    return ~crc;
+}
+
+/* Half of the time damages the archive, else the pickle in it, whose checksum is then put right so that the damage is seen. */
+static void fuzz_mutate_checkpoint(rng *r, fuzz_file *file) {
+    size_t entry = 0, tail = YOLO_MIN(file->size, 65536);
+    for (size_t i = file->size - tail; i + 64 < file->size; i++) /* the central directory's entry of .../data.pkl */
+        if (!memcmp(file->bytes + i, "PK\1\2", 4)) {
+            cur c = cur_make(file->bytes + i + 28, 2);
+            size_t length = (size_t)cur_le(&c, 2);
+            if (length >= 9 && i + 46 + length <= file->size && !memcmp(file->bytes + i + 46 + length - 9, "/data.pkl", 9)) entry = i;
+        }
+    if (!entry || rng_next(r) % 2) {
+        size_t directory = YOLO_MIN(file->size, 3000);
+        bool ends = rng_next(r) % 2;
+        for (int i = 0; i < 3; i++) {
+            size_t limit = YOLO_MIN(directory, file->size);
+            fuzz_change(r, file, ends ? file->size - limit : fuzz_at(r, file->size - limit + 1), limit, false, true);
+        }
+        return;
+    }
+    cur c = cur_make(file->bytes + entry, file->size - entry);
+    cur_seek(&c, 20);
+    size_t size = (size_t)cur_le(&c, 4);
+    cur_seek(&c, 42);
+    size_t local = (size_t)cur_le(&c, 4);
+    c = cur_make(file->bytes, file->size);
+    cur_seek(&c, local + 26);
+    size_t name = (size_t)cur_le(&c, 2), data = local + 30 + name + (size_t)cur_le(&c, 2);
+    if (c.failed || data + size > file->size) return;
+    int changes = 1 + (int)(rng_next(r) % 4);
+    for (int i = 0; i < changes; i++) fuzz_change(r, file, data, size, rng_next(r) % 4 == 0, false);
+    uint32_t crc = fuzz_crc(file->bytes + data, size);
+    for (int b = 0; b < 4; b++) file->bytes[local + 14 + b] = file->bytes[entry + 16 + b] = (uint8_t)(crc >> (8 * b));
+}
+
+/* ---- seeds: whole files to start from ---- */
+
+static const char fuzz_label_text[] = "0 0.5 0.5 0.25 0.25\n17 0.1 0.2 0.05 0.1\r\n3 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9\n\n79 1 1 1e-3 1\n0 0.5 0.5 0.25 0.25 0.9\n";
+static const char fuzz_dataset_text[] =
+    "# data\npath: .\ntrain: images/train\nval: [images/val, 'images/more val']\ntest:\nnc: 3\n"
+    "names:\n  0: person\n  1: \"two words\"\n  2: \xed\x95\x9c\xea\xb8\x80\ndownload: |\n  text\n";
+static const char fuzz_names_text[] = "train: images/train\nval: images/val\nnames: [a, b, 'c d', \"e\\n\"]\nextra: {x: 1, y: [1, 2.5e3, null]}\n";
+static const char fuzz_net_text[] =
+    "nc: 2\nscales:\n  n: [0.33, 0.0625, 1024]\n"
+    "backbone:\n  - [-1, 1, Conv, [64, 3, 2]]\n  - [-1, 1, Conv, [128, 3, 2]]\n  - [-1, 3, C2f, [128, True]]\n"
+    "  - [-1, 1, Conv, [256, 3, 2]]\n  - [-1, 6, C2f, [256, True]]\n  - [-1, 1, Conv, [512, 3, 2]]\n"
+    "  - [-1, 6, C2f, [512, True]]\n  - [-1, 1, Conv, [1024, 3, 2]]\n  - [-1, 3, C2f, [1024, True]]\n  - [-1, 1, SPPF, [1024, 5]]\n"
+    "head:\n  - [-1, 1, nn.Upsample, [None, 2, 'nearest']]\n  - [[-1, 6], 1, Concat, [1]]\n  - [-1, 3, C2f, [512]]\n"
+    "  - [-1, 1, nn.Upsample, [None, 2, 'nearest']]\n  - [[-1, 4], 1, Concat, [1]]\n  - [-1, 3, C2f, [256]]\n"
+    "  - [-1, 1, Conv, [256, 3, 2]]\n  - [[-1, 12], 1, Concat, [1]]\n  - [-1, 3, C2f, [512]]\n  - [-1, 1, Conv, [512, 3, 2]]\n"
+    "  - [[-1, 9], 1, Concat, [1]]\n  - [-1, 3, C2f, [1024]]\n  - [[15, 18, 21], 1, Detect, [nc]]\n";
+
+typedef struct fuzz_target {
+    const char *name, *extension;
+    bool text;
+    void (*mutate)(rng *r, fuzz_file *file); /* NULL = fuzz_mutate */
+    int (*read)(const char *path, const fuzz_file *file);
+    fuzz_file seeds[FUZZ_SEEDS];
+    int count;
+} fuzz_target;
+
+static void fuzz_seed(fuzz_target *target, const void *bytes, size_t size) {
+    if (target->count == FUZZ_SEEDS) return;
+    uint8_t *copy = malloc(size + 1);
+    memcpy(copy, bytes, size);
+    target->seeds[target->count++] = (fuzz_file){copy, size};
+}
+
+static void fuzz_seed_file(fuzz_target *target, const char *path) {
+    uint8_t *bytes;
+    size_t size;
+    yolo_error error;
+    if (path_read(path, 64u << 20, &bytes, &size, &error) != YOLO_OK) return;
+    fuzz_seed(target, bytes, size);
+    mem_free(bytes);
+}
+
+/* Pictures that the engine writes and those of a folder (the fixtures), as many as there are. */
+static void fuzz_seed_pictures(fuzz_target *target) {
+    static const char *const names[] = {"build/fuzz/seed.jpg", "build/fuzz/seed.png"};
+    uint8_t pixels[24 * 40 * 3];
+    rng r = {.key = 7};
+    for (int i = 0; i < YOLO_COUNT(pixels); i++) pixels[i] = (uint8_t)(i / 8 + rng_next(&r) % 16);
+    yolo_image image = {pixels, 40, 24};
+    yolo_error error;
+    for (int i = 0; i < YOLO_COUNT(names); i++) {
+        if (codec_write(names[i], &image, &error) != YOLO_OK) printf("FAIL %s\n", error.message);
+        fuzz_seed_file(target, names[i]);
+    }
+    uint8_t bmp[54 + 3 * 4 * 2] = {'B', 'M', 78, 0, 0, 0, 0, 0, 0, 0, 54, 0, 0, 0, 40, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 24};
+    fuzz_seed(target, bmp, sizeof bmp);
+    data_list list = {0};
+    if (data_walk("tests/fixtures", &list, &error) == YOLO_OK)
+        for (int64_t i = 0; i < list.count; i++) fuzz_seed_file(target, list.paths[i]);
+    data_list_free(&list);
+}
+
+/* A tiny network written as a checkpoint, in float and in half. */
+static void fuzz_seed_checkpoints(fuzz_target *target) {
+    yolo_error error;
+    yolo_model *model = NULL;
+    yolo_status status = path_write("build/fuzz/yolov8n-tiny.yaml", fuzz_net_text, sizeof fuzz_net_text - 1, false, &error);
+    if (status == YOLO_OK) status = yolo_model_open(&model, "build/fuzz/yolov8n-tiny.yaml", yolo_open_defaults(), &error);
+    for (int half = 0; half < 2 && status == YOLO_OK; half++) {
+        status = yolo_model_save(model, "build/fuzz/seed.pt", half, &error);
+        fuzz_seed_file(target, "build/fuzz/seed.pt");
+    }
+    if (status != YOLO_OK) printf("FAIL %s\n", error.message);
+    yolo_model_close(model);
+}
+
+/* ---- one case ---- */
+
+/* In a child: reads the mutated file. Returns NULL when that was good, else what was wrong with it. */
+static const char *fuzz_case(const fuzz_target *target, uint64_t seed, char *text, size_t size) {
+    rng r = {.key = hash_bytes(target->name, strlen(target->name), seed)};
+    const fuzz_file *original = &target->seeds[rng_next(&r) % (uint64_t)target->count];
+    fuzz_file file = {malloc(original->size + 1024), original->size};
+    char path[200];
+    yolo_error error;
+    memcpy(file.bytes, original->bytes, original->size);
+    if (target->mutate) target->mutate(&r, &file);
+    else fuzz_mutate(&r, &file, target->text);
+    snprintf(path, sizeof path, "%s/%s%s", fuzz_folder, target->name, target->extension);
+    if (path_write(path, file.bytes, file.size, false, &error) != YOLO_OK) return "the case cannot be written";
+    fflush(stdout);
+    pid_t child = fork();
+    if (!child) {
+        uint8_t *exact = malloc(file.size ? file.size : 1); /* so that a byte too far is seen */
+        memcpy(exact, file.bytes, file.size);
+        free(file.bytes);
+        alarm(FUZZ_SECONDS);
+        int verdict = target->read(path, &(fuzz_file){exact, file.size});
+        free(exact);
+        _exit(verdict);
+    }
+    free(file.bytes);
+    int status = 0;
+    struct rusage usage = {0};
+    if (child < 0 || wait4(child, &status, 0, &usage) != child) return "the case cannot be run";
+    if (usage.ru_maxrss / 1024 > FUZZ_MEGABYTES) {
+        snprintf(text, size, "%ld MB of memory", (long)usage.ru_maxrss / 1024);
+        return text;
+    }
+    if (WIFSIGNALED(status)) {
+        snprintf(text, size, WTERMSIG(status) == SIGALRM ? "more than %d s" : "signal %d",
+                 WTERMSIG(status) == SIGALRM ? FUZZ_SECONDS : WTERMSIG(status));
+        return text;
+    }
+    if (WEXITSTATUS(status) == 2) return "an error without a message";
+    return WEXITSTATUS(status) < 2 ? NULL : "a sanitizer's report";
+}
+
+int main(int argc, char **argv) {
+    static fuzz_target targets[] = {
+        {.name = "picture", .extension = ".jpg", .read = fuzz_picture},
+        {.name = "labels", .extension = ".txt", .text = true, .read = fuzz_labels},
+        {.name = "dataset", .extension = ".yaml", .text = true, .read = fuzz_dataset},
+        {.name = "network", .extension = ".yaml", .text = true, .read = fuzz_model},
+        {.name = "checkpoint", .extension = ".pt", .mutate = fuzz_mutate_checkpoint, .read = fuzz_model},
+    };
+    int count = argc > 1 ? atoi(argv[1]) : 2000, passed = 0, failed = 0;
+    uint64_t first = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
+    yolo_error error;
+    if (path_make_directories(fuzz_folder, &error) != YOLO_OK) return 1;
+    fuzz_seed_pictures(&targets[0]);
+    fuzz_seed(&targets[1], fuzz_label_text, sizeof fuzz_label_text - 1);
+    fuzz_seed(&targets[2], fuzz_dataset_text, sizeof fuzz_dataset_text - 1);
+    fuzz_seed(&targets[2], fuzz_names_text, sizeof fuzz_names_text - 1);
+    fuzz_seed(&targets[3], fuzz_net_text, sizeof fuzz_net_text - 1);
+    fuzz_seed_checkpoints(&targets[4]);
+    int only = -1;
+    for (int t = 0; argc > 3 && t < YOLO_COUNT(targets); t++)
+        if (!strcmp(targets[t].name, argv[3])) only = t;
+    for (int i = 0; i < count; i++) {
+        const fuzz_target *target = &targets[only >= 0 ? only : (int)((first + (uint64_t)i) % YOLO_COUNT(targets))];
+        char text[100];
+        const char *wrong = target->count ? fuzz_case(target, first + (uint64_t)i, text, sizeof text) : "no file to start from";
+        if (wrong) printf("FAIL fuzz 1 %llu %s: %s\n", (unsigned long long)first + (unsigned long long)i, target->name, wrong);
+        if (wrong) failed++;
+        else passed++;
+    }
+    printf("%d passed, %d failed, 0 skipped\n", passed, failed);
+    return failed || !passed;
+}
