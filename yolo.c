@@ -9087,7 +9087,12 @@ static bool prep_places(prep_job *job) {
 
 /* ---- prepared.tsv */
 
-static int prep_row_order(const void *a, const void *b) { return strcmp(((const prep_row *)a)->place, ((const prep_row *)b)->place); }
+static int prep_row_order(const void *a, const void *b) {
+    const prep_row *x = a, *y = b;
+    int order = strcmp(x->place, y->place);
+    if (order || x->content != y->content) return order ? order : x->content < y->content ? -1 : 1;
+    return x->label != y->label ? (x->label < y->label ? -1 : 1) : x->labelled - y->labelled;
+}
 
 /* Rows of earlier runs. Lines that are none are passed over: the file only ever protects. */
 static yolo_status prep_read_rows(prep_job *job) {
@@ -9113,7 +9118,11 @@ static yolo_status prep_read_rows(prep_job *job) {
         else if (!strstr(row.place, "/..") && !strchr(row.place, '\\')) job->rows[job->row_count++] = row;
     }
     mem_free(bytes);
+    int64_t kept = 0;
     if (job->row_count > 1) qsort(job->rows, (size_t)job->row_count, sizeof *job->rows, prep_row_order);
+    for (int64_t i = 0; i < job->row_count; i++) /* killed runs repeat rows */
+        if (!i || prep_row_order(&job->rows[i], &job->rows[kept - 1])) job->rows[kept++] = job->rows[i];
+    job->row_count = kept;
     return status;
 }
 
@@ -9149,6 +9158,7 @@ static yolo_status prep_write_rows(prep_job *job, bool before) {
         const prep_row *row = &job->rows[i];
         if (!row->place) continue;
         char *full = path_join(job->options.out, row->place);
+        s.failed |= !full;
         if (full && (before || os_path_kind(full) == OS_FILE)) {
             str_format(&s, "%s\t%016llx\t", row->place, (unsigned long long)row->content);
             if (row->labelled) str_format(&s, "%016llx\n", (unsigned long long)row->label);
@@ -9241,17 +9251,19 @@ static int prep_content_only(const void *a, const void *b) {
 
 /* Removes what an earlier run wrote of a picture that has another place now (another seed or share, a renamed
    folder), so that no picture is on both sides. What a person changed stays and is told. */
-static void prep_remove_moved(prep_job *job, prep_row *row) {
+static yolo_status prep_remove_moved(prep_job *job, const prep_row *row) {
     char *picture = path_join(job->options.out, row->place), *label = picture ? data_label_rule(picture) : NULL;
     uint64_t hash;
-    if (label && prep_hash(picture, 0, &hash) && hash == row->content && os_remove(picture)) {
-        if (prep_hash(label, 1, &hash)) {
-            if (row->labelled && hash == row->label) os_remove(label);
-            else log_write(&job->options.log, YOLO_LOG_WARNING, "%s: kept: changed since it was prepared, but its picture moved", label);
-        }
+    yolo_status status = label ? YOLO_OK : err_memory(job->error, 4096);
+    if (label && prep_hash(picture, 0, &hash) && hash == row->content) {
+        if (!os_remove(picture)) status = err_os(job->error, picture, "remove");
+        else if (prep_hash(label, 1, &hash) && row->labelled && hash == row->label) os_remove(label);
+        else if (os_path_kind(label) == OS_FILE)
+            log_write(&job->options.log, YOLO_LOG_WARNING, "%s: kept: changed since it was prepared, but its picture moved", label);
     }
     mem_free(label);
     mem_free(picture);
+    return status;
 }
 
 /* Earlier rows that this run writes again are forgotten, those of moved pictures removed, others stay. */
@@ -9267,11 +9279,11 @@ static yolo_status prep_settle_rows(prep_job *job) {
     }
     if (n) qsort(contents, (size_t)n, sizeof *contents, prep_content_only);
     if (n) qsort(places, (size_t)n, sizeof *places, data_path_order);
-    for (int64_t i = 0; n && i < job->row_count; i++) {
+    for (int64_t i = 0; status == YOLO_OK && n && i < job->row_count; i++) {
         prep_row *row = &job->rows[i];
         bool again = bsearch(&row->place, places, (size_t)n, sizeof *places, data_path_order) != NULL;
         bool moved = !again && bsearch(&row->content, contents, (size_t)n, sizeof *contents, prep_content_only) != NULL;
-        if (moved) prep_remove_moved(job, row);
+        if (moved) status = prep_remove_moved(job, row);
         if (again || moved) row->place = NULL;
         else stay++;
     }
