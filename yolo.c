@@ -8900,7 +8900,7 @@ static void prep_examine(void *context, int index, int worker) {
         status = codec_read_memory(p->path, bytes, size, &image, &error);
         mem_free(bytes);
     }
-    yolo_image_free(&image);
+    mem_free(image.pixels);
     if (status == YOLO_OK) return;
     p->fate = PREP_DAMAGED;
     p->complaint = str_copy(error.message);
