@@ -1530,6 +1530,136 @@ static void img_letterbox_run(const img_letterbox *plan, const yolo_image *in, f
     }
 }
 
+/* ---- drawing ---- */
+
+/* A font of strokes, ASCII from '!' to '~': each point is a digit (x) and a letter (y, 'a' at the top of capitals, 'e'
+   at the top of small letters, 'm' the base line); a stroke joins the points up to a blank. Strokes, not a bitmap, so
+   that a name is as legible on a picture of 8,000 pixels as on one of 300. */
+static const char *const img_font[] = {
+    "0a0i 0m", "0a0d 3a3d", "2a1m 6a5m 0e7e 0i7i", "7c5b2b0c0e2g5g7i7k5l2l0k 4a4m", "8a0m 1a2a3b3d2e1e0d0b1a 6i7i8j8l7m6m5l5j6i",
+    "8m2d2b3a4a5b5d1g0i0k2m5m8i", "0a0d", "3a1d0f0i1k3n", "0a2d3f3i2k0n", "3a3g 0b6f 6b0f", "3e3k 0h6h", "1l1m0o", "0h5h", "0m",
+    "5a0m", "2a5a7c7k5m2m0k0c2a", "0c3a3m 1m5m", "0c2a5a7c7e6g0m7m", "0c2a5a7c7d5f2f 5f7h7k5m2m0k", "5m5a0i7i",
+    "7a1a0f2e5e7g7k5m2m0k", "6b5a2a0c0k2m5m7k7h5f2f0h", "0a7a2m", "2a5a7c7d5f2f0d0c2a 2f0h0k2m5m7k7h5f",
+    "1l2m5m7k7c5a2a0c0f2h5h7f", "0f 0m", "1f 1l1m0o", "6d0h6l", "0f6f 0j6j", "0d6h0l", "0c2a4a6c6e3h3i 3m",
+    "6g5e4e2f2h3j4j6h6e 6h7j8i8c6a2a0c0k2m6m", "0m4a8m 1i7i", "0a5a7c7d5f0f 5f7h7k5m0m0a", "7c5a2a0c0k2m5m7k", "0a4a7d7j4m0m0a",
+    "6a0a0m6m 0f5f", "6a0a0m 0f5f", "7c5a2a0c0k2m5m7k7g4g", "0a0m 7a7m 0f7f", "0a4a 2a2m 0m4m", "5a5k3m2m0k", "0a0m 7a0h 2f7m",
+    "0a0m6m", "0m0a4h8a8m", "0m0a7m7a", "2a6a8c8k6m2m0k0c2a", "0m0a5a7c7e5g0g", "2a6a8c8k6m2m0k0c2a 5j8m", "0m0a5a7c7e5g0g 4g7m",
+    "7c5a2a0c0d2f5g7i7k5m2m0k", "0a8a 4a4m", "0a0k2m5m7k7a", "0a4m8a", "0a2m4e6m8a", "0a7m 7a0m", "0a4g8a 4g4m", "0a7a0m7m",
+    "3a0a0n3n", "0a5m", "0a3a3n0n", "0e3a6e", "0n7n", "0a2c", "1e4e6g6m 6h2h0j0k2m4m6k", "0a0m 0g2e4e6g6k4m2m0k", "6g4e2e0g0k2m4m6k",
+    "6a6m 6g4e2e0g0k2m4m6k", "0i6i6g4e2e0g0k2m4m6l", "5a3a2c2m 0e4e", "6e6o4q2q0p 6g4e2e0g0k2m4m6k", "0a0m 0g2e4e6g6m", "0e0m 0b",
+    "2e2p0q 2b", "0a0m 5e0j 2h6m", "0a0k1m2m", "0e0m 0g2e3e4g4m 4g6e7e8g8m", "0e0m 0g2e4e6g6m", "2e4e6g6k4m2m0k0g2e",
+    "0e0q 0g2e4e6g6k4m2m0k", "6e6q 6g4e2e0g0k2m4m6k", "0e0m 0h2e4e", "6f4e2e0f0g2h4i6j6k4m2m0l", "2b2k3m4m 0e4e", "0e0k2m4m6k 6e6m",
+    "0e3m6e", "0e2m4f6m8e", "0e6m 6e0m", "0e3m 6e2o1q0q", "0e6e0m6m", "3a2b2f0g2h2m3n", "0a0n", "0a1b1f3g1h1m0n", "0h2f4h6f",
+};
+enum { IMG_FONT_ASCENT = 12, IMG_FONT_DESCENT = 4, IMG_FONT_GAP = 3, IMG_FONT_BLANK = 4 }; /* in the font's units */
+
+static const uint8_t img_palette[][3] = { /* REF ultralytics/utils/plotting.py Colors: the values, class modulo 20 */
+    {4, 42, 255}, {11, 219, 235}, {243, 243, 243}, {0, 223, 183}, {17, 31, 104}, {255, 111, 221}, {255, 68, 79},
+    {204, 237, 0}, {0, 243, 68}, {189, 0, 255}, {0, 180, 255}, {221, 0, 186}, {0, 255, 255}, {38, 192, 0}, {1, 255, 179},
+    {125, 36, 255}, {123, 0, 104}, {255, 27, 108}, {252, 109, 47}, {162, 255, 11},
+};
+
+static const uint8_t *img_class_colour(int class_id) {
+    return img_palette[class_id < 0 ? 0 : class_id % YOLO_COUNT(img_palette)];
+}
+
+/* [x1, x2) x [y1, y2) in one colour, clipped. */
+static void img_draw_rectangle(yolo_image *image, int x1, int y1, int x2, int y2, const uint8_t colour[3]) {
+    x1 = YOLO_MAX(x1, 0);
+    x2 = YOLO_MIN(x2, image->width);
+    for (int y = YOLO_MAX(y1, 0); y < YOLO_MIN(y2, image->height); y++)
+        for (int x = x1; x < x2; x++) memcpy(image->pixels + ((size_t)y * (size_t)image->width + (size_t)x) * 3, colour, 3);
+}
+
+/* A line with round ends and soft edges, clipped. */
+static void img_draw_stroke(yolo_image *image, float x1, float y1, float x2, float y2, float thickness, const uint8_t colour[3]) {
+    float reach = thickness / 2 + 0.5f, dx = x2 - x1, dy = y2 - y1, square = dx * dx + dy * dy;
+    int left = (int)YOLO_MAX(YOLO_MIN(x1, x2) - reach, 0), right = (int)YOLO_MIN(YOLO_MAX(x1, x2) + reach, (float)(image->width - 1));
+    int top = (int)YOLO_MAX(YOLO_MIN(y1, y2) - reach, 0), bottom = (int)YOLO_MIN(YOLO_MAX(y1, y2) + reach, (float)(image->height - 1));
+    for (int y = top; y <= bottom; y++)
+        for (int x = left; x <= right; x++) {
+            float px = (float)x + 0.5f - x1, py = (float)y + 0.5f - y1;
+            float along = square > 0 ? YOLO_CLAMP((px * dx + py * dy) / square, 0.0f, 1.0f) : 0;
+            float away = hypotf(px - along * dx, py - along * dy), cover = YOLO_CLAMP(reach - away, 0.0f, 1.0f);
+            uint8_t *pixel = image->pixels + ((size_t)y * (size_t)image->width + (size_t)x) * 3;
+            for (int c = 0; c < 3; c++) pixel[c] = (uint8_t)lrintf((float)pixel[c] + cover * (float)(colour[c] - pixel[c]));
+        }
+}
+
+/* The strokes of a printable character; "" for a blank, NULL for anything else. */
+static const char *img_font_glyph(char c) {
+    return c == ' ' ? "" : c > ' ' && c - '!' < YOLO_COUNT(img_font) ? img_font[c - '!'] : NULL;
+}
+
+/* Width of a line of text in the font's units, or -1 when the font lacks a character. */
+static int img_text_width(const char *text) {
+    int width = 0;
+    for (; *text; text++) {
+        const char *glyph = img_font_glyph(*text);
+        int right = *text == ' ' ? IMG_FONT_BLANK - IMG_FONT_GAP : 0;
+        if (!glyph) return -1;
+        for (; *glyph; glyph++)
+            if (*glyph >= '0' && *glyph <= '9') right = YOLO_MAX(right, *glyph - '0');
+        width += right + (text[1] ? IMG_FONT_GAP : 0);
+    }
+    return width;
+}
+
+/* Draws text with the top of its capitals at y; `unit` is the size of the font's unit in pixels. */
+static void img_draw_text(yolo_image *image, float x, float y, float unit, float thickness, const uint8_t colour[3], const char *text) {
+    for (; *text; text++) {
+        const char letter[2] = {*text, 0}, *p = img_font_glyph(*text);
+        while (p && *p) {
+            float from_x = x + unit * (float)(p[0] - '0'), from_y = y + unit * (float)(p[1] - 'a');
+            bool joined = p[2] && p[2] != ' ';
+            if (joined) img_draw_stroke(image, from_x, from_y, x + unit * (float)(p[2] - '0'), y + unit * (float)(p[3] - 'a'), thickness, colour);
+            else if (p == img_font_glyph(*text) || p[-1] == ' ') img_draw_stroke(image, from_x, from_y, from_x, from_y, thickness * 1.3f, colour);
+            p += p[2] == ' ' ? 3 : 2;
+        }
+        x += unit * (float)(YOLO_MAX(img_text_width(letter), 0) + IMG_FONT_GAP);
+    }
+}
+
+/* A coordinate of a box as a pixel; anything outside the picture, and NaN, becomes its edge. */
+static int img_draw_pixel(float at, int size) { return at > 0 ? at < (float)size ? (int)at : size - 1 : 0; }
+
+/* A filled label whose corner is the box's: above the box where there is room, else inside; always in the picture. */
+static void img_draw_label(yolo_image *image, int x, int y, const char *text, int line_width, const uint8_t colour[3]) {
+    static const uint8_t black[3] = {16, 16, 16}, white[3] = {255, 255, 255};
+    bool bright = 299 * colour[0] + 587 * colour[1] + 114 * colour[2] > 140000;
+    int width = img_text_width(text), margin = line_width * 3 / 2 + 1;
+    float unit = 7.0f * (float)line_width / IMG_FONT_ASCENT, room = (float)(image->width - 2 * margin);
+    if (unit * (float)width > room) unit = YOLO_MAX(room / (float)width, 0.5f);
+    int box_width = (int)ceilf(unit * (float)width) + 2 * margin;
+    int box_height = (int)ceilf(unit * (IMG_FONT_ASCENT + IMG_FONT_DESCENT)) + 2 * margin - (int)(unit * 2);
+    x = YOLO_MAX(0, YOLO_MIN(x, image->width - box_width));
+    y = y - box_height >= 0 ? y - box_height : YOLO_MAX(0, YOLO_MIN(y, image->height - box_height));
+    img_draw_rectangle(image, x, y, x + box_width, y + box_height, colour);
+    img_draw_text(image, (float)(x + margin), (float)(y + margin), unit, YOLO_MAX(1.3f, unit * 1.4f), bright ? black : white, text);
+}
+
+/* Width of lines on a picture of this size. REF ultralytics/utils/plotting.py Annotator */
+static int img_line_width(const yolo_image *image) {
+    return (int)YOLO_MAX(rint((image->width + image->height + 3) / 2.0 * 0.003), 2);
+}
+
+/* The frame of a box, centred on its outline, and its label: name and confidence; the class number where the font
+   lacks a character of the name, or there is none. */
+static void img_draw_box(yolo_image *image, const yolo_box *box, const char *name, int line_width) {
+    const uint8_t *colour = img_class_colour(box->class_id);
+    char text[160];
+    int before = line_width / 2, after = line_width - before;
+    int x1 = img_draw_pixel(box->x1, image->width), x2 = img_draw_pixel(box->x2, image->width);
+    int y1 = img_draw_pixel(box->y1, image->height), y2 = img_draw_pixel(box->y2, image->height);
+    img_draw_rectangle(image, x1 - before, y1 - before, x2 + after, y1 + after, colour);
+    img_draw_rectangle(image, x1 - before, y2 - before, x2 + after, y2 + after, colour);
+    img_draw_rectangle(image, x1 - before, y1 - before, x1 + after, y2 + after, colour);
+    img_draw_rectangle(image, x2 - before, y1 - before, x2 + after, y2 + after, colour);
+    if (name && *name && img_text_width(name) > 0) snprintf(text, sizeof text, "%.120s %.2f", name, (double)box->confidence);
+    else snprintf(text, sizeof text, "%d %.2f", box->class_id, (double)box->confidence);
+    img_draw_label(image, x1 - before, y1 - before, text, line_width, colour);
+}
+
 /* ==== 8 codec_: picture files ===================================================================================
    Pictures are recognised by content, never by name. A header is read here first: dimensions, depth and what a file
    of that size can hold are checked before a decoder sees a byte. stb_image decodes JPEG and BMP and inflates PNG;
@@ -9476,6 +9606,13 @@ void yolo_image_free(yolo_image *image) {
 void yolo_boxes_free(yolo_boxes *boxes) {
     mem_free(boxes->items);
     *boxes = (yolo_boxes){0};
+}
+
+/* The surest box is drawn last, on top. */
+void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yolo_boxes *boxes, int line_width) {
+    if (line_width <= 0) line_width = img_line_width(image);
+    for (int i = boxes->count - 1; i >= 0; i--)
+        img_draw_box(image, &boxes->items[i], model ? yolo_class_name(model, boxes->items[i].class_id) : NULL, line_width);
 }
 
 yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.isa = "auto"}; }
