@@ -4466,7 +4466,7 @@ static const struct { const char *module, *names; } pkl_allowed[] = {
     {"numpy._core.multiarray", "scalar _reconstruct"},
     {"numpy.dtypes", "*DType"},
     {"torch", "*Storage Size device dtype Tensor float32 float float16 half bfloat16 float64 double int8 int16 short int32 int "
-              "int64 long uint8 bool strided contiguous_format channels_last preserve_format"},
+              "int64 long uint8 uint16 uint32 uint64 bool strided contiguous_format channels_last preserve_format"},
     {"torch.cuda", "*Storage"},
     {"torch.storage", "UntypedStorage TypedStorage _UntypedStorage _TypedStorage"},
     {"torch.serialization", "_get_layout"},
@@ -4592,14 +4592,15 @@ static void pkl_push_decimal(pkl *p, bool is_float) {
         return;
     }
     if (length && line[length - 1] == 'L') length--;
-    bool negative = length && line[0] == '-', whole = !is_float && length > (size_t)negative && length < 19;
-    int64_t integer = 0;
+    bool negative = length && line[0] == '-', whole = !is_float && length > (size_t)negative;
+    uint64_t magnitude = 0, limit = (uint64_t)INT64_MAX + negative;
     for (size_t i = negative; i < length && whole; i++) {
-        whole = isdigit((unsigned char)line[i]) != 0;
-        integer = integer * 10 + (line[i] - '0');
+        uint64_t digit = (uint64_t)(unsigned char)line[i] - '0';
+        whole = digit <= 9 && magnitude <= (limit - digit) / 10;
+        if (whole) magnitude = magnitude * 10 + digit;
     }
     double number = NAN; /* also for the names of what is no number */
-    if (whole) pkl_push_int(p, negative ? -integer : integer);
+    if (whole) pkl_push_int(p, (int64_t)(negative ? 0 - magnitude : magnitude));
     else if (str_to_number(line, length, &number) || is_float) pkl_push_float(p, number);
     else pkl_fail(p, "not a number");
 }
@@ -5170,6 +5171,7 @@ static void pkl_put_val(pkl_out *o, const val *v) {
     else {
         bool map = v->kind == VAL_MAP;
         pkl_put(o, map ? '}' : ']');
+        if (!v->count) return;
         pkl_put(o, '(');
         for (int64_t i = 0; i < v->count; i++) {
             if (map && v->keys[i]->kind >= VAL_LIST) continue; /* no key in Python */
