@@ -685,7 +685,10 @@ static void arena_free(arena *a) {
    A pool runs one parallel loop at a time; the calling thread is worker 0 and takes part. Indices are claimed one
    by one, so which worker runs an index is not fixed: a body must write only what belongs to its index (or to its
    worker, as scratch), which makes every result independent of the thread count. Workers spin a moment before they
-   sleep, because the loops of one forward pass follow one another within microseconds. */
+   sleep, because the loops of one forward pass follow one another within microseconds. A loop ends when its indices
+   are done, not when every worker has been there: one that the system has not let run is not waited for. It counts
+   itself into `inside` before it looks at `open`, and the caller closes before it waits for `inside` to be 0, so nobody
+   reads the fields of a loop while they change. */
 
 enum { THR_SPINS = 4000, THR_MAX = 256 };
 
@@ -695,7 +698,7 @@ typedef struct thr_pool {
     os_mutex mutex;
     os_condition wake;
     os_atomic generation; /* raised once a loop */
-    os_atomic next, active, sleeping, closing;
+    os_atomic next, open, inside, sleeping, closing;
     int count;
     void (*body)(void *context, int index, int worker);
     void *context;
@@ -725,8 +728,9 @@ static OS_THREAD_RESULT OS_THREAD_CALL thr_main(void *argument) {
         }
         seen = os_atomic_get(&pool->generation);
         if (os_atomic_get(&pool->closing)) return 0;
-        thr_claim(pool, worker);
-        os_atomic_add(&pool->active, -1);
+        os_atomic_add(&pool->inside, 1);
+        if (os_atomic_get(&pool->open)) thr_claim(pool, worker);
+        os_atomic_add(&pool->inside, -1);
     }
 }
 
@@ -777,10 +781,11 @@ static void thr_parallel_for(thr_pool *pool, int count, void (*body)(void *conte
     pool->body = body;
     pool->context = context;
     os_atomic_set(&pool->next, 0);
-    os_atomic_set(&pool->active, pool->size - 1);
+    os_atomic_set(&pool->open, 1);
     thr_wake(pool);
     thr_claim(pool, 0);
-    for (int spin = 0; os_atomic_get(&pool->active); spin++) {
+    os_atomic_set(&pool->open, 0);
+    for (int spin = 0; os_atomic_get(&pool->inside); spin++) {
         os_spin_pause();
         if (spin > THR_SPINS) { /* more threads than cores: let the others run */
 #ifdef _WIN32
