@@ -7547,6 +7547,7 @@ typedef struct op_kernels {
     void (*finish)(const op_rows *to, const float *sums, ptrdiff_t sums_stride, const float *bias, net_activation activation);
     void (*winograd_in)(float *v, ptrdiff_t frequency, const float *in, ptrdiff_t pixel, ptrdiff_t pitch, int channels, float *scratch);
     void (*winograd_out)(float *out, ptrdiff_t pixel, const float *m, ptrdiff_t frequency);
+    void (*largest)(float *out, const float *in, ptrdiff_t step, int count, int channels);
 } op_kernels;
 
 #if defined(__GNUC__)
@@ -7579,6 +7580,7 @@ typedef struct op_kernels {
 #define v_times_power_of_2(a, bits) \
     _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32(_mm512_castps_si512(bits), 23)))
 #define v_reciprocal_estimate(a) _mm512_rcp14_ps(a)
+#define v_keep_nan(a, b) _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a)
 #elif OP_PASS == 1 /* 16 registers of 8 floats */
 #define OP_(name) OP_JOIN(name, avx2)
 #define V __m256
@@ -7596,6 +7598,7 @@ typedef struct op_kernels {
 #define v_times_power_of_2(a, bits) \
     _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_castps_si256(bits), 23)))
 #define v_reciprocal_estimate(a) _mm256_rcp_ps(a)
+#define v_keep_nan(a, b) _mm256_blendv_ps(b, a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q))
 #else
 #define OP_(name) OP_JOIN(name, portable)
 #define OP_TILE 6
@@ -7611,6 +7614,7 @@ typedef uint32_t op_u4 __attribute__((vector_size(16), may_alias));
 #define v_times_power_of_2(a, bits) ((op_v4)((op_u4)(a) + ((op_u4)(bits) << 23)))
 #define v_max(a, b) op_v4_select((op_u4)((a) > (b)), a, b)
 #define v_min(a, b) op_v4_select((op_u4)((a) < (b)), a, b)
+#define v_keep_nan(a, b) op_v4_select((op_u4)((a) != (a)), a, b)
 OP_INLINE op_v4 op_v4_set1(float x) { return (op_v4){x, x, x, x}; }
 OP_INLINE op_v4 op_v4_select(op_u4 mask, op_v4 a, op_v4 b) { return (op_v4)(((op_u4)a & mask) | ((op_u4)b & ~mask)); }
 #else
@@ -7622,6 +7626,7 @@ OP_INLINE op_v4 op_v4_select(op_u4 mask, op_v4 a, op_v4 b) { return (op_v4)(((op
 #define v_times_power_of_2(a, bits) op_float_shift(a, bits)
 #define v_max(a, b) ((a) > (b) ? (a) : (b))
 #define v_min(a, b) ((a) < (b) ? (a) : (b))
+#define v_keep_nan(a, b) ((a) != (a) ? (a) : (b))
 OP_INLINE float op_float_shift(float a, float bits) {
     uint32_t x, y;
     memcpy(&x, &a, 4);
@@ -7839,11 +7844,26 @@ static void OP_(winograd_out)(float *out, ptrdiff_t pixel, const float *m, ptrdi
     OP_ROW(0) OP_ROW(1) OP_ROW(2) OP_ROW(3)
 }
 
+/* out(channels) = the largest of `count` pixels `step` floats apart, or the NaN among them, as torch's pooling has it. */
+static void OP_(largest)(float *out, const float *in, ptrdiff_t step, int count, int channels) {
+    for (int c = 0; c < channels; c += OP_VECTOR) {
+        const int some = YOLO_MIN(channels - c, OP_VECTOR);
+        V m = v_set1(-INFINITY);
+        for (int i = 0; i < count; i++) {
+            const float *p = in + i * step + c;
+            const V x = some == OP_VECTOR ? v_load(p) : OP_(load_some)(p, some);
+            m = v_keep_nan(m, v_max(m, x));
+        }
+        if (some == OP_VECTOR) v_store(out + c, m);
+        else OP_(store_some)(out + c, m, some);
+    }
+}
+
 #define OP_TILE_NAMES_1(i, p, s) OP_(tile_##i##_1),
 #define OP_TILE_NAMES_2(i, p, s) OP_(tile_##i##_2),
 static const op_kernels OP_(kernels) = {
     OP_VECTOR, OP_TILE, {{OP_ROWS(OP_TILE_NAMES_1)}, {OP_ROWS(OP_TILE_NAMES_2)}},
-    OP_(finish), OP_(winograd_in), OP_(winograd_out)};
+    OP_(finish), OP_(winograd_in), OP_(winograd_out), OP_(largest)};
 
 #undef OP_JOIN
 #undef OP_
@@ -7872,6 +7892,7 @@ static const op_kernels OP_(kernels) = {
 #undef v_min
 #undef v_times_power_of_2
 #undef v_reciprocal_estimate
+#undef v_keep_nan
 
 #endif /* OP_PASS */
 #ifndef OP_PASS
@@ -8335,49 +8356,41 @@ static void op_conv_fwd(const ten *out, const ten *in, const op_conv *conv, cons
 
 /* ---- pooling, upsampling, copying ---- */
 
-typedef struct op_map { const ten *out, *in, *other; int kernel, stride, padding; } op_map;
+typedef struct op_map { const ten *out, *in, *other; const op_kernels *kernels; int kernel, stride, padding; } op_map;
 
-/* m and x, or the NaN among them, as torch's pooling has it. */
-static float op_larger(float m, float x) { return x > m || x != x ? x : m; }
+enum { OP_POOL_CHANNELS = 16, OP_POOL_COLUMNS = 128, OP_POOL_MAX = 64 };
 
-enum { OP_POOL_CHANNELS = 16, OP_POOL_MAX = 64 };
-
-/* A row of output, a few channels at a time: first the maxima of the columns under the window, kept at their index
-   modulo the largest window, then of those. */
+/* A row of output, some columns and channels at a time: first the maxima of the columns under the windows, then of those. */
 static void op_maxpool_body(void *context, int index, int worker) {
-    enum { C = OP_POOL_CHANNELS };
     const op_map *map = context;
     const ten *out = map->out, *in = map->in;
-    const int n = index / out->h, y = index % out->h;
-    const int top = YOLO_MAX(y * map->stride - map->padding, 0);
-    const int bottom = YOLO_MIN(y * map->stride - map->padding + map->kernel, in->h);
-    float columns[OP_POOL_MAX][C], best[C];
+    const int n = index / out->h, y = index % out->h * map->stride - map->padding;
+    const int top = YOLO_MAX(y, 0), rows = YOLO_MIN(y + map->kernel, in->h) - top;
+    const int piece = (OP_POOL_COLUMNS - map->kernel) / map->stride + 1; /* outputs whose columns fit */
+    float columns[OP_POOL_COLUMNS * OP_POOL_CHANNELS];
     (void)worker;
-    for (int c = 0; c < out->c; c += C) {
-        const int count = YOLO_MIN(C, out->c - c);
-        for (int x = 0, done = 0; x < out->w; x++) {
-            const int left = YOLO_MAX(x * map->stride - map->padding, 0);
-            const int right = YOLO_MIN(x * map->stride - map->padding + map->kernel, in->w);
-            for (done = YOLO_MAX(done, left); done < right; done++) {
-                float *column = columns[done % OP_POOL_MAX];
-                for (int i = 0; i < C; i++) column[i] = -INFINITY;
-                for (int row = top; row < bottom; row++) {
-                    const float *from = ten_at(in, n, row, done) + c;
-                    for (int i = 0; i < count; i++) column[i] = op_larger(column[i], from[i]);
-                }
+    for (int c = 0; c < out->c; c += OP_POOL_CHANNELS)
+        for (int x = 0; x < out->w; x += piece) {
+            const int count = YOLO_MIN(OP_POOL_CHANNELS, out->c - c), end = YOLO_MIN(x + piece, out->w);
+            const int first = YOLO_MAX(x * map->stride - map->padding, 0);
+            const int last = YOLO_MIN((end - 1) * map->stride - map->padding + map->kernel, in->w);
+            for (int i = first; i < last; i++)
+                map->kernels->largest(columns + (i - first) * OP_POOL_CHANNELS, ten_at(in, n, top, i) + c,
+                                      (ptrdiff_t)(in->w * in->pixel), rows, count);
+            for (int i = x; i < end; i++) {
+                const int left = YOLO_MAX(i * map->stride - map->padding, 0);
+                const int right = YOLO_MIN(i * map->stride - map->padding + map->kernel, in->w);
+                map->kernels->largest(ten_at(out, n, index % out->h, i) + c, columns + (left - first) * OP_POOL_CHANNELS,
+                                      OP_POOL_CHANNELS, right - left, count);
             }
-            for (int i = 0; i < C; i++) best[i] = -INFINITY;
-            for (int column = left; column < right; column++)
-                for (int i = 0; i < C; i++) best[i] = op_larger(best[i], columns[column % OP_POOL_MAX][i]);
-            memcpy(ten_at(out, n, y, x) + c, best, (size_t)count * sizeof(float));
         }
-    }
 }
 
-/* Maximum over windows of kernel <= OP_POOL_MAX; padding is minus infinity. out's size decides how many windows. */
-static void op_maxpool_fwd(const ten *out, const ten *in, int kernel, int stride, int padding, thr_pool *pool) {
-    YOLO_ASSERT(kernel > 0 && kernel <= OP_POOL_MAX && out->c == in->c && out->n == in->n);
-    op_map map = {out, in, NULL, kernel, stride, padding};
+/* Maximum over windows of kernel <= OP_POOL_MAX; padding, at most half the kernel, is minus infinity. out's size decides how
+   many windows. */
+static void op_maxpool_fwd(const ten *out, const ten *in, op_isa isa, int kernel, int stride, int padding, thr_pool *pool) {
+    YOLO_ASSERT(kernel > 0 && kernel <= OP_POOL_MAX && stride > 0 && 2 * padding <= kernel && out->c == in->c && out->n == in->n);
+    op_map map = {out, in, NULL, op_kernels_for(isa), kernel, stride, padding};
     thr_parallel_for(pool, out->n * out->h, op_maxpool_body, &map);
 }
 
@@ -8612,7 +8625,7 @@ static void run_op(const run_lane *lane, int i) {
         if (op->residual >= 0) residual = run_view(lane, op->residual);
         op_conv_fwd(&out, &in, &lane->weights->convolutions[i], op->residual >= 0 ? &residual : NULL, lane->workspace, lane->pool);
         break;
-    case NET_MAXPOOL: op_maxpool_fwd(&out, &in, op->kernel, op->stride, op->padding, lane->pool); break;
+    case NET_MAXPOOL: op_maxpool_fwd(&out, &in, lane->weights->isa, op->kernel, op->stride, op->padding, lane->pool); break;
     case NET_UPSAMPLE: op_upsample2_fwd(&out, &in, lane->pool); break;
     case NET_COPY: op_copy_fwd(&out, &in, lane->pool); break;
     }
