@@ -3179,7 +3179,10 @@ static void yaml_write(str *out, const val *v) {
 /* ---- class names, labels, picture lists */
 
 enum { DATA_MAX_CLASSES = 100000, LBL_COMPLAINTS = 5, LBL_MAX_NUMBERS = 1 << 16 };
-#define DATA_MAX_TEXT ((uint64_t)256 << 20)
+#define DATA_MAX_TEXT ((uint64_t)64 << 20) /* bytes of a list: a million paths. Labels, names and yaml: less, as each
+                                             byte of them can cost sixty of memory */
+#define LBL_MAX_TEXT ((uint64_t)16 << 20)
+#define DATA_MAX_YAML ((uint64_t)8 << 20)
 
 /* The next line of [*at, end), without its LF, CR LF or CR and without white space around it. */
 static bool data_next_line(const char **at, const char *end, const char **line, size_t *length) {
@@ -3195,9 +3198,9 @@ static bool data_next_line(const char **at, const char *end, const char **line, 
 }
 
 /* A whole text file with its byte order mark, if any, cut off. mem_free(*bytes). */
-static yolo_status data_read_text(const char *path, uint8_t **bytes, const char **text, const char **end, yolo_error *error) {
+static yolo_status data_read_text(const char *path, uint64_t cap, uint8_t **bytes, const char **text, const char **end, yolo_error *error) {
     size_t size;
-    yolo_status status = path_read(path, DATA_MAX_TEXT, bytes, &size, error);
+    yolo_status status = path_read(path, cap, bytes, &size, error);
     if (status != YOLO_OK) return status;
     *text = (const char *)*bytes + (size >= 3 && !memcmp(*bytes, "\xef\xbb\xbf", 3) ? 3 : 0);
     *end = (const char *)*bytes + size;
@@ -3264,7 +3267,7 @@ static yolo_status data_read_names(const char *path, arena *memory, char ***name
     const char *text, *end;
     *names = NULL;
     *count = 0;
-    yolo_status status = data_read_text(path, &bytes, &text, &end, error);
+    yolo_status status = data_read_text(path, LBL_MAX_TEXT, &bytes, &text, &end, error);
     if (status != YOLO_OK) return status;
     status = data_parse_names(path, text, end, memory, names, count, error);
     mem_free(bytes);
@@ -3408,7 +3411,7 @@ static yolo_status lbl_read(const char *label_path, int class_count, lbl_list *l
         list->missing = true;
         return YOLO_OK;
     }
-    yolo_status status = data_read_text(label_path, &bytes, &text, &end, error);
+    yolo_status status = data_read_text(label_path, LBL_MAX_TEXT, &bytes, &text, &end, error);
     if (status != YOLO_OK) return status;
     lbl_reader r = {.path = label_path, .class_count = class_count, .list = list, .log = log};
     while (status == YOLO_OK && data_next_line(&text, end, &line, &length)) {
@@ -3585,7 +3588,7 @@ static yolo_status data_read_list(const char *path, data_list *list, yolo_error 
     uint8_t *bytes;
     const char *text, *end, *line;
     size_t length;
-    yolo_status status = data_read_text(path, &bytes, &text, &end, error);
+    yolo_status status = data_read_text(path, DATA_MAX_TEXT, &bytes, &text, &end, error);
     if (status != YOLO_OK) return status;
     char *folder = path_parent(path);
     for (int number = 1; folder && status == YOLO_OK && data_next_line(&text, end, &line, &length); number++) {
@@ -3775,7 +3778,7 @@ static yolo_status data_open(data_set *set, const char *yaml_path, yolo_error *e
     size_t size;
     val *root = NULL;
     memset(set, 0, sizeof *set);
-    yolo_status status = path_read(yaml_path, 16u << 20, &bytes, &size, error);
+    yolo_status status = path_read(yaml_path, DATA_MAX_YAML, &bytes, &size, error);
     if (status != YOLO_OK) return status;
     status = yaml_parse(&set->memory, yaml_path, (const char *)bytes, size, &root, error);
     mem_free(bytes);
@@ -3784,11 +3787,12 @@ static yolo_status data_open(data_set *set, const char *yaml_path, yolo_error *e
     return status;
 }
 
-/* The pictures of "train", "val" or "test"; an error where there are none. */
+/* The pictures of "train", "val" or "test"; an error where there are none, or one of several places does not exist. */
 static yolo_status data_split(const data_set *set, const char *name, const data_list **list, yolo_error *error) {
     *list = !strcmp(name, "train") ? &set->train : !strcmp(name, "val") ? &set->val : !strcmp(name, "test") ? &set->test : NULL;
     if (!*list) return err_set(error, YOLO_ERROR_USAGE, "split '%s': expected train, val or test", name);
-    return (*list)->count ? YOLO_OK : err_set(error, YOLO_ERROR_IO, "%s", (*list)->complaint);
+    bool complete = !(*list)->complaint[0] || (*list)->unreadable;
+    return (*list)->count && complete ? YOLO_OK : err_set(error, YOLO_ERROR_IO, "%s", (*list)->complaint);
 }
 
 /* ==== 10 zip_: archives =========================================================================================
@@ -9252,7 +9256,7 @@ static yolo_status prep_read_rows(prep_job *job) {
     char *path = path_join(job->options.out, "prepared.tsv");
     yolo_status status = path ? YOLO_OK : err_memory(job->error, 4096);
     bool there = path && os_path_kind(path) == OS_FILE;
-    if (there) status = data_read_text(path, &bytes, &text, &end, job->error);
+    if (there) status = data_read_text(path, DATA_MAX_TEXT, &bytes, &text, &end, job->error);
     mem_free(path);
     if (!there || status != YOLO_OK) return status;
     while (status == YOLO_OK && data_next_line(&text, end, &line, &length)) {

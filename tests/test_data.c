@@ -293,6 +293,7 @@ static void test_data_yaml(void) {
         {"path: /not/on/this/machine\ntrain: ../images/train\nvalidation: images/val\nnc: 3.0\n", "train", 2, ""},
         {"train: images/train\nval: images/none\nnc: 1\n", "train", 2, ""},
         {"train: images/train\nval: images/none\nnc: 1\n", "val", -1, "images/none does not exist"},
+        {"train: images/train\nval: [images/val, images/none]\nnc: 1\n", "val", -1, "images/none does not exist"},
         {"train: images/train\nnc: 1\n", "val", -1, "found no 'val'"},
         {"train: images/train\nval: ''\nnc: 1\n", "val", -1, "found no 'val'"},
         {"train: images/train\nval: 3\nnc: 1\n", "val", -1, "data.yaml:2: 'val' is no path"},
