@@ -19,7 +19,7 @@
      13 pt_            checkpoints (.pt)
      14 op_            CPU operators
      15 run_           executor
-     16 det_ nms_      head decoding and suppression
+     16 det_ nms_ pipe_ head decoding and suppression, pictures in and boxes out
      17 ev_            evaluator
      18 prep_          data preparation
      19 lab_           labelling a tree of pictures
@@ -978,6 +978,27 @@ static void str_from_number(char text[40], double number, int digits) {
     snprintf(text, 40, "%.*g", YOLO_CLAMP(digits, 1, 17), number);
     char point = str_decimal_point(), *dot = strchr(text, point);
     if (point != '.' && dot) *dot = '.';
+}
+
+/* A number with so many decimals, whatever the locale. */
+static void str_decimals(str *s, double number, int decimals) {
+    char text[400];
+    int length = snprintf(text, sizeof text, "%.*f", decimals, number);
+    char *dot = strchr(text, str_decimal_point());
+    if (dot) *dot = '.';
+    str_append(s, text, (size_t)length);
+}
+
+/* A JSON string with its quotes. */
+static void str_json(str *s, const char *text, size_t length) {
+    str_add(s, "\"");
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (c == '"' || c == '\\') str_format(s, "\\%c", c);
+        else if (c < 32) str_format(s, "\\u%04x", c);
+        else str_append(s, text + i, 1);
+    }
+    str_add(s, "\"");
 }
 
 static bool path_is_separator(char c) {
@@ -8658,7 +8679,7 @@ struct yolo_model {
     int threads;
 };
 
-/* ==== 16 det_ nms_: head decoding and suppression ===============================================================
+/* ==== 16 det_ nms_ pipe_: head decoding and suppression, pictures in and boxes out ==============================
    From raw head views to boxes with ultralytics' semantics, for one picture of a batch at a time; nothing is kept
    between calls, so any number of threads may do it at once. Anchors are rejected on their class logits, which costs a
    comparison a class; exponentials are for survivors. NaN never survives: every test is written so that it fails. */
@@ -8879,7 +8900,726 @@ static yolo_status det_check(int *imgsz, const det_options *options, const net *
     return YOLO_OK;
 }
 
-/* ==== 17 ev_: evaluator ========================================================================================= */
+/* ---- pictures in, boxes out ----
+   Loaders decode ahead, lanes infer, the calling thread takes the results in order. A lane is a thread with its own
+   activations over shared weights: pictures in parallel scale better than the loops within one. */
+
+/* One picture on its way through. All of it is valid until `result` returns. */
+typedef struct pipe_picture {
+    int64_t index;
+    const char *path;
+    const char *damage;      /* why it could not be read, or NULL; then there are no boxes and width is 0 */
+    int width, height;       /* of the original, after orientation */
+    yolo_image image;        /* only with keep_images; `work` may draw into it */
+    yolo_boxes boxes;        /* pixels of the original, or of the network with network_boxes; by falling score */
+    img_letterbox letterbox;
+    double decode_ms, preprocess_ms, inference_ms, postprocess_ms; /* of the thread that did it */
+    void *work_data;         /* the caller's: set in `work`, used in `result` */
+} pipe_picture;
+
+typedef struct pipe_job {
+    const net *net;
+    const run_weights *weights;
+    thr_pool *pool;          /* NULL = single-threaded */
+    int threads;             /* lanes at most; 0 = as many as the pool has */
+    int64_t count;
+    const char *(*path)(void *user, int64_t index); /* any thread; the text outlives the run */
+    /* Where the picture goes in the network's input; any thread. NULL = predict's letterbox by imgsz and rect. */
+    void (*plan)(void *user, int64_t index, int width, int height, img_letterbox *plan);
+    int imgsz;
+    bool rect;
+    det_options detect;
+    bool network_boxes, keep_images;
+    /* On a lane's thread, several at a time, in no order: drawing, encoding, writing files. NULL = none. */
+    yolo_status (*work)(void *user, pipe_picture *picture, yolo_error *error);
+    /* On the calling thread, in the order of the list, for damaged pictures too. NULL = none. */
+    yolo_status (*result)(void *user, pipe_picture *picture, yolo_error *error);
+    void *user;
+} pipe_job;
+
+typedef struct pipe_line pipe_line;
+typedef struct pipe_lane { run_lane *run; pipe_line *line; os_thread thread; } pipe_lane;
+
+typedef enum pipe_stage { PIPE_EMPTY, PIPE_LOADED, PIPE_DONE } pipe_stage;
+typedef struct pipe_slot {
+    pipe_picture picture;
+    pipe_stage stage;
+    uint64_t bytes;          /* of the decoded picture while it is held */
+    yolo_error damage;
+} pipe_slot;
+
+/* Indices consumed <= run <= load <= end; index i lives in slot i % slot_count from load to consumption, so at most
+   slot_count pictures are on their way. Everything below is under the mutex but a slot's picture, which belongs to the
+   thread that claimed it. Indices are claimed in order, so what is delivered is a prefix of the list. */
+struct pipe_line {
+    const pipe_job *job;
+    os_mutex mutex;
+    os_condition changed;
+    pipe_slot *slots;
+    int slot_count;
+    int64_t load, run, consumed, end;
+    uint64_t bytes;          /* decoded pictures held */
+    yolo_status status;      /* the first failure; everyone leaves on it */
+    yolo_error error;
+    pipe_lane *lanes;
+    int lane_count;
+};
+
+enum { PIPE_HELD_BYTES = 256 << 20 }; /* loaders wait while decoded pictures hold more */
+
+/* Lanes a job runs in: one a thread, or for a few pictures a single one that uses the whole pool for each. */
+static int pipe_lane_count(const pipe_job *job) {
+    int threads = job->threads > 0 ? job->threads : thr_pool_size(job->pool);
+    return job->count < 2 * (int64_t)threads ? 1 : threads;
+}
+
+/* The longer side of the network's input, rounded up to what the network can halve. REF ultralytics/utils/checks.py
+   check_imgsz */
+static int pipe_imgsz(const net *net, int imgsz) { return (imgsz + net->max_stride - 1) / net->max_stride * net->max_stride; }
+
+/* picture->letterbox, ->width and ->height are set; gives boxes and times. */
+static yolo_status pipe_infer(pipe_lane *lane, const net *net, const yolo_image *image, const det_options *detect,
+                              bool network_boxes, pipe_picture *picture, yolo_error *error) {
+    const img_letterbox *plan = &picture->letterbox;
+    double start = os_clock();
+    yolo_status status = run_lane_shape(lane->run, 1, plan->height, plan->width, error);
+    if (status != YOLO_OK) return status;
+    img_letterbox_run(plan, image, run_lane_input(lane->run));
+    double prepared = os_clock();
+    run_forward(lane->run);
+    double inferred = os_clock();
+    ten heads[NET_MAX_LEVELS];
+    for (int level = 0; level < net->level_count; level++) heads[level] = run_lane_head(lane->run, level);
+    status = det_run(net, heads, 0, detect, &picture->boxes, error);
+    if (status == YOLO_OK && !network_boxes) det_unletterbox(&picture->boxes, plan, picture->width, picture->height);
+    picture->preprocess_ms = (prepared - start) * 1e3;
+    picture->inference_ms = (inferred - prepared) * 1e3;
+    picture->postprocess_ms = (os_clock() - inferred) * 1e3;
+    return status;
+}
+
+static void pipe_load(const pipe_job *job, pipe_slot *slot, int64_t index) {
+    pipe_picture *picture = &slot->picture;
+    memset(picture, 0, sizeof *picture);
+    slot->bytes = 0;
+    picture->index = index;
+    picture->path = job->path(job->user, index);
+    double start = os_clock();
+    if (codec_read(picture->path, &picture->image, &slot->damage) != YOLO_OK) {
+        picture->damage = slot->damage.message;
+        return;
+    }
+    picture->decode_ms = (os_clock() - start) * 1e3;
+    picture->width = picture->image.width;
+    picture->height = picture->image.height;
+    slot->bytes = (uint64_t)picture->width * (uint64_t)picture->height * 3;
+}
+
+static void pipe_drop_image(pipe_picture *picture) {
+    mem_free(picture->image.pixels);
+    memset(&picture->image, 0, sizeof picture->image);
+}
+
+static yolo_status pipe_process(const pipe_job *job, pipe_lane *lane, pipe_slot *slot, yolo_error *error) {
+    pipe_picture *picture = &slot->picture;
+    yolo_status status = YOLO_OK;
+    if (!picture->damage) {
+        if (job->plan) job->plan(job->user, picture->index, picture->width, picture->height, &picture->letterbox);
+        else picture->letterbox = img_letterbox_plan(picture->width, picture->height, pipe_imgsz(job->net, job->imgsz), job->rect, job->net->max_stride);
+        status = pipe_infer(lane, job->net, &picture->image, &job->detect, job->network_boxes, picture, error);
+        if (!job->keep_images) pipe_drop_image(picture);
+    }
+    if (status == YOLO_OK && job->work) status = job->work(job->user, picture, error);
+    return status;
+}
+
+static void pipe_release(pipe_slot *slot) {
+    pipe_drop_image(&slot->picture);
+    mem_free(slot->picture.boxes.items);
+    memset(&slot->picture.boxes, 0, sizeof slot->picture.boxes);
+    slot->stage = PIPE_EMPTY;
+}
+
+static yolo_status pipe_interrupted(const pipe_job *job, int64_t done, yolo_error *error) {
+    return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted after %lld of %lld pictures", (long long)done, (long long)job->count);
+}
+
+/* Under the mutex. An interrupt ends the list behind the pictures in hand. */
+static bool pipe_leaving(pipe_line *p) {
+    if (err_interrupted && p->end > p->run) {
+        p->end = p->run;
+        os_condition_wake_all(&p->changed);
+    }
+    return p->status != YOLO_OK;
+}
+
+/* Under the mutex. */
+static void pipe_fail(pipe_line *p, yolo_status status, const yolo_error *error) {
+    if (p->status == YOLO_OK) {
+        p->status = status;
+        p->error = *error;
+    }
+    os_condition_wake_all(&p->changed);
+}
+
+static OS_THREAD_RESULT OS_THREAD_CALL pipe_loader_main(void *argument) {
+    pipe_line *p = argument;
+    os_mutex_lock(&p->mutex);
+    for (;;) {
+        while (!pipe_leaving(p) && p->load < p->end && (p->load - p->consumed >= p->slot_count || p->bytes > PIPE_HELD_BYTES))
+            os_condition_wait(&p->changed, &p->mutex);
+        if (p->status != YOLO_OK || p->load >= p->end) break;
+        int64_t index = p->load++;
+        pipe_slot *slot = &p->slots[index % p->slot_count];
+        os_mutex_unlock(&p->mutex);
+        pipe_load(p->job, slot, index);
+        os_mutex_lock(&p->mutex);
+        p->bytes += slot->bytes;
+        slot->stage = PIPE_LOADED;
+        os_condition_wake_all(&p->changed);
+    }
+    os_mutex_unlock(&p->mutex);
+    return 0;
+}
+
+static OS_THREAD_RESULT OS_THREAD_CALL pipe_lane_main(void *argument) {
+    pipe_lane *lane = argument;
+    pipe_line *p = lane->line;
+    yolo_error error;
+    os_mutex_lock(&p->mutex);
+    for (;;) {
+        while (!pipe_leaving(p) && p->run < p->end && p->slots[p->run % p->slot_count].stage != PIPE_LOADED)
+            os_condition_wait(&p->changed, &p->mutex);
+        if (p->status != YOLO_OK || p->run >= p->end) break;
+        pipe_slot *slot = &p->slots[p->run++ % p->slot_count];
+        os_mutex_unlock(&p->mutex);
+        yolo_status status = pipe_process(p->job, lane, slot, &error);
+        os_mutex_lock(&p->mutex);
+        if (!slot->picture.image.pixels) {
+            p->bytes -= slot->bytes;
+            slot->bytes = 0;
+        }
+        slot->stage = PIPE_DONE;
+        os_condition_wake_all(&p->changed);
+        if (status != YOLO_OK) pipe_fail(p, status, &error);
+    }
+    os_mutex_unlock(&p->mutex);
+    return 0;
+}
+
+/* Hands finished pictures over in order until the list ends or something fails. */
+static void pipe_deliver(pipe_line *p) {
+    yolo_error error;
+    os_mutex_lock(&p->mutex);
+    for (;;) {
+        pipe_slot *slot = &p->slots[p->consumed % p->slot_count];
+        while (!pipe_leaving(p) && p->consumed < p->end && slot->stage != PIPE_DONE) os_condition_wait(&p->changed, &p->mutex);
+        if (p->status != YOLO_OK || p->consumed >= p->end) break;
+        os_mutex_unlock(&p->mutex);
+        yolo_status status = p->job->result ? p->job->result(p->job->user, &slot->picture, &error) : YOLO_OK;
+        os_mutex_lock(&p->mutex);
+        p->bytes -= slot->bytes;
+        pipe_release(slot);
+        p->consumed++;
+        os_condition_wake_all(&p->changed);
+        if (status != YOLO_OK) pipe_fail(p, status, &error);
+    }
+    os_mutex_unlock(&p->mutex);
+}
+
+/* One picture after the other in the calling thread. */
+static void pipe_serial(pipe_line *p) {
+    const pipe_job *job = p->job;
+    for (; p->status == YOLO_OK && p->consumed < p->end && !err_interrupted; p->consumed++) {
+        pipe_slot *slot = &p->slots[0];
+        pipe_load(job, slot, p->consumed);
+        p->status = pipe_process(job, &p->lanes[0], slot, &p->error);
+        if (p->status == YOLO_OK && job->result) p->status = job->result(job->user, &slot->picture, &p->error);
+        pipe_release(slot);
+    }
+    p->end = p->consumed;
+}
+
+/* Lanes and as many loaders. A thread that the system refuses is done without, as long as one of each kind runs. */
+static void pipe_threaded(pipe_line *p) {
+    os_thread loaders[THR_MAX];
+    int loader_count = 0, started = 0, wanted = YOLO_MIN(p->lane_count, THR_MAX);
+    while (started < p->lane_count && os_thread_start(&p->lanes[started].thread, pipe_lane_main, &p->lanes[started])) started++;
+    while (started && loader_count < wanted && os_thread_start(&loaders[loader_count], pipe_loader_main, p)) loader_count++;
+    if (loader_count) pipe_deliver(p);
+    else {
+        os_mutex_lock(&p->mutex);
+        err_set(&p->error, YOLO_ERROR_MEMORY, "the system gives no more threads");
+        p->status = YOLO_ERROR_MEMORY;
+        os_condition_wake_all(&p->changed);
+        os_mutex_unlock(&p->mutex);
+    }
+    for (int i = 0; i < started; i++) os_thread_join(p->lanes[i].thread);
+    for (int i = 0; i < loader_count; i++) os_thread_join(loaders[i]);
+}
+
+/* Runs the whole list. A failure of `work` or `result` ends it and is returned; YOLO_ERROR_INTERRUPTED when
+   yolo_interrupt() cut it short, with the pictures in hand delivered. */
+static yolo_status pipe_run(const pipe_job *job, yolo_error *error) {
+    pipe_line p = {.job = job, .end = job->count, .lane_count = pipe_lane_count(job)};
+    bool serial = job->count <= 1 || job->threads == 1 || (job->threads <= 0 && thr_pool_size(job->pool) == 1);
+    p.slot_count = serial ? 1 : 2 * p.lane_count + 2;
+    p.slots = mem_array((uint64_t)p.slot_count, sizeof *p.slots);
+    p.lanes = mem_array((uint64_t)p.lane_count, sizeof *p.lanes);
+    if (!p.slots || !p.lanes) p.status = err_memory(&p.error, (uint64_t)p.slot_count * sizeof *p.slots);
+    for (int i = 0; p.status == YOLO_OK && i < p.lane_count; i++) {
+        p.lanes[i].line = &p;
+        p.status = run_lane_create(&p.lanes[i].run, job->weights, job->net, p.lane_count == 1 ? job->pool : NULL, 1,
+                                   job->net->max_stride, job->net->max_stride, &p.error);
+    }
+    if (p.status == YOLO_OK && serial) pipe_serial(&p);
+    else if (p.status == YOLO_OK) {
+        os_mutex_init(&p.mutex);
+        os_condition_init(&p.changed);
+        pipe_threaded(&p);
+        os_condition_destroy(&p.changed);
+        os_mutex_destroy(&p.mutex);
+    }
+    for (int i = 0; p.slots && i < p.slot_count; i++) pipe_release(&p.slots[i]);
+    for (int i = 0; p.lanes && i < p.lane_count; i++) run_lane_destroy(p.lanes[i].run);
+    mem_free(p.slots);
+    mem_free(p.lanes);
+    if (p.status == YOLO_OK && p.end < job->count) return pipe_interrupted(job, p.end, error);
+    if (p.status != YOLO_OK && error) *error = p.error;
+    return p.status;
+}
+
+/* ==== 17 ev_: evaluator =========================================================================================
+   Precision, recall and average precision as ultralytics counts them. Predictions meet targets in the network's pixels,
+   picture by picture in the order of the batches; what that leaves (confidence, class and ten bits each) is all that
+   the curves are made of. Sums run in a fixed order in doubles, so results do not depend on the number of threads. */
+
+enum { EV_LEVELS = 10, EV_POINTS = 1000, EV_RECALLS = 101, EV_SMOOTH = 101 };
+
+typedef struct ev_target { float x1, y1, x2, y2; int32_t class_id; } ev_target;
+
+typedef struct ev_prediction {
+    float confidence;
+    int32_t class_id;
+    uint32_t correct;  /* bit t: matched at overlap level t */
+    int64_t order;
+} ev_prediction;
+
+typedef struct ev_stats {
+    int class_count;
+    ev_prediction *predictions;
+    int64_t count, capacity;
+    int64_t *instances, *pictures; /* of each class */
+    int64_t seen;
+} ev_stats;
+
+static yolo_status ev_stats_init(ev_stats *stats, int class_count, yolo_error *error) {
+    memset(stats, 0, sizeof *stats);
+    stats->class_count = class_count;
+    stats->instances = mem_array((uint64_t)class_count, sizeof *stats->instances);
+    stats->pictures = mem_array((uint64_t)class_count, sizeof *stats->pictures);
+    return stats->instances && stats->pictures ? YOLO_OK : err_memory(error, (uint64_t)class_count * 16);
+}
+
+static void ev_stats_free(ev_stats *stats) {
+    mem_free(stats->predictions);
+    mem_free(stats->instances);
+    mem_free(stats->pictures);
+    memset(stats, 0, sizeof *stats);
+}
+
+/* Overlap levels 0.5, 0.55 .. 0.95, rounded as torch.linspace rounds them. */
+static float ev_level(int t) {
+    const float step = (0.95f - 0.5f) / (EV_LEVELS - 1);
+    return t < EV_LEVELS / 2 ? 0.5f + step * (float)t : 0.95f - step * (float)(EV_LEVELS - 1 - t);
+}
+
+/* REF ultralytics/utils/metrics.py box_iou */
+static float ev_overlap(const yolo_box *a, const ev_target *b) {
+    float w = YOLO_MAX(0.0f, YOLO_MIN(a->x2, b->x2) - YOLO_MAX(a->x1, b->x1));
+    float h = YOLO_MAX(0.0f, YOLO_MIN(a->y2, b->y2) - YOLO_MAX(a->y1, b->y1));
+    return w * h / ((b->x2 - b->x1) * (b->y2 - b->y1) + (a->x2 - a->x1) * (a->y2 - a->y1) - w * h + 1e-7f);
+}
+
+/* Which levels prediction `box` matches: at each it claims the unclaimed target of its class that it overlaps most, the
+   first of equals. `claimed` (a bit a level) and `overlaps` have an entry a target. Predictions come by falling
+   confidence. REF ultralytics/engine/validator.py match_predictions */
+static uint32_t ev_match(const yolo_box *box, const ev_target *targets, int64_t target_count, uint32_t *claimed, float *overlaps) {
+    float most = 0;
+    uint32_t correct = 0;
+    for (int64_t k = 0; k < target_count; k++) {
+        overlaps[k] = targets[k].class_id == box->class_id ? ev_overlap(box, &targets[k]) : 0;
+        most = YOLO_MAX(most, overlaps[k]);
+    }
+    for (int t = 0; t < EV_LEVELS && most >= ev_level(t); t++) {
+        int64_t best = -1;
+        for (int64_t k = 0; k < target_count; k++)
+            if (!(claimed[k] >> t & 1) && overlaps[k] > (best < 0 ? 0 : overlaps[best])) best = k;
+        if (best < 0 || !(overlaps[best] >= ev_level(t))) continue;
+        claimed[best] |= 1u << t;
+        correct |= 1u << t;
+    }
+    return correct;
+}
+
+/* Adds one picture. */
+static yolo_status ev_add(ev_stats *stats, const yolo_boxes *boxes, const ev_target *targets, int64_t target_count, yolo_error *error) {
+    uint32_t *claimed = mem_array((uint64_t)target_count, sizeof *claimed);
+    float *overlaps = mem_array((uint64_t)target_count, sizeof *overlaps);
+    yolo_status status = YOLO_OK;
+    if (!claimed || !overlaps || !mem_grow(&stats->predictions, &stats->capacity, stats->count + boxes->count, sizeof *stats->predictions))
+        status = err_memory(error, (uint64_t)(stats->count + boxes->count) * sizeof *stats->predictions);
+    for (int i = 0; status == YOLO_OK && i < boxes->count; i++) {
+        const yolo_box *box = &boxes->items[i];
+        stats->predictions[stats->count] = (ev_prediction){
+            box->confidence, box->class_id, ev_match(box, targets, target_count, claimed, overlaps), stats->count};
+        stats->count++;
+    }
+    for (int64_t k = 0; status == YOLO_OK && k < target_count; k++) {
+        bool first = true;
+        for (int64_t before = 0; before < k; before++) first &= targets[before].class_id != targets[k].class_id;
+        stats->pictures[targets[k].class_id] += first;
+        stats->instances[targets[k].class_id]++;
+    }
+    stats->seen++;
+    mem_free(claimed);
+    mem_free(overlaps);
+    return status;
+}
+
+static int ev_compare(const void *left, const void *right) {
+    const ev_prediction *a = left, *b = right;
+    if (a->class_id != b->class_id) return a->class_id < b->class_id ? -1 : 1;
+    if (a->confidence != b->confidence) return a->confidence > b->confidence ? -1 : 1;
+    return (a->order > b->order) - (a->order < b->order);
+}
+
+/* Linear interpolation of the points (xs[i], ys[i]) with rising xs, as numpy.interp does it: of equal xs the last
+   counts, `left` below the first, the last y above the last. */
+static double ev_interpolate(double x, const double *xs, const double *ys, int64_t count, double left) {
+    if (x < xs[0]) return left;
+    if (x >= xs[count - 1]) return ys[count - 1];
+    int64_t low = 0, high = count - 1; /* xs[low] <= x < xs[high] */
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        if (xs[middle] <= x) low = middle;
+        else high = middle;
+    }
+    if (xs[low] == x) return ys[low];
+    return (ys[high] - ys[low]) / (xs[high] - xs[low]) * (x - xs[low]) + ys[low];
+}
+
+/* Area below the precision envelope by 101 recalls. recall and precision have count + 3 entries, of which 1..count are
+   filled in. REF ultralytics/utils/metrics.py compute_ap */
+static double ev_average_precision(double *recall, double *precision, int64_t count) {
+    double area = 0, before = 0;
+    recall[0] = 0;
+    precision[0] = 1;
+    recall[count + 1] = recall[count];
+    recall[count + 2] = 1;
+    precision[count + 1] = precision[count + 2] = 0;
+    for (int64_t i = count + 1; i >= 0; i--) precision[i] = YOLO_MAX(precision[i], precision[i + 1]);
+    for (int i = 0; i < EV_RECALLS; i++) {
+        double x = i == EV_RECALLS - 1 ? 1 : i * (1.0 / (EV_RECALLS - 1));
+        double y = ev_interpolate(x, recall, precision, count + 3, precision[0]);
+        if (i) area += (x - (i - 1) * (1.0 / (EV_RECALLS - 1))) * (y + before) / 2;
+        before = y;
+    }
+    return area;
+}
+
+/* A class's precision and recall over EV_POINTS confidences, and its average precisions. */
+typedef struct ev_curve { double precision[EV_POINTS], recall[EV_POINTS], ap[EV_LEVELS]; } ev_curve;
+
+/* From the predictions of one class by falling confidence; `work` has 3 * (count + 3) entries.
+   REF ultralytics/utils/metrics.py ap_per_class */
+static void ev_class_curve(ev_curve *curve, const ev_prediction *predictions, int64_t count, int64_t instances, double *work) {
+    double *recall = work, *precision = work + count + 3, *x = work + 2 * (count + 3);
+    memset(curve, 0, sizeof *curve);
+    if (!count) return;
+    for (int64_t i = 0; i < count; i++) x[i] = -(double)predictions[i].confidence;
+    for (int t = 0; t < EV_LEVELS; t++) {
+        int64_t correct = 0;
+        for (int64_t i = 0; i < count; i++) {
+            correct += predictions[i].correct >> t & 1;
+            recall[i + 1] = (double)correct / (double)instances;
+            precision[i + 1] = (double)correct / (double)(i + 1);
+        }
+        for (int p = 0; !t && p < EV_POINTS; p++) {
+            double at = p == EV_POINTS - 1 ? -1 : -p * (1.0 / (EV_POINTS - 1));
+            curve->recall[p] = ev_interpolate(at, x, recall + 1, count, 0);
+            curve->precision[p] = ev_interpolate(at, x, precision + 1, count, 1);
+        }
+        curve->ap[t] = ev_average_precision(recall, precision, count);
+    }
+}
+
+/* The confidence (an index into the curves) where the mean F1 of all classes, smoothed by a box filter, is highest. */
+static int ev_best_point(const ev_curve *curves, int class_count) {
+    double padded[EV_POINTS + EV_SMOOTH - 1], best = -1;
+    int at = 0, half = EV_SMOOTH / 2;
+    for (int p = 0; p < EV_POINTS; p++) {
+        double sum = 0;
+        for (int c = 0; c < class_count; c++)
+            sum += 2 * curves[c].precision[p] * curves[c].recall[p] / (curves[c].precision[p] + curves[c].recall[p] + 1e-16);
+        padded[half + p] = class_count ? sum / class_count : 0;
+    }
+    for (int p = 0; p < half; p++) {
+        padded[p] = padded[half];
+        padded[half + EV_POINTS + p] = padded[half + EV_POINTS - 1];
+    }
+    for (int p = 0; p < EV_POINTS; p++) {
+        double sum = 0;
+        for (int i = 0; i < EV_SMOOTH; i++) sum += padded[p + i] * (1.0 / EV_SMOOTH);
+        if (sum > best) {
+            best = sum;
+            at = p;
+        }
+    }
+    return at;
+}
+
+/* Rows of the classes that have targets, and their means. */
+static void ev_fill(yolo_metrics *metrics, const ev_stats *stats, const ev_curve *curves) {
+    int point = ev_best_point(curves, metrics->class_count), row = 0;
+    for (int c = 0; c < stats->class_count; c++) {
+        if (!stats->instances[c]) continue;
+        const ev_curve *curve = &curves[row];
+        yolo_class_metrics *m = &metrics->classes[row++];
+        *m = (yolo_class_metrics){.class_id = c, .images = (int)stats->pictures[c], .instances = (int)stats->instances[c],
+                                  .precision = curve->precision[point], .recall = curve->recall[point], .map50 = curve->ap[0]};
+        for (int t = 0; t < EV_LEVELS; t++) m->map50_95 += curve->ap[t] / EV_LEVELS;
+        metrics->instances += m->instances;
+        metrics->precision += m->precision / metrics->class_count;
+        metrics->recall += m->recall / metrics->class_count;
+        metrics->map50 += m->map50 / metrics->class_count;
+        metrics->map50_95 += m->map50_95 / metrics->class_count;
+    }
+}
+
+/* Sorts the predictions and turns them into the table. metrics->classes is allocated. */
+static yolo_status ev_summarise(ev_stats *stats, yolo_metrics *metrics, yolo_error *error) {
+    int classes = 0;
+    for (int c = 0; c < stats->class_count; c++) classes += stats->instances[c] > 0;
+    ev_curve *curves = mem_array((uint64_t)classes, sizeof *curves);
+    double *work = mem_array((uint64_t)(stats->count + 3), 3 * sizeof *work);
+    metrics->classes = mem_array((uint64_t)classes, sizeof *metrics->classes);
+    if (!curves || !work || !metrics->classes) {
+        mem_free(curves);
+        mem_free(work);
+        mem_free(metrics->classes);
+        metrics->classes = NULL;
+        return err_memory(error, (uint64_t)classes * sizeof *curves + (uint64_t)stats->count * 24);
+    }
+    if (stats->count) qsort(stats->predictions, (size_t)stats->count, sizeof *stats->predictions, ev_compare);
+    int64_t first = 0;
+    for (int c = 0, row = 0; c < stats->class_count; c++) {
+        int64_t end = first;
+        while (end < stats->count && stats->predictions[end].class_id == c) end++;
+        if (stats->instances[c]) ev_class_curve(&curves[row++], stats->predictions + first, end - first, stats->instances[c], work);
+        first = end;
+    }
+    metrics->class_count = classes;
+    metrics->images = (int)stats->seen;
+    ev_fill(metrics, stats, curves);
+    mem_free(curves);
+    mem_free(work);
+    return YOLO_OK;
+}
+
+/* A validation run: pictures by rising height/width, in batches that share a rectangle. */
+typedef struct ev_picture {
+    const char *path;
+    int width, height, net_width, net_height;
+    int64_t first_target, target_count; /* targets in parts of the picture until it is seen */
+    int64_t order;
+} ev_picture;
+
+typedef struct ev_run {
+    const net *net;
+    const yolo_val_options *options;
+    int imgsz;
+    ev_picture *pictures;
+    int64_t count;
+    ev_target *targets;
+    int64_t target_count, target_capacity;
+    ev_stats stats;
+    yolo_metrics *metrics;
+    str json;
+    log_meter meter;
+} ev_run;
+
+static int ev_picture_order(const void *left, const void *right) {
+    const ev_picture *a = left, *b = right;
+    double difference = (double)a->height / a->width - (double)b->height / b->width;
+    return difference ? (difference > 0 ? 1 : -1) : (a->order > b->order) - (a->order < b->order);
+}
+
+/* Picture sizes from the headers, and the labels. A picture that has no readable header is counted as damaged. */
+static yolo_status ev_gather(ev_run *run, const data_list *list, int class_count, yolo_error *error) {
+    run->pictures = mem_array((uint64_t)list->count, sizeof *run->pictures);
+    if (!run->pictures) return err_memory(error, (uint64_t)list->count * sizeof *run->pictures);
+    yolo_status status = YOLO_OK;
+    for (int64_t i = 0; i < list->count && status == YOLO_OK; i++) {
+        ev_picture *picture = &run->pictures[run->count];
+        *picture = (ev_picture){.path = list->paths[i], .first_target = run->target_count, .order = i};
+        yolo_error damage;
+        if (codec_size(picture->path, &picture->width, &picture->height, &damage) != YOLO_OK) {
+            log_write(&run->options->log, YOLO_LOG_WARNING, "%s", damage.message);
+            run->metrics->damaged++;
+            continue;
+        }
+        lbl_list labels = {0};
+        char *label_path = data_label_path(picture->path);
+        status = label_path ? lbl_read(label_path, run->options->single_cls ? 0 : class_count, &labels, &run->options->log, error)
+                            : err_memory(error, DATA_PATH_SIZE);
+        mem_free(label_path);
+        if (status == YOLO_OK && !mem_grow(&run->targets, &run->target_capacity, run->target_count + labels.count, sizeof *run->targets))
+            status = err_memory(error, (uint64_t)(run->target_count + labels.count) * sizeof *run->targets);
+        for (int64_t k = 0; status == YOLO_OK && k < labels.count; k++) {
+            const lbl_box *b = &labels.items[k];
+            run->targets[run->target_count++] = (ev_target){
+                (float)(b->x - b->w / 2), (float)(b->y - b->h / 2), (float)(b->x + b->w / 2), (float)(b->y + b->h / 2),
+                run->options->single_cls ? 0 : b->class_id};
+        }
+        picture->target_count = labels.count;
+        lbl_list_free(&labels);
+        run->count++;
+    }
+    return status;
+}
+
+/* Sorts the pictures and gives each batch the smallest rectangle, half a stride larger than its widest or tallest
+   picture needs. REF ultralytics/data/base.py set_rectangle */
+static void ev_rectangles(ev_run *run) {
+    int batch = run->options->batch, stride = run->net->max_stride;
+    if (run->options->rect) qsort(run->pictures, (size_t)run->count, sizeof *run->pictures, ev_picture_order);
+    for (int64_t first = 0; first < run->count; first += batch) {
+        int64_t end = YOLO_MIN(first + batch, run->count);
+        double least = (double)run->pictures[first].height / run->pictures[first].width;
+        double most = (double)run->pictures[end - 1].height / run->pictures[end - 1].width;
+        double tall = most < 1 ? most : 1, wide = least > 1 ? 1 / least : 1;
+        int height = (int)ceil(tall * run->imgsz / stride + 0.5) * stride, width = (int)ceil(wide * run->imgsz / stride + 0.5) * stride;
+        for (int64_t i = first; i < end; i++) {
+            run->pictures[i].net_width = run->options->rect ? width : run->imgsz;
+            run->pictures[i].net_height = run->options->rect ? height : run->imgsz;
+        }
+    }
+}
+
+static const char *ev_path(void *user, int64_t index) { return ((ev_run *)user)->pictures[index].path; }
+
+/* Loaded with its longer side at imgsz, then centred in the batch's rectangle, never enlarged there. */
+static void ev_plan(void *user, int64_t index, int width, int height, img_letterbox *plan) {
+    ev_run *run = user;
+    int loaded_width, loaded_height;
+    img_load_size(width, height, run->imgsz, &loaded_width, &loaded_height);
+    *plan = img_letterbox_plan_fixed(loaded_width, loaded_height, run->pictures[index].net_width, run->pictures[index].net_height, false);
+}
+
+/* One line a box as ultralytics writes predictions.json: pixels of the picture, left top width height. */
+static void ev_json(ev_run *run, const pipe_picture *picture) {
+    const char *name = path_name(picture->path), *extension = path_extension(picture->path);
+    int stem = (int)(extension - name);
+    bool number = stem > 0 && stem <= 18;
+    for (int i = 0; i < stem; i++) number &= name[i] >= '0' && name[i] <= '9';
+    yolo_boxes boxes = picture->boxes;
+    for (int i = 0; i < boxes.count; i++) {
+        str_add(&run->json, run->json.length ? ",\n{\"image_id\":" : "[{\"image_id\":");
+        if (number) str_format(&run->json, "%lld", strtoll(name, NULL, 10));
+        else str_json(&run->json, name, (size_t)stem);
+        str_add(&run->json, ",\"file_name\":");
+        str_json(&run->json, name, strlen(name));
+        yolo_boxes one = {&(yolo_box){0}, 1};
+        one.items[0] = boxes.items[i];
+        det_unletterbox(&one, &picture->letterbox, picture->width, picture->height);
+        const yolo_box *b = one.items;
+        double values[] = {b->x1, b->y1, (double)b->x2 - b->x1, (double)b->y2 - b->y1};
+        str_format(&run->json, ",\"category_id\":%d,\"bbox\":[", b->class_id + 1);
+        for (int k = 0; k < 4; k++) {
+            str_add(&run->json, k ? "," : "");
+            str_decimals(&run->json, values[k], 3);
+        }
+        str_add(&run->json, "],\"score\":");
+        str_decimals(&run->json, b->confidence, 5);
+        str_add(&run->json, "}");
+    }
+}
+
+static yolo_status ev_result(void *user, pipe_picture *picture, yolo_error *error) {
+    ev_run *run = user;
+    log_meter_step(&run->meter, picture->index + 1);
+    if (picture->damage) {
+        log_write(&run->options->log, YOLO_LOG_WARNING, "%s", picture->damage);
+        run->metrics->damaged++;
+        return YOLO_OK;
+    }
+    const ev_picture *known = &run->pictures[picture->index];
+    const img_letterbox *plan = &picture->letterbox;
+    ev_target *targets = run->targets + known->first_target;
+    for (int64_t k = 0; k < known->target_count; k++) {
+        targets[k].x1 = targets[k].x1 * (float)plan->scaled_width + (float)plan->pad_left;
+        targets[k].x2 = targets[k].x2 * (float)plan->scaled_width + (float)plan->pad_left;
+        targets[k].y1 = targets[k].y1 * (float)plan->scaled_height + (float)plan->pad_top;
+        targets[k].y2 = targets[k].y2 * (float)plan->scaled_height + (float)plan->pad_top;
+    }
+    if (run->options->single_cls)
+        for (int i = 0; i < picture->boxes.count; i++) picture->boxes.items[i].class_id = 0;
+    run->metrics->speed_preprocess_ms += picture->preprocess_ms;
+    run->metrics->speed_inference_ms += picture->inference_ms;
+    run->metrics->speed_postprocess_ms += picture->postprocess_ms;
+    if (run->options->save_json) ev_json(run, picture);
+    return ev_add(&run->stats, &picture->boxes, targets, known->target_count, error);
+}
+
+static yolo_status ev_finish(ev_run *run, yolo_error *error) {
+    yolo_metrics *metrics = run->metrics;
+    yolo_status status = ev_summarise(&run->stats, metrics, error);
+    if (status != YOLO_OK) return status;
+    double seen = metrics->images ? metrics->images : 1;
+    metrics->speed_preprocess_ms /= seen;
+    metrics->speed_inference_ms /= seen;
+    metrics->speed_postprocess_ms /= seen;
+    if (!run->options->save_json) return YOLO_OK;
+    str_add(&run->json, run->json.length ? "]\n" : "[]\n");
+    if (run->json.failed) return err_memory(error, (uint64_t)run->json.length);
+    return path_write(run->options->save_json, run->json.text, (size_t)run->json.length, true, error);
+}
+
+/* `job` holds the network to run; the rest of it is filled in here. */
+static yolo_status ev_val(pipe_job *job, const yolo_val_options *options, yolo_metrics *metrics, yolo_error *error) {
+    data_set set;
+    const data_list *list;
+    ev_run run = {.net = job->net, .options = options, .imgsz = pipe_imgsz(job->net, options->imgsz), .metrics = metrics};
+    yolo_status status = data_open(&set, options->data, error);
+    if (status != YOLO_OK) return status;
+    status = data_split(&set, options->split, &list, error);
+    int classes = YOLO_MAX(set.class_count, job->net->class_count);
+    if (status == YOLO_OK && set.class_count != job->net->class_count)
+        log_write(&options->log, YOLO_LOG_WARNING, "%s: %d classes, but the model has %d", options->data, set.class_count, job->net->class_count);
+    if (status == YOLO_OK) status = ev_stats_init(&run.stats, classes, error);
+    if (status == YOLO_OK) status = ev_gather(&run, list, set.class_count, error);
+    if (status == YOLO_OK) {
+        ev_rectangles(&run);
+        run.meter = log_meter_start(&options->log, options->progress, "val", "Progress", run.count);
+        job->count = run.count;
+        job->path = ev_path;
+        job->plan = ev_plan;
+        job->result = ev_result;
+        job->user = &run;
+        job->network_boxes = true;
+        job->detect = (det_options){.conf = options->conf, .iou = options->iou, .max_det = options->max_det,
+                                    .multi_label = job->net->class_count > 1, .agnostic = options->single_cls};
+        status = pipe_run(job, error);
+    }
+    if (status == YOLO_OK) status = ev_finish(&run, error);
+    str_free(&run.json);
+    ev_stats_free(&run.stats);
+    mem_free(run.pictures);
+    mem_free(run.targets);
+    data_close(&set);
+    return status;
+}
 
 /* ==== 18 prep_: data preparation ================================================================================
    1 The source is only read; `out` may lie within it and is then not searched.
@@ -9641,10 +10381,171 @@ void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yol
 
 yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.isa = "auto"}; }
 
+static yolo_status yolo_choose_isa(const char *name, op_isa *isa, yolo_error *error) {
+    static const char *const names[] = {"portable", "avx2", "avx512"};
+    op_isa best = op_isa_best();
+    *isa = best;
+    if (!name || !strcmp(name, "auto")) return YOLO_OK;
+    for (int i = 0; i < YOLO_COUNT(names); i++) {
+        if (strcmp(name, names[i])) continue;
+        *isa = (op_isa)i;
+        if (i <= (int)best) return YOLO_OK;
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "this processor has no %s: the best it has is %s", name, names[best]);
+    }
+    return err_set(error, YOLO_ERROR_USAGE, "instruction set '%.40s': expected auto, portable, avx2 or avx512", name);
+}
+
+/* The scale letter in a description's file name, "my-yolov8s-long.yaml", or "". REF ultralytics/nn/tasks.py
+   guess_model_scale. */
+static void yolo_scale_of_name(const char *path, char letter[2]) {
+    letter[0] = letter[1] = 0;
+    for (const char *p = path_name(path); (p = strstr(p, "yolo")); p++) {
+        const char *q = p + 4;
+        if (!strncmp(q, "e-", 2)) q += 2;
+        if (*q == 'v') q++;
+        const char *digits = q;
+        while (*q >= '0' && *q <= '9') q++;
+        if (q > digits && *q && strchr("nslmx", *q)) {
+            letter[0] = *q;
+            return;
+        }
+    }
+}
+
+/* Reads a description from its file or, where there is none, from those built in. */
+static yolo_status yolo_read_description(arena *memory, const char *path, val **yaml, yolo_error *error) {
+    char letter[2];
+    uint8_t *bytes;
+    size_t size;
+    if (os_path_kind(path) == OS_NOTHING) {
+        *yaml = net_builtin_yaml(memory, path_name(path));
+        return *yaml ? YOLO_OK : err_set(error, YOLO_ERROR_IO, "%s: no such file, and no such built-in model; built in are "
+                                         "yolov8n.yaml, yolov8s, yolov8m, yolov8l, yolov8x, and each with -p2", path);
+    }
+    yolo_status status = path_read(path, 1 << 20, &bytes, &size, error);
+    if (status == YOLO_OK) status = yaml_parse(memory, path, (const char *)bytes, size, yaml, error);
+    mem_free(bytes);
+    if (status != YOLO_OK) return status;
+    yolo_scale_of_name(path, letter);
+    if ((*yaml)->kind != VAL_MAP) return err_set(error, YOLO_ERROR_FORMAT, "%s: expected a model description", path);
+    if ((*letter && !net_set_val(memory, *yaml, "scale", val_string(memory, letter, 1))) ||
+        !net_set_val(memory, *yaml, "yaml_file", val_string(memory, path, strlen(path)))) return err_memory(error, size);
+    return YOLO_OK;
+}
+
+/* A new model of a description, with initial weights. */
+static yolo_status yolo_build(pt_model *model, const char *path, const yolo_open_options *options, yolo_error *error) {
+    arena memory = {.cap = 64 << 20};
+    val *yaml = NULL;
+    net_activation activation = NET_SILU;
+    double slope;
+    yolo_error reason = {0};
+    if (options->activation && !net_parse_activation(options->activation, &activation, &slope))
+        return err_set(error, YOLO_ERROR_USAGE, "activation '%.40s': expected silu, relu, leakyrelu or mish", options->activation);
+    if (options->classes < 0 || options->classes > NET_MAX_CHANNELS)
+        return err_set(error, YOLO_ERROR_USAGE, "%d classes: expected 1 to %d", options->classes, NET_MAX_CHANNELS);
+    yolo_status status = yolo_read_description(&memory, path, &yaml, error);
+    if (status == YOLO_OK) {
+        status = net_build(&model->net, yaml, NULL, options->classes, NULL, options->activation ? (int)activation : -1, false, &reason);
+        if (status != YOLO_OK) err_set(error, status, "%s: %s", path, reason.message);
+    }
+    arena_free(&memory);
+    if (status != YOLO_OK) return status;
+    model->params = mem_array((uint64_t)model->net.param_elements, sizeof *model->params);
+    if (!model->params) return err_memory(error, (uint64_t)model->net.param_elements * sizeof *model->params);
+    net_init_params(&model->net, model->params, options->seed);
+    model->built = true;
+    model->epoch = -1;
+    return YOLO_OK;
+}
+
+void yolo_model_close(yolo_model *model) {
+    if (!model) return;
+    run_lane_destroy(model->lane);
+    run_weights_destroy(model->weights);
+    thr_pool_destroy(model->pool);
+    pt_free(&model->checkpoint);
+    mem_free(model);
+}
+
+yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_options options, yolo_error *error) {
+    const char *extension = path_extension(path);
+    bool description = str_equal_fold(extension, ".yaml") || str_equal_fold(extension, ".yml") || !*extension;
+    yolo_model *model = mem_array(1, sizeof *model);
+    *out = NULL;
+    if (!model) return err_memory(error, sizeof *model);
+    yolo_status status = yolo_choose_isa(options.isa, &model->isa, error);
+    if (status == YOLO_OK && options.threads < 0)
+        status = err_set(error, YOLO_ERROR_USAGE, "%d threads: expected 0 (all cores) or more", options.threads);
+    if (status == YOLO_OK)
+        status = description ? yolo_build(&model->checkpoint, path, &options, error) : pt_read(path, &model->checkpoint, error);
+    if (status == YOLO_OK) {
+        model->pool = thr_pool_create(options.threads ? options.threads : os_core_count());
+        if (!model->pool) status = err_memory(error, sizeof *model->pool);
+        else model->threads = thr_pool_size(model->pool);
+    }
+    if (status == YOLO_OK) status = run_weights_create(&model->weights, &model->checkpoint.net, model->checkpoint.params, model->isa, error);
+    if (status == YOLO_OK) *out = model;
+    else yolo_model_close(model);
+    return status;
+}
+
 int yolo_class_count(const yolo_model *model) { return model->checkpoint.net.class_count; }
 
 const char *yolo_class_name(const yolo_model *model, int class_id) {
     return class_id >= 0 && class_id < model->checkpoint.net.class_count ? model->checkpoint.net.names[class_id] : "";
+}
+
+yolo_predict_options yolo_predict_defaults(void) {
+    return (yolo_predict_options){.imgsz = 640, .conf = 0.25f, .iou = 0.7f, .max_det = 300, .rect = true};
+}
+
+/* What a caller may have got wrong in any of the calls that find objects. */
+static yolo_status yolo_check_detection(int imgsz, float conf, float iou, int max_det, yolo_error *error) {
+    if (imgsz < 1 || imgsz > YOLO_MAX_DIM)
+        return err_set(error, YOLO_ERROR_USAGE, "imgsz %d: expected 32 to %d pixels", imgsz, YOLO_MAX_DIM);
+    if (!(conf >= 0 && conf <= 1)) return err_set(error, YOLO_ERROR_USAGE, "conf %g: expected 0 to 1", (double)conf);
+    if (!(iou >= 0 && iou <= 1)) return err_set(error, YOLO_ERROR_USAGE, "iou %g: expected 0 to 1", (double)iou);
+    if (max_det < 1) return err_set(error, YOLO_ERROR_USAGE, "max_det %d: expected 1 or more", max_det);
+    return YOLO_OK;
+}
+
+yolo_status yolo_predict(yolo_model *model, const yolo_image *image, yolo_predict_options options, yolo_boxes *boxes, yolo_error *error) {
+    const net *net = &model->checkpoint.net;
+    *boxes = (yolo_boxes){0};
+    yolo_status status = yolo_check_detection(options.imgsz, options.conf, options.iou, options.max_det, error);
+    if (status != YOLO_OK) return status;
+    if (!image->pixels || image->width < 1 || image->height < 1)
+        return err_set(error, YOLO_ERROR_USAGE, "the picture is empty: %d x %d pixels", image->width, image->height);
+    pipe_picture picture = {.width = image->width, .height = image->height};
+    picture.letterbox = img_letterbox_plan(image->width, image->height, pipe_imgsz(net, options.imgsz), options.rect, net->max_stride);
+    if (!model->lane) status = run_lane_create(&model->lane, model->weights, net, model->pool, 1, picture.letterbox.height, picture.letterbox.width, error);
+    pipe_lane lane = {.run = model->lane};
+    det_options detect = det_predict_options(&options);
+    if (status == YOLO_OK) status = pipe_infer(&lane, net, image, &detect, false, &picture, error);
+    if (status == YOLO_OK) *boxes = picture.boxes;
+    return status;
+}
+
+yolo_val_options yolo_val_defaults(void) {
+    return (yolo_val_options){.split = "val", .imgsz = 640, .batch = 16, .conf = 0.001f, .iou = 0.7f, .max_det = 300, .rect = true};
+}
+
+yolo_status yolo_val(yolo_model *model, yolo_val_options options, yolo_metrics *metrics, yolo_error *error) {
+    *metrics = (yolo_metrics){0};
+    yolo_status status = yolo_check_detection(options.imgsz, options.conf, options.iou, options.max_det, error);
+    if (status != YOLO_OK) return status;
+    if (options.batch < 1) return err_set(error, YOLO_ERROR_USAGE, "batch %d: expected 1 or more", options.batch);
+    if (!options.data) return err_set(error, YOLO_ERROR_USAGE, "no data set given: expected the path of a data.yaml");
+    pipe_job job = {.net = &model->checkpoint.net, .weights = model->weights, .pool = model->pool};
+    status = ev_val(&job, &options, metrics, error);
+    if (status != YOLO_OK) yolo_metrics_free(metrics);
+    return status;
+}
+
+void yolo_metrics_free(yolo_metrics *metrics) {
+    mem_free(metrics->classes);
+    *metrics = (yolo_metrics){0};
 }
 
 yolo_status yolo_model_save(const yolo_model *model, const char *path, bool half, yolo_error *error) {
