@@ -67,7 +67,7 @@ static void test_zip_made(void) {
     for (int wide = 0; wide < 2; wide++) {
         str file = pt_make_zip(entries, 3, wide, 0);
         zip_archive zip;
-        const uint8_t *bytes;
+        const uint8_t *bytes = NULL;
         CHECK_MSG(zip_open(&zip, "z", (uint8_t *)file.text, (size_t)file.length, &error) == YOLO_OK, "%s", error.message);
         CHECK(zip.count == 3 && !zip_find(&zip, "two") && zip_find(&zip, "a"));
         zip_entry *entry = zip_find(&zip, "c");
@@ -89,7 +89,7 @@ static void test_zip_refused(void) {
     const pt_made twice[] = {{"a", "1", 1}, {"a", "2", 1}}, one[] = {{"a", "12345", 5}};
     zip_archive zip;
     yolo_error error;
-    const uint8_t *bytes;
+    const uint8_t *bytes = NULL;
     str file = pt_make_zip(twice, 2, false, 0);
     CHECK(zip_open(&zip, "z", (uint8_t *)file.text, (size_t)file.length, &error) == YOLO_ERROR_FORMAT);
     CHECK_MSG(strstr(error.message, "two zip entries are named a"), "%s", error.message);
@@ -118,11 +118,11 @@ static void test_zip_refused(void) {
 
 static void test_zip_inflate(void) {
     static const char *const names[] = {"raw_fixed", "raw_huffman", "raw_stored", "raw_best", "raw_fast"};
-    uint8_t *file;
-    size_t size;
+    uint8_t *file = NULL;
+    size_t size = 0;
     yolo_error error;
     zip_archive zip;
-    const uint8_t *plain, *packed;
+    const uint8_t *plain = NULL, *packed = NULL;
     CHECK(path_read("tests/fixtures/pt_pickles.zip", 1 << 20, &file, &size, &error) == YOLO_OK);
     CHECK(zip_open(&zip, "z", file, size, &error) == YOLO_OK);
     zip_entry *whole = zip_find(&zip, "plain");
@@ -159,9 +159,9 @@ static void test_zip_write(void) {
     zip_writer w;
     zip_archive zip;
     yolo_error error;
-    uint8_t *file;
-    size_t size;
-    const uint8_t *bytes;
+    uint8_t *file = NULL;
+    size_t size = 0;
+    const uint8_t *bytes = NULL;
     CHECK(zip_begin(&w, path, &error) == YOLO_OK);
     zip_add(&w, "archive/a", "abc", 3);
     zip_add(&w, "archive/empty", "", 0);
@@ -208,15 +208,15 @@ static void test_pickle_protocols(void) {
         "- -9223372036854775808\nfloats:\n- 0.5\n- -1.0e+300\n- 1.0e-05\ntext: \"a'b\\\"c\\\\d\\te\\n\"\n"
         "korean: \"\xed\x95\x9c\xea\xb8\x80 \\U0001F600\"\npair:\n- 1\n- 2\nthree:\n- 1\n- 2\n- 3\nfour:\n- 1\n- 2\n- 3\n- 4\n"
         "empty:\n- []\n- []\n- {}\nshared:\n- - twice\n- - twice\n7: seven\nset:\n- 5\npath: /a/b\nnumpy:\n- 0.25\n- -7\n- true\n- 1.5\nmany:\n- 0\n- 1\n";
-    uint8_t *file;
-    size_t size;
+    uint8_t *file = NULL;
+    size_t size = 0;
     yolo_error error;
     zip_archive zip;
     CHECK(path_read("tests/fixtures/pt_pickles.zip", 1 << 20, &file, &size, &error) == YOLO_OK);
     CHECK(zip_open(&zip, "z", file, size, &error) == YOLO_OK);
     for (int protocol = 0; protocol <= 5; protocol++) {
         char name[] = {'p', (char)('0' + protocol), 0};
-        const uint8_t *bytes;
+        const uint8_t *bytes = NULL;
         zip_entry *entry = zip_find(&zip, name);
         CHECK(entry && zip_read(&zip, entry, &bytes, &error) == YOLO_OK);
         const char *text = pt_pickle_text((const char *)bytes, (size_t)entry->size);
@@ -358,7 +358,7 @@ static void pt_check_round_trip(const char *path, const pt_model *first) {
     pt_model second;
     yolo_error error = {0};
     uint8_t *a = NULL, *b = NULL;
-    size_t size_a, size_b;
+    size_t size_a = 0, size_b = 0;
     const char *copy = test_temp("\xed\x95\x9c\xea\xb8\x80 copy.pt"), *again = test_temp("again.pt");
     CHECK_MSG(pt_write(copy, first, false, &error) == YOLO_OK, "%s: %s", path, error.message);
     CHECK_MSG(pt_read(copy, &second, &error) == YOLO_OK, "%s: %s", path, error.message);
@@ -417,8 +417,8 @@ static void test_read_state_dict(void) {
 static void test_read_tensors(void) {
     pt_reader r = {.path = "t.pt"};
     ref_file ref;
-    uint8_t *file;
-    size_t size;
+    uint8_t *file = NULL;
+    size_t size = 0;
     yolo_error error;
     zip_entry *entry = NULL;
     const uint8_t *pickle = NULL;
@@ -510,8 +510,8 @@ static void test_read_rows(void) {
     };
     pt_model m, other;
     yolo_error error;
-    uint8_t *file;
-    size_t size;
+    uint8_t *file = NULL;
+    size_t size = 0;
     const char *path = test_temp("rows.pt");
     CHECK(pt_read("tests/fixtures/pt_training.pt", &m, &error) == YOLO_OK && pt_write(path, &m, false, &error) == YOLO_OK);
     zip_crc *crc = mem_alloc(sizeof *crc);
