@@ -6953,6 +6953,7 @@ typedef struct pt_writer {
     const pt_model *model;
     bool half;
     int row; /* the next one of the parameter table: modules are written in its order */
+    int activation; /* number in the memo of the one module that all convolutions share; 0 = not yet written */
 } pt_writer;
 
 static ten_dtype pt_stored(const pt_writer *w, const net_param *row) {
@@ -7097,11 +7098,12 @@ static void pt_put_tables(pt_writer *w, int parameters, bool norm) {
 
 static void pt_end_tables(pkl_out *o) { pkl_put(o, 'u'); }
 
-/* A module without children, still open for attributes. */
-static void pt_open_leaf(pt_writer *w, const char *class, int parameters, bool norm) {
-    pt_open(&w->out, class);
+/* A module without children, still open for attributes. Returns its number in the memo. */
+static int pt_open_leaf(pt_writer *w, const char *class, int parameters, bool norm) {
+    int self = pt_open(&w->out, class);
     pt_put_tables(w, parameters, norm);
     pt_end_tables(&w->out);
+    return self;
 }
 
 static void pt_put_conv2d(pt_writer *w, bool bias, int stride, int padding) {
@@ -7149,12 +7151,19 @@ static void pt_put_norm(pt_writer *w) {
 static void pt_put_activation(pt_writer *w, net_activation activation) {
     static const char *const classes[] = {"torch.nn.modules.linear\nIdentity\n", "torch.nn.modules.activation\nSiLU\n",
         "torch.nn.modules.activation\nReLU\n", "torch.nn.modules.activation\nLeakyReLU\n", "torch.nn.modules.activation\nMish\n"};
-    pt_open_leaf(w, classes[activation], 0, false);
+    if (activation != NET_LINEAR && w->activation) {
+        pkl_put_again(&w->out, w->activation);
+        return;
+    }
+    int self = pt_open_leaf(w, classes[activation], 0, false);
     if (activation == NET_LEAKYRELU) {
         pkl_put_key(&w->out, "negative_slope");
         pkl_put_float(&w->out, w->model->net.slope);
     }
-    if (activation != NET_LINEAR) pt_put_key_bool(&w->out, "inplace", true);
+    if (activation != NET_LINEAR) {
+        pt_put_key_bool(&w->out, "inplace", true);
+        w->activation = self;
+    }
     pt_close(&w->out);
 }
 
