@@ -8949,7 +8949,7 @@ typedef struct pipe_job {
 typedef struct pipe_line pipe_line;
 typedef struct pipe_lane { run_lane *run; pipe_line *line; os_thread thread; } pipe_lane;
 
-typedef enum pipe_stage { PIPE_EMPTY, PIPE_LOADED, PIPE_DONE } pipe_stage;
+typedef enum pipe_stage { PIPE_EMPTY, PIPE_LOADED, PIPE_CLAIMED, PIPE_DONE } pipe_stage;
 typedef struct pipe_slot {
     pipe_picture picture;
     pipe_stage stage;
@@ -9101,6 +9101,7 @@ static OS_THREAD_RESULT OS_THREAD_CALL pipe_lane_main(void *argument) {
             os_condition_wait(&p->changed, &p->mutex);
         if (p->status != YOLO_OK || p->run >= p->end) break;
         pipe_slot *slot = &p->slots[p->run++ % p->slot_count];
+        slot->stage = PIPE_CLAIMED; /* else the lane that comes round to this slot takes it for the next picture */
         os_mutex_unlock(&p->mutex);
         yolo_status status = pipe_process(p->job, lane, slot, &error);
         os_mutex_lock(&p->mutex);
