@@ -374,6 +374,7 @@ static uint64_t os_memory_total(void) {
 #endif
 }
 
+#if !defined(YOLO_NO_MAIN) || defined(YOLO_TESTING) /* what only a command line program needs */
 static bool os_is_terminal(FILE *stream) {
 #ifdef _WIN32
     return _isatty(_fileno(stream)) != 0;
@@ -393,6 +394,76 @@ static int os_terminal_columns(FILE *stream) {
     return !ioctl(fileno(stream), TIOCGWINSZ, &size) && size.ws_col > 0 ? size.ws_col : 80;
 #endif
 }
+
+/* Console settings of a command line program: UTF-8 on Windows for as long as it runs. */
+static unsigned os_console_begin(void) {
+#ifdef _WIN32
+    unsigned before = GetConsoleOutputCP();
+    SetConsoleOutputCP(CP_UTF8);
+    return before;
+#else
+    return 0;
+#endif
+}
+static void os_console_end(unsigned before) {
+#ifdef _WIN32
+    if (before) SetConsoleOutputCP(before);
+#else
+    (void)before;
+#endif
+}
+
+/* Does the console window vanish with this process (started by a double-click)? */
+static bool os_console_is_own(void) {
+#ifdef _WIN32
+    DWORD processes[2];
+    return GetConsoleProcessList(processes, 2) == 1;
+#else
+    return false;
+#endif
+}
+
+/* The arguments as UTF-8: what main got, but on Windows from the wide command line. NULL for want of memory; where
+   it differs from argv it is one block, alive until the process ends. */
+static char **os_arguments(int *argc, char **argv) {
+#ifdef _WIN32
+    int count = 0, units = 0;
+    wchar_t **wide = CommandLineToArgvW(GetCommandLineW(), &count);
+    (void)argv;
+    if (!wide) return NULL;
+    for (int i = 0; i < count; i++) units += WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, NULL, 0, NULL, NULL);
+    char **narrow = malloc(sizeof *narrow * ((size_t)count + 1) + (size_t)units);
+    char *text = narrow ? (char *)(narrow + count + 1) : NULL;
+    for (int i = 0; narrow && i < count; i++) {
+        narrow[i] = text;
+        text += WideCharToMultiByte(CP_UTF8, 0, wide[i], -1, text, units, NULL, NULL);
+    }
+    if (narrow) narrow[count] = NULL;
+    LocalFree(wide);
+    *argc = count;
+    return narrow;
+#else
+    (void)argc;
+    return argv;
+#endif
+}
+
+/* Has `handler` (async-signal-safe) called on the first Ctrl-C or request to end; the second one ends the process. */
+static void os_on_interrupt(void (*handler)(int number)) {
+#ifdef _WIN32
+    signal(SIGINT, handler); /* the C library resets both to their default on delivery */
+    signal(SIGBREAK, handler);
+#else
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = handler;
+    action.sa_flags = (int)(SA_RESETHAND | SA_RESTART);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+#endif
+}
+
+#endif
 
 /* Shared libraries, for what is used only where it is installed (NCCL, the CUDA driver). */
 static void *os_library_open(const char *name) {
@@ -10362,9 +10433,700 @@ yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *repo
     return status;
 }
 
-/* ==== 19 lab_: labelling a tree of pictures ===================================================================== */
+/* ==== 19 lab_: labelling a tree of pictures =====================================================================
+   What is written where is decided before the first picture is decoded: pictures with a label file are left out there,
+   so that continuing a run costs a look at each name, and two pictures that would share a label file are found. Files
+   of a picture are written by the lane that looked at it, its label last and by renaming, so a label file means that
+   the picture is finished. A label file is never replaced unless told, also when it appears during the run. */
 
-/* ==== 20 dev_ bench_: devices and benchmark ===================================================================== */
+typedef struct lab_item { /* a picture to look at; texts live in the run's arena */
+    const char *picture;
+    const char *stem;  /* where its outputs go below `out`, without extension: sub/name, or name when flat */
+    const char *label; /* its label file; NULL without out or labels */
+    bool skipped;      /* a label file appeared during the run */
+} lab_item;
+
+typedef struct lab_set { /* of texts that live elsewhere; capacity is a power of two and never reached */
+    const char **slots;
+    int64_t capacity, count;
+} lab_set;
+
+typedef struct lab_run {
+    const yolo_model *model;
+    const yolo_label_options *options;
+    yolo_label_report *report;
+    arena memory;
+    data_list pictures;
+    char *root;          /* the source's folder: relative names start behind it */
+    char *out;           /* options->out, or the root: where classes.txt goes */
+    lab_item *items;
+    int64_t count;       /* pictures to look at */
+    lab_set labels, stems;
+    log_meter meter;
+    bool made;           /* folder of the item before exists */
+} lab_run;
+
+/* File systems of Windows and macOS do not tell A.txt from a.txt. */
+static bool lab_same(const char *a, const char *b) {
+#if defined(_WIN32) || defined(__APPLE__)
+    return str_equal_fold(a, b);
+#else
+    return !strcmp(a, b);
+#endif
+}
+
+static uint64_t lab_hash(const char *text) {
+#if defined(_WIN32) || defined(__APPLE__)
+    uint64_t hash = 0;
+    for (; *text; text++) {
+        char lower = (char)tolower((unsigned char)*text);
+        hash = hash_bytes(&lower, 1, hash);
+    }
+    return hash;
+#else
+    return hash_bytes(text, strlen(text), 0);
+#endif
+}
+
+/* Room for `count` texts. */
+static bool lab_set_init(lab_set *set, arena *memory, int64_t count) {
+    set->capacity = 16;
+    while (set->capacity < count * 2) set->capacity *= 2;
+    return (set->slots = arena_array(memory, (uint64_t)set->capacity, sizeof *set->slots)) != NULL;
+}
+
+static const char **lab_set_find(const lab_set *set, const char *text) {
+    uint64_t at = lab_hash(text);
+    while (set->slots[at & (uint64_t)(set->capacity - 1)] && !lab_same(set->slots[at & (uint64_t)(set->capacity - 1)], text)) at++;
+    return &set->slots[at & (uint64_t)(set->capacity - 1)];
+}
+
+/* False when it is there already. */
+static bool lab_set_add(lab_set *set, const char *text) {
+    const char **slot = lab_set_find(set, text);
+    if (*slot) return false;
+    YOLO_ASSERT(++set->count < set->capacity);
+    *slot = text;
+    return true;
+}
+
+YOLO_PRINTF(2, 3)
+static char *lab_text(lab_run *run, const char *format, ...) {
+    char text[4096];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    return length < 0 || length >= (int)sizeof text ? NULL : arena_text(&run->memory, text, (size_t)length);
+}
+
+/* ---- what to label */
+
+/* Does `name` match a pattern of * (anything) and ? (one byte)? */
+static bool lab_matches(const char *pattern, const char *name) {
+    const char *star = NULL, *again = NULL;
+    while (*name) {
+        if (*pattern == '*') star = pattern++, again = name;
+        else if (*pattern == '?' || *pattern == *name) pattern++, name++;
+        else if (star) pattern = star + 1, name = ++again;
+        else return false;
+    }
+    while (*pattern == '*') pattern++;
+    return !*pattern;
+}
+
+typedef struct lab_pattern { data_list *list; const char *folder, *pattern; bool failed; } lab_pattern;
+
+static bool lab_pattern_entry(void *user, const char *name, os_kind kind) {
+    lab_pattern *p = user;
+    if (kind == OS_DIRECTORY || !codec_is_picture_name(name) || !lab_matches(p->pattern, name)) return true;
+    char *path = path_join(p->folder, name);
+    p->failed = !path || !data_list_add(p->list, path, strlen(path));
+    mem_free(path);
+    return !p->failed;
+}
+
+static bool lab_is_below(const char *path, const char *folder) {
+    size_t length = strlen(folder);
+    return !strncmp(path, folder, length) && (!path[length] || path_is_separator(path[length]));
+}
+
+/* Leaves out the pictures that earlier runs wrote: all below the folder of the run folders, where the source is not
+   itself below it. */
+static void lab_drop_outputs(lab_run *run) {
+    char project[4096], root[4096], folder[4096];
+    char *before = NULL, *parent = run->options->out && run->options->labels_subfolder ? path_parent(run->options->out) : NULL;
+    data_list *list = &run->pictures;
+    int64_t count = 0;
+    bool output = false;
+    if (parent && os_real_path(parent, project, sizeof project) && os_real_path(run->root, root, sizeof root) && !lab_is_below(root, project)) {
+        for (int64_t i = 0; i < list->count; i++) {
+            char *own = path_parent(list->paths[i]);
+            if (!before || !own || strcmp(before, own)) output = own && os_real_path(own, folder, sizeof folder) && lab_is_below(folder, project);
+            if (!output) list->paths[count++] = list->paths[i];
+            mem_free(before);
+            before = own;
+        }
+        list->count = count;
+    }
+    mem_free(before);
+    mem_free(parent);
+}
+
+/* Fills pictures and root from options->source: a picture, a folder, a .txt list, or a pattern in the last name. */
+static yolo_status lab_collect(lab_run *run, yolo_error *error) {
+    const char *source = run->options->source;
+    os_kind kind = os_path_kind(source);
+    yolo_status status = YOLO_OK;
+    run->root = kind == OS_DIRECTORY ? str_copy(source) : path_parent(source);
+    if (!run->root) return err_memory(error, strlen(source));
+    if (kind == OS_NOTHING && strpbrk(path_name(source), "*?")) {
+        bool bare = path_name(source) == source; /* "*.jpg": names stay as they are, without "./" */
+        lab_pattern pattern = {&run->pictures, bare ? "" : run->root, path_name(source), false};
+        if (!os_list_directory(run->root, lab_pattern_entry, &pattern))
+            return pattern.failed ? err_memory(error, 4096) : err_os(error, run->root, "read folder");
+        data_list_sort(&run->pictures);
+    } else if (kind == OS_FILE && !codec_is_picture_name(source) && !str_equal_fold(path_extension(source), ".txt"))
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: expected a picture (.jpg .jpeg .png .bmp .tif .tiff .webp), a folder or a .txt list", source);
+    else status = data_collect(source, &run->pictures, error);
+    if (status == YOLO_OK) lab_drop_outputs(run);
+    if (run->pictures.complaint[0]) log_write(&run->options->log, YOLO_LOG_WARNING, "%s", run->pictures.complaint);
+    if (status == YOLO_OK && !run->pictures.count)
+        status = err_set(error, YOLO_ERROR_IO, "%s: no picture found (.jpg .jpeg .png .bmp .tif .tiff .webp)", source);
+    return status;
+}
+
+/* ---- where its outputs go */
+
+/* The picture's path behind the root, without extension; its name alone when it lies elsewhere (a list can say so). */
+static char *lab_relative(lab_run *run, const char *picture) {
+    size_t length = strlen(run->root);
+    const char *name = path_name(picture), *relative = name;
+    while (length && path_is_separator(run->root[length - 1])) length--;
+    if (!strncmp(picture, run->root, length) && path_is_separator(picture[length])) relative = picture + length + 1;
+    while (path_is_separator(*relative)) relative++;
+    if (run->options->labels_subfolder || strstr(relative, "..")) relative = name;
+    return arena_text(&run->memory, relative, (size_t)(path_extension(picture) - relative));
+}
+
+/* Without `out`: the label that is there; else by the rule where there is a labels/ folder, else beside. */
+static char *lab_label_beside(lab_run *run, const char *picture) {
+    char *rule = data_label_path(picture), *beside = path_with_extension(picture, ".txt");
+    const char *taken = rule;
+    if (rule && beside && strcmp(rule, beside) && os_path_kind(rule) == OS_NOTHING) {
+        size_t end = 0;
+        while (rule[end] == beside[end]) end++; /* the l of labels against the i of images */
+        end += strlen("labels");
+        char kept = rule[end];
+        rule[end] = 0;
+        if (os_path_kind(rule) != OS_DIRECTORY) taken = beside;
+        rule[end] = kept;
+    }
+    char *label = taken && beside ? arena_text(&run->memory, taken, strlen(taken)) : NULL;
+    mem_free(rule);
+    mem_free(beside);
+    return label;
+}
+
+/* A stem that no picture before it has: name, name-2, name-3, ... REF ultralytics/engine/predictor.py write_results */
+static const char *lab_free_stem(lab_run *run, const char *stem) {
+    const char *candidate = stem;
+    for (int n = 2; candidate && !lab_set_add(&run->stems, candidate); n++) candidate = lab_text(run, "%s-%d", stem, n);
+    return candidate;
+}
+
+/* Sets stem and label. False for want of memory. */
+static bool lab_place(lab_run *run, lab_item *item) {
+    const yolo_label_options *options = run->options;
+    item->stem = lab_relative(run, item->picture);
+    if (item->stem && options->labels_subfolder) item->stem = lab_free_stem(run, item->stem);
+    if (!item->stem) return false;
+    if (!options->save_labels) return true;
+    item->label = !options->out ? lab_label_beside(run, item->picture)
+                : lab_text(run, "%s/%s%s.txt", options->out, options->labels_subfolder ? "labels/" : "", item->stem);
+    return item->label != NULL;
+}
+
+/* Decides about every picture: fills items with those to look at, counts the others. */
+static yolo_status lab_plan(lab_run *run, const char *classes_path, yolo_error *error) {
+    const yolo_label_options *options = run->options;
+    int64_t total = run->pictures.count;
+    run->items = arena_array(&run->memory, (uint64_t)total, sizeof *run->items);
+    if (!run->items || !lab_set_init(&run->labels, &run->memory, total + 2) || !lab_set_init(&run->stems, &run->memory, total))
+        return err_memory(error, (uint64_t)total * sizeof *run->items);
+    if (classes_path) lab_set_add(&run->labels, classes_path); /* a picture called classes.jpg must not write there */
+    lab_set_add(&run->labels, options->source);                /* nor may list.jpg over list.txt */
+    for (int64_t i = 0; i < total; i++) {
+        if (err_interrupted) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture");
+        lab_item *item = &run->items[run->count];
+        *item = (lab_item){.picture = run->pictures.paths[i]};
+        if (!lab_place(run, item)) return err_memory(error, 4096);
+        if (item->label && !lab_set_add(&run->labels, item->label)) {
+            run->report->clashes++;
+            log_write(&options->log, YOLO_LOG_WARNING, "%s: not labelled, because %s belongs to another file; rename one of them",
+                      item->picture, item->label);
+        } else if (item->label && options->existing == YOLO_EXISTING_SKIP && os_path_kind(item->label) != OS_NOTHING) run->report->skipped++;
+        else run->count++;
+    }
+    if (run->report->skipped)
+        log_write(&options->log, YOLO_LOG_INFO, "%lld of %lld pictures have a label file already: left as they are",
+                  (long long)run->report->skipped, (long long)total);
+    return YOLO_OK;
+}
+
+/* Annotated pictures must not land on the originals. */
+static yolo_status lab_check_folder(const lab_run *run, const lab_item *item, const char *folder, yolo_error *error) {
+    char target[4096], own[4096];
+    char *parent = path_parent(item->picture);
+    bool same = parent && os_real_path(parent, own, sizeof own) && os_real_path(folder, target, sizeof target) && lab_same(own, target);
+    mem_free(parent);
+    return !same || !run->options->save_images ? YOLO_OK
+         : err_set(error, YOLO_ERROR_USAGE, "%s: holds the pictures themselves, annotated ones need another folder", folder);
+}
+
+/* Makes the folders that the items need, so that a refusal comes before the work. */
+static yolo_status lab_make_folders(lab_run *run, yolo_error *error) {
+    const yolo_label_options *options = run->options;
+    yolo_status status = options->out ? path_make_directories(options->out, error) : YOLO_OK;
+    char *before = NULL;
+    for (int64_t i = 0; i < run->count && status == YOLO_OK; i++) {
+        const lab_item *item = &run->items[i];
+        char *label = item->label ? path_parent(item->label) : NULL, *file = NULL, *drawn = NULL;
+        if (options->out && (file = path_join(options->out, item->stem))) drawn = path_parent(file);
+        if ((item->label && !label) || (options->out && !drawn)) status = err_memory(error, 4096);
+        if (status == YOLO_OK && label && (!before || strcmp(before, label))) status = path_make_directories(label, error);
+        if (status == YOLO_OK && drawn && options->save_images) status = path_make_directories(drawn, error);
+        if (status == YOLO_OK && drawn) status = lab_check_folder(run, item, drawn, error);
+        mem_free(file);
+        mem_free(drawn);
+        mem_free(before);
+        before = label;
+    }
+    mem_free(before);
+    return status;
+}
+
+/* Writes classes.txt; one that says something else is a person's and stays. */
+static yolo_status lab_write_classes(const lab_run *run, const char *path, yolo_error *error) {
+    const net *net = &run->model->checkpoint.net;
+    str names = {0};
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    for (int i = 0; i < net->class_count; i++) str_format(&names, "%s\n", net->names[i]);
+    yolo_status status = names.failed ? err_memory(error, 4096) : YOLO_OK;
+    if (status == YOLO_OK && os_path_kind(path) == OS_NOTHING) status = path_write(path, names.text, (size_t)names.length, false, error);
+    else if (status == YOLO_OK && (path_read(path, 1 << 24, &bytes, &size, NULL) != YOLO_OK || size != (size_t)names.length ||
+                                   memcmp(bytes, names.text, size)))
+        log_write(&run->options->log, YOLO_LOG_WARNING, "%s: is not the model's list of classes; left as it is", path);
+    mem_free(bytes);
+    str_free(&names);
+    return status;
+}
+
+/* ---- the work on a picture, on a lane's thread */
+
+/* The box with a margin, as ultralytics cuts it. REF ultralytics/utils/plotting.py save_one_box */
+static yolo_status lab_cut(const yolo_image *image, const yolo_box *box, yolo_image *cut, yolo_error *error) {
+    const float gain = 1.02f, margin = 10;
+    float half_w = ((box->x2 - box->x1) * gain + margin) / 2, half_h = ((box->y2 - box->y1) * gain + margin) / 2;
+    float x = (box->x1 + box->x2) / 2, y = (box->y1 + box->y2) / 2;
+    int left = (int)YOLO_CLAMP(x - half_w, 0, (float)image->width), right = (int)YOLO_CLAMP(x + half_w, 0, (float)image->width);
+    int top = (int)YOLO_CLAMP(y - half_h, 0, (float)image->height), bottom = (int)YOLO_CLAMP(y + half_h, 0, (float)image->height);
+    *cut = (yolo_image){NULL, right - left, bottom - top};
+    if (cut->width < 1 || cut->height < 1) return YOLO_OK;
+    size_t row = (size_t)cut->width * 3;
+    cut->pixels = mem_array((uint64_t)cut->height, row);
+    if (!cut->pixels) return err_memory(error, (uint64_t)cut->height * row);
+    for (int i = 0; i < cut->height; i++)
+        memcpy(cut->pixels + (size_t)i * row, image->pixels + ((size_t)(top + i) * (size_t)image->width + (size_t)left) * 3, row);
+    return YOLO_OK;
+}
+
+/* A class name as the name of a folder on any system. */
+static void lab_folder_name(const net *net, int class_id, char *name, size_t size) {
+    snprintf(name, size, "%s", net->names[class_id]);
+    for (char *p = name; *p; p++)
+        if ((unsigned char)*p < 32 || strchr("/\\:*?\"<>|", *p)) *p = '_';
+    size_t length = strlen(name);
+    while (length && (name[length - 1] == '.' || name[length - 1] == ' ')) name[--length] = 0;
+    if (!length) snprintf(name, size, "%d", class_id);
+}
+
+/* Writes a picture into a folder made for it. */
+static yolo_status lab_write_image(const char *folder, const char *stem, const yolo_image *image, yolo_error *error) {
+    str path = {0};
+    str_format(&path, "%s/%s.jpg", folder, stem);
+    yolo_status status = path.failed ? err_memory(error, 4096) : codec_write(path.text, image, error);
+    str_free(&path);
+    return status;
+}
+
+/* crops/CLASS/stem.jpg, stem-2.jpg, ...: a number that makes another picture's stem is passed over. */
+static yolo_status lab_write_crop(const lab_run *run, const lab_item *item, const pipe_picture *picture, int index, yolo_error *error) {
+    const yolo_box *box = &picture->boxes.items[index];
+    char class_name[256];
+    str folder = {0}, stem = {0};
+    yolo_image cut = {0};
+    int before = 0; /* crops of this class that the picture has already */
+    for (int j = 0; j < index; j++) before += picture->boxes.items[j].class_id == box->class_id;
+    lab_folder_name(&run->model->checkpoint.net, box->class_id, class_name, sizeof class_name);
+    str_format(&folder, "%s/crops/%s", run->options->out, class_name);
+    str_add(&stem, item->stem);
+    for (int number = 2; before && !stem.failed; number++) {
+        stem.length = 0;
+        str_format(&stem, "%s-%d", item->stem, number);
+        before -= !*lab_set_find(&run->stems, stem.text);
+    }
+    yolo_status status = folder.failed || stem.failed ? err_memory(error, 4096) : lab_cut(&picture->image, box, &cut, error);
+    if (status == YOLO_OK && cut.pixels && (status = path_make_directories(folder.text, error)) == YOLO_OK)
+        status = lab_write_image(folder.text, stem.text, &cut, error);
+    mem_free(cut.pixels);
+    str_free(&folder);
+    str_free(&stem);
+    return status;
+}
+
+static yolo_status lab_work(void *user, pipe_picture *picture, yolo_error *error) {
+    lab_run *run = user;
+    const yolo_label_options *options = run->options;
+    lab_item *item = &run->items[picture->index];
+    yolo_status status = YOLO_OK;
+    if (picture->damage) return YOLO_OK;
+    for (int i = 0; options->save_crop && i < picture->boxes.count && status == YOLO_OK; i++)
+        status = lab_write_crop(run, item, picture, i, error);
+    if (options->save_images && status == YOLO_OK) {
+        const net *net = &run->model->checkpoint.net;
+        int line_width = options->line_width ? options->line_width : img_line_width(&picture->image);
+        for (int i = picture->boxes.count - 1; i >= 0; i--) /* the surest box on top */
+            img_draw_box(&picture->image, &picture->boxes.items[i], net->names[picture->boxes.items[i].class_id], line_width);
+        status = lab_write_image(options->out, item->stem, &picture->image, error);
+    }
+    if (!item->label || status != YOLO_OK || (!picture->boxes.count && !options->empty_labels)) return status;
+    item->skipped = options->existing == YOLO_EXISTING_SKIP && os_path_kind(item->label) != OS_NOTHING;
+    return item->skipped ? YOLO_OK : lbl_write(item->label, &picture->boxes, picture->width, picture->height, options->save_conf, error);
+}
+
+/* ---- the run */
+
+static yolo_status lab_result(void *user, pipe_picture *picture, yolo_error *error) {
+    lab_run *run = user;
+    yolo_label_report *report = run->report;
+    (void)error;
+    if (picture->damage) {
+        report->damaged++;
+        log_write(&run->options->log, YOLO_LOG_WARNING, "%s", picture->damage);
+    } else if (run->items[picture->index].skipped) report->skipped++;
+    else {
+        *(picture->boxes.count ? &report->labelled : &report->empty) += 1;
+        report->boxes += picture->boxes.count;
+        for (int i = 0; i < picture->boxes.count; i++) report->boxes_per_class[picture->boxes.items[i].class_id]++;
+        report->speed_preprocess_ms += picture->preprocess_ms;
+        report->speed_inference_ms += picture->inference_ms;
+        report->speed_postprocess_ms += picture->postprocess_ms;
+    }
+    if (run->options->on_picture) {
+        yolo_label_picture seen = {
+            picture->index, run->count, picture->path, picture->damage, picture->width, picture->height, picture->letterbox.width,
+            picture->letterbox.height, &picture->boxes, picture->preprocess_ms, picture->inference_ms, picture->postprocess_ms};
+        run->options->on_picture(run->options->user, &seen);
+    }
+    log_meter_step(&run->meter, picture->index + 1);
+    return YOLO_OK;
+}
+
+static const char *lab_path(void *user, int64_t index) { return ((lab_run *)user)->items[index].picture; }
+
+static yolo_status lab_look(lab_run *run, yolo_error *error) {
+    const yolo_label_options *options = run->options;
+    const yolo_model *model = run->model;
+    pipe_job job = {
+        .net = &model->checkpoint.net, .weights = model->weights, .pool = model->pool, .threads = model->threads, .count = run->count, .path = lab_path,
+        .imgsz = options->predict.imgsz, .rect = options->predict.rect, .detect = det_predict_options(&options->predict),
+        .keep_images = options->save_images || options->save_crop, .work = lab_work, .result = lab_result, .user = run};
+    run->meter = log_meter_start(&options->log, options->progress, options->labels_subfolder ? "predict" : "label", "Progress", run->count);
+    log_meter_step(&run->meter, 0);
+    yolo_status status = run->count ? pipe_run(&job, error) : YOLO_OK;
+    yolo_label_report *report = run->report;
+    int64_t done = report->labelled + report->empty;
+    report->speed_preprocess_ms /= (double)YOLO_MAX(done, 1);
+    report->speed_inference_ms /= (double)YOLO_MAX(done, 1);
+    report->speed_postprocess_ms /= (double)YOLO_MAX(done, 1);
+    if (status == YOLO_ERROR_INTERRUPTED)
+        err_set(error, status, "interrupted after %lld of %lld pictures%s", (long long)(done + report->damaged), (long long)run->count,
+                options->existing == YOLO_EXISTING_SKIP && !options->labels_subfolder ? "; their labels are kept, the same command continues" : "");
+    return status;
+}
+
+static yolo_status lab_start(lab_run *run, yolo_error *error) {
+    const yolo_label_options *options = run->options;
+    yolo_label_report *report = run->report;
+    if (!options->source || !*options->source) return err_set(error, YOLO_ERROR_USAGE, "source: expected a picture, folder, pattern or .txt list");
+    if (!options->out && (options->save_images || options->save_crop || (options->labels_subfolder && options->save_labels)))
+        return err_set(error, YOLO_ERROR_USAGE, "out: expected a folder for annotated pictures, crops and labels/");
+    report->class_count = run->model->checkpoint.net.class_count;
+    report->boxes_per_class = mem_array((uint64_t)report->class_count, sizeof *report->boxes_per_class);
+    if (!report->boxes_per_class) return err_memory(error, (uint64_t)report->class_count * 8);
+    yolo_status status = lab_collect(run, error);
+    if (status != YOLO_OK) return status;
+    report->pictures = run->pictures.count;
+    char *classes_path = options->classes_file ? path_join(options->out ? options->out : run->root, "classes.txt") : NULL;
+    if (options->classes_file && !classes_path) return err_memory(error, 4096);
+    status = lab_plan(run, classes_path, error);
+    if (status == YOLO_OK) status = lab_make_folders(run, error);
+    if (status == YOLO_OK && classes_path) status = lab_write_classes(run, classes_path, error);
+    mem_free(classes_path);
+    return status;
+}
+
+/* Labels everything; the report is filled in on error too. */
+static yolo_status lab_label(const yolo_model *model, const yolo_label_options *options, yolo_label_report *report, yolo_error *error) {
+    lab_run run = {.model = model, .options = options, .report = report};
+    double start = os_clock();
+    yolo_status status = lab_start(&run, error);
+    if (status == YOLO_OK) status = lab_look(&run, error);
+    report->seconds = os_clock() - start;
+    mem_free(run.root);
+    data_list_free(&run.pictures);
+    arena_free(&run.memory);
+    return status;
+}
+
+/* ==== 20 dev_ bench_: devices and benchmark =====================================================================
+   Looking at devices changes none of them. A GPU that is not there is reported with those that are. */
+
+/* GPUs, or -1 with the reason. */
+static int dev_gpu_count(char *reason, size_t size) {
+    *reason = 0;
+#ifdef YOLO_NO_CUDA
+    snprintf(reason, size, "this program was built without CUDA");
+    return -1;
+#else
+    return yg_device_count(reason, size);
+#endif
+}
+
+static bool dev_gpu_get(int index, yg_device *device, char *reason, size_t size) {
+#ifdef YOLO_NO_CUDA
+    (void)index;
+    (void)device;
+    (void)reason;
+    (void)size;
+    return false;
+#else
+    return !yg_device_get(index, device, reason, size);
+#endif
+}
+
+/* "no GPU detected (why)", or "2 GPU(s) detected (0: NVIDIA ..., 1: ...)". */
+static void dev_describe_gpus(str *out) {
+    char reason[512];
+    int count = dev_gpu_count(reason, sizeof reason);
+    if (count <= 0) str_format(out, "no GPU detected%s%s%s", *reason ? " (" : "", reason, *reason ? ")" : "");
+    else str_format(out, "%d GPU(s) detected (", count);
+    for (int i = 0; i < count; i++) {
+        yg_device device;
+        str_format(out, "%s%d: %s", i ? ", " : "", i, dev_gpu_get(i, &device, reason, sizeof reason) ? device.name : reason);
+    }
+    if (count > 0) str_add(out, ")");
+}
+
+/* Can a model run where device= says ("auto", "cpu", "0", "0,1", "cuda:0"; NULL = auto)? */
+static yolo_status dev_check(const char *device, yolo_error *error) {
+    if (!device || !*device || str_equal_fold(device, "auto") || str_equal_fold(device, "cpu")) return YOLO_OK;
+    char reason[512];
+    int count = dev_gpu_count(reason, sizeof reason);
+    const char *p = !strncmp(device, "cuda:", 5) ? device + 5 : device;
+    bool bracket = *p == '[';
+    for (p += bracket; *p;) {
+        char *end;
+        long index = strtol(p, &end, 10);
+        if (end == p || index < 0 || index > 9999 || (*end && *end != ',' && *end != ' ' && !(bracket && !strcmp(end, "]"))))
+            return err_set(error, YOLO_ERROR_USAGE, "device=%s: expected auto, cpu, or GPU numbers such as 0 or 0,1", device);
+        if (index >= YOLO_MAX(count, 0)) {
+            str gpus = {0};
+            dev_describe_gpus(&gpus);
+            err_set(error, YOLO_ERROR_DEVICE, "GPU %ld not available: %s", index, gpus.failed ? reason : gpus.text);
+            str_free(&gpus);
+            return YOLO_ERROR_DEVICE;
+        }
+        for (p = end; *p == ',' || *p == ' ' || *p == ']';) p++;
+    }
+    return err_set(error, YOLO_ERROR_UNSUPPORTED, "device=%s: this version computes on the CPU only, use device=cpu", device);
+}
+
+static const char *dev_isa_name(op_isa isa) {
+    static const char *const names[] = {"portable", "avx2", "avx512"};
+    return names[isa];
+}
+
+static void dev_describe_cpu(str *out) {
+    char brand[49] = "unknown CPU";
+#ifdef YOLO_X86
+    enum { EAX, EBX, ECX, EDX };
+    unsigned r[4], base[4], more[4] = {0};
+    op_cpuid(0, r);
+    if (r[EAX] >= 7) op_cpuid(7, more);
+    op_cpuid(1, base);
+    op_cpuid(0x80000000u, r);
+    for (unsigned i = 0; r[EAX] >= 0x80000004u && i < 3; i++) {
+        unsigned words[4];
+        op_cpuid(0x80000002u + i, words);
+        memcpy(brand + 16 * i, words, 16);
+    }
+    brand[48] = 0;
+#endif
+    const char *start = brand;
+    while (*start == ' ') start++;
+    str_format(out, "CPU      %s, %d core(s) usable, %.1f GiB memory\n", start, os_core_count(), (double)os_memory_total() / 1073741824.0);
+#ifdef YOLO_X86
+    str_format(out, "         SSE2 %s, AVX2 %s, FMA %s, AVX-512 %s\n", base[EDX] >> 26 & 1 ? "yes" : "no", more[EBX] >> 5 & 1 ? "yes" : "no",
+               base[ECX] >> 12 & 1 ? "yes" : "no", more[EBX] >> 16 & 1 ? "yes" : "no");
+#endif
+    str_format(out, "         kernels: %s\n", dev_isa_name(op_isa_best()));
+}
+
+static void dev_describe_nccl(str *out) {
+#ifdef _WIN32
+    const char *name = "nccl.dll";
+#else
+    const char *name = "libnccl.so.2";
+#endif
+    int version = 0;
+    void *library = os_library_open(name), *symbol = library ? os_library_symbol(library, "ncclGetVersion") : NULL;
+    int (*get_version)(int *);
+    memcpy(&get_version, &symbol, sizeof symbol);
+    if (!library) str_format(out, "NCCL     not found: %s is not on this system's library path\n", name);
+    else if (!symbol || get_version(&version)) str_format(out, "NCCL     %s found, but it does not tell its version\n", name);
+    else str_format(out, "NCCL     %s, version %d.%d.%d\n", name, version / 10000, version / 100 % 100, version % 100);
+    if (library) os_library_close(library);
+}
+
+static void dev_describe_gpu(str *out, int index) {
+    yg_device device;
+    char reason[512];
+    if (!dev_gpu_get(index, &device, reason, sizeof reason)) {
+        str_format(out, "GPU %-4d %s\n", index, reason);
+        return;
+    }
+    str_format(out, "GPU %-4d %s, %.1f GiB memory (%.1f free), compute capability %d.%d, %d multiprocessors", index, device.name,
+               (double)device.memory_total / 1073741824.0, (double)device.memory_free / 1073741824.0, device.compute_major,
+               device.compute_minor, device.multiprocessors);
+    for (int peer = 0, first = 1; peer < 64; peer++)
+        if (device.peer_access >> peer & 1) str_format(out, "%s%d", first ? ", reads directly: GPU " : ", ", peer), first = 0;
+    str_add(out, "\n");
+}
+
+yolo_status yolo_devices(char **text, yolo_error *error) {
+    str out = {0};
+    char reason[512];
+    *text = NULL;
+    dev_describe_cpu(&out);
+    int count = dev_gpu_count(reason, sizeof reason);
+    if (count <= 0) str_format(&out, "GPU      none%s%s\n", *reason ? ": " : "", reason);
+    for (int i = 0; i < count; i++) dev_describe_gpu(&out, i);
+#ifndef YOLO_NO_CUDA
+    int driver = 0, runtime = 0;
+    yg_versions(&driver, &runtime);
+    if (driver) str_format(&out, "Driver   CUDA %d.%d; this program was built with CUDA %d.%d\n", driver / 1000, driver % 1000 / 10,
+                           runtime / 1000, runtime % 1000 / 10);
+    else str_format(&out, "Driver   none; this program was built with CUDA %d.%d\n", runtime / 1000, runtime % 1000 / 10);
+#endif
+    dev_describe_nccl(&out);
+    if (out.failed) {
+        str_free(&out);
+        return err_memory(error, 4096);
+    }
+    *text = out.text;
+    return YOLO_OK;
+}
+
+yolo_bench_options yolo_bench_defaults(void) { return (yolo_bench_options){.imgsz = 640, .batch = 1, .repeats = 20}; }
+
+static int bench_compare(const void *left, const void *right) {
+    double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+static double bench_median(double *values, int count) {
+    qsort(values, (size_t)count, sizeof *values, bench_compare);
+    return count & 1 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+/* A line an operator: the median of each over the runs. */
+static void bench_layers(const run_lane *lane, double *ms, int repeats, str *out) {
+    const net *net = lane->net;
+    double total = 0;
+    for (int i = 0; i < net->op_count; i++) total += bench_median(ms + (size_t)i * (size_t)repeats, repeats);
+    str_format(out, "%4s %5s  %-9s %-8s %16s %16s %9s %9s %6s\n", "op", "layer", "kind", "kernel", "in", "out", "ms", "GFLOP/s", "share");
+    for (int i = 0; i < net->op_count; i++) {
+        static const char *const kinds[] = {"conv", "maxpool", "upsample", "copy"};
+        const net_op *op = &net->ops[i];
+        double each = bench_median(ms + (size_t)i * (size_t)repeats, repeats), flops = net_op_flops(net, op, lane->n, lane->h, lane->w);
+        ten in = run_view(lane, op->in), to = run_view(lane, op->out);
+        char kernel[32] = "", from[32], into[32], rate[32] = "-";
+        if (op->kernel) snprintf(kernel, sizeof kernel, "%dx%d/%d", op->kernel, op->kernel, op->stride);
+        snprintf(from, sizeof from, "%dx%dx%d", in.h, in.w, in.c);
+        snprintf(into, sizeof into, "%dx%dx%d", to.h, to.w, to.c);
+        if (flops > 0 && each > 0) snprintf(rate, sizeof rate, "%.1f", flops / each * 1e-6);
+        str_format(out, "%4d %5d  %-9s %-8s %16s %16s %9.3f %9s %5.1f%%\n", i, op->layer, kinds[op->kind], kernel, from, into, each, rate,
+                   total > 0 ? 100 * each / total : 0);
+    }
+}
+
+/* Runs `repeats` passes after one that is not counted; ms holds a row of repeats an operator and one for the whole. */
+static yolo_status bench_run(run_lane *lane, int repeats, bool layers, double *ms, double *one, yolo_error *error) {
+    int ops = lane->net->op_count;
+    for (int i = -1; i < repeats; i++) {
+        if (err_interrupted) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted after %d of %d runs", YOLO_MAX(i, 0), repeats);
+        double start = os_clock();
+        if (layers) run_forward_timed(lane, one);
+        else run_forward(lane);
+        if (i < 0) continue;
+        ms[(size_t)ops * (size_t)repeats + (size_t)i] = (os_clock() - start) * 1000;
+        for (int k = 0; layers && k < ops; k++) ms[(size_t)k * (size_t)repeats + (size_t)i] = one[k];
+    }
+    return YOLO_OK;
+}
+
+static void bench_report(const yolo_model *model, const run_lane *lane, const yolo_bench_options *options, double *ms, str *out) {
+    const net *net = lane->net;
+    double *whole = ms + (size_t)net->op_count * (size_t)options->repeats, flops = 0;
+    double median = bench_median(whole, options->repeats); /* sorts */
+    for (int i = 0; i < net->op_count; i++) flops += net_op_flops(net, &net->ops[i], lane->n, lane->h, lane->w);
+    char size[32];
+    snprintf(size, sizeof size, "%dx%d", lane->h, lane->w);
+    if (options->layers) bench_layers(lane, ms, options->repeats, out);
+    str_format(out, "%11s %6s %8s %9s %10s %9s %9s %8s %8s %9s\n", "size", "batch", "threads", "isa", "median ms", "min ms", "max ms", "img/s", "GFLOP/s", "peak MiB");
+    str_format(out, "%11s %6d %8d %9s %10.2f %9.2f %9.2f %8.2f %8.1f %9.1f\n", size, lane->n, thr_pool_size(model->pool), dev_isa_name(model->isa), median,
+               whole[0], whole[options->repeats - 1], 1000.0 * lane->n / median, flops / median * 1e-6, (double)os_peak_memory() / 1048576.0);
+}
+
+yolo_status yolo_bench(yolo_model *model, yolo_bench_options options, char **text, yolo_error *error) {
+    const net *net = &model->checkpoint.net;
+    int stride = net->max_stride, width = options.width ? options.width : options.imgsz;
+    run_lane *lane = NULL;
+    rng noise = {1, 0};
+    str out = {0};
+    *text = NULL;
+    if (options.imgsz < 1 || width < 1 || options.batch < 1 || options.repeats < 1 || options.imgsz > 16384 || width > 16384)
+        return err_set(error, YOLO_ERROR_USAGE, "bench: expected imgsz, width, batch and repeats of 1 or more, and at most 16384 pixels");
+    int h = (options.imgsz + stride - 1) / stride * stride, w = (width + stride - 1) / stride * stride;
+    double *ms = mem_array((uint64_t)(net->op_count + 1) * (uint64_t)options.repeats, sizeof *ms), *one = mem_array((uint64_t)net->op_count, sizeof *one);
+    yolo_status status = ms && one ? run_lane_create(&lane, model->weights, net, model->pool, options.batch, h, w, error) : err_memory(error, 1 << 20);
+    if (status == YOLO_OK) {
+        float *input = run_lane_input(lane);
+        for (int64_t i = 0; i < (int64_t)options.batch * h * w * 3; i++) input[i] = (float)rng_uniform(&noise);
+        status = bench_run(lane, options.repeats, options.layers, ms, one, error);
+    }
+    if (status == YOLO_OK) bench_report(model, lane, &options, ms, &out);
+    if (status == YOLO_OK && out.failed) status = err_memory(error, 1 << 16);
+    if (status == YOLO_OK) *text = out.text;
+    else str_free(&out);
+    run_lane_destroy(lane);
+    mem_free(ms);
+    mem_free(one);
+    return status;
+}
 
 /* ==== 21 yolo_: public interface ================================================================================ */
 
@@ -10389,7 +11151,7 @@ void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yol
         img_draw_box(image, &boxes->items[i], model ? yolo_class_name(model, boxes->items[i].class_id) : NULL, line_width);
 }
 
-yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.isa = "auto"}; }
+yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.device = "auto", .isa = "auto"}; }
 
 static yolo_status yolo_choose_isa(const char *name, op_isa *isa, yolo_error *error) {
     static const char *const names[] = {"portable", "avx2", "avx512"};
@@ -10484,7 +11246,8 @@ yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_option
     yolo_model *model = mem_array(1, sizeof *model);
     *out = NULL;
     if (!model) return err_memory(error, sizeof *model);
-    yolo_status status = yolo_choose_isa(options.isa, &model->isa, error);
+    yolo_status status = dev_check(options.device, error);
+    if (status == YOLO_OK) status = yolo_choose_isa(options.isa, &model->isa, error);
     if (status == YOLO_OK && options.threads < 0)
         status = err_set(error, YOLO_ERROR_USAGE, "%d threads: expected 0 (all cores) or more", options.threads);
     if (status == YOLO_OK)
@@ -10575,11 +11338,837 @@ yolo_status yolo_info(const char *path, char **text, yolo_error *error) {
     return status;
 }
 
-/* ==== 22 cli_: command line ===================================================================================== */
+yolo_label_options yolo_label_defaults(void) {
+    return (yolo_label_options){.predict = yolo_predict_defaults(), .save_labels = true, .empty_labels = true, .classes_file = true};
+}
+
+void yolo_label_report_free(yolo_label_report *report) {
+    mem_free(report->boxes_per_class);
+    memset(report, 0, sizeof *report);
+}
+
+yolo_status yolo_label(yolo_model *model, yolo_label_options options, yolo_label_report *report, yolo_error *error) {
+    const yolo_predict_options *predict = &options.predict;
+    memset(report, 0, sizeof *report);
+    yolo_status status = yolo_check_detection(predict->imgsz, predict->conf, predict->iou, predict->max_det, error);
+    return status == YOLO_OK ? lab_label(model, &options, report, error) : status;
+}
+
+yolo_status yolo_run_folder(const char *project, const char *name, bool exist_ok, char **path, yolo_error *error) {
+    enum { MOST = 100000 };
+    str tried = {0};
+    char *first = path_join(project, name);
+    *path = NULL;
+    if (!first) return err_memory(error, 4096);
+    str_add(&tried, first);
+    for (int n = 2; !exist_ok && !tried.failed && n < MOST && os_path_kind(tried.text) != OS_NOTHING; n++) {
+        tried.length = 0;
+        str_format(&tried, "%s%d", first, n);
+    }
+    mem_free(first);
+    yolo_status status = tried.failed ? err_memory(error, 4096) : path_make_directories(tried.text, error);
+    if (status == YOLO_OK) *path = tried.text;
+    else str_free(&tried);
+    return status;
+}
+
+void yolo_text_free(char *text) { mem_free(text); }
+
+/* ==== 22 cli_: command line =====================================================================================
+   A caller of yolo.h like any other; of the sections above it uses os_ for the terminal and the helpers of err_,
+   log_ and str_. One table of options a verb: parsing, defaults, ranges and `yolo help VERB` all come from it.
+   Results go to stdout, logs and progress to stderr. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted. */
+
+#if !defined(YOLO_NO_MAIN) || defined(YOLO_TESTING)
+
+/* NOTHING: accepted because ultralytics users type it; the log says that it has no effect. */
+typedef enum cli_kind { CLI_TEXT, CLI_CHOICE, CLI_WHOLE, CLI_NUMBER, CLI_BOOL, CLI_CLASSES, CLI_NOTHING } cli_kind;
+
+enum { CLI_MAX_CLASSES = 1000 };
+typedef struct cli_classes { int count, ids[CLI_MAX_CLASSES]; } cli_classes;
+
+/* What a command line says. A verb reads the fields that its table names; texts are "" where nothing was said. */
+typedef struct cli_values {
+    const char *model, *source, *data, *out, *names, *split, *mode, *existing, *save_json, *device, *isa, *project, *name, *progress;
+    int imgsz, width, batch, max_det, repeats, line_width, threads, seed;
+    double conf, iou, share;
+    bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, verbose;
+    cli_classes classes;
+} cli_values;
+
+typedef struct cli_option {
+    const char *name;
+    cli_kind kind;
+    size_t field;         /* offset into cli_values */
+    const char *standard; /* the default, as it would be typed */
+    double low, high;     /* of WHOLE and NUMBER */
+    const char *values;   /* TEXT: what it is; CHOICE: "skip|replace"; WHOLE, NUMBER: the unit */
+    const char *help;
+} cli_option;
+
+#define CLI_AT(field) offsetof(cli_values, field)
+#define CLI_ROW_MODEL {"model", CLI_TEXT, CLI_AT(model), "", 0, 0, "FILE", "checkpoint (.pt), or description (.yaml: untrained)"}
+#define CLI_ROW_SOURCE {"source", CLI_TEXT, CLI_AT(source), "", 0, 0, "PATH", "picture, folder (any depth), pattern (a/*.jpg) or .txt list"}
+#define CLI_ROW_IMGSZ {"imgsz", CLI_WHOLE, CLI_AT(imgsz), "640", 32, 8192, "pixels", "longer side of the network's input"}
+#define CLI_ROW_CONF(standard) {"conf", CLI_NUMBER, CLI_AT(conf), standard, 0, 1, "", "lowest confidence of a box"}
+#define CLI_ROW_IOU {"iou", CLI_NUMBER, CLI_AT(iou), "0.7", 0, 1, "", "overlap above which the weaker box goes (NMS)"}
+#define CLI_ROW_MAX_DET {"max_det", CLI_WHOLE, CLI_AT(max_det), "300", 1, 30000, "", "most boxes of a picture"}
+#define CLI_ROW_CLASSES {"classes", CLI_CLASSES, CLI_AT(classes), "", 0, 0, "0,2,5", "keep these classes only; nothing = all"}
+#define CLI_ROW_AGNOSTIC {"agnostic_nms", CLI_BOOL, CLI_AT(agnostic_nms), "false", 0, 0, "", "boxes of different classes suppress each other"}
+#define CLI_ROW_RECT {"rect", CLI_BOOL, CLI_AT(rect), "true", 0, 0, "", "pad to a multiple of the stride, not to a square"}
+#define CLI_ROW_DEVICE {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0,1", "this version computes on the CPU only"}
+#define CLI_ROW_THREADS {"threads", CLI_WHOLE, CLI_AT(threads), "0", 0, 256, "", "compute threads; 0 = all cores"}
+#define CLI_ROW_ISA {"isa", CLI_CHOICE, CLI_AT(isa), "auto", 0, 0, "auto|portable|avx2|avx512", "instructions to use"}
+#define CLI_ROW_PROGRESS {"progress", CLI_CHOICE, CLI_AT(progress), "auto", 0, 0, "auto|bar|plain|none", "plain: Progress:N% lines; auto: a bar on a terminal"}
+#define CLI_ROW_NOTHING(name, standard) {name, CLI_NOTHING, 0, standard, 0, 0, "", "accepted, without effect"}
+#define CLI_ROW_SAVE_CONF {"save_conf", CLI_BOOL, CLI_AT(save_conf), "false", 0, 0, "", "confidence as sixth column of the labels"}
+
+static const cli_option cli_prepare_options[] = {
+    {"source", CLI_TEXT, CLI_AT(source), "", 0, 0, "DIR", "pictures and YOLO .txt labels, any depth"},
+    {"classes", CLI_TEXT, CLI_AT(names), "", 0, 0, "FILE", "class names, one a line; nothing = source/classes.txt"},
+    {"out", CLI_TEXT, CLI_AT(out), "", 0, 0, "DIR", "folder to make: images/, labels/, data.yaml"},
+    {"val", CLI_NUMBER, CLI_AT(share), "20", 0, 100, "", "share of validation pictures: 0..1, or percent above 1"},
+    {"mode", CLI_CHOICE, CLI_AT(mode), "copy", 0, 0, "copy|link|list", "copy, hard link, or text files of paths"},
+    {"seed", CLI_WHOLE, CLI_AT(seed), "0", 0, INT_MAX, "", "another seed, another split"},
+    CLI_ROW_PROGRESS,
+};
+
+static const cli_option cli_val_options[] = {
+    CLI_ROW_MODEL,
+    {"data", CLI_TEXT, CLI_AT(data), "", 0, 0, "FILE", "data.yaml"},
+    {"split", CLI_CHOICE, CLI_AT(split), "val", 0, 0, "val|train|test", "part of the data set"},
+    CLI_ROW_IMGSZ,
+    {"batch", CLI_WHOLE, CLI_AT(batch), "16", 1, 1024, "pictures", "pictures that share one rectangle"},
+    CLI_ROW_CONF("0.001"),
+    CLI_ROW_IOU,
+    CLI_ROW_MAX_DET,
+    CLI_ROW_RECT,
+    {"single_cls", CLI_BOOL, CLI_AT(single_cls), "false", 0, 0, "", "count all classes as one"},
+    {"save_json", CLI_TEXT, CLI_AT(save_json), "", 0, 0, "FILE", "write predictions as COCO json; true = predictions.json"},
+    {"verbose", CLI_BOOL, CLI_AT(verbose), "true", 0, 0, "", "a line a class"},
+    CLI_ROW_DEVICE,
+    CLI_ROW_THREADS,
+    CLI_ROW_ISA,
+    CLI_ROW_PROGRESS,
+    CLI_ROW_NOTHING("half", "false"),
+    CLI_ROW_NOTHING("workers", "8"),
+    CLI_ROW_NOTHING("plots", "false"),
+    CLI_ROW_NOTHING("project", ""),
+    CLI_ROW_NOTHING("name", ""),
+    CLI_ROW_NOTHING("exist_ok", "false"),
+};
+
+static const cli_option cli_label_options[] = {
+    CLI_ROW_MODEL,
+    CLI_ROW_SOURCE,
+    {"out", CLI_TEXT, CLI_AT(out), "", 0, 0, "DIR", "mirrors the source's tree; nothing = beside the pictures"},
+    {"existing", CLI_CHOICE, CLI_AT(existing), "skip", 0, 0, "skip|replace", "what to do where a label file is there already"},
+    CLI_ROW_SAVE_CONF,
+    CLI_ROW_CONF("0.25"),
+    CLI_ROW_IOU,
+    CLI_ROW_IMGSZ,
+    CLI_ROW_MAX_DET,
+    CLI_ROW_CLASSES,
+    CLI_ROW_AGNOSTIC,
+    CLI_ROW_RECT,
+    {"verbose", CLI_BOOL, CLI_AT(verbose), "false", 0, 0, "", "a line a picture"},
+    CLI_ROW_DEVICE,
+    CLI_ROW_THREADS,
+    CLI_ROW_ISA,
+    CLI_ROW_PROGRESS,
+    CLI_ROW_NOTHING("batch", "1"),
+    CLI_ROW_NOTHING("half", "false"),
+};
+
+static const cli_option cli_predict_options[] = {
+    CLI_ROW_MODEL,
+    CLI_ROW_SOURCE,
+    {"save", CLI_BOOL, CLI_AT(save), "true", 0, 0, "", "write pictures with the boxes drawn in"},
+    {"save_txt", CLI_BOOL, CLI_AT(save_txt), "false", 0, 0, "", "write YOLO .txt labels to labels/"},
+    CLI_ROW_SAVE_CONF,
+    {"save_crop", CLI_BOOL, CLI_AT(save_crop), "false", 0, 0, "", "write each box as a picture to crops/CLASS/"},
+    {"project", CLI_TEXT, CLI_AT(project), "runs/detect", 0, 0, "DIR", "folder of the run folders"},
+    {"name", CLI_TEXT, CLI_AT(name), "predict", 0, 0, "NAME", "run folder; where taken, name2, name3, ..."},
+    {"exist_ok", CLI_BOOL, CLI_AT(exist_ok), "false", 0, 0, "", "use the run folder even if it exists"},
+    CLI_ROW_CONF("0.25"),
+    CLI_ROW_IOU,
+    CLI_ROW_IMGSZ,
+    CLI_ROW_MAX_DET,
+    CLI_ROW_CLASSES,
+    CLI_ROW_AGNOSTIC,
+    CLI_ROW_RECT,
+    {"line_width", CLI_WHOLE, CLI_AT(line_width), "0", 0, 100, "pixels", "of the drawn boxes; 0 = by picture size"},
+    {"verbose", CLI_BOOL, CLI_AT(verbose), "true", 0, 0, "", "a line a picture"},
+    CLI_ROW_DEVICE,
+    CLI_ROW_THREADS,
+    CLI_ROW_ISA,
+    CLI_ROW_PROGRESS,
+    CLI_ROW_NOTHING("batch", "1"),
+    CLI_ROW_NOTHING("half", "false"),
+};
+
+static const cli_option cli_info_options[] = {
+    {"model", CLI_TEXT, CLI_AT(model), "", 0, 0, "FILE", "checkpoint (.pt); no code in it is run"},
+};
+
+static const cli_option cli_bench_options[] = {
+    CLI_ROW_MODEL,
+    {"imgsz", CLI_WHOLE, CLI_AT(imgsz), "640", 32, 8192, "pixels", "height of the network's input"},
+    {"width", CLI_WHOLE, CLI_AT(width), "0", 0, 8192, "pixels", "its width; 0 = square"},
+    {"batch", CLI_WHOLE, CLI_AT(batch), "1", 1, 1024, "pictures", "pictures at a time"},
+    {"repeats", CLI_WHOLE, CLI_AT(repeats), "20", 1, 100000, "", "measured runs, after one that is not"},
+    {"layers", CLI_BOOL, CLI_AT(layers), "false", 0, 0, "", "a line an operator as well"},
+    CLI_ROW_DEVICE,
+    CLI_ROW_THREADS,
+    CLI_ROW_ISA,
+};
+
+/* ---- the terminal */
+
+typedef struct cli_run cli_run;
+typedef struct cli_verb {
+    const char *name, *does, *example;
+    const cli_option *options;
+    int option_count;
+    const char *needs[2];   /* options without which it cannot start */
+    const char *positional; /* option that a bare argument is the value of, or NULL */
+    int (*run)(cli_run *run);
+} cli_verb;
+
+struct cli_run { /* one command line, on its way */
+    const cli_verb *verb;
+    cli_values values;
+    yolo_progress progress;
+    int bar;       /* columns of the bar that stands on the terminal now */
+    int last_height, last_width; /* of the network's input, for predict's last line */
+};
+
+/* Takes the bar away, so that another line can be written. */
+static void cli_clear_bar(cli_run *run) {
+    if (run->bar) fprintf(stderr, "\r%*s\r", YOLO_MIN(run->bar, os_terminal_columns(stderr) - 1), "");
+    fflush(stderr);
+    run->bar = 0;
+}
+
+static void cli_log(void *user, yolo_log_level level, const char *text) {
+    cli_run *run = user;
+    if (level == YOLO_LOG_PROGRESS && run->progress == YOLO_PROGRESS_BAR) {
+        int columns = YOLO_MAX(1, os_terminal_columns(stderr) - 1), width = YOLO_MIN((int)strlen(text), columns);
+        run->bar = YOLO_CLAMP(run->bar, width, columns); /* a longer one before is painted over */
+        fprintf(stderr, "\r%.*s%*s", width, text, run->bar - width, "");
+    } else {
+        cli_clear_bar(run);
+        fprintf(stderr, "%s%s\n", level == YOLO_LOG_WARNING ? "warning: " : "", text);
+    }
+    fflush(stderr);
+}
+
+/* Says what failed and returns the exit status. */
+static int cli_fail(cli_run *run, const yolo_error *error) {
+    cli_clear_bar(run);
+    fprintf(stderr, "yolo %s: %s\n", run->verb ? run->verb->name : "", error->message);
+    return error->status == YOLO_ERROR_USAGE ? 2 : error->status == YOLO_ERROR_INTERRUPTED ? 130 : 1;
+}
+
+/* ---- parsing */
+
+/* Edits (insert, delete, replace, swap neighbours) that lead from one word to the other; words are cut at 40. */
+static int cli_distance(const char *a, const char *b) {
+    enum { CUT = 40 };
+    int rows[3][CUT + 1], n = (int)YOLO_MIN(strlen(a), CUT), m = (int)YOLO_MIN(strlen(b), CUT);
+    int *before = rows[0], *above = rows[1], *row = rows[2];
+    for (int j = 0; j <= m; j++) above[j] = before[j] = j;
+    for (int i = 1; i <= n; i++) {
+        row[0] = i;
+        for (int j = 1; j <= m; j++) {
+            int replaced = above[j - 1] + (a[i - 1] != b[j - 1]);
+            row[j] = YOLO_MIN(replaced, YOLO_MIN(above[j], row[j - 1]) + 1);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) row[j] = YOLO_MIN(row[j], before[j - 2] + 1);
+        }
+        int *free_row = before;
+        before = above;
+        above = row;
+        row = free_row;
+    }
+    return above[m];
+}
+
+/* Ultralytics writes max_det, others max-det. */
+static bool cli_same_name(const char *name, const char *typed, size_t length) {
+    if (strlen(name) != length) return false;
+    for (size_t i = 0; i < length; i++)
+        if (name[i] != (typed[i] == '-' ? '_' : typed[i])) return false;
+    return true;
+}
+
+static const cli_option *cli_find(const cli_verb *verb, const char *name, size_t length) {
+    for (int i = 0; i < verb->option_count; i++)
+        if (cli_same_name(verb->options[i].name, name, length)) return &verb->options[i];
+    return NULL;
+}
+
+static yolo_status cli_unknown(const cli_verb *verb, const char *name, size_t length, yolo_error *error) {
+    char word[64];
+    const char *nearest = NULL;
+    int best = INT_MAX;
+    snprintf(word, sizeof word, "%.*s", (int)YOLO_MIN(length, 60), name);
+    for (int i = 0; i < verb->option_count; i++) {
+        int distance = cli_distance(word, verb->options[i].name);
+        if (distance < best) best = distance, nearest = verb->options[i].name;
+    }
+    if (!nearest) return err_set(error, YOLO_ERROR_USAGE, "unknown option '%s': this verb has no options", word);
+    return err_set(error, YOLO_ERROR_USAGE, "unknown option '%s', did you mean '%s'? See: yolo help %s", word, nearest, verb->name);
+}
+
+/* 1 true, 0 false, -1 neither. */
+static int cli_truth(const char *text) {
+    static const char *const yes[] = {"true", "1", "yes", "on"}, *const no[] = {"false", "0", "no", "off"};
+    for (int i = 0; i < YOLO_COUNT(yes); i++) {
+        if (str_equal_fold(text, yes[i])) return 1;
+        if (str_equal_fold(text, no[i])) return 0;
+    }
+    return -1;
+}
+
+/* Is `text` one of the words of "a|b|c"? */
+static bool cli_is_choice(const char *choices, const char *text) {
+    size_t length = strlen(text);
+    for (const char *p = choices; length; p++) {
+        if (!strncmp(p, text, length) && (p[length] == '|' || !p[length])) return true;
+        if (!(p = strchr(p, '|'))) return false;
+    }
+    return false;
+}
+
+/* "0,2,5", "[0, 2, 5]", "3", or nothing for all. */
+static bool cli_parse_classes(cli_classes *classes, const char *text) {
+    bool bracket = *text == '[';
+    classes->count = 0;
+    if (bracket) text++;
+    while (*text && *text != ']') {
+        char *end;
+        long id = strtol(text, &end, 10);
+        if (end == text || id < 0 || id > 1000000 || classes->count == CLI_MAX_CLASSES) return false;
+        classes->ids[classes->count++] = (int)id;
+        while (*end == ' ') end++;
+        if (*end == ',') end++;
+        else if (*end && *end != ']') return false;
+        text = end;
+        while (*text == ' ') text++;
+    }
+    return bracket ? !strcmp(text, "]") : !*text;
+}
+
+static yolo_status cli_parse_number(const cli_option *option, void *field, const char *text, yolo_error *error) {
+    bool whole = option->kind == CLI_WHOLE;
+    char *end;
+    double value = whole ? (double)strtoll(text, &end, 10) : strtod(text, &end);
+    if (end == text || *end || !(value >= option->low && value <= option->high))
+        return err_set(error, YOLO_ERROR_USAGE, "%s=%s: expected a %s from %.10g to %.10g%s%s", option->name, text,
+                       whole ? "whole number" : "number", option->low, option->high, *option->values ? " " : "", option->values);
+    if (whole) *(int *)field = (int)value;
+    else *(double *)field = value;
+    return YOLO_OK;
+}
+
+/* Sets an option's field from its text. */
+static yolo_status cli_set(cli_values *values, const cli_option *option, const char *text, yolo_error *error) {
+    void *field = (char *)values + option->field;
+    if (!strcmp(text, "None")) text = option->standard; /* ultralytics' word for "as if not said" */
+    switch (option->kind) {
+    case CLI_TEXT: *(const char **)field = text; break;
+    case CLI_WHOLE:
+    case CLI_NUMBER: return cli_parse_number(option, field, text, error);
+    case CLI_CHOICE:
+        if (!cli_is_choice(option->values, text))
+            return err_set(error, YOLO_ERROR_USAGE, "%s=%s: expected %s", option->name, text, option->values);
+        *(const char **)field = text;
+        break;
+    case CLI_BOOL:
+        if (cli_truth(text) < 0)
+            return err_set(error, YOLO_ERROR_USAGE, "%s=%s: expected true or false", option->name, text);
+        *(bool *)field = cli_truth(text) == 1;
+        break;
+    case CLI_CLASSES:
+        if (!cli_parse_classes(field, text))
+            return err_set(error, YOLO_ERROR_USAGE, "%s=%s: expected class numbers such as %s", option->name, text, option->values);
+        break;
+    case CLI_NOTHING: break;
+    }
+    return YOLO_OK;
+}
+
+static bool cli_differs(const cli_option *option, const char *text) {
+    int truth = cli_truth(option->standard);
+    return truth >= 0 && cli_truth(text) >= 0 ? truth != cli_truth(text) : strcmp(text, option->standard) != 0;
+}
+
+/* One argument, and for `--name value` the one behind it; returns how many were used, 0 for an error. */
+static int cli_parse_argument(cli_run *run, char **argument, yolo_error *error) {
+    const cli_verb *verb = run->verb;
+    const char *word = argument[0], *name = word;
+    bool dashes = !strncmp(word, "--", 2);
+    if (dashes) name += 2;
+    const char *equals = strchr(name, '=');
+    size_t length = equals ? (size_t)(equals - name) : strlen(name);
+    const cli_option *option = cli_find(verb, name, length);
+    const char *value = equals ? equals + 1 : NULL;
+    int used = 1;
+    if (!option) {
+        if (!dashes && verb->positional && (option = cli_find(verb, verb->positional, strlen(verb->positional)))) value = word;
+        else if (!dashes && !equals)
+            err_set(error, YOLO_ERROR_USAGE, "'%s': expected an option such as %s", word, verb->example);
+        else cli_unknown(verb, name, length, error);
+        if (!option) return 0;
+    } else if (!value) {
+        bool flag = option->kind == CLI_BOOL || (option->kind == CLI_NOTHING && cli_truth(option->standard) == 0);
+        bool follows = dashes && argument[1] && strncmp(argument[1], "--", 2) && (!flag || cli_truth(argument[1]) >= 0);
+        if (follows) value = argument[1], used = 2;
+        else if (flag) value = "true";
+    }
+    if (!value) {
+        err_set(error, YOLO_ERROR_USAGE, "%s: expected a value, as in %s=%s", option->name, option->name,
+                *option->standard ? option->standard : option->values);
+        return 0;
+    }
+    if (option->kind == CLI_NOTHING && cli_differs(option, value)) {
+        fprintf(stderr, "warning: %s=%s has no effect in this version\n", option->name, value);
+        fflush(stderr);
+    }
+    return cli_set(&run->values, option, value, error) == YOLO_OK ? used : 0;
+}
+
+/* Fills run->values for its verb: defaults, then the arguments (NULL at the end), the last one of a name counts. */
+static yolo_status cli_parse(cli_run *run, char **arguments, yolo_error *error) {
+    const cli_verb *verb = run->verb;
+    for (int i = 0; i < verb->option_count; i++)
+        YOLO_ASSERT(cli_set(&run->values, &verb->options[i], verb->options[i].standard, NULL) == YOLO_OK);
+    for (int used; *arguments; arguments += used)
+        if (!(used = cli_parse_argument(run, arguments, error))) return YOLO_ERROR_USAGE;
+    for (int i = 0; i < YOLO_COUNT(verb->needs) && verb->needs[i]; i++) {
+        const cli_option *option = cli_find(verb, verb->needs[i], strlen(verb->needs[i]));
+        if (!**(const char **)((char *)&run->values + option->field))
+            return err_set(error, YOLO_ERROR_USAGE, "%s=%s is missing, for example: %s", option->name, option->values, verb->example);
+    }
+    return YOLO_OK;
+}
+
+/* ---- what the verbs share */
+
+static const char *cli_or_null(const char *text) { return *text ? text : NULL; }
+
+static yolo_status cli_open(cli_run *run, yolo_model **model, yolo_error *error) {
+    yolo_open_options options = yolo_open_defaults();
+    options.threads = run->values.threads;
+    options.device = run->values.device;
+    options.isa = run->values.isa;
+    return yolo_model_open(model, run->values.model, options, error);
+}
+
+static yolo_predict_options cli_detection(const cli_values *values) {
+    yolo_predict_options options = yolo_predict_defaults();
+    options.imgsz = values->imgsz;
+    options.conf = (float)values->conf;
+    options.iou = (float)values->iou;
+    options.max_det = values->max_det;
+    options.agnostic_nms = values->agnostic_nms;
+    options.rect = values->rect;
+    options.classes = values->classes.count ? values->classes.ids : NULL;
+    options.class_count = values->classes.count;
+    return options;
+}
+
+static yolo_status cli_check_classes(const cli_values *values, const yolo_model *model, yolo_error *error) {
+    for (int i = 0; i < values->classes.count; i++)
+        if (values->classes.ids[i] >= yolo_class_count(model))
+            return err_set(error, YOLO_ERROR_USAGE, "classes=%d: the model has %d classes, expected 0 to %d", values->classes.ids[i],
+                           yolo_class_count(model), yolo_class_count(model) - 1);
+    return YOLO_OK;
+}
+
+static yolo_log cli_logger(cli_run *run) { return (yolo_log){cli_log, run}; }
+
+/* Prints a text that the library made, and frees it. */
+static int cli_print(cli_run *run, yolo_status status, char *text, const yolo_error *error) {
+    if (text) fputs(text, stdout);
+    yolo_text_free(text);
+    return status == YOLO_OK ? 0 : cli_fail(run, error);
+}
+
+/* ---- the verbs */
+
+static int cli_run_prepare(cli_run *run) {
+    const cli_values *values = &run->values;
+    yolo_prepare_options options = yolo_prepare_defaults();
+    yolo_prepare_report report = {0};
+    yolo_error error;
+    options.source = values->source;
+    options.classes = cli_or_null(values->names);
+    options.out = values->out;
+    options.val = values->share;
+    options.mode = values->mode;
+    options.seed = (uint64_t)values->seed;
+    options.progress = run->progress;
+    options.log = cli_logger(run);
+    if (yolo_prepare(options, &report, &error) != YOLO_OK) return cli_fail(run, &error);
+    cli_clear_bar(run);
+    printf("%lld train and %lld val pictures, %lld boxes -> %s/data.yaml\n", (long long)report.train, (long long)report.val,
+           (long long)report.boxes, values->out);
+    const struct { int64_t count; const char *what; } rows[] = {
+        {report.background, "background (an empty label file)"}, {report.unlabelled, "without a label file"},
+        {report.damaged, "damaged"}, {report.duplicates, "duplicates (same content)"},
+        {report.skipped, "there already"}, {report.bad_lines, "bad label lines"},
+    };
+    for (int i = 0; i < YOLO_COUNT(rows); i++)
+        if (rows[i].count) printf("%8lld %s\n", (long long)rows[i].count, rows[i].what);
+    return 0;
+}
+
+static void cli_print_metrics(const cli_values *values, const yolo_model *model, const yolo_metrics *m) {
+    printf("%22s%11s%11s%11s%11s%11s%11s\n", "Class", "Images", "Instances", "Box(P", "R", "mAP50", "mAP50-95)");
+    printf("%22s%11d%11d%11.3g%11.3g%11.3g%11.3g\n", "all", m->images, m->instances, m->precision, m->recall, m->map50, m->map50_95);
+    for (int i = 0; values->verbose && i < m->class_count && m->class_count > 1; i++) {
+        const yolo_class_metrics *c = &m->classes[i];
+        printf("%22s%11d%11d%11.3g%11.3g%11.3g%11.3g\n", yolo_class_name(model, c->class_id), c->images, c->instances,
+               c->precision, c->recall, c->map50, c->map50_95);
+    }
+    printf("Speed: %.1fms preprocess, %.1fms inference, %.1fms postprocess per image\n", m->speed_preprocess_ms,
+           m->speed_inference_ms, m->speed_postprocess_ms);
+    if (m->damaged) printf("%d damaged pictures left out\n", m->damaged);
+}
+
+static int cli_run_val(cli_run *run) {
+    const cli_values *values = &run->values;
+    yolo_val_options options = yolo_val_defaults();
+    yolo_metrics metrics = {0};
+    yolo_model *model = NULL;
+    yolo_error error;
+    options.data = values->data;
+    options.split = values->split;
+    options.imgsz = values->imgsz;
+    options.batch = values->batch;
+    options.conf = (float)values->conf;
+    options.iou = (float)values->iou;
+    options.max_det = values->max_det;
+    options.rect = values->rect;
+    options.single_cls = values->single_cls;
+    options.save_json = str_equal_fold(values->save_json, "true") ? "predictions.json"
+                      : str_equal_fold(values->save_json, "false") ? NULL : cli_or_null(values->save_json);
+    options.progress = run->progress;
+    options.log = cli_logger(run);
+    yolo_status status = cli_open(run, &model, &error);
+    if (status == YOLO_OK) status = yolo_val(model, options, &metrics, &error);
+    cli_clear_bar(run);
+    if (status == YOLO_OK) cli_print_metrics(values, model, &metrics);
+    yolo_metrics_free(&metrics);
+    yolo_model_close(model);
+    return status == YOLO_OK ? 0 : cli_fail(run, &error);
+}
+
+typedef struct cli_lines { cli_run *run; const yolo_model *model; } cli_lines;
+
+/* "image 1/4 bus.jpg: 640x480 4 persons, 1 bus, 57.9ms" */
+static void cli_picture_line(void *user, const yolo_label_picture *picture) {
+    cli_lines *lines = user;
+    if (picture->damage) return; /* the log has it */
+    cli_run *run = lines->run;
+    run->last_height = picture->network_height;
+    run->last_width = picture->network_width;
+    if (!run->values.verbose) return;
+    cli_clear_bar(run);
+    printf("image %lld/%lld %s: %dx%d ", (long long)picture->index + 1, (long long)picture->total, picture->path,
+           picture->network_height, picture->network_width);
+    for (int id = 0; picture->boxes->count && id < yolo_class_count(lines->model); id++) {
+        int count = 0;
+        for (int i = 0; i < picture->boxes->count; i++) count += picture->boxes->items[i].class_id == id;
+        if (count) printf("%d %s%s, ", count, yolo_class_name(lines->model, id), count > 1 ? "s" : "");
+    }
+    printf("%s%.1fms\n", picture->boxes->count ? "" : "(no detections), ", picture->inference_ms);
+    fflush(stdout);
+}
+
+static void cli_print_report(const yolo_model *model, const yolo_label_report *report) {
+    int64_t done = report->labelled + report->empty;
+    printf("%lld pictures: %lld labelled, %lld empty, %lld skipped, %lld damaged", (long long)report->pictures,
+           (long long)report->labelled, (long long)report->empty, (long long)report->skipped, (long long)report->damaged);
+    if (report->clashes) printf(", %lld of the same label file", (long long)report->clashes);
+    printf("; %.1f s, %.1f img/s\n", report->seconds, report->seconds > 0 ? (double)done / report->seconds : 0.0);
+    for (int id = 0; id < report->class_count; id++)
+        if (report->boxes_per_class[id]) printf("%8lld %s\n", (long long)report->boxes_per_class[id], yolo_class_name(model, id));
+    printf("%8lld boxes\n", (long long)report->boxes);
+}
+
+static int cli_run_label(cli_run *run) {
+    const cli_values *values = &run->values;
+    yolo_label_options options = yolo_label_defaults();
+    yolo_label_report report = {0};
+    yolo_model *model = NULL;
+    yolo_error error;
+    yolo_status status = cli_open(run, &model, &error);
+    cli_lines lines = {run, model};
+    options.source = values->source;
+    options.out = cli_or_null(values->out);
+    options.predict = cli_detection(values);
+    options.existing = strcmp(values->existing, "replace") ? YOLO_EXISTING_SKIP : YOLO_EXISTING_REPLACE;
+    options.save_conf = values->save_conf;
+    options.on_picture = cli_picture_line;
+    options.user = &lines;
+    options.progress = run->progress;
+    options.log = cli_logger(run);
+    if (status == YOLO_OK) status = cli_check_classes(values, model, &error);
+    if (status == YOLO_OK) status = yolo_label(model, options, &report, &error);
+    cli_clear_bar(run);
+    if (report.pictures) cli_print_report(model, &report);
+    fflush(stdout);
+    if (status == YOLO_OK && report.pictures == report.damaged)
+        status = err_set(&error, YOLO_ERROR_FORMAT, "%s: no picture could be read", values->source);
+    yolo_label_report_free(&report);
+    yolo_model_close(model);
+    return status == YOLO_OK ? 0 : cli_fail(run, &error);
+}
+
+static void cli_print_prediction(cli_run *run, const yolo_label_report *report, const char *folder) {
+    int64_t done = report->labelled + report->empty;
+    printf("Speed: %.1fms preprocess, %.1fms inference, %.1fms postprocess per image at shape (1, 3, %d, %d)\n",
+           report->speed_preprocess_ms, report->speed_inference_ms, report->speed_postprocess_ms, run->last_height, run->last_width);
+    printf("%lld of %lld pictures, %lld boxes, %lld damaged; %.1f s, %.1f img/s\n", (long long)done, (long long)report->pictures,
+           (long long)report->boxes, (long long)report->damaged, report->seconds,
+           report->seconds > 0 ? (double)done / report->seconds : 0.0);
+    if (!folder) return;
+    if (run->values.save_txt)
+        printf("%lld label%s saved to %s/labels\n", (long long)report->labelled, report->labelled == 1 ? "" : "s", folder);
+    printf("Results saved to %s\n", folder);
+}
+
+static int cli_run_predict(cli_run *run) {
+    const cli_values *values = &run->values;
+    yolo_label_options options = yolo_label_defaults();
+    yolo_label_report report = {0};
+    yolo_model *model = NULL;
+    yolo_error error;
+    char *folder = NULL;
+    yolo_status status = cli_open(run, &model, &error);
+    cli_lines lines = {run, model};
+    options.source = values->source;
+    options.predict = cli_detection(values);
+    options.existing = YOLO_EXISTING_REPLACE;
+    options.save_labels = values->save_txt;
+    options.save_conf = values->save_conf;
+    options.save_images = values->save;
+    options.save_crop = values->save_crop;
+    options.empty_labels = false;
+    options.labels_subfolder = true;
+    options.classes_file = false;
+    options.line_width = values->line_width;
+    options.on_picture = cli_picture_line;
+    options.user = &lines;
+    options.progress = run->progress;
+    options.log = cli_logger(run);
+    if (status == YOLO_OK) status = cli_check_classes(values, model, &error);
+    if (status == YOLO_OK && os_path_kind(values->source) == OS_NOTHING && !strpbrk(path_name(values->source), "*?"))
+        status = err_set(&error, YOLO_ERROR_IO, "source=%s: no such file or folder", values->source);
+    if (status == YOLO_OK && (values->save || values->save_txt || values->save_crop))
+        status = yolo_run_folder(values->project, values->name, values->exist_ok, &folder, &error);
+    options.out = folder;
+    if (status == YOLO_OK) status = yolo_label(model, options, &report, &error);
+    cli_clear_bar(run);
+    if (report.pictures) cli_print_prediction(run, &report, folder);
+    fflush(stdout);
+    if (status == YOLO_OK && report.pictures == report.damaged)
+        status = err_set(&error, YOLO_ERROR_FORMAT, "%s: no picture could be read", values->source);
+    yolo_text_free(folder);
+    yolo_label_report_free(&report);
+    yolo_model_close(model);
+    return status == YOLO_OK ? 0 : cli_fail(run, &error);
+}
+
+static int cli_run_info(cli_run *run) {
+    yolo_error error;
+    char *text = NULL;
+    yolo_status status = yolo_info(run->values.model, &text, &error);
+    return cli_print(run, status, text, &error);
+}
+
+static int cli_run_devices(cli_run *run) {
+    yolo_error error;
+    char *text = NULL;
+    yolo_status status = yolo_devices(&text, &error);
+    return cli_print(run, status, text, &error);
+}
+
+static int cli_run_bench(cli_run *run) {
+    yolo_bench_options options = yolo_bench_defaults();
+    yolo_model *model = NULL;
+    yolo_error error;
+    char *text = NULL;
+    options.imgsz = run->values.imgsz;
+    options.width = run->values.width;
+    options.batch = run->values.batch;
+    options.repeats = run->values.repeats;
+    options.layers = run->values.layers;
+    yolo_status status = cli_open(run, &model, &error);
+    if (status == YOLO_OK) status = yolo_bench(model, options, &text, &error);
+    yolo_model_close(model);
+    return cli_print(run, status, text, &error);
+}
+
+static int cli_run_version(cli_run *run) {
+    (void)run;
+#ifdef YOLO_NO_CUDA
+    printf("yolo " YOLO_VERSION " (built without CUDA)\n");
+#else
+    int driver = 0, runtime = 0;
+    yg_versions(&driver, &runtime);
+    printf("yolo " YOLO_VERSION " (CUDA %d.%d)\n", runtime / 1000, runtime % 1000 / 10);
+#endif
+    return 0;
+}
+
+#define CLI_OPTIONS(table) table, YOLO_COUNT(table)
+static const cli_verb cli_verbs[] = {
+    {"prepare", "labelled pictures -> train and val sets and data.yaml", "yolo prepare source=photos out=dataset val=20",
+     CLI_OPTIONS(cli_prepare_options), {"source", "out"}, NULL, cli_run_prepare},
+    {"val", "precision, recall, mAP50 and mAP50-95 of a model on a data set", "yolo val model=best.pt data=data.yaml",
+     CLI_OPTIONS(cli_val_options), {"model", "data"}, NULL, cli_run_val},
+    {"label", "write YOLO .txt labels for a tree of pictures", "yolo label model=best.pt source=photos",
+     CLI_OPTIONS(cli_label_options), {"model", "source"}, NULL, cli_run_label},
+    {"predict", "annotated pictures, labels and crops into runs/detect/predict", "yolo predict model=best.pt source=photos save_txt=true",
+     CLI_OPTIONS(cli_predict_options), {"model", "source"}, NULL, cli_run_predict},
+    {"info", "what is in a checkpoint, without running any code in it", "yolo info best.pt",
+     CLI_OPTIONS(cli_info_options), {"model"}, "model", cli_run_info},
+    {"devices", "CPU features, GPUs, driver and NCCL", "yolo devices", NULL, 0, {NULL}, NULL, cli_run_devices},
+    {"bench", "time the forward pass", "yolo bench model=yolov8n.pt imgsz=640 threads=2",
+     CLI_OPTIONS(cli_bench_options), {"model"}, NULL, cli_run_bench},
+    {"version", "version and kind of build", "yolo version", NULL, 0, {NULL}, NULL, cli_run_version},
+};
+
+/* ---- help and main */
+
+static void cli_print_help(FILE *stream) {
+    fprintf(stream, "yolo " YOLO_VERSION " - YOLOv8 detectors from one executable\n\n");
+    for (int i = 0; i < YOLO_COUNT(cli_verbs); i++) fprintf(stream, "  %-9s %s\n", cli_verbs[i].name, cli_verbs[i].does);
+    fprintf(stream, "  %-9s %s\n\n", "help VERB", "its options, with units and defaults");
+    fprintf(stream, "Options are written name=value, --name=value or --name value. For example:\n");
+    for (int i = 0; i < YOLO_COUNT(cli_verbs); i++)
+        if (cli_verbs[i].option_count) fprintf(stream, "  %s\n", cli_verbs[i].example);
+}
+
+/* What may stand behind the `=`. */
+static void cli_describe(const cli_option *option, char *text, size_t size) {
+    if (option->kind == CLI_BOOL) snprintf(text, size, "true|false");
+    else if (option->kind == CLI_WHOLE || option->kind == CLI_NUMBER)
+        snprintf(text, size, "%.10g..%.10g%s%s", option->low, option->high, *option->values ? " " : "", option->values);
+    else snprintf(text, size, "%s", option->values);
+}
+
+static void cli_print_verb_help(const cli_verb *verb) {
+    char values[80];
+    printf("yolo %s - %s\n\n  %s\n", verb->name, verb->does, verb->example);
+    if (verb->option_count) printf("\n  %-13s %-26s %-12s %s\n", "OPTION", "VALUES", "DEFAULT", "MEANING");
+    for (int i = 0; i < verb->option_count; i++) {
+        const cli_option *option = &verb->options[i];
+        bool needed = false;
+        for (int j = 0; j < YOLO_COUNT(verb->needs); j++) needed |= verb->needs[j] && !strcmp(verb->needs[j], option->name);
+        cli_describe(option, values, sizeof values);
+        printf("  %-13s %-26s %-12s %s\n", option->name, values, needed ? "(needed)" : *option->standard ? option->standard : "-",
+               option->help);
+    }
+}
+
+/* Verbs of the whole program that this version does not have. */
+static const char *const cli_absent[][2] = {
+    {"train", "this version does not train yet"},
+    {"export", "this version does not export yet"},
+    {"demo", "this version has no demo yet: it comes with training"},
+    {"ui", "this version has no page yet"},
+};
+
+/* The verb of that name, or NULL after saying which one may have been meant; *status is then the exit status. */
+static const cli_verb *cli_find_verb(const char *word, int *status) {
+    const char *nearest = "", *reason = NULL;
+    int best = INT_MAX;
+    for (int i = 0; i < YOLO_COUNT(cli_verbs); i++) {
+        int distance = cli_distance(word, cli_verbs[i].name);
+        if (!distance) return &cli_verbs[i];
+        if (distance < best) best = distance, nearest = cli_verbs[i].name;
+    }
+    for (int i = 0; i < YOLO_COUNT(cli_absent); i++) {
+        int distance = cli_distance(word, cli_absent[i][0]);
+        if (distance < best) best = distance, nearest = cli_absent[i][0], reason = cli_absent[i][1];
+    }
+    *status = best ? 2 : 1;
+    if (!best) fprintf(stderr, "yolo %s: %s\n", word, reason);
+    else if (reason) fprintf(stderr, "yolo: unknown verb '%s', did you mean '%s'? But %s\n", word, nearest, reason);
+    else fprintf(stderr, "yolo: unknown verb '%s', did you mean '%s'? See: yolo help\n", word, nearest);
+    return NULL;
+}
+
+static int cli_help(char **arguments) {
+    int status = 0;
+    if (*arguments && !strcmp(*arguments, "detect")) arguments++;
+    if (!*arguments) {
+        cli_print_help(stdout);
+        return 0;
+    }
+    const cli_verb *verb = cli_find_verb(*arguments, &status);
+    if (verb) cli_print_verb_help(verb);
+    return status;
+}
+
+static int cli_run_verb(const cli_verb *verb, char **arguments) {
+    cli_run run = {.verb = verb};
+    yolo_error error;
+    for (char **p = arguments; *p; p++)
+        if (!strcmp(*p, "--help") || !strcmp(*p, "-h")) {
+            cli_print_verb_help(verb);
+            return 0;
+        }
+    if (cli_parse(&run, arguments, &error) != YOLO_OK) return cli_fail(&run, &error);
+    const char *progress = run.values.progress ? run.values.progress : "none";
+    bool bar = !strcmp(progress, "bar") || (!strcmp(progress, "auto") && os_is_terminal(stderr));
+    run.progress = !strcmp(progress, "plain") ? YOLO_PROGRESS_PLAIN : bar ? YOLO_PROGRESS_BAR : YOLO_PROGRESS_NONE;
+    return verb->run(&run);
+}
+
+static int cli_main(char **arguments) {
+    const char *word = arguments[0];
+    int status = 0;
+    if (word && !strcmp(word, "detect")) word = *++arguments; /* ultralytics' task word */
+    if (!word) {
+        cli_print_help(stdout);
+        if (os_console_is_own()) {
+            printf("\nThis is a command line program. Press Enter to close this window.\n");
+            getchar();
+        }
+        return 0;
+    }
+    if (!strcmp(word, "help") || !strcmp(word, "--help") || !strcmp(word, "-h")) return cli_help(arguments + 1);
+    if (!strcmp(word, "--version")) word = "version";
+    const cli_verb *verb = cli_find_verb(word, &status);
+    return verb ? cli_run_verb(verb, arguments + 1) : status;
+}
+
+#endif
 
 #ifndef YOLO_NO_MAIN
-int main(void) {
-    return 0;
+static void cli_interrupted(int number) {
+    (void)number;
+    yolo_interrupt();
+}
+
+int main(int argc, char **argv) {
+    unsigned console = os_console_begin();
+    char **arguments = os_arguments(&argc, argv);
+    os_on_interrupt(cli_interrupted);
+    int status = arguments ? cli_main(arguments + (argc > 0)) : 1;
+    bool written = !ferror(stdout) && !fflush(stdout);
+    if (!written) {
+        char reason[256];
+        fprintf(stderr, "yolo: cannot write the result: %s\n", os_reason(reason, sizeof reason));
+        if (!status) status = 1;
+    }
+    os_console_end(console);
+    return status;
 }
 #endif
 

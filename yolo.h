@@ -129,6 +129,7 @@ void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yol
 
 typedef struct yolo_open_options {
     int threads;     /* compute threads; 0 = all cores */
+    const char *device; /* "auto", "cpu", or GPU indices as in "0,1" (an error in this version); NULL = auto */
     const char *isa; /* "auto", "portable", "avx2", "avx512"; NULL = auto */
     int classes;     /* nc for a model built from .yaml; 0 = as the description says */
     uint64_t seed;   /* initial weights of a model built from .yaml */
@@ -232,11 +233,26 @@ typedef struct yolo_prepare_report {
    a person added or changed in `out` stays; the same call after a kill finishes the work. */
 yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *report, yolo_error *error);
 
+/* Makes the folder of a run: project/name, or name2, name3, ... where that exists already and not `exist_ok`.
+   *path as in yolo_info. */
+yolo_status yolo_run_folder(const char *project, const char *name, bool exist_ok, char **path, yolo_error *error);
+
 typedef enum yolo_existing { YOLO_EXISTING_SKIP, YOLO_EXISTING_REPLACE } yolo_existing;
 
+/* One picture of a run, as on_picture sees it. */
+typedef struct yolo_label_picture {
+    int64_t index, total;    /* 0 .. total - 1, in source order; skipped pictures are not counted */
+    const char *path;
+    const char *damage;      /* why it could not be read, else NULL; then the rest is zero */
+    int width, height, network_width, network_height; /* of the picture, of the network's input */
+    const yolo_boxes *boxes;
+    double preprocess_ms, inference_ms, postprocess_ms;
+} yolo_label_picture;
+
 typedef struct yolo_label_options {
-    const char *source;      /* picture, folder (any depth) or .txt list of paths */
-    const char *out;         /* folder that mirrors the source's tree; NULL = labels beside the pictures */
+    const char *source;      /* picture, folder (any depth), pattern (photos/a*.jpg) or .txt list of paths */
+    const char *out;         /* folder that mirrors the source's tree; NULL = beside the pictures, or in the labels/
+                                folder where pictures lie in images/ and there is one beside it */
     yolo_predict_options predict;
     yolo_existing existing;  /* what to do where a label file is there already; SKIP */
     bool save_labels;        /* write YOLO .txt; true */
@@ -247,8 +263,8 @@ typedef struct yolo_label_options {
     bool labels_subfolder;   /* labels go to out/labels/, flat, as ultralytics' predict does */
     bool classes_file;       /* write classes.txt into out; true */
     int line_width;          /* of the drawn boxes; 0 = by picture size */
-    /* Called in source order after each picture; NULL = none. `boxes` is valid during the call. */
-    void (*on_picture)(void *user, const char *path, const yolo_boxes *boxes, const char *damage, double milliseconds);
+    /* Called in source order after each picture; NULL = none. What it points to is valid during the call. */
+    void (*on_picture)(void *user, const yolo_label_picture *picture);
     void *user;
     yolo_progress progress;
     yolo_log log;
@@ -257,12 +273,19 @@ typedef struct yolo_label_options {
 yolo_label_options yolo_label_defaults(void);
 
 typedef struct yolo_label_report {
-    int64_t pictures, labelled, empty, skipped, damaged, boxes;
-    int64_t *boxes_per_class; /* yolo_class_count entries; owned by the struct */
-    double seconds;
+    int64_t pictures;         /* found */
+    int64_t labelled, empty;  /* done: with boxes, without */
+    int64_t skipped;          /* had a label file already */
+    int64_t clashes;          /* left out because another picture of the run has the same label file */
+    int64_t damaged, boxes;
+    int64_t *boxes_per_class; /* class_count entries; owned by the struct */
+    int class_count;
+    double seconds;           /* of the whole run */
+    double speed_preprocess_ms, speed_inference_ms, speed_postprocess_ms; /* a picture */
 } yolo_label_report;
 
-/* Labels every picture of a folder. A damaged picture is logged with its reason and never stops the run. */
+/* Labels every picture of a folder. A damaged picture is logged with its reason and never stops the run. The report
+   is filled in on error and interruption too, with what was done; running again continues. */
 yolo_status yolo_label(yolo_model *model, yolo_label_options options, yolo_label_report *report, yolo_error *error);
 void yolo_label_report_free(yolo_label_report *report);
 

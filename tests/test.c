@@ -114,6 +114,7 @@ static const test_case tests_planted[] = {
 #include "test_net.c"
 #include "test_pt.c"
 #include "test_eval.c"
+#include "test_cli.c"
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
 static const test_area test_areas[] = {
@@ -127,6 +128,7 @@ static const test_area test_areas[] = {
     {"net", tests_net, YOLO_COUNT(tests_net)},
     {"pt", tests_pt, YOLO_COUNT(tests_pt)},
     {"eval", tests_eval, YOLO_COUNT(tests_eval)},
+    {"cli", tests_cli, YOLO_COUNT(tests_cli)},
 };
 
 static void test_log_to_stdout(void *user, yolo_log_level level, const char *text) {

@@ -1,0 +1,619 @@
+"""cli_test.py - the executable as a person uses it: every verb, every kind of error, exit statuses, files.
+
+  python3 tests/cli_test.py "COMMAND" [--shared DIR] [NAME ...]
+
+COMMAND is ./yolo or "wine /path/yolo.exe". Python's standard library only. Works in a scratch folder with a Korean name;
+models are built-in descriptions with random weights, but where a test wants the checkpoint in DIR (default: ../shared
+beside the checkout). Prints a line a test, then "N passed, N failed, N skipped"; exit status 1 when any failed.
+"""
+import os, re, shlex, shutil, signal, struct, subprocess, sys, tempfile, time, zlib
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+KOREAN = "사진 모음"
+# The model has random weights: at this confidence it "finds" boxes everywhere, at 0.9 none.
+MODEL = ["model=yolov8n.yaml", "imgsz=64", "threads=2"]
+SURE = ["conf=0.9"]
+UNSURE = ["conf=0.00001", "max_det=5"]
+
+tests = []
+
+
+def test(function):
+    tests.append(function)
+    return function
+
+
+class Skip(Exception):
+    pass
+
+
+def png(width, height, seed):
+    """The bytes of a small picture with some structure."""
+    rows = b"".join(
+        b"\0" + bytes((x * (seed + 3) + c * 40) & 255 if (x // 8 + y // 8 + seed) & 1 else (y * 5 + c * 90 + seed * 31) & 255 for x in range(width) for c in range(3))
+        for y in range(height))
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def write(path, data):
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(data if isinstance(data, bytes) else data.encode())
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def tree(folder):
+    return sorted(os.path.relpath(os.path.join(base, name), folder).replace("\\", "/") for base, _, names in os.walk(folder) for name in names)
+
+
+def pictures(folder, names):
+    for i, name in enumerate(names):
+        write(f"{folder}/{name}", png(48 + 8 * (i % 3), 40 + 16 * (i % 2), i))
+
+
+class Result:
+    def __init__(self, done):
+        self.status = done.returncode
+        self.out = done.stdout.decode("utf-8").replace("\r\n", "\n")
+        self.err = done.stderr.decode("utf-8").replace("\r\n", "\n")
+
+
+def yolo(*arguments, status=0, **more):
+    """Runs the program and checks its exit status."""
+    done = Result(subprocess.run(command + list(arguments), stdin=subprocess.DEVNULL, capture_output=True, timeout=300, **more))
+    shown = " ".join(arguments)
+    assert done.status == status, f"yolo {shown}: exit status {done.status}, expected {status}\n{done.out}{done.err}"
+    assert status == 0 or done.err.strip(), f"yolo {shown}: failed without a word"
+    return done
+
+
+def says(done, *parts):
+    for part in parts:
+        assert part in done.out + done.err, f"{part!r} is not in:\n{done.out}{done.err}"
+
+
+def label(*arguments, **more):
+    return yolo("label", *MODEL, *arguments, **more)
+
+
+def checkpoint():
+    path = os.path.join(shared, "data", "yolov8n-coco.pt")
+    if not os.path.exists(path):
+        raise Skip("no checkpoint in " + shared)
+    return path
+
+
+def summary(done):
+    """The counts of label's first line of results."""
+    found = re.search(r"(\d+) pictures: (\d+) labelled, (\d+) empty, (\d+) skipped, (\d+) damaged", done.out)
+    assert found, done.out + done.err
+    return dict(zip(("pictures", "labelled", "empty", "skipped", "damaged"), map(int, found.groups())))
+
+
+def label_lines(path, columns=5):
+    lines = read(path).decode().splitlines()
+    for line in lines:
+        words = line.split(" ")
+        assert len(words) == columns, f"{path}: {line!r}"
+        assert words[0].isdigit() and all(re.fullmatch(r"[01]\.\d{6}", w) and float(w) <= 1 for w in words[1:]), f"{path}: {line!r}"
+    return lines
+
+
+# ---- help, version, wrong usage
+
+
+@test
+def help_and_version():
+    done = yolo()
+    says(done, "prepare", "label", "predict", "help VERB")
+    assert yolo("help").out == done.out == yolo("--help").out == yolo("detect").out
+    assert "train" not in [line.split()[0] for line in done.out.splitlines() if line.startswith("  ")]
+    for verb in ("prepare", "val", "label", "predict", "info", "bench"):
+        text = yolo("help", verb).out
+        assert text == yolo(verb, "--help").out == yolo("detect", verb, "-h").out
+        assert all(len(line) <= 116 for line in text.splitlines()), text
+    says(yolo("help", "label"), "conf", "0.25", "existing", "skip|replace", "imgsz", "640", "32..8192 pixels")
+    says(yolo("help", "val"), "0.001", "data.yaml")
+    version = yolo("version").out
+    assert re.match(r"yolo \d+\.\d+\.\d+ \(", version) and yolo("--version").out == version
+
+
+@test
+def wrong_usage():
+    pictures("a", ["x.png"])
+    for arguments, parts in (
+        (["lable"], ["unknown verb 'lable'", "'label'"]),
+        (["help", "vall"], ["'val'"]),
+        (["label", "source=a"], ["model=FILE is missing", "yolo label model="]),
+        (["label", "model=yolov8n.yaml"], ["source=PATH is missing"]),
+        (["label", "model=yolov8n.yaml", "source=a", "cnof=1"], ["unknown option 'cnof'", "'conf'"]),
+        (["label", "model=yolov8n.yaml", "source=a", "--agnostic", "1"], ["'agnostic_nms'"]),
+        (["label", "model=yolov8n.yaml", "source=a", "conf=2"], ["conf=2", "0 to 1"]),
+        (["label", "model=yolov8n.yaml", "source=a", "imgsz=7"], ["imgsz=7", "32 to 8192 pixels"]),
+        (["label", "model=yolov8n.yaml", "source=a", "existing=maybe"], ["existing=maybe", "skip|replace"]),
+        (["label", "model=yolov8n.yaml", "source=a", "classes=0,80"], ["classes=80", "0 to 79"]),
+        (["label", "model=yolov8n.yaml", "source=a", "device=gpu"], ["device=gpu", "expected auto, cpu"]),
+        (["label", "photos"], ["'photos'", "yolo label model="]),
+        (["predict", "model=yolov8n.yaml", "source=a", "save=maybe"], ["save=maybe", "true or false"]),
+        (["val", "model=yolov8n.yaml"], ["data=FILE is missing"]),
+        (["prepare", "source=a"], ["out=DIR is missing"]),
+        (["info"], ["model=FILE is missing", "yolo info best.pt"]),
+        (["bench", "model=yolov8n.yaml", "repeats=0"], ["repeats=0"]),
+        (["devices", "x=1"], ["no options"]),
+    ):
+        done = yolo(*arguments, status=2)
+        says(done, *parts)
+        assert not done.out and len(done.err.splitlines()) == 1, done.out + done.err
+    assert tree(".") == ["a/x.png"]
+
+
+@test
+def absent_verbs():
+    for verb in ("train", "export", "demo", "ui"):
+        done = yolo("detect", verb, "data=x.yaml", status=1)
+        says(done, f"yolo {verb}: this version", "yet")
+
+
+@test
+def missing_things():
+    pictures("a", ["x.png"])
+    write("bad.pt", b"PK\3\4 this is no checkpoint")
+    for arguments, parts in (
+        (["label", "model=none.pt", "source=a"], ["none.pt"]),
+        (["label", "model=bad.pt", "source=a"], ["bad.pt"]),
+        (["info", "bad.pt"], ["bad.pt"]),
+        (["info", "none.pt"], ["none.pt"]),
+        (["label", *MODEL, "source=nowhere"], ["nowhere: no such file or folder"]),
+        (["predict", *MODEL, "source=nowhere"], ["nowhere: no such file or folder"]),
+        (["label", *MODEL, "source=a/*.jpg"], ["a/*.jpg: no picture found"]),
+        (["val", "model=yolov8n.yaml", "data=none.yaml"], ["none.yaml"]),
+        (["prepare", "source=nowhere", "out=o"], ["nowhere"]),
+        (["label", *MODEL, "source=bad.pt"], ["bad.pt: expected a picture"]),
+    ):
+        done = yolo(*arguments, status=1)
+        says(done, *parts)
+        assert not done.out, done.out
+    assert not os.path.exists("runs") and not os.path.exists("o")
+
+
+@test
+def no_effect_is_said():
+    pictures("a", ["x.png"])
+    says(label("source=a", "half=true", *SURE), "half=true has no effect")
+    assert "no effect" not in label("source=a", "half=False", "batch=1", *SURE).err
+
+
+@test
+def device_choice():
+    pictures("a", ["x.png"])
+    for device in ("cpu", "auto", "CPU"):
+        label("source=a", f"device={device}", "existing=replace", *SURE)
+    count = len(re.findall(r"^GPU +\d", yolo("devices").out, re.M))
+    done = label("source=a", "device=0", status=1)
+    says(done, "use device=cpu" if count else "GPU 0 not available: no GPU detected")
+    says(label("source=a", "device=0,99", status=1), "not available:")
+
+
+@test
+def devices():
+    out = yolo("devices").out
+    assert re.search(r"^CPU +\S+.* \d+ core\(s\) usable, [\d.]+ GiB memory$", out, re.M), out
+    assert re.search(r"^ +kernels: (portable|avx2|avx512)$", out, re.M), out
+    assert re.search(r"^GPU ", out, re.M) and re.search(r"^NCCL ", out, re.M), out
+
+
+@test
+def results_that_cannot_be_written():
+    if wine or not os.path.exists("/dev/full"):
+        raise Skip("no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command + ["version"], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1 and b"cannot write" in done.stderr, done
+
+
+# ---- label
+
+
+@test
+def label_writes_beside():
+    names = ["b.png", "가/나 다.png", "c/d/e.PNG"]
+    pictures(KOREAN, names)
+    done = label(f"source={KOREAN}", *UNSURE)
+    assert summary(done) == {"pictures": 3, "labelled": 3, "empty": 0, "skipped": 0, "damaged": 0}, done.out
+    stems = [os.path.splitext(n)[0] for n in names]
+    assert tree(KOREAN) == sorted(names + [s + ".txt" for s in stems] + ["classes.txt"])
+    assert sum(len(label_lines(f"{KOREAN}/{s}.txt")) for s in stems) == 15
+    assert len(read(f"{KOREAN}/classes.txt").splitlines()) == 80
+    says(done, "15 boxes")
+
+
+@test
+def label_mirrors_the_tree():
+    pictures("in", ["b.png", "한/글.png", "한/글/깊이.png"])
+    before = tree("in")
+    label("source=in/", "out=out/나", *UNSURE)
+    assert tree("in") == before
+    assert tree("out") == ["나/b.txt", "나/classes.txt", "나/한/글.txt", "나/한/글/깊이.txt"], tree("out")
+
+
+@test
+def label_empty_and_confidence():
+    pictures("in", ["b.png", "c.png"])
+    done = label("source=in", "out=none", *SURE)
+    assert summary(done)["empty"] == 2 and read("none/b.txt") == b"" == read("none/c.txt")
+    label("source=in", "out=some", "--save_conf", *UNSURE)
+    assert len(label_lines("some/b.txt", columns=6)) == 5
+
+
+@test
+def label_sources():
+    pictures("in", ["a1.png", "a2.png", "b.png", "sub/a3.png"])
+    label("source=in/b.png", "out=one", *SURE)
+    assert tree("one") == ["b.txt", "classes.txt"]
+    label("source=in/a*.png", "out=two", *SURE)
+    assert tree("two") == ["a1.txt", "a2.txt", "classes.txt"], tree("two")
+    write("list.txt", "\ufeffin/a1.png\r\n./in/sub/a3.png\r\n\r\nin/missing.png\r\n")
+    done = label("source=list.txt", "out=three", *SURE)
+    assert summary(done) == {"pictures": 3, "labelled": 0, "empty": 2, "skipped": 0, "damaged": 1}
+    assert tree("three") == ["classes.txt", "in/a1.txt", "in/sub/a3.txt"], tree("three")
+    says(done, "missing.png")
+
+
+@test
+def label_follows_the_labels_folder():
+    pictures("set/images/train", ["a.png", "b.png"])
+    write("set/labels/train/a.txt", "0 0.5 0.5 0.25 0.25\n")
+    done = label("source=set/images", *SURE)
+    assert summary(done)["skipped"] == 1 and read("set/labels/train/a.txt") == b"0 0.5 0.5 0.25 0.25\n"
+    assert os.path.exists("set/labels/train/b.txt") and not os.path.exists("set/images/train/b.txt"), tree("set")
+
+
+@test
+def existing_labels_stay():
+    pictures("in", ["a.png", "b.png", "c.png", "d.png"])
+    mine = {"a": b"7 0.1 0.2 0.3 0.4\r\n\r\nmy own note", "b": b"", "c": "사람".encode()}
+    for name, text in mine.items():
+        write(f"in/{name}.txt", text)
+        os.utime(f"in/{name}.txt", (1000000000, 1000000000))
+    done = label("source=in", *UNSURE)
+    assert summary(done) == {"pictures": 4, "labelled": 1, "empty": 0, "skipped": 3, "damaged": 0}
+    for name, text in mine.items():
+        assert read(f"in/{name}.txt") == text and os.path.getmtime(f"in/{name}.txt") == 1000000000, name
+    done = label("source=in", "existing=replace", *UNSURE)
+    assert summary(done)["labelled"] == 4 and all(len(label_lines(f"in/{n}.txt")) == 5 for n in "abcd")
+
+
+@test
+def skipping_decodes_nothing():
+    write("in/a.jpg", b"no picture at all")
+    write("in/a.txt", b"")
+    done = label("source=in")
+    assert summary(done) == {"pictures": 1, "labelled": 0, "empty": 0, "skipped": 1, "damaged": 0}
+
+
+@test
+def damaged_pictures_are_listed():
+    pictures("in", ["a.png", "b.png"])
+    write("in/cut.png", png(64, 64, 1)[:200])
+    write("in/text.jpg", b"this is text")
+    write("in/nothing.bmp", b"")
+    kept = {n: read(f"in/{n}") for n in ("cut.png", "text.jpg", "nothing.bmp")}
+    done = label("source=in", "out=out", *SURE)
+    assert summary(done) == {"pictures": 5, "labelled": 0, "empty": 2, "skipped": 0, "damaged": 3}
+    for name, data in kept.items():
+        assert re.search(rf"^warning: in/{name}: .+", done.err, re.M), done.err
+        assert read(f"in/{name}") == data
+    assert tree("out") == ["a.txt", "b.txt", "classes.txt"]
+    says(label("source=in/text.jpg", "out=two", status=1), "no picture could be read")
+
+
+@test
+def one_label_file_for_two_pictures():
+    pictures("in", ["a.png", "b.png"])
+    write("in/a.bmp", read("in/a.png"))
+    write("in/classes.png", png(40, 40, 3))
+    done = label("source=in", *UNSURE)
+    assert summary(done)["labelled"] == 2, done.out
+    says(done, "warning: in/a.png: not labelled, because in/a.txt belongs to another", "in/classes.png", "2 of the same label file")
+    assert len(read("in/classes.txt").splitlines()) == 80
+
+
+@test
+def other_classes_stay():
+    pictures("in", ["a.png"])
+    write("in/classes.txt", "cat\ndog\n")
+    says(label("source=in", *SURE), "in/classes.txt", "left as it is")
+    assert read("in/classes.txt") == b"cat\ndog\n"
+
+
+@test
+def outputs_that_cannot_be_written():
+    pictures("in", ["a.png", "b.png"])
+    write("file", "x")
+    done = label("source=in", "out=file/sub", status=1)
+    says(done, "file")
+    assert len(done.err.splitlines()) == 1, done.err
+    os.makedirs("in/a.txt.partial")  # where the label is begun
+    done = label("source=in", *SURE, status=1)
+    says(done, "in/a.txt")
+    if wine:
+        return
+    says(label("source=in", "out=/proc/none", status=1), "/proc/none: cannot make folder")
+    import resource  # a file size limit is what a full disk looks like from inside: the write fails
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    done = label("source=in", "out=full", *UNSURE, status=1, preexec_fn=limit, restore_signals=False)
+    says(done, "cannot write", "full/")
+    assert not [n for n in tree("full") if n.endswith(".partial")], tree("full")
+
+
+@test
+def progress_plain():
+    pictures("in", [f"{i:03}.png" for i in range(150)])
+    done = label("source=in", "out=out", "progress=plain", *SURE)
+    numbers = [int(n) for n in re.findall(r"^Progress:(\d+)%$", done.err, re.M)]
+    assert numbers == sorted(set(numbers)) and numbers[0] == 0 and numbers[-1] == 100 and len(numbers) == 101, numbers
+    assert "Progress" not in done.out
+    done = label("source=in", "out=out2", *SURE)
+    assert not done.err, done.err  # nothing when piped
+
+
+@test
+def progress_bar():
+    if wine:
+        raise Skip("no terminal under wine")
+    import fcntl, pty, termios
+
+    pictures("in", [f"{i:03}.png" for i in range(40)])
+    write("in/bad.png", b"bad")
+    main, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 44, 0, 0))
+    with subprocess.Popen(command + ["predict", *MODEL, "source=in", *SURE], stdout=end, stderr=end) as process:
+        os.close(end)
+        text = b""
+        while True:
+            try:
+                block = os.read(main, 65536)
+            except OSError:
+                break
+            if not block:
+                break
+            text += block
+    os.close(main)
+    assert process.returncode == 0, text
+    pieces = re.split(rb"[\r\n]+", text)
+    bars = [p for p in pieces if p.startswith(b"predict ") and b"/41" in p]
+    assert bars and all(len(p) <= 43 for p in bars), bars
+    lines = [p for p in pieces if p.startswith(b"image ")]
+    assert len(lines) == 40 and all(re.fullmatch(rb"image \d+/41 in/\d+\.png: \d+x\d+ \(no detections\), [\d.]+ms", p) for p in lines), lines
+    assert any(p.startswith(b"warning: in/bad.png: ") for p in pieces), pieces
+
+
+def start_long_label(out):
+    pictures("in", [f"{i:04}.png" for i in range(12)])
+    source = [f"in/{i:04}.png" for i in range(12)]
+    for i in range(12, 600):
+        shutil.copy(source[i % 12], f"in/{i:04}.png")
+    process = subprocess.Popen(command + ["label", *MODEL, "imgsz=640", "source=in", f"out={out}", *UNSURE], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.time() + 60
+    while time.time() < deadline and process.poll() is None and not (os.path.isdir(out) and len([n for n in os.listdir(out) if n.endswith(".txt")]) > 5):
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+def check_continued(out):
+    done = [n for n in os.listdir(out) if n.endswith(".txt") and n != "classes.txt"]
+    assert 5 <= len(done) < 600, len(done)
+    for name in done:
+        assert len(label_lines(f"{out}/{name}")) == 5
+    kept = {n: read(f"{out}/{n}") for n in done}
+    result = label("source=in", f"out={out}", "imgsz=32", *UNSURE)
+    counts = summary(result)
+    assert counts["skipped"] == len(done) and counts["labelled"] == 600 - len(done), counts
+    assert all(read(f"{out}/{n}") == data for n, data in kept.items())
+    assert len([n for n in os.listdir(out) if n.endswith(".txt")]) == 601
+
+
+@test
+def interrupted_then_continued():
+    if wine:
+        raise Skip("no signals under wine")
+    process = start_long_label("out")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130, (process.returncode, err)
+    assert re.search(rb"yolo label: interrupted after \d+ of 600 pictures", err), err
+    assert re.search(rb"600 pictures: \d+ labelled", out), out
+    assert not [n for n in os.listdir("out") if n.endswith(".partial")]
+    check_continued("out")
+
+
+@test
+def killed_then_continued():
+    if wine:
+        raise Skip("no signals under wine")
+    process = start_long_label("out")
+    process.kill()
+    process.communicate()
+    check_continued("out")
+    assert not [n for n in os.listdir("out") if n.endswith(".partial")]
+
+
+# ---- predict
+
+
+@test
+def predict_writes_run_folders():
+    pictures("in", ["a.png", "sub/a.png", "한글.png"])
+    done = yolo("detect", "predict", *MODEL, "source=in", "save_txt", "save_conf=True", "save_crop=true", *UNSURE)
+    says(done, "image 1/3 in/", "Speed: ", "3 labels saved to runs/detect/predict/labels", "Results saved to runs/detect/predict\n")
+    found = tree("runs/detect/predict")
+    assert [n for n in found if "/" not in n] == ["a-2.jpg", "a.jpg", "한글.jpg"], found
+    assert [n for n in found if n.startswith("labels/")] == ["labels/a-2.txt", "labels/a.txt", "labels/한글.txt"], found
+    assert all(len(label_lines("runs/detect/predict/" + n, columns=6)) == 5 for n in found if n.startswith("labels/"))
+    crops = [n for n in found if n.startswith("crops/")]
+    assert len(crops) == 15 and all(read("runs/detect/predict/" + n)[:2] == b"\xff\xd8" for n in crops), crops
+    yolo("predict", *MODEL, "source=in/a.png", *SURE)
+    assert tree("runs/detect/predict2") == ["a.jpg"]
+    yolo("predict", *MODEL, "source=in/a.png", "exist_ok=true", "name=predict2", "save=false", "save_txt=true", *SURE)
+    assert tree("runs/detect/predict2") == ["a.jpg"] and sorted(os.listdir("runs/detect")) == ["predict", "predict2"]
+    yolo("predict", *MODEL, "source=in", "project=my/runs", "name=first", "verbose=false", *SURE)
+    assert len(tree("my/runs/first")) == 3
+
+
+@test
+def predict_without_outputs():
+    pictures("in", ["a.png"])
+    done = yolo("predict", *MODEL, "source=in", "save=false", *SURE)
+    assert tree(".") == ["in/a.png"] and "Results saved" not in done.out
+    assert re.search(r"^image 1/1 in/a\.png: \d+x\d+ \(no detections\), [\d.]+ms$", done.out, re.M), done.out
+    says(done, "Speed: ", "at shape (1, 3, ")
+
+
+@test
+def predict_leaves_earlier_runs_out():
+    pictures(".", ["a.png", "sub/b.png"])
+    for run in ("predict", "predict2"):
+        says(yolo("predict", *MODEL, "source=.", "save_crop=true", *UNSURE), "image 2/2 ", f"Results saved to runs/detect/{run}")
+    says(yolo("predict", *MODEL, "source=runs/detect/predict/a.jpg", *SURE), "image 1/1 ")
+
+
+@test
+def predict_spares_the_pictures():
+    pictures("in", ["a.png", "a.jpg"])
+    before = {n: read(f"in/{n}") for n in tree("in")}
+    done = yolo("predict", *MODEL, "source=in", "project=.", "name=in", "exist_ok=true", *SURE, status=2)
+    says(done, "annotated ones need another folder")
+    assert {n: read(f"in/{n}") for n in tree("in")} == before
+
+
+# ---- prepare, val, info, bench
+
+
+def labelled(folder, count):
+    for i in range(count):
+        write(f"{folder}/{i:03}.png", png(40 + i, 40, i))
+        write(f"{folder}/{i:03}.txt", f"{i % 2} 0.5 0.5 0.4 0.4\n")
+    write(f"{folder}/classes.txt", "\ufeff고양이\r\ndog\r\n")
+
+
+@test
+def prepare_and_val():
+    labelled(KOREAN, 20)
+    done = yolo("prepare", f"source={KOREAN}", "out=데이터", "val=25", "progress=plain")
+    assert re.search(r"^\d+ train and \d+ val pictures, 20 boxes -> 데이터/data\.yaml$", done.out, re.M), done.out
+    numbers = [int(n) for n in re.findall(r"^PrepProgress:(\d+)%$", done.err, re.M)]
+    assert numbers and numbers == sorted(set(numbers)) and numbers[-1] == 100, done.err
+    assert "고양이" in read("데이터/data.yaml").decode()
+    before = tree("데이터")
+    yolo("prepare", f"source={KOREAN}", "out=데이터", "val=25")
+    assert tree("데이터") == before
+    says(yolo("prepare", f"source={KOREAN}", "out=other", "val=200", status=2), "val=200")
+
+
+@test
+def info_of_a_checkpoint():
+    done = yolo("info", checkpoint())
+    says(done, "3,157,200", "SiLU", "person")
+    assert yolo("info", "model=" + checkpoint()).out == done.out
+
+
+@test
+def bench():
+    out = yolo("bench", *MODEL, "repeats=3").out.splitlines()
+    assert len(out) == 2 and out[0].split()[:3] == ["size", "batch", "threads"], out
+    row = out[1].split()
+    assert row[0] == "64x64" and row[1:3] == ["1", "2"] and float(row[5]) <= float(row[4]) <= float(row[6]), row
+    out = yolo("bench", *MODEL, "width=96", "batch=2", "repeats=1", "isa=portable", "layers=true").out.splitlines()
+    assert out[-1].split()[:4] == ["64x96", "2", "2", "portable"] and len(out) > 60, out[-1]
+    shares = [float(line.split()[-1].rstrip("%")) for line in out[1:-2]]
+    assert abs(sum(shares) - 100) < 5, sum(shares)
+
+
+@test
+def finds_what_is_there():
+    model = checkpoint()
+    source = os.path.join(shared, "data", "coco128", "images", "train2017")
+    if not os.path.isdir(source):
+        raise Skip("no coco128")
+    names = sorted(os.listdir(source))[:16]
+    for name in names:
+        shutil.copy(os.path.join(source, name), name)
+    done = yolo("label", f"model={model}", "source=*.jpg", "out=labels", "classes=0,2", "threads=2")
+    counts = summary(done)
+    assert counts["pictures"] == 16 and counts["labelled"] >= 4 and counts["damaged"] == 0, counts
+    assert {line.split()[0] for n in tree("labels") if n != "classes.txt" for line in label_lines("labels/" + n)} == {"0", "2"}
+    assert read("labels/classes.txt").splitlines()[0] == b"person"
+    again = yolo("predict", f"model={model}", "source=.", "save_txt=true", "classes=[0,2]", "threads=1", "save=0")
+    for name in names:  # predict is label with other folders; the thread count changes nothing
+        stem = os.path.splitext(name)[0]
+        flat = f"runs/detect/predict/labels/{stem}.txt"
+        assert (read(flat) if os.path.exists(flat) else b"") == read(f"labels/{stem}.txt"), name
+    says(again, "Results saved to")
+
+
+@test
+def val_of_a_checkpoint():
+    model, data = checkpoint(), os.path.join(shared, "data", "coco128")
+    if not os.path.isdir(data):
+        raise Skip("no coco128")
+    if wine:
+        raise Skip("slow under wine")
+    write("data.yaml", f"path: {data}\ntrain: images/train2017\nval: images/train2017\n" + read(os.path.join(data, "data.yaml")).decode()[read(os.path.join(data, "data.yaml")).decode().index("names:"):])
+    out = yolo("val", f"model={model}", "data=data.yaml", "batch=16").out.splitlines()
+    assert out[0].split() == ["Class", "Images", "Instances", "Box(P", "R", "mAP50", "mAP50-95)"], out[0]
+    row = out[1].split()
+    assert row[:3] == ["all", "128", "929"] and 0.55 < float(row[5]) < 0.75 and 0.4 < float(row[6]) < 0.6, row
+    assert out[2].split()[0] == "person" and any(line.startswith("Speed: ") for line in out)
+
+
+def run_one(function):
+    folder = os.path.join(scratch, function.__name__ + " " + KOREAN)
+    os.makedirs(folder)
+    os.chdir(folder)
+    start = time.time()
+    try:
+        function()
+        verdict, why = "ok", ""
+    except Skip as skip:
+        verdict, why = "skip", str(skip)
+    except Exception as failure:
+        verdict = "FAIL"
+        why = "".join("\n    " + line for line in f"{type(failure).__name__}: {failure}".splitlines()[:30])
+        trace = failure.__traceback__
+        while trace.tb_next and trace.tb_next.tb_frame.f_code.co_name not in ("yolo", "says", "summary", "label", "label_lines", "run", "communicate"):
+            trace = trace.tb_next
+        why = f" line {trace.tb_lineno}" + why
+    os.chdir(scratch)
+    shutil.rmtree(folder, ignore_errors=True)
+    print(f"{verdict:4} {function.__name__:34} {time.time() - start:6.2f} s {why}", flush=True)
+    return verdict
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    shared = os.path.join(ROOT, "..", "shared")
+    if "--shared" in arguments:
+        at = arguments.index("--shared")
+        shared = arguments[at + 1]
+        del arguments[at:at + 2]
+    shared = os.path.abspath(shared)
+    command = [os.path.abspath(w) if os.path.exists(w) and os.sep in w else w for w in shlex.split(arguments[0] if arguments else os.path.join(ROOT, "yolo"))]
+    wine = "wine" in os.path.basename(command[0])
+    scratch = tempfile.mkdtemp(prefix="yolo-cli-")
+    verdicts = [run_one(t) for t in tests if not arguments[1:] or any(t.__name__.startswith(n) for n in arguments[1:])]
+    os.chdir("/")
+    shutil.rmtree(scratch, ignore_errors=True)
+    print(f"{verdicts.count('ok')} passed, {verdicts.count('FAIL')} failed, {verdicts.count('skip')} skipped")
+    sys.exit(1 if "FAIL" in verdicts or not verdicts.count("ok") else 0)
