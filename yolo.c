@@ -1761,7 +1761,8 @@ static void img_draw_box(yolo_image *image, const yolo_box *box, const char *nam
    Pictures are recognised by content, never by name. A header is read here first: dimensions, depth and what a file
    of that size can hold are checked before a decoder sees a byte. stb_image decodes JPEG and BMP and inflates PNG;
    the rest of PNG is done here, so that memory is bounded by the picture's size and 16-bit samples are rounded.
-   Alpha is dropped, gray spread to RGB, as cv2.imread does. Pixels are mem_ blocks. */
+   stb_image_write makes JPEGs; its PNGs would write through NULL when memory runs out, so those are made here. Alpha
+   is dropped, gray spread to RGB, as cv2.imread does. Pixels are mem_ blocks. */
 
 #define CODEC_MAX_PIXELS ((int64_t)400 << 20)
 #define CODEC_MAX_FILE ((uint64_t)1 << 30)
@@ -1829,7 +1830,7 @@ typedef struct codec_header {
     int channels, depth; /* PNG: samples a pixel and bits a sample */
     int colour;          /* PNG colour type */
     bool interlaced;     /* PNG */
-    size_t data;         /* PNG: offset of the first IDAT chunk; BMP: of the pixels; JPEG: behind the first SOS */
+    size_t data;         /* BMP: offset of the pixels */
 } codec_header;
 
 /* A file in memory; the path is for messages. */
@@ -1894,63 +1895,90 @@ static yolo_status codec_jpeg_frame(codec_file *file, int marker, cur segment, c
     return codec_check_size(file, header, error);
 }
 
+/* The next marker that matters and its segment, behind whatever entropy-coded data lies before it; 0 when the file ends. */
+static int codec_jpeg_next(cur *c, cur *segment) {
+    int marker = 0;
+    *segment = cur_make(NULL, 0);
+    while (!c->failed && (marker == 0 || marker == 1 || (marker >= 0xd0 && marker <= 0xd8))) { /* data, restarts, starts */
+        const uint8_t *found = c->at < c->size ? memchr(c->bytes + c->at, 0xff, c->size - c->at) : NULL;
+        c->at = found ? (size_t)(found - c->bytes) : c->size;
+        for (marker = 0xff; marker == 0xff && !c->failed;) marker = (int)cur_be(c, 1);
+    }
+    if (marker == 0xd9 || c->failed) return c->failed ? 0 : marker;
+    uint64_t length = cur_be(c, 2);
+    const uint8_t *bytes = cur_take(c, length < 2 ? 0 : length - 2);
+    if (bytes) *segment = cur_make(bytes, length < 2 ? 0 : (size_t)length - 2);
+    return c->failed ? 0 : marker;
+}
+
+/* stb (2.27) checks neither that a Huffman table has at most 256 codes before it lists them, nor that it ends with its
+   segment. */
+static bool codec_jpeg_codes_fit(cur segment) {
+    while (segment.at < segment.size && !segment.failed) {
+        cur_take(&segment, 1);
+        const uint8_t *counts = cur_take(&segment, 16);
+        int codes = 0;
+        for (int i = 0; counts && i < 16; i++) codes += counts[i];
+        cur_take(&segment, (uint64_t)codes);
+        if (codes > 256) return false;
+    }
+    return !segment.failed;
+}
+
 /* Walks the segments up to the first scan. */
 static yolo_status codec_jpeg_header(codec_file *file, codec_header *header, yolo_error *error) {
-    cur *c = &file->bytes;
+    cur *c = &file->bytes, segment;
     bool adobe = false;
     cur_seek(c, 2);
-    for (;;) {
-        uint64_t byte = cur_be(c, 1);
-        while (byte != 0xff && !c->failed) byte = cur_be(c, 1); /* padding between segments, as libjpeg takes it */
-        while (byte == 0xff && !c->failed) byte = cur_be(c, 1);
-        int marker = (int)byte;
-        if (marker == 0 || marker == 1 || (marker >= 0xd0 && marker <= 0xd8)) continue;
-        if (!c->failed && marker == 0xd9) return codec_damaged(file, error, "JPEG ends before its picture data");
-        uint64_t length = cur_be(c, 2);
-        if (!c->failed && length < 2) return codec_damaged(file, error, "JPEG segment of length %d", (int)length);
-        const uint8_t *segment = cur_take(c, length - 2);
-        if (!segment) return codec_damaged(file, error, "JPEG header cut short");
-        length -= 2;
-        if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc) {
+    for (int marker = 0; marker != 0xda;) {
+        marker = codec_jpeg_next(c, &segment);
+        if (!marker) return codec_damaged(file, error, "JPEG header cut short");
+        if (marker == 0xd9) return codec_damaged(file, error, "JPEG ends before its picture data");
+        if (marker == 0xc4) {
+            if (!codec_jpeg_codes_fit(segment)) return codec_damaged(file, error, "damaged JPEG Huffman table");
+        } else if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc8 && marker != 0xcc) {
             if (header->width) return codec_damaged(file, error, "a second JPEG frame header");
-            yolo_status status = codec_jpeg_frame(file, marker, cur_make(segment, (size_t)length), header, error);
+            yolo_status status = codec_jpeg_frame(file, marker, segment, header, error);
             if (status != YOLO_OK) return status;
-        } else if (marker == 0xe1 && length > 6 && !memcmp(segment, "Exif\0\0", 6))
-            header->orientation = codec_exif_orientation(segment + 6, (size_t)length - 6);
-        else if (marker == 0xee && length >= 12 && !memcmp(segment, "Adobe", 5)) adobe = true;
-        else if (marker == 0xda) break;
+        } else if (marker == 0xe1 && segment.size > 6 && !memcmp(segment.bytes, "Exif\0\0", 6))
+            header->orientation = codec_exif_orientation(segment.bytes + 6, segment.size - 6);
+        else if (marker == 0xee && segment.size >= 12 && !memcmp(segment.bytes, "Adobe", 5)) adobe = true;
     }
     if (!header->width) return codec_damaged(file, error, "JPEG scan before its frame header");
     if (header->channels == 4 && !adobe)
         return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: CMYK JPEG without Adobe's marker is not supported; convert it to RGB", file->path);
-    header->data = c->at;
     return YOLO_OK;
 }
 
 static yolo_status codec_take_stb(const codec_file *file, int width, int height, uint8_t *pixels, yolo_image *image, yolo_error *error) {
     if (!pixels) {
         const char *reason = stbi_failure_reason();
-        if (reason && !strcmp(reason, "outofmem")) return err_memory(error, (uint64_t)width * (uint64_t)height * 3);
+        if (reason && (!strcmp(reason, "outofmem") || !strcmp(reason, "unknown image type"))) /* it was sniffed before */
+            return err_memory(error, (uint64_t)width * (uint64_t)height * 3);
         return err_set(error, YOLO_ERROR_FORMAT, "%s: damaged picture data: %s", file->path, reason ? reason : "no reason given");
     }
     *image = (yolo_image){pixels, width, height};
     return YOLO_OK;
 }
 
-/* Every 8x8 block takes at least a bit, so a small file that claims a huge picture is refused before memory is
-   taken for it; one whose end is missing is refused because what follows would be made up. */
+enum { CODEC_MAX_SCANS = 100 };
+
+/* Every 8x8 block of the first scan takes at least a bit, so a small file that claims a huge picture is refused before
+   memory is taken for it; so is one of endless scans, each of which costs the time of a whole picture, and one whose
+   end is missing, because what follows would be made up. */
 static yolo_status codec_jpeg_load(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error) {
-    const uint8_t *bytes = file->bytes.bytes;
-    size_t size = file->bytes.size, end = size;
-    if ((uint64_t)header->width * (uint64_t)header->height / 2048 > size)
+    cur *c = &file->bytes, segment;
+    if ((uint64_t)header->width * (uint64_t)header->height / 512 > c->size)
         return codec_damaged(file, error, "%d x %d pixels claimed, too many for a file of this size", header->width, header->height);
-    while (end >= header->data + 2 && !(bytes[end - 2] == 0xff && bytes[end - 1] == 0xd9)) end--;
-    if (end < header->data + 2) {
-        cur_seek(&file->bytes, size);
-        return codec_damaged(file, error, "JPEG is cut short: no end marker");
+    for (int marker = 0, scans = 1; marker != 0xd9;) {
+        marker = codec_jpeg_next(c, &segment);
+        if (!marker) return codec_damaged(file, error, "JPEG is cut short: no end marker");
+        if (marker == 0xda && ++scans > CODEC_MAX_SCANS) return codec_damaged(file, error, "JPEG of more than %d scans", CODEC_MAX_SCANS);
+        if (marker == 0xc4 && !codec_jpeg_codes_fit(segment))
+            return codec_damaged(file, error, "damaged JPEG Huffman table");
     }
     int width = 0, height = 0, channels;
-    uint8_t *pixels = stbi_load_from_memory(bytes, (int)size, &width, &height, &channels, 3);
+    uint8_t *pixels = stbi_load_from_memory(c->bytes, (int)c->size, &width, &height, &channels, 3);
     return codec_take_stb(file, width, height, pixels, image, error);
 }
 
@@ -1978,7 +2006,6 @@ static yolo_status codec_png_header(codec_file *file, codec_header *header, yolo
     header->height = (int)YOLO_MIN(height, INT_MAX);
     yolo_status status = codec_check_size(file, header, error);
     while (status == YOLO_OK) {
-        header->data = c->at;
         length = cur_be(c, 4);
         type = cur_be(c, 4);
         if (!c->failed && type == 0x49444154) break;
@@ -2019,6 +2046,11 @@ static size_t codec_png_row(const codec_header *header, int width) {
     return ((size_t)width * (size_t)(header->channels * header->depth) + 7) / 8;
 }
 
+static int codec_paeth(int a, int b, int c) {
+    int near_a = abs(b - c), near_b = abs(a - c), near_c = abs(a + b - 2 * c);
+    return near_a <= near_b && near_a <= near_c ? a : near_b <= near_c ? b : c;
+}
+
 /* Undoes the filter of one row in place. `above` is the row before, NULL for the first; `step` is the bytes of a pixel. */
 static bool codec_png_unfilter(int filter, uint8_t *row, const uint8_t *above, size_t size, size_t step) {
     if (filter > 4) return false;
@@ -2035,9 +2067,8 @@ static bool codec_png_unfilter(int filter, uint8_t *row, const uint8_t *above, s
             row[i] = (uint8_t)(row[i] + (((i >= step ? row[i - step] : 0) + (above ? above[i] : 0)) >> 1));
     if (filter == 4)
         for (size_t i = 0; i < size; i++) {
-            int a = i >= step ? row[i - step] : 0, b = above[i], d = i >= step ? above[i - step] : 0;
-            int near_a = abs(b - d), near_b = abs(a - d), near_d = abs(a + b - 2 * d);
-            row[i] = (uint8_t)(row[i] + (near_a <= near_b && near_a <= near_d ? a : near_b <= near_d ? b : d));
+            int a = i >= step ? row[i - step] : 0, c = i >= step ? above[i - step] : 0;
+            row[i] = (uint8_t)(row[i] + codec_paeth(a, above[i], c));
         }
     return true;
 }
@@ -2138,6 +2169,8 @@ static yolo_status codec_bmp_header(codec_file *file, codec_header *header, yolo
     header->depth = (int)cur_le(c, 2);
     uint64_t packing = size == 12 ? 0 : cur_le(c, 4);
     if (c->failed) return codec_damaged(file, error, "BMP header cut short");
+    if (size != 12 && size != 40 && size != 56 && size != 108 && size != 124)
+        return codec_damaged(file, error, "BMP header of %llu bytes", (unsigned long long)size);
     if (packing == 1 || packing == 2)
         return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: run-length packed BMP is not supported; convert it to PNG", file->path);
     int depth = header->depth;
@@ -2261,6 +2294,132 @@ static yolo_status codec_size(const char *path, int *width, int *height, yolo_er
     return status;
 }
 
+/* Where compressed bits go; the room is made for the worst case, so writing cannot fail. */
+typedef struct codec_bits { uint8_t *out; size_t size; uint64_t pending; int count; } codec_bits;
+
+static void codec_put(codec_bits *b, int value, int count) {
+    b->pending |= (uint64_t)(uint32_t)value << b->count;
+    for (b->count += count; b->count >= 8; b->count -= 8, b->pending >>= 8) b->out[b->size++] = (uint8_t)b->pending;
+}
+
+/* A Huffman code goes out from its highest bit on. */
+static void codec_put_code(codec_bits *b, int code, int count) {
+    int reversed = 0;
+    for (int i = 0; i < count; i++) reversed |= (code >> i & 1) << (count - 1 - i);
+    codec_put(b, reversed, count);
+}
+
+/* The fixed code of RFC 1951, 3.2.6. */
+static void codec_put_symbol(codec_bits *b, int symbol) {
+    if (symbol < 144) codec_put_code(b, symbol + 0x30, 8);
+    else if (symbol < 256) codec_put_code(b, symbol - 144 + 0x190, 9);
+    else if (symbol < 280) codec_put_code(b, symbol - 256, 7);
+    else codec_put_code(b, symbol - 280 + 0xc0, 8);
+}
+
+/* A copy of 3..257 bytes from 1..32768 back: RFC 1951, 3.2.5 as arithmetic. */
+static void codec_put_copy(codec_bits *b, int length, int distance) {
+    int value = length - 3, extra = 0;
+    while (value >> extra >= 8) extra++;
+    codec_put_symbol(b, 257 + (value >> extra) + 4 * extra);
+    codec_put(b, value & ((1 << extra) - 1), extra);
+    for (value = distance - 1, extra = 0; value >> extra >= 4;) extra++;
+    codec_put_code(b, (value >> extra) + 2 * extra, 5);
+    codec_put(b, value & ((1 << extra) - 1), extra);
+}
+
+enum { CODEC_HASH_BITS = 15 };
+
+/* A zlib stream of one block: the last place with the same four bytes is copied from, the rest goes as it is. `out`
+   has room for 9/8 of the size and 64 more; `last` holds 1 << CODEC_HASH_BITS places, zeroed. */
+static size_t codec_deflate(uint8_t *out, const uint8_t *bytes, size_t size, uint32_t *last) {
+    codec_bits b = {.out = out};
+    codec_put(&b, 0x0178, 16);
+    codec_put(&b, 3, 3); /* last block, fixed code */
+    for (size_t at = 0, length; at < size; at += length) {
+        length = 1;
+        if (size - at >= 4) {
+            uint32_t four;
+            memcpy(&four, bytes + at, 4);
+            uint32_t *slot = &last[four * 2654435761u >> (32 - CODEC_HASH_BITS)], from = *slot; /* 0 = none, else place + 1 */
+            *slot = (uint32_t)at + 1;
+            if (from && at - (from - 1) <= 32768 && !memcmp(bytes + from - 1, bytes + at, 4))
+                for (length = 4; length < 257 && at + length < size && bytes[from - 1 + length] == bytes[at + length];) length++;
+            if (length > 1) codec_put_copy(&b, (int)length, (int)(at - (from - 1)));
+        }
+        if (length == 1) codec_put_symbol(&b, bytes[at]);
+    }
+    codec_put_symbol(&b, 256);
+    codec_put(&b, 0, (8 - b.count) & 7);
+    uint32_t low = 1, high = 0; /* Adler-32 */
+    for (size_t i = 0; i < size; i++) {
+        low += bytes[i];
+        high += low;
+        if (i % 5552 == 5551) low %= 65521, high %= 65521;
+    }
+    low %= 65521, high %= 65521;
+    codec_put(&b, (int)(high >> 8 | (high & 255) << 8), 16);
+    codec_put(&b, (int)(low >> 8 | (low & 255) << 8), 16);
+    return b.size;
+}
+
+/* Filters one RGB row into out: its filter's number, then the differences. Of left, above and Paeth, the one with
+   the smallest differences. */
+static void codec_png_filter(uint8_t *out, const uint8_t *row, const uint8_t *above, size_t size) {
+    uint64_t sums[5] = {0};
+    int best = 1;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int filter = pass ? best : 1; filter <= (pass ? best : 4); filter += filter == 2 ? 2 : 1)
+            for (size_t i = 0; i < size; i++) {
+                int a = i >= 3 ? row[i - 3] : 0, b = above[i], c = i >= 3 ? above[i - 3] : 0;
+                int guess = filter == 1 ? a : filter == 2 ? b : codec_paeth(a, b, c);
+                uint8_t rest = (uint8_t)(row[i] - guess);
+                if (pass) out[i + 1] = rest;
+                else sums[filter] += (uint64_t)(rest < 128 ? rest : 256 - rest);
+            }
+        for (int filter = 2; !pass && filter <= 4; filter += 2)
+            if (sums[filter] < sums[best]) best = filter;
+    }
+    out[0] = (uint8_t)best;
+}
+
+static void codec_png_chunk(str *out, const char type[4], const void *bytes, size_t size) {
+    uint8_t word[4] = {(uint8_t)(size >> 24), (uint8_t)(size >> 16), (uint8_t)(size >> 8), (uint8_t)size};
+    str_append(out, (const char *)word, 4);
+    int64_t start = out->length;
+    str_append(out, type, 4);
+    str_append(out, bytes, size);
+    if (out->failed) return;
+    uint32_t sum = stbiw__crc32((unsigned char *)out->text + start, (int)size + 4);
+    for (int i = 0; i < 4; i++) word[i] = (uint8_t)(sum >> (24 - 8 * i));
+    str_append(out, (const char *)word, 4);
+}
+
+static bool codec_png_write(str *out, const yolo_image *image) {
+    size_t row = (size_t)image->width * 3, size = (row + 1) * (size_t)image->height;
+    uint8_t *filtered = mem_alloc(size), *packed = mem_alloc(size + size / 8 + 64), *zeros = mem_array(row, 1);
+    uint32_t *last = mem_array((uint64_t)1 << CODEC_HASH_BITS, sizeof *last);
+    bool good = filtered && packed && zeros && last;
+    if (good) {
+        for (int y = 0; y < image->height; y++) {
+            const uint8_t *pixels = image->pixels + row * (size_t)y;
+            codec_png_filter(filtered + (row + 1) * (size_t)y, pixels, y ? pixels - row : zeros, row);
+        }
+        uint8_t head[13] = {(uint8_t)(image->width >> 24), (uint8_t)(image->width >> 16), (uint8_t)(image->width >> 8), (uint8_t)image->width,
+                            (uint8_t)(image->height >> 24), (uint8_t)(image->height >> 16), (uint8_t)(image->height >> 8),
+                            (uint8_t)image->height, 8, 2, 0, 0, 0};
+        str_append(out, "\x89PNG\r\n\x1a\n", 8);
+        codec_png_chunk(out, "IHDR", head, sizeof head);
+        codec_png_chunk(out, "IDAT", packed, codec_deflate(packed, filtered, size, last));
+        codec_png_chunk(out, "IEND", NULL, 0);
+    }
+    mem_free(filtered);
+    mem_free(packed);
+    mem_free(zeros);
+    mem_free(last);
+    return good && !out->failed;
+}
+
 static void codec_sink(void *out, void *bytes, int size) { str_append(out, bytes, (size_t)size); }
 
 /* By extension: .jpg .jpeg (quality 95) or .png. */
@@ -2271,7 +2430,7 @@ static yolo_status codec_write(const char *path, const yolo_image *image, yolo_e
         return err_set(error, YOLO_ERROR_USAGE, "%s: pictures are written as .jpg or .png", path);
     str out = {0};
     bool made = jpeg ? stbi_write_jpg_to_func(codec_sink, &out, image->width, image->height, 3, image->pixels, 95)
-                     : stbi_write_png_to_func(codec_sink, &out, image->width, image->height, 3, image->pixels, image->width * 3);
+                     : codec_png_write(&out, image);
     yolo_status status = made && !out.failed ? path_write(path, out.text, (size_t)out.length, false, error)
                                              : err_memory(error, (uint64_t)image->width * (uint64_t)image->height * 3);
     str_free(&out);

@@ -115,6 +115,7 @@ static const test_case tests_planted[] = {
 #include "test_pt.c"
 #include "test_eval.c"
 #include "test_cli.c"
+#include "test_img.c"
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
 static const test_area test_areas[] = {
@@ -129,6 +130,7 @@ static const test_area test_areas[] = {
     {"pt", tests_pt, YOLO_COUNT(tests_pt)},
     {"eval", tests_eval, YOLO_COUNT(tests_eval)},
     {"cli", tests_cli, YOLO_COUNT(tests_cli)},
+    {"img", tests_img, YOLO_COUNT(tests_img)},
 };
 
 static void test_log_to_stdout(void *user, yolo_log_level level, const char *text) {

@@ -1,0 +1,283 @@
+/* test_img.c - resizing, letterbox, picture files and drawing, against cv2 and ultralytics (fixture by make_img.py);
+   damaged files; want of memory. */
+
+static yolo_image img_test_pattern(int width, int height) {
+    yolo_image image = {mem_alloc((size_t)width * (size_t)height * 3), width, height};
+    for (uint32_t i = 0; i < (uint32_t)width * (uint32_t)height * 3; i++) image.pixels[i] = (uint8_t)(i * 2654435761u >> 13);
+    return image;
+}
+
+static int64_t img_test_checksum(const yolo_image *image) {
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < (int64_t)image->width * image->height * 3; i++) sum += image->pixels[i] * (uint64_t)(i % 65521 + 1);
+    return (int64_t)(sum % 2147483647);
+}
+
+static const char img_test_fixture[] = "tests/fixtures/img.ref";
+
+static void test_img_resize(void) {
+    ref_file ref;
+    CHECK(ref_open(&ref, img_test_fixture));
+    const ref_array *cases = ref_get(&ref, "resize");
+    for (int i = 0; cases && i < cases->dims[0]; i++) {
+        const int32_t *c = cases->ints + i * 5;
+        yolo_image in = img_test_pattern(c[0], c[1]), out = {mem_alloc((size_t)c[2] * (size_t)c[3] * 3), c[2], c[3]};
+        img_resize_linear(&out, &in);
+        CHECK_MSG(img_test_checksum(&out) == c[4], "%d x %d to %d x %d", c[0], c[1], c[2], c[3]);
+        yolo_image_free(&in);
+        yolo_image_free(&out);
+    }
+    ref_close(&ref);
+}
+
+static void test_img_letterbox_plans(void) {
+    ref_file ref;
+    CHECK(ref_open(&ref, img_test_fixture));
+    const ref_array *plans = ref_get(&ref, "plans");
+    for (int i = 0; plans && i < plans->dims[0]; i++) {
+        const int32_t *p = plans->ints + i * 11;
+        img_letterbox plan = p[4] == 2 ? img_letterbox_plan_fixed(p[0], p[1], p[2], p[3], false)
+                                       : img_letterbox_plan(p[0], p[1], p[2], p[4] == 0, 32);
+        CHECK_MSG(plan.width == p[5] && plan.height == p[6] && plan.scaled_width == p[7] && plan.scaled_height == p[8] &&
+                  plan.pad_left == p[9] && plan.pad_top == p[10], "%d x %d into %d x %d, mode %d: %d x %d, picture %d x %d at %d, %d",
+                  p[0], p[1], p[2], p[3], p[4], plan.width, plan.height, plan.scaled_width, plan.scaled_height, plan.pad_left, plan.pad_top);
+    }
+    ref_close(&ref);
+    static const int loads[][5] = {{640, 480, 640, 640, 480}, {500, 333, 640, 640, 427}, {3000, 1, 640, 640, 1}, {427, 640, 320, 214, 320}};
+    for (int i = 0; i < YOLO_COUNT(loads); i++) { /* rounded up, where letterbox rounds to the nearest */
+        int width, height;
+        img_load_size(loads[i][0], loads[i][1], loads[i][2], &width, &height);
+        CHECK_MSG(width == loads[i][3] && height == loads[i][4], "case %d: %d x %d", i, width, height);
+    }
+}
+
+/* Every float of the input is the resized byte over 255, or the border; the guard behind the buffer stays. */
+static void test_img_letterbox_run(void) {
+    static const int sizes[][2] = {{640, 480}, {37, 90}, {300, 1}, {1, 1}, {1000, 700}};
+    for (int i = 0; i < YOLO_COUNT(sizes); i++) {
+        yolo_image in = img_test_pattern(sizes[i][0], sizes[i][1]);
+        img_letterbox plan = img_letterbox_plan(in.width, in.height, 320, true, 32);
+        size_t count = (size_t)plan.width * (size_t)plan.height * 3;
+        float *out = mem_array(count + 1, sizeof *out);
+        yolo_image scaled = {mem_array((uint64_t)plan.scaled_width * (uint64_t)plan.scaled_height, 3), plan.scaled_width, plan.scaled_height};
+        img_resize_linear(&scaled, &in);
+        out[count] = -7;
+        img_letterbox_run(&plan, &in, out);
+        int wrong = 0;
+        for (int y = 0; y < plan.height; y++)
+            for (int x = 0; x < plan.width * 3; x++) {
+                int sx = x - plan.pad_left * 3, sy = y - plan.pad_top;
+                bool inside = sx >= 0 && sx < scaled.width * 3 && sy >= 0 && sy < scaled.height;
+                float expected = (float)(inside ? scaled.pixels[sy * scaled.width * 3 + sx] : 114) / 255.0f;
+                wrong += !(out[y * plan.width * 3 + x] == expected);
+            }
+        CHECK_MSG(!wrong, "%d x %d: %d values differ", in.width, in.height, wrong);
+        CHECK(out[count] == -7);
+        yolo_image_free(&in);
+        yolo_image_free(&scaled);
+        mem_free(out);
+    }
+}
+
+/* JPEG may differ from cv2's decoder by the rounding of its transform; everything else is exact. */
+static void test_img_files(void) {
+    ref_file ref;
+    CHECK(ref_open(&ref, img_test_fixture));
+    int files = 0;
+    for (int i = 0; i < ref.count; i++) {
+        const ref_array *file = &ref.arrays[i], *pixels = file + 1;
+        if (!strchr(file->name, '.') || strstr(file->name, ".pixels")) continue;
+        yolo_image image;
+        yolo_error error = {0};
+        files++;
+        CHECK_MSG(codec_read_memory(file->name, (const uint8_t *)(file->ints + 1), (size_t)file->ints[0], &image, &error) == YOLO_OK,
+                  "%s", error.message);
+        CHECK_MSG(image.width == pixels->ints[0] && image.height == pixels->ints[1], "%s: %d x %d", file->name, image.width, image.height);
+        int worst = 0, tolerance = strstr(file->name, "cmyk") ? 6 : strstr(file->name, ".jpg") ? 4 : 0;
+        for (int k = 0; image.pixels && k < image.width * image.height * 3; k++)
+            worst = YOLO_MAX(worst, abs(image.pixels[k] - ((const uint8_t *)(pixels->ints + 2))[k]));
+        CHECK_MSG(worst <= tolerance, "%s: differs by %d", file->name, worst);
+        const char *path = test_temp("size.bin");
+        int width = 0, height = 0;
+        CHECK(path_write(path, file->ints + 1, (size_t)file->ints[0], false, NULL) == YOLO_OK);
+        CHECK(codec_size(path, &width, &height, NULL) == YOLO_OK && width == image.width && height == image.height);
+        yolo_image_free(&image);
+    }
+    CHECK_MSG(files >= 48, "%d files", files);
+    ref_close(&ref);
+}
+
+static void test_img_write(void) {
+    yolo_image image = img_test_pattern(67, 45), again;
+    for (int y = 10; y < 30; y++) memset(image.pixels + y * 67 * 3, 90, 150);
+    CHECK(yolo_image_write(&image, test_temp("w.png"), NULL) == YOLO_OK && yolo_image_read(&again, test_temp("w.png"), NULL) == YOLO_OK);
+    CHECK(again.width == 67 && again.height == 45 && again.pixels && !memcmp(again.pixels, image.pixels, 67 * 45 * 3));
+    yolo_image_free(&again);
+    for (int y = 0; y < 45; y++)
+        for (int x = 0; x < 67 * 3; x++) image.pixels[y * 67 * 3 + x] = (uint8_t)(2 * y + x / 2);
+    CHECK(yolo_image_write(&image, test_temp("w.JPG"), NULL) == YOLO_OK && yolo_image_read(&again, test_temp("w.JPG"), NULL) == YOLO_OK);
+    int worst = 0;
+    for (int i = 0; again.pixels && i < 67 * 45 * 3; i++) worst = YOLO_MAX(worst, abs(again.pixels[i] - image.pixels[i]));
+    CHECK_MSG(again.width == 67 && worst <= 12, "differs by %d", worst);
+    yolo_error error;
+    CHECK(yolo_image_write(&image, test_temp("w.gif"), &error) == YOLO_ERROR_USAGE);
+    yolo_image_free(&again);
+    yolo_image_free(&image);
+}
+
+static void test_img_refused(void) {
+    static const struct { const char *name, *bytes; int size; yolo_status status; const char *says; } cases[] = {
+        {"a.jpg", "", 0, YOLO_ERROR_FORMAT, "empty"},
+        {"a.jpg", "<html>", 6, YOLO_ERROR_FORMAT, "not a picture: begins with bytes 3c 68"},
+        {"a.jpg", "RIFF\4\0\0\0WEBP", 12, YOLO_ERROR_UNSUPPORTED, "a.jpg: WebP is not supported yet by this version; convert it to JPEG or PNG"},
+        {"a.jpg", "II*\0\10\0\0\0", 8, YOLO_ERROR_UNSUPPORTED, "TIFF is not supported yet"},
+        {"a.webp", "?", 1, YOLO_ERROR_UNSUPPORTED, "WebP is not supported yet"},
+        {"a.jpg", "\xff\xd8\xff\xe0\0", 5, YOLO_ERROR_FORMAT, "byte 4 of 5: JPEG header cut short"},
+        {"a.jpg", "\xff\xd8\xff\xc0\0\13\10\0\0\0\20\3\0\0\0", 15, YOLO_ERROR_FORMAT, "16 x 0 pixels"},
+        {"a.jpg", "\xff\xd8\xff\xc9\0\10\10\0\20\0\20\3", 12, YOLO_ERROR_UNSUPPORTED, "arithmetic-coded JPEG"},
+        {"a.jpg", "\xff\xd8\xff\xc0\0\10\14\0\20\0\20\3", 12, YOLO_ERROR_UNSUPPORTED, "12-bit JPEG"},
+        {"a.png", "\x89PNG\r\n\x1a\n\0\0\0\15IHDR\0\1\x86\xa0\0\0\0\1\10\2\0\0\0....", 33, YOLO_ERROR_MEMORY, "100000 x 1 pixels"},
+        {"a.png", "\x89PNG\r\n\x1a\n\0\0\0\15IHDR\0\0\0\1\0\0\0\1\3\2\0\0\0....", 33, YOLO_ERROR_FORMAT, "colour type 2 with 3 bits"},
+        {"a.bmp", "BM........\66\0\0\0\50\0\0\0\1\0\0\0\0\0\0\x80\1\0\30\0\0\0\0\0", 34, YOLO_ERROR_FORMAT, "1 x 0 pixels"},
+    };
+    for (int i = 0; i < YOLO_COUNT(cases); i++) {
+        yolo_image image;
+        yolo_error error = {0};
+        yolo_status status = codec_read_memory(cases[i].name, (const uint8_t *)cases[i].bytes, (size_t)cases[i].size, &image, &error);
+        CHECK_MSG(status == cases[i].status && strstr(error.message, cases[i].says) && !image.pixels, "case %d: %d %s", i, (int)status, error.message);
+    }
+    yolo_error error;
+    yolo_image image;
+    CHECK(codec_read("tests/none.jpg", &image, &error) == YOLO_ERROR_IO && !image.pixels);
+    CHECK(codec_is_picture_name("a/b.JPeG") && codec_is_picture_name("x.webp") && !codec_is_picture_name("jpg") && !codec_is_picture_name(".jpg"));
+}
+
+/* One way of damaging a file: bits, bytes, runs, the end. */
+static size_t img_test_mutate(uint8_t *bytes, size_t size, rng *r) {
+    static const uint8_t values[] = {0, 1, 0x7f, 0x80, 0xfe, 0xff, 0xda, 0xc0, 0xd9};
+    for (uint64_t changes = 1 + rng_next(r) % 6; changes; changes--) {
+        size_t at = (size_t)(rng_next(r) % (rng_next(r) % 3 ? size : YOLO_MIN(size, 64)));
+        uint64_t kind = rng_next(r) % 8, run = rng_next(r) % 9;
+        if (kind < 3) bytes[at] ^= (uint8_t)(1u << rng_next(r) % 8);
+        else if (kind < 5) bytes[at] = values[rng_next(r) % YOLO_COUNT(values)];
+        else if (kind == 5) bytes[at] = (uint8_t)rng_next(r);
+        else if (kind == 6) memset(bytes + at, values[rng_next(r) % YOLO_COUNT(values)], YOLO_MIN(size - at, (size_t)run));
+        else if (!(rng_next(r) % 4)) size = YOLO_MAX(at, 1);
+    }
+    return size;
+}
+
+static void test_img_mutations(void) {
+    enum { EACH = 60 };
+    ref_file ref;
+    CHECK(ref_open(&ref, img_test_fixture));
+    int read = 0, refused = 0;
+    double slowest = 0;
+    for (int i = 0; i < ref.count; i++) {
+        const ref_array *file = &ref.arrays[i];
+        if (!strchr(file->name, '.') || strstr(file->name, ".pixels")) continue;
+        for (int k = 0; k < EACH; k++) {
+            rng r = {hash_bytes(file->name, strlen(file->name), 11), (uint64_t)k << 32};
+            size_t size = (size_t)file->ints[0];
+            uint8_t *bytes = mem_alloc(size);
+            memcpy(bytes, file->ints + 1, size);
+            size = img_test_mutate(bytes, size, &r);
+            uint8_t *exact = mem_alloc(size); /* its own block, so that a read behind the end is seen */
+            memcpy(exact, bytes, size);
+            yolo_image image;
+            yolo_error error = {0};
+            double start = os_clock();
+            yolo_status status = codec_read_memory(file->name, exact, size, &image, &error);
+            slowest = YOLO_MAX(slowest, os_clock() - start);
+            CHECK_MSG((status == YOLO_OK) == (image.pixels != NULL) && (status == YOLO_OK || error.message[0]), "%s, mutation %d", file->name, k);
+            if (status == YOLO_OK) {
+                CHECK(image.width > 0 && image.height > 0);
+                img_test_checksum(&image); /* touches every pixel */
+                read++;
+            } else refused++;
+            yolo_image_free(&image);
+            mem_free(bytes);
+            mem_free(exact);
+        }
+    }
+    printf("    %d mutations: %d read, %d refused; slowest %.3f s; %.0f MiB at most\n", read + refused, read, refused, slowest,
+           (double)os_peak_memory() / 1048576.0);
+    CHECK(read > 100 && refused > 700 && slowest < 10 && os_peak_memory() < (uint64_t)1 << 30);
+    ref_close(&ref);
+}
+
+/* Reading and writing with the n-th allocation failing, for every n: an error each time, nothing lost. */
+static void test_img_memory(void) {
+    static const char *const names[] = {"orientation6.jpg", "progressive.jpg", "colour6_16i.png", "colour3_4.png", "RGB.bmp"};
+    ref_file ref;
+    CHECK(ref_open(&ref, img_test_fixture));
+    for (int i = 0; i < YOLO_COUNT(names); i++) {
+        const ref_array *file = ref_get(&ref, names[i]);
+        yolo_status status = YOLO_ERROR_MEMORY;
+        for (long n = 1; n < 200 && status != YOLO_OK && file; n++) {
+            yolo_image image;
+            yolo_error error = {0};
+            os_atomic_set(&mem_fail_after, n);
+            status = codec_read_memory(names[i], (const uint8_t *)(file->ints + 1), (size_t)file->ints[0], &image, &error);
+            os_atomic_set(&mem_fail_after, 0);
+            CHECK_MSG(status == YOLO_OK || (status == YOLO_ERROR_MEMORY && !image.pixels), "%s, allocation %ld: %s", names[i], n, error.message);
+            yolo_image_free(&image);
+        }
+        CHECK(status == YOLO_OK);
+    }
+    ref_close(&ref);
+    yolo_image image = img_test_pattern(40, 30);
+    for (int jpeg = 0; jpeg < 2; jpeg++) {
+        yolo_status status = YOLO_ERROR_MEMORY;
+        const char *path = test_temp(jpeg ? "m.jpg" : "m.png");
+        for (long n = 1; n < 200 && status != YOLO_OK; n++) {
+            os_atomic_set(&mem_fail_after, n);
+            status = codec_write(path, &image, NULL);
+            os_atomic_set(&mem_fail_after, 0);
+            CHECK(status == YOLO_OK || status == YOLO_ERROR_MEMORY);
+        }
+        CHECK(status == YOLO_OK);
+    }
+    yolo_image_free(&image);
+}
+
+/* Boxes anywhere, of any size, with any name, on pictures of any size: the sanitizers and the guard bytes watch. */
+static void test_img_draw(void) {
+    static const char *const names[] = {"person", "", "\xea\xb3\xa0\xec\x96\x91\xec\x9d\xb4", "a name that is much longer than the picture is wide", "{|}~ !\"#"};
+    static const int sizes[][2] = {{1, 1}, {3, 200}, {200, 3}, {64, 48}, {320, 240}};
+    rng r = {3, 0};
+    for (int i = 0; i < 400; i++) {
+        const int *size = sizes[i % YOLO_COUNT(sizes)];
+        yolo_image image = img_test_pattern(size[0], size[1]);
+        yolo_box box = {(float)(rng_uniform(&r) * 600 - 200), (float)(rng_uniform(&r) * 600 - 200), (float)(rng_uniform(&r) * 600 - 200),
+                        (float)(rng_uniform(&r) * 600 - 200), 0.5f, (int)(rng_next(&r) % 90) - 2};
+        if (i % 17 == 0) box.x1 = NAN;
+        if (i % 19 == 0) box.y2 = INFINITY;
+        if (i % 23 == 0) box.x2 = -1e30f;
+        yolo_boxes boxes = {&box, 1};
+        if (i % 5) img_draw_box(&image, &box, names[i % YOLO_COUNT(names)], 1 + i % 4);
+        else yolo_image_draw_boxes(&image, NULL, &boxes, 0);
+        yolo_image_free(&image);
+    }
+    yolo_image image = {mem_array(100 * 80, 3), 100, 80};
+    img_draw_box(&image, &(yolo_box){20, 40, 70, 70, 0.5f, 6}, "cat", 2);
+    const uint8_t *colour = img_class_colour(6);
+    CHECK(!memcmp(image.pixels + (50 * 100 + 20) * 3, colour, 3) && !memcmp(image.pixels + (70 * 100 + 45) * 3, colour, 3));
+    CHECK(!image.pixels[(55 * 100 + 45) * 3]); /* the inside is left alone */
+    CHECK(!memcmp(image.pixels + (24 * 100 + 20) * 3, colour, 3)); /* the label is above */
+    yolo_image_free(&image);
+    CHECK(img_text_width("cat") > 0 && img_text_width("\xea\xb3\xa0") < 0 && img_text_width("a\tb") < 0);
+    for (char c = '!'; c <= '~'; c++) CHECK(img_font_glyph(c) && strlen(img_font_glyph(c)) >= 2);
+}
+
+static const test_case tests_img[] = {
+    {"img_resize", "bilinear resizing gives cv2's bytes", test_img_resize},
+    {"img_plans", "letterbox and load sizes are ultralytics'", test_img_letterbox_plans},
+    {"img_letterbox", "the network's input is the resized picture over 255 in a border of 114", test_img_letterbox_run},
+    {"img_files", "JPEG, PNG and BMP of every kind read as cv2 reads them, EXIF applied", test_img_files},
+    {"img_write", "PNG comes back exactly, JPEG nearly", test_img_write},
+    {"img_refused", "files that cannot be read say why", test_img_refused},
+    {"img_mutations", "damaged pictures give a picture or an error", test_img_mutations},
+    {"img_memory", "want of memory is an error while reading and writing", test_img_memory},
+    {"img_draw", "boxes and labels stay inside the picture", test_img_draw},
+};
