@@ -1831,6 +1831,7 @@ typedef struct codec_header {
     int colour;          /* PNG colour type */
     bool interlaced;     /* PNG */
     size_t data;         /* BMP: offset of the pixels */
+    uint64_t least;      /* JPEG: bytes that so many blocks take at the very least */
 } codec_header;
 
 /* A file in memory; the path is for messages. */
@@ -1892,7 +1893,19 @@ static yolo_status codec_jpeg_frame(codec_file *file, int marker, cur segment, c
         return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: %d-bit JPEG is not supported, 8-bit is", file->path, precision);
     if (header->channels != 1 && header->channels != 3 && header->channels != 4)
         return codec_damaged(file, error, "JPEG of %d components, expected 1, 3 or 4", header->channels);
-    return codec_check_size(file, header, error);
+    int area = 0, widest = 1, tallest = 1;
+    for (int i = 0; i < header->channels; i++) {
+        const uint8_t *component = cur_take(&segment, 3);
+        int across = component ? component[1] >> 4 : 0, down = component ? component[1] & 15 : 0;
+        if (across < 1 || across > 4 || down < 1 || down > 4) return codec_damaged(file, error, "JPEG frame header with samples of %d x %d", across, down);
+        area += across * down;
+        widest = YOLO_MAX(widest, across);
+        tallest = YOLO_MAX(tallest, down);
+    }
+    yolo_status status = codec_check_size(file, header, error);
+    uint64_t blocks = (uint64_t)header->width * (uint64_t)header->height / 64 * (uint64_t)area / (uint64_t)(widest * tallest);
+    header->least = blocks * (marker == 0xc2 ? 1 : 2) / 8; /* a code for the mean and, but in progressive, one for the rest */
+    return status;
 }
 
 /* The next marker that matters and its segment, behind whatever entropy-coded data lies before it; 0 when the file ends. */
@@ -1963,12 +1976,11 @@ static yolo_status codec_take_stb(const codec_file *file, int width, int height,
 
 enum { CODEC_MAX_SCANS = 100 };
 
-/* Every 8x8 block of the first scan takes at least a bit, so a small file that claims a huge picture is refused before
-   memory is taken for it; so is one of endless scans, each of which costs the time of a whole picture, and one whose
-   end is missing, because what follows would be made up. */
+/* A small file that claims a huge picture is refused before memory is taken for it; so is one of endless scans, each of
+   which costs the time of a whole picture, and one whose end is missing, because what follows would be made up. */
 static yolo_status codec_jpeg_load(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error) {
     cur *c = &file->bytes, segment;
-    if ((uint64_t)header->width * (uint64_t)header->height / 512 > c->size)
+    if (header->least > c->size)
         return codec_damaged(file, error, "%d x %d pixels claimed, too many for a file of this size", header->width, header->height);
     for (int marker = 0, scans = 1; marker != 0xd9;) {
         marker = codec_jpeg_next(c, &segment);

@@ -133,7 +133,7 @@ static void test_img_refused(void) {
         {"a.jpg", "II*\0\10\0\0\0", 8, YOLO_ERROR_UNSUPPORTED, "TIFF is not supported yet"},
         {"a.webp", "?", 1, YOLO_ERROR_UNSUPPORTED, "WebP is not supported yet"},
         {"a.jpg", "\xff\xd8\xff\xe0\0", 5, YOLO_ERROR_FORMAT, "byte 4 of 5: JPEG header cut short"},
-        {"a.jpg", "\xff\xd8\xff\xc0\0\13\10\0\0\0\20\3\0\0\0", 15, YOLO_ERROR_FORMAT, "16 x 0 pixels"},
+        {"a.jpg", "\xff\xd8\xff\xc0\0\13\10\0\0\0\20\1\0\21\0", 15, YOLO_ERROR_FORMAT, "16 x 0 pixels"},
         {"a.jpg", "\xff\xd8\xff\xc9\0\10\10\0\20\0\20\3", 12, YOLO_ERROR_UNSUPPORTED, "arithmetic-coded JPEG"},
         {"a.jpg", "\xff\xd8\xff\xc0\0\10\14\0\20\0\20\3", 12, YOLO_ERROR_UNSUPPORTED, "12-bit JPEG"},
         {"a.png", "\x89PNG\r\n\x1a\n\0\0\0\15IHDR\0\1\x86\xa0\0\0\0\1\10\2\0\0\0....", 33, YOLO_ERROR_MEMORY, "100000 x 1 pixels"},
@@ -173,6 +173,7 @@ static void test_img_mutations(void) {
     CHECK(ref_open(&ref, img_test_fixture));
     int read = 0, refused = 0;
     double slowest = 0;
+    uint64_t before = os_peak_memory();
     for (int i = 0; i < ref.count; i++) {
         const ref_array *file = &ref.arrays[i];
         if (!strchr(file->name, '.') || strstr(file->name, ".pixels")) continue;
@@ -202,7 +203,8 @@ static void test_img_mutations(void) {
     }
     printf("    %d mutations: %d read, %d refused; slowest %.3f s; %.0f MiB at most\n", read + refused, read, refused, slowest,
            (double)os_peak_memory() / 1048576.0);
-    CHECK(read > 100 && refused > 700 && slowest < 10 && os_peak_memory() < (uint64_t)1 << 30);
+    CHECK(read > 100 && refused > 700 && slowest < 10);
+    CHECK(os_peak_memory() < YOLO_MAX(before + 1, (uint64_t)1 << 30));
     ref_close(&ref);
 }
 
