@@ -5677,8 +5677,9 @@ static bool net_read_scale(net_builder *b, const char *scale) {
     net *net = b->net;
     const val *scales = val_get(net->yaml, "scales");
     const char *letter = scale && *scale ? scale : val_text(val_get(net->yaml, "scale"), "");
-    net->depth = val_number(val_get(net->yaml, "depth_multiple"), 1);
-    net->width = val_number(val_get(net->yaml, "width_multiple"), 1);
+    const val *depth = val_get(net->yaml, "depth_multiple"), *width = val_get(net->yaml, "width_multiple");
+    net->depth = depth ? val_number(depth, NAN) : 1;
+    net->width = width ? val_number(width, NAN) : 1;
     net->max_channels = NET_MAX_CHANNELS * 16;
     if (scales && scales->kind == VAL_MAP && scales->count) {
         if (!*letter) letter = val_text(scales->keys[0], "");

@@ -144,6 +144,7 @@ int main(int argc, char **argv) {
     int names = 0, passed = 0, failed = 0, skipped = 0;
     (void)test_log;
     setvbuf(stdout, NULL, _IOLBF, 4096);
+    if (argc > 1 && !strcmp(argv[1], "--dump-heads")) return test_dump_heads(argc - 2, argv + 2);
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--list")) list = true;
         else if (!strcmp(argv[i], "--shared") && i + 1 < argc) test_shared_root = argv[++i];
