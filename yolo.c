@@ -4592,7 +4592,7 @@ typedef struct pkl {
     arena memory;
 } pkl;
 
-enum { PKL_STACK_CAP = 1 << 20, PKL_MEMO_CAP = 1 << 22, PKL_SIZE_CAP = 64 << 20, PKL_MEMORY_CAP = 256 << 20 };
+enum { PKL_STACK_CAP = 1 << 20, PKL_MEMO_CAP = 1 << 22, PKL_KEYS_CAP = 10000, PKL_SIZE_CAP = 64 << 20, PKL_MEMORY_CAP = 256 << 20 };
 
 /* Fails with "PATH: byte N: ..." unless the machine has failed already. */
 YOLO_PRINTF(2, 3)
@@ -4699,9 +4699,10 @@ static bool pkl_is_global(const pkl_node *node, const char *name) {
     return node && node->kind == PKL_GLOBAL && pkl_is_text(node, name);
 }
 
-/* The value of a text key in a DICT, or NULL: also when `dict` is NULL or something else. */
+/* The value of a text key in a DICT, or NULL: also when `dict` is NULL, something else, or of a size that no object with
+   known keys has (looking would take a hostile file's time). */
 static pkl_node *pkl_get(const pkl_node *dict, const char *key) {
-    if (!dict || dict->kind != PKL_DICT) return NULL;
+    if (!dict || dict->kind != PKL_DICT || dict->count > 2 * PKL_KEYS_CAP) return NULL;
     for (int64_t i = dict->count - 2; i >= 0; i -= 2)
         if (dict->items[i]->kind == PKL_TEXT && pkl_is_text(dict->items[i], key)) return dict->items[i + 1];
     return NULL;
@@ -6665,7 +6666,7 @@ typedef struct pt_tensor { /* a view of a storage */
     zip_entry *storage;
 } pt_tensor;
 
-enum { PT_MAX_ROWS = 20000, PT_MAX_DEPTH = 24, PT_MAX_MODULES = 50000 };
+enum { PT_MAX_ROWS = 5000, PT_MAX_DEPTH = 24, PT_MAX_MODULES = 5000 };
 #define PT_FILE_CAP ((uint64_t)8 << 30)
 
 typedef struct pt_reader {
@@ -6802,6 +6803,7 @@ static yolo_status pt_add_row(pt_reader *r, const char *prefix, const pkl_node *
 /* The tensors of a DICT of them; other values (None) are passed over. */
 static yolo_status pt_add_rows(pt_reader *r, const char *prefix, const pkl_node *dict) {
     yolo_status status = YOLO_OK;
+    if (dict && dict->count > 2 * PT_MAX_ROWS) return err_set(r->error, YOLO_ERROR_FORMAT, "%s: more than %d tensors", r->path, PT_MAX_ROWS);
     for (int64_t i = 0; dict && dict->kind == PKL_DICT && i + 1 < dict->count && status == YOLO_OK; i += 2)
         if (pt_is_tensor(dict->items[i + 1])) status = pt_add_row(r, prefix, dict->items[i], dict->items[i + 1]);
     return status;
@@ -6841,14 +6843,14 @@ static yolo_status pt_walk(pt_reader *r) {
     if (status == YOLO_OK) stack[depth++] = (pt_visit){r->module, "", 0};
     while (status == YOLO_OK && depth) {
         pt_visit at = stack[--depth];
-        if (++seen > PT_MAX_MODULES || at.depth > PT_MAX_DEPTH) {
+        const pkl_node *modules = pt_attribute(at.module, "_modules");
+        if (++seen > PT_MAX_MODULES || at.depth > PT_MAX_DEPTH || (modules && modules->count > 2 * PT_MAX_MODULES)) {
             status = err_set(r->error, YOLO_ERROR_FORMAT, "%s: modules nested deeper than %d, or more than %d of them", r->path, PT_MAX_DEPTH, PT_MAX_MODULES);
             break;
         }
         status = pt_note_module(r, at.module, at.prefix);
         if (status == YOLO_OK) status = pt_add_rows(r, at.prefix, pt_attribute(at.module, "_parameters"));
         if (status == YOLO_OK) status = pt_add_rows(r, at.prefix, pt_attribute(at.module, "_buffers"));
-        const pkl_node *modules = pt_attribute(at.module, "_modules");
         for (int64_t i = modules && modules->kind == PKL_DICT ? modules->count - 2 : -1; i >= 0 && status == YOLO_OK; i -= 2) {
             const pkl_node *key = modules->items[i], *child = modules->items[i + 1];
             if (child->kind != PKL_OBJECT || key->kind != PKL_TEXT) continue;
@@ -6865,12 +6867,17 @@ static yolo_status pt_walk(pt_reader *r) {
     return status;
 }
 
-/* Names of a bare state dict begin with "model.0."; a wrapping adds "module." or "model.", a bare nn.Sequential has "0." */
+/* Names of a bare state dict begin with "model.0."; wrappings put words before that, a bare nn.Sequential has "0." */
 static void pt_normalise_names(pt_reader *r) {
+    static const struct { const char *begin; size_t drop; } wrappings[] = {{"module.", 7}, {"_orig_mod.", 10}, {"model.model.", 6}};
     for (int64_t i = 0; i < r->count; i++) {
-        char *name = r->rows[i].name, plain[80];
+        char *name = r->rows[i].name, plain[sizeof r->rows[i].name];
         const char *p = name;
-        while (!strncmp(p, "module.", 7) || !strncmp(p, "model.model.", 12)) p += *p == 'm' && p[2] == 'd' && p[3] == 'u' ? 7 : 6;
+        for (int w = 0; w < YOLO_COUNT(wrappings); w++)
+            if (!strncmp(p, wrappings[w].begin, strlen(wrappings[w].begin))) {
+                p += wrappings[w].drop;
+                w = -1; /* once more */
+            }
         snprintf(plain, sizeof plain, "%s%.73s", isdigit((unsigned char)*p) ? "model." : "", p);
         memcpy(name, plain, sizeof plain);
     }
@@ -7073,6 +7080,15 @@ static bool pt_names(pt_reader *r, const pkl_node *node, int64_t count, char ***
     return true;
 }
 
+/* The names beside a bare state dict, where there are any. */
+static yolo_status pt_set_names(pt_reader *r, net *net) {
+    char **names;
+    bool good = pt_names(r, pkl_get(r->root, "names"), net->class_count, &names);
+    for (int i = 0; good && names && i < net->class_count; i++)
+        if (names[i]) good = (net->names[i] = arena_text(&net->memory, names[i], strlen(names[i]))) != NULL;
+    return good ? YOLO_OK : err_memory(r->error, (uint64_t)net->class_count * sizeof *names);
+}
+
 /* Writes the activation that the modules have into the description, which may not say. */
 static bool pt_set_activation(pt_reader *r, val *yaml) {
     net_activation activation = NET_SILU;
@@ -7096,7 +7112,10 @@ static yolo_status pt_build(pt_reader *r, pt_model *m) {
         /* the class branch keeps the width of the model that a fine-tuning began with */
         if (str_ends_with(r->rows[i].name, ".cv3.0.0.conv.weight")) class_channels = r->rows[i].dims[0];
     }
-    if (!r->module) return pt_say_path(r, net_build_from_shapes(&m->net, r->rows, (int)r->count, r->error));
+    if (!r->module) {
+        yolo_status status = net_build_from_shapes(&m->net, r->rows, (int)r->count, r->error);
+        return status == YOLO_OK ? pt_set_names(r, &m->net) : pt_say_path(r, status);
+    }
     val *yaml = pkl_val(&r->memory, pt_attribute(r->module, "yaml"));
     const pkl_node *nc = pt_attribute(r->detect, "nc");
     int64_t classes = nc && nc->kind == PKL_INT ? nc->integer : val_integer(val_get(yaml, "nc"), 0);
@@ -11412,9 +11431,13 @@ void yolo_model_close(yolo_model *model) {
     mem_free(model);
 }
 
-yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_options options, yolo_error *error) {
+/* Does the path name a model description, not a checkpoint? */
+static bool yolo_is_description(const char *path) {
     const char *extension = path_extension(path);
-    bool description = str_equal_fold(extension, ".yaml") || str_equal_fold(extension, ".yml") || !*extension;
+    return str_equal_fold(extension, ".yaml") || str_equal_fold(extension, ".yml") || !*extension;
+}
+
+yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_options options, yolo_error *error) {
     yolo_model *model = mem_array(1, sizeof *model);
     *out = NULL;
     if (!model) return err_memory(error, sizeof *model);
@@ -11423,7 +11446,7 @@ yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_option
     if (status == YOLO_OK && options.threads < 0)
         status = err_set(error, YOLO_ERROR_USAGE, "%d threads: expected 0 (all cores) or more", options.threads);
     if (status == YOLO_OK)
-        status = description ? yolo_build(&model->checkpoint, path, &options, error) : pt_read(path, &model->checkpoint, error);
+        status = yolo_is_description(path) ? yolo_build(&model->checkpoint, path, &options, error) : pt_read(path, &model->checkpoint, error);
     if (status == YOLO_OK) {
         model->pool = thr_pool_create(options.threads ? options.threads : os_core_count());
         if (!model->pool) status = err_memory(error, sizeof *model->pool);
@@ -11498,12 +11521,12 @@ yolo_status yolo_model_save(const yolo_model *model, const char *path, bool half
 }
 
 yolo_status yolo_info(const char *path, char **text, yolo_error *error) {
-    pt_model checkpoint;
+    pt_model checkpoint = {0};
+    yolo_open_options options = yolo_open_defaults();
     str out = {0};
     *text = NULL;
-    yolo_status status = pt_read(path, &checkpoint, error);
-    if (status != YOLO_OK) return status;
-    status = pt_info(&checkpoint, path, &out, error);
+    yolo_status status = yolo_is_description(path) ? yolo_build(&checkpoint, path, &options, error) : pt_read(path, &checkpoint, error);
+    if (status == YOLO_OK) status = pt_info(&checkpoint, path, &out, error);
     if (status == YOLO_OK) *text = out.text;
     else str_free(&out);
     pt_free(&checkpoint);
