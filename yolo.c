@@ -11703,7 +11703,7 @@ static const cli_option cli_predict_options[] = {
 };
 
 static const cli_option cli_info_options[] = {
-    {"model", CLI_TEXT, CLI_AT(model), "", 0, 0, "FILE", "checkpoint (.pt); no code in it is run"},
+    {"model", CLI_TEXT, CLI_AT(model), "", 0, 0, "FILE", "checkpoint (.pt) or description (.yaml); runs no code in it"},
 };
 
 static const cli_option cli_bench_options[] = {

@@ -530,6 +530,14 @@ def info_of_a_checkpoint():
 
 
 @test
+def info_of_a_description():
+    done = yolo("info", "yolov8s.yaml")
+    says(done, "Detect", "SiLU")
+    write("own.yaml", "nc: 2\nbackbone:\n  - [-1, 1, Conv, [16, 3, 2]]\n")
+    says(yolo("info", "own.yaml", status=1), "own.yaml: ")
+
+
+@test
 def bench():
     out = yolo("bench", *MODEL, "repeats=3").out.splitlines()
     assert len(out) == 2 and out[0].split()[:3] == ["size", "batch", "threads"], out
