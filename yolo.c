@@ -11561,10 +11561,12 @@ yolo_status yolo_run_folder(const char *project, const char *name, bool exist_ok
         str_format(&tried, "%s%d", first, n);
     }
     mem_free(first);
-    yolo_status status = tried.failed ? err_memory(error, 4096) : path_make_directories(tried.text, error);
-    if (status == YOLO_OK) *path = tried.text;
-    else str_free(&tried);
-    return status;
+    if (!tried.failed) {
+        *path = tried.text;
+        return YOLO_OK;
+    }
+    str_free(&tried);
+    return err_memory(error, 4096);
 }
 
 void yolo_text_free(char *text) { mem_free(text); }
@@ -11734,7 +11736,8 @@ struct cli_run { /* one command line, on its way */
     const cli_verb *verb;
     cli_values values;
     yolo_progress progress;
-    int bar;       /* columns of the bar that stands on the terminal now */
+    int bar;             /* columns of the bar that stands on the terminal now */
+    char bar_text[256];
     int last_height, last_width; /* of the network's input, for predict's last line */
 };
 
@@ -11745,17 +11748,26 @@ static void cli_clear_bar(cli_run *run) {
     run->bar = 0;
 }
 
+/* Puts the bar's text on the terminal's last line, cut to fit. */
+static void cli_show_bar(cli_run *run) {
+    int columns = YOLO_MAX(1, os_terminal_columns(stderr) - 1), width = YOLO_MIN((int)strlen(run->bar_text), columns);
+    run->bar = YOLO_CLAMP(run->bar, width, columns); /* a longer one before is painted over */
+    fprintf(stderr, "\r%.*s%*s", width, run->bar_text, run->bar - width, "");
+    fflush(stderr);
+}
+
 static void cli_log(void *user, yolo_log_level level, const char *text) {
     cli_run *run = user;
     if (level == YOLO_LOG_PROGRESS && run->progress == YOLO_PROGRESS_BAR) {
-        int columns = YOLO_MAX(1, os_terminal_columns(stderr) - 1), width = YOLO_MIN((int)strlen(text), columns);
-        run->bar = YOLO_CLAMP(run->bar, width, columns); /* a longer one before is painted over */
-        fprintf(stderr, "\r%.*s%*s", width, text, run->bar - width, "");
-    } else {
-        cli_clear_bar(run);
-        fprintf(stderr, "%s%s\n", level == YOLO_LOG_WARNING ? "warning: " : "", text);
+        snprintf(run->bar_text, sizeof run->bar_text, "%s", text);
+        cli_show_bar(run);
+        return;
     }
+    bool standing = run->bar > 0;
+    cli_clear_bar(run);
+    fprintf(stderr, "%s%s\n", level == YOLO_LOG_WARNING ? "warning: " : "", text);
     fflush(stderr);
+    if (standing) cli_show_bar(run);
 }
 
 /* Says what failed and returns the exit status. */
@@ -12070,6 +12082,7 @@ static void cli_picture_line(void *user, const yolo_label_picture *picture) {
     run->last_height = picture->network_height;
     run->last_width = picture->network_width;
     if (!run->values.verbose) return;
+    bool standing = run->bar > 0;
     cli_clear_bar(run);
     printf("image %lld/%lld %s: %dx%d ", (long long)picture->index + 1, (long long)picture->total, picture->path,
            picture->network_height, picture->network_width);
@@ -12080,6 +12093,7 @@ static void cli_picture_line(void *user, const yolo_label_picture *picture) {
     }
     printf("%s%.1fms\n", picture->boxes->count ? "" : "(no detections), ", picture->inference_ms);
     fflush(stdout);
+    if (standing) cli_show_bar(run);
 }
 
 static void cli_print_report(const yolo_model *model, const yolo_label_report *report) {
@@ -12160,8 +12174,6 @@ static int cli_run_predict(cli_run *run) {
     options.progress = run->progress;
     options.log = cli_logger(run);
     if (status == YOLO_OK) status = cli_check_classes(values, model, &error);
-    if (status == YOLO_OK && os_path_kind(values->source) == OS_NOTHING && !strpbrk(path_name(values->source), "*?"))
-        status = err_set(&error, YOLO_ERROR_IO, "source=%s: no such file or folder", values->source);
     if (status == YOLO_OK && (values->save || values->save_txt || values->save_crop))
         status = yolo_run_folder(values->project, values->name, values->exist_ok, &folder, &error);
     options.out = folder;

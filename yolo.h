@@ -233,8 +233,8 @@ typedef struct yolo_prepare_report {
    a person added or changed in `out` stays; the same call after a kill finishes the work. */
 yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *report, yolo_error *error);
 
-/* Makes the folder of a run: project/name, or name2, name3, ... where that exists already and not `exist_ok`.
-   *path as in yolo_info. */
+/* Names the folder of a new run: project/name, or name2, name3, ... where that exists already and not `exist_ok`.
+   Nothing is made yet. *path as in yolo_info. */
 yolo_status yolo_run_folder(const char *project, const char *name, bool exist_ok, char **path, yolo_error *error);
 
 typedef enum yolo_existing { YOLO_EXISTING_SKIP, YOLO_EXISTING_REPLACE } yolo_existing;

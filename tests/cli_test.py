@@ -174,6 +174,7 @@ def missing_things():
         (["label", *MODEL, "source=nowhere"], ["nowhere: no such file or folder"]),
         (["predict", *MODEL, "source=nowhere"], ["nowhere: no such file or folder"]),
         (["label", *MODEL, "source=a/*.jpg"], ["a/*.jpg: no picture found"]),
+        (["predict", *MODEL, "source=a/*.jpg"], ["a/*.jpg: no picture found"]),
         (["val", "model=yolov8n.yaml", "data=none.yaml"], ["none.yaml"]),
         (["prepare", "source=nowhere", "out=o"], ["nowhere"]),
         (["label", *MODEL, "source=bad.pt"], ["bad.pt: expected a picture"]),
