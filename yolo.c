@@ -8401,7 +8401,10 @@ static void op_plan_winograd(op_plan *plan, const op_conv *conv, int n, int thre
     const int64_t tiles = (int64_t)n * plan->tiles_y * plan->tiles_x;
     int64_t most = OP_CACHE / (int64_t)(sizeof(float) * OP_FREQUENCIES * (plan->depth + wide));
     plan->shared = most < conv->kernels->tile_rows || tiles <= most * threads / 2;
-    if (plan->shared) most = 4 * conv->kernels->tile_rows;
+    if (plan->shared) { /* as few blocks as keep the threads busy, because each reads the weights of its panel again */
+        const int64_t pieces = (2 * threads + conv->panels - 1) / conv->panels;
+        most = YOLO_CLAMP((tiles + pieces - 1) / pieces, conv->kernels->tile_rows, 4 * conv->kernels->tile_rows);
+    }
     plan->block = plan->shared ? YOLO_MIN(most, tiles) : op_even_pieces(tiles, most, threads);
     plan->blocks = (int)((tiles + plan->block - 1) / plan->block);
     /* An odd number of cache lines from frequency to frequency: 36 streams that do not fall on the same cache sets. */
