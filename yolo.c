@@ -8349,7 +8349,7 @@ static yolo_status op_conv_create(op_conv *conv, op_isa isa, int in_channels, in
     conv->padding = padding;
     conv->activation = activation;
     conv->slope = (float)NET_LEAKYRELU_SLOPE;
-    conv->winograd = kernel == 3 && stride == 1 && in_channels >= kernels->vector;
+    conv->winograd = kernel == 3 && stride == 1 && in_channels >= YOLO_MAX(kernels->vector, 8); /* fewer do not pay for the transforms */
     const int wide = 2 * kernels->vector;
     conv->panels = (out_channels + wide - 1) / wide;
     const uint64_t padded = (uint64_t)conv->panels * wide, taps = conv->winograd ? OP_FREQUENCIES : (uint64_t)kernel * kernel;
