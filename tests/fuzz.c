@@ -6,7 +6,9 @@
    Ends with "N passed, N failed, N skipped". Meant to be built with -fsanitize=address,undefined; needs fork. */
 #define YOLO_NO_MAIN
 #define YOLO_TESTING
+#ifndef YOLO_NO_CUDA
 #define YOLO_NO_CUDA
+#endif
 #include "../yolo.c"
 #include <sys/wait.h>
 
@@ -81,15 +83,15 @@ static uint8_t fuzz_byte(rng *r, bool text) {
 
 /* One change inside [from, from + size) of the file. Insertions and deletions only where `resize`. */
 static void fuzz_change(rng *r, fuzz_file *file, size_t from, size_t size, bool text, bool resize) {
-    size_t at = from + fuzz_at(r, size), left = from + size - at, length = YOLO_MIN(left, 1 + fuzz_at(r, 32));
-    size_t source = from + fuzz_at(r, size);
+    size_t at = from + fuzz_at(r, size), left = from + size - at, wanted = 1 + fuzz_at(r, 32);
+    size_t source = from + fuzz_at(r, size), length = YOLO_MIN(left, wanted), few = 1 + fuzz_at(r, 8);
     if (!size) return;
     switch (rng_next(r) % (resize ? 8 : 5)) {
     case 0: file->bytes[at] ^= (uint8_t)(1u << (rng_next(r) % 8)); break;
     case 1: file->bytes[at] = fuzz_byte(r, text); break;
     case 2: for (size_t i = 0; i < length; i++) file->bytes[at + i] = fuzz_byte(r, text); break;
     case 3: memmove(file->bytes + at, file->bytes + source, YOLO_MIN(length, from + size - source)); break;
-    case 4: memset(file->bytes + at, rng_next(r) % 2 ? 0xff : 0, YOLO_MIN(length, 4 + fuzz_at(r, 5))); break;
+    case 4: memset(file->bytes + at, rng_next(r) % 2 ? 0xff : 0, YOLO_MIN(length, few)); break;
     case 5: file->size = at; break;
     case 6:
         memmove(file->bytes + at, file->bytes + at + length, file->size - at - length);
