@@ -7,7 +7,7 @@
      1  os_            platform: files, folders, threads, clock, terminal, libraries
      2  err_ log_      errors, assertions, log and progress
      3  mem_ arena_    memory: checked allocation, arenas, fault injection
-     4  thr_           threads: pool, parallel loops, bounded queue
+     4  thr_           threads: pool and parallel loops
      5  str_ path_ hash_ rng_ f16_ cur_ val_  base: strings, paths, numbers, byte cursor, value trees
      6  ten_           tensors and dtypes
      7  img_           image core: resize, letterbox, drawing
@@ -868,65 +868,6 @@ static void thr_parallel_for(thr_pool *pool, int count, void (*body)(void *conte
     }
 }
 
-/* A bounded queue of pointers between threads. Closing wakes everyone: pushes fail, pops drain and then fail. */
-typedef struct thr_queue {
-    os_mutex mutex;
-    os_condition changed;
-    void **items;
-    int capacity, count, head;
-    bool closed;
-} thr_queue;
-
-static bool thr_queue_init(thr_queue *queue, int capacity) {
-    memset(queue, 0, sizeof *queue);
-    queue->items = mem_array((uint64_t)capacity, sizeof *queue->items);
-    queue->capacity = capacity;
-    os_mutex_init(&queue->mutex);
-    os_condition_init(&queue->changed);
-    return queue->items != NULL;
-}
-
-static void thr_queue_destroy(thr_queue *queue) {
-    mem_free(queue->items);
-    os_condition_destroy(&queue->changed);
-    os_mutex_destroy(&queue->mutex);
-}
-
-/* Waits for room; false when the queue is closed (the item stays the caller's). */
-static bool thr_queue_push(thr_queue *queue, void *item) {
-    os_mutex_lock(&queue->mutex);
-    while (queue->count == queue->capacity && !queue->closed) os_condition_wait(&queue->changed, &queue->mutex);
-    bool pushed = !queue->closed;
-    if (pushed) {
-        queue->items[(queue->head + queue->count++) % queue->capacity] = item;
-        os_condition_wake_all(&queue->changed);
-    }
-    os_mutex_unlock(&queue->mutex);
-    return pushed;
-}
-
-/* Waits for an item; NULL when the queue is closed and empty. */
-static void *thr_queue_pop(thr_queue *queue) {
-    os_mutex_lock(&queue->mutex);
-    while (!queue->count && !queue->closed) os_condition_wait(&queue->changed, &queue->mutex);
-    void *item = NULL;
-    if (queue->count) {
-        item = queue->items[queue->head];
-        queue->head = (queue->head + 1) % queue->capacity;
-        queue->count--;
-        os_condition_wake_all(&queue->changed);
-    }
-    os_mutex_unlock(&queue->mutex);
-    return item;
-}
-
-static void thr_queue_close(thr_queue *queue) {
-    os_mutex_lock(&queue->mutex);
-    queue->closed = true;
-    os_condition_wake_all(&queue->changed);
-    os_mutex_unlock(&queue->mutex);
-}
-
 /* ==== 5 str_ path_ hash_ rng_ f16_ cur_ val_: base ===============================================================
    Strings are UTF-8. A str grows and never overflows; its error is sticky (failed), checked once at the end. A cur
    reads untrusted bytes: after the first failure every read gives zero and the position of the failure is kept, so
@@ -1551,6 +1492,7 @@ static void img_tile_row(img_tile *tile, int y, uint8_t *restrict out) {
         out[i] = (uint8_t)((((upper[i] * low) >> 16) + ((lower[i] * high) >> 16) + 2) >> 2);
 }
 
+#ifdef YOLO_TESTING
 /* Fills `out` (pixels allocated, size set, at least 1x1) with the resized picture; bit-exact with
    cv2.resize(..., INTER_LINEAR). */
 static void img_resize_linear(yolo_image *out, const yolo_image *in) {
@@ -1560,6 +1502,7 @@ static void img_resize_linear(yolo_image *out, const yolo_image *in) {
         for (int y = 0; y < out->height; y++) img_tile_row(&tile, y, out->pixels + ((size_t)y * out->width + first) * 3);
     }
 }
+#endif
 
 /* The size at which ultralytics' data sets load a picture: longer side = imgsz. REF ultralytics/data/base.py load_image */
 static void img_load_size(int width, int height, int imgsz, int *out_width, int *out_height) {
@@ -6306,6 +6249,7 @@ static double net_op_flops(const net *net, const net_op *op, int n, int h, int w
     return 2.0 * n * (h / down) * (w / down) * op->kernel * op->kernel * net->tensors[op->in].channels * net->tensors[op->out].channels;
 }
 
+#ifdef YOLO_TESTING
 /* Sets n, h, w, the buffers' sizes and places, arena_floats and flops. h and w are multiples of max_stride. */
 static yolo_status net_shape(net *net, int n, int h, int w, yolo_error *error) {
     yolo_status status = net_check_size(net, n, h, w, error);
@@ -6318,6 +6262,7 @@ static yolo_status net_shape(net *net, int n, int h, int w, yolo_error *error) {
     for (int i = 0; i < net->op_count; i++) net->flops += net_op_flops(net, &net->ops[i], n, h, w);
     return YOLO_OK;
 }
+#endif
 
 /* Summary. */
 
@@ -8655,7 +8600,7 @@ static void op_conv_fwd(const ten *out, const ten *in, const op_conv *conv, cons
 
 /* ---- pooling, upsampling, copying ---- */
 
-typedef struct op_map { const ten *out, *in, *other; const op_kernels *kernels; int kernel, stride, padding; } op_map;
+typedef struct op_map { const ten *out, *in; const op_kernels *kernels; int kernel, stride, padding; } op_map;
 
 enum { OP_POOL_CHANNELS = 16, OP_POOL_COLUMNS = 128, OP_POOL_MAX = 64 };
 
@@ -8689,7 +8634,7 @@ static void op_maxpool_body(void *context, int index, int worker) {
    many windows. */
 static void op_maxpool_fwd(const ten *out, const ten *in, op_isa isa, int kernel, int stride, int padding, thr_pool *pool) {
     YOLO_ASSERT(kernel > 0 && kernel <= OP_POOL_MAX && stride > 0 && 2 * padding <= kernel && out->c == in->c && out->n == in->n);
-    op_map map = {out, in, NULL, op_kernels_for(isa), kernel, stride, padding};
+    op_map map = {out, in, op_kernels_for(isa), kernel, stride, padding};
     thr_parallel_for(pool, out->n * out->h, op_maxpool_body, &map);
 }
 
@@ -8725,23 +8670,6 @@ static void op_copy_fwd(const ten *out, const ten *in, thr_pool *pool) {
     YOLO_ASSERT(out->n == in->n && out->h == in->h && out->w == in->w && out->c == in->c);
     op_map map = {.out = out, .in = in};
     thr_parallel_for(pool, in->n * in->h, op_copy_body, &map);
-}
-
-static void op_add_body(void *context, int index, int worker) {
-    const op_map *map = context;
-    float *to = map->out->data + (int64_t)index * map->out->w * map->out->pixel;
-    const float *a = map->in->data + (int64_t)index * map->in->w * map->in->pixel;
-    const float *b = map->other->data + (int64_t)index * map->other->w * map->other->pixel;
-    (void)worker;
-    for (int x = 0; x < map->in->w; x++, to += map->out->pixel, a += map->in->pixel, b += map->other->pixel)
-        for (int c = 0; c < map->in->c; c++) to[c] = a[c] + b[c];
-}
-
-/* out = a + b; out may be a or b. */
-static void op_add_fwd(const ten *out, const ten *a, const ten *b, thr_pool *pool) {
-    YOLO_ASSERT(a->n == b->n && a->h == b->h && a->w == b->w && a->c == b->c && out->n == a->n && out->h == a->h && out->w == a->w && out->c == a->c);
-    op_map map = {.out = out, .in = a, .other = b};
-    thr_parallel_for(pool, a->n * a->h, op_add_body, &map);
 }
 
 /* ==== 15 run_: executor =========================================================================================
@@ -9121,6 +9049,7 @@ static yolo_status det_run(const net *net, const ten *heads, int image, const de
     return status;
 }
 
+#ifdef YOLO_TESTING
 /* The head's output as ultralytics' model gives it in eval mode: rows x, y, w, h and a row a class, a column an
    anchor, levels one after the other. For tests and comparisons. */
 static void det_raw(const net *net, const ten *heads, int image, float *out) {
@@ -9137,6 +9066,7 @@ static void det_raw(const net *net, const ten *heads, int image, float *out) {
                     out[(4 + c) * anchors + anchor] = det_sigmoid(logits[4 * NET_REG_MAX + c]);
             }
 }
+#endif
 
 /* From network pixels to pixels of the picture, clipped to it. Each side has its own scale, because the letterbox
    rounded each to whole pixels. REF ultralytics/utils/ops.py scale_boxes, clip_boxes */
@@ -9155,23 +9085,6 @@ static void det_unletterbox(yolo_boxes *boxes, const img_letterbox *letterbox, i
 static det_options det_predict_options(const yolo_predict_options *options) {
     return (det_options){.conf = options->conf, .iou = options->iou, .max_det = options->max_det,
                          .agnostic = options->agnostic_nms, .classes = options->classes, .class_count = options->class_count};
-}
-
-/* What a person may ask for; imgsz is rounded up to a multiple of the stride. */
-static yolo_status det_check(int *imgsz, const det_options *options, const net *net, yolo_error *error) {
-    enum { LARGEST = 16384 };
-    if (*imgsz < 1 || *imgsz > LARGEST)
-        return err_set(error, YOLO_ERROR_USAGE, "imgsz=%d: expected 1 to %d pixels", *imgsz, LARGEST);
-    if (!(options->conf >= 0 && options->conf <= 1))
-        return err_set(error, YOLO_ERROR_USAGE, "conf=%g: expected 0 to 1", (double)options->conf);
-    if (!(options->iou >= 0 && options->iou <= 1))
-        return err_set(error, YOLO_ERROR_USAGE, "iou=%g: expected 0 to 1", (double)options->iou);
-    if (options->max_det < 1) return err_set(error, YOLO_ERROR_USAGE, "max_det=%d: expected 1 or more", options->max_det);
-    for (int i = 0; options->classes && i < options->class_count; i++)
-        if (options->classes[i] < 0 || options->classes[i] >= net->class_count)
-            return err_set(error, YOLO_ERROR_USAGE, "classes: %d is no class, expected 0 to %d", options->classes[i], net->class_count - 1);
-    *imgsz = (*imgsz + net->max_stride - 1) / net->max_stride * net->max_stride;
-    return YOLO_OK;
 }
 
 /* ---- pictures in, boxes out ----
@@ -12380,6 +12293,11 @@ int main(int argc, char **argv) {
     os_console_end(console);
     return status;
 }
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__)
+/* stb declares functions that it does not define; gcc asks here, at the end, whether to warn of them. */
+#pragma GCC diagnostic ignored "-Wunused-function"
 #endif
 
 #endif /* OP_PASS */

@@ -116,6 +116,7 @@ static const test_case tests_planted[] = {
 #include "test_eval.c"
 #include "test_cli.c"
 #include "test_img.c"
+#include "test_faults.c"
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
 static const test_area test_areas[] = {
@@ -131,6 +132,7 @@ static const test_area test_areas[] = {
     {"eval", tests_eval, YOLO_COUNT(tests_eval)},
     {"cli", tests_cli, YOLO_COUNT(tests_cli)},
     {"img", tests_img, YOLO_COUNT(tests_img)},
+    {"faults", tests_faults, YOLO_COUNT(tests_faults)},
 };
 
 static void test_log_to_stdout(void *user, yolo_log_level level, const char *text) {

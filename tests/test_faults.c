@@ -7,7 +7,7 @@ static const char faults_net[] =
     "  - [-1, 1, Conv, [256, 3, 2]]\n  - [-1, 1, SPPF, [256, 5]]\nhead:\n  - [-1, 1, nn.Upsample, [None, 2, 'nearest']]\n"
     "  - [[-1, 2], 1, Concat, [1]]\n  - [-1, 3, C2f, [256]]\n  - [[7, 4], 1, Detect, [nc]]\n";
 
-typedef struct faults_paths { char net[1100], pt[1100], picture[1100], tree[1100], classes[1100], set[1100], labels[1100], data[1100]; } faults_paths;
+typedef struct faults_paths { char tree[1024], net[1100], pt[1100], again[1100], picture[1100], jpeg[1100], png[1100], classes[1100], set[1100], labels[1100], out[1100], data[1100]; } faults_paths;
 static faults_paths faults;
 
 static yolo_status faults_open(const char *path, yolo_model **model, yolo_error *error) {
@@ -26,8 +26,8 @@ static yolo_status faults_picture(yolo_error *error) {
 static yolo_status faults_picture_write(yolo_error *error) {
     uint8_t pixels[16 * 16 * 3] = {0};
     yolo_image image = {pixels, 16, 16};
-    yolo_status status = yolo_image_write(&image, test_temp("faults.jpg"), error);
-    return status == YOLO_OK ? yolo_image_write(&image, test_temp("faults.png"), error) : status;
+    yolo_status status = yolo_image_write(&image, faults.jpeg, error);
+    return status == YOLO_OK ? yolo_image_write(&image, faults.png, error) : status;
 }
 
 static yolo_status faults_labels(yolo_error *error) {
@@ -54,7 +54,7 @@ static yolo_status faults_from_yaml(yolo_error *error) {
 static yolo_status faults_checkpoint(yolo_error *error) {
     yolo_model *model = NULL;
     yolo_status status = faults_open(faults.pt, &model, error);
-    if (status == YOLO_OK) status = yolo_model_save(model, test_temp("faults-again.pt"), true, error);
+    if (status == YOLO_OK) status = yolo_model_save(model, faults.again, true, error);
     yolo_model_close(model);
     return status;
 }
@@ -109,7 +109,7 @@ static yolo_status faults_label(yolo_error *error) {
     yolo_label_report report = {0};
     yolo_label_options options = yolo_label_defaults();
     options.source = faults.tree;
-    options.out = test_temp("faults-labels");
+    options.out = faults.out;
     options.existing = YOLO_EXISTING_REPLACE;
     options.predict.imgsz = 64;
     yolo_status status = faults_open(faults.pt, &model, error);
@@ -124,12 +124,11 @@ static bool faults_ready(void) {
     static int ready; /* 0 not yet, 1 yes, -1 cannot be made */
     yolo_error error = {0};
     if (ready) return ready > 0;
-    snprintf(faults.tree, sizeof faults.tree, "%s", test_temp("faults-tree"));
-    snprintf(faults.net, sizeof faults.net, "%s", test_temp("faults-yolov8n.yaml"));
-    snprintf(faults.pt, sizeof faults.pt, "%s", test_temp("faults.pt"));
-    snprintf(faults.set, sizeof faults.set, "%s", test_temp("faults-set"));
-    snprintf(faults.data, sizeof faults.data, "%s/data.yaml", test_temp("faults-tree"));
-    snprintf(faults.classes, sizeof faults.classes, "%s/classes.txt", faults.tree);
+    snprintf(faults.tree, sizeof faults.tree, "%s", test_temp("faults")); /* test_temp allocates: not during a call */
+    const struct { char *path; const char *name; } places[] = {
+        {faults.net, "/yolov8n.yaml"}, {faults.pt, "/model.pt"}, {faults.again, "/again.pt"}, {faults.jpeg, "/write.jpeg"}, {faults.png, "/write.PNG"},
+        {faults.set, "-set"}, {faults.out, "-labels"}, {faults.data, "/data.yaml"}, {faults.classes, "/classes.txt"}};
+    for (int i = 0; i < YOLO_COUNT(places); i++) snprintf(places[i].path, sizeof faults.net, "%s%s", faults.tree, places[i].name);
     static const char data[] = "path: .\ntrain: .\nval: .\nnames: [one, two]\n", classes[] = "one\ntwo\n", labels[] = "0 0.5 0.5 0.5 0.5\n1 0.25 0.25 0.1 0.1\n";
     yolo_status status = path_make_directories(faults.tree, &error);
     if (status == YOLO_OK) status = path_write(faults.net, faults_net, sizeof faults_net - 1, false, &error);
