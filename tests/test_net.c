@@ -507,7 +507,7 @@ static int test_dump_heads(int count, char **arguments) {
         for (int j = 0; j < levels; j++) {
             ten head = run_lane_head(lane, j);
             int32_t length = 6, rest[] = {0, 4, head.n, head.h, head.w, head.c}; /* type, rank, sizes */
-            char name[16];
+            char name[24];
             snprintf(name, sizeof name, "head.%d", j);
             fwrite(&length, 4, 1, file);
             fwrite(name, 6, 1, file);
