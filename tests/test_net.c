@@ -482,6 +482,41 @@ static void test_net_mutations(void) {
     mem_free(bytes);
 }
 
+static void test_net_open(void) {
+    static const char text[] = "nc: 3\nscales: {n: [1, 0.5, 64], s: [1, 1, 64]}\nbackbone: [[-1, 1, Conv, [16, 3, 2]]]\nhead: [[0, 1, Detect, [nc]]]\n";
+    static const char bad[] = "nc: 3\nbackbone: [[-1, 1, Conv, [16, 3, 2]]]\nhead: [[0, 1, Segment, [nc]]]\n";
+    yolo_model *model;
+    yolo_error error;
+    yolo_open_options options = yolo_open_defaults();
+    options.threads = 2;
+    options.classes = 5;
+    options.activation = "relu";
+    CHECK(yolo_model_open(&model, "nowhere/yolov8n.yaml", options, &error) == YOLO_OK);
+    if (model) {
+        const net *n = &model->checkpoint.net;
+        CHECK(yolo_class_count(model) == 5 && !strcmp(yolo_class_name(model, 4), "4") && !*yolo_class_name(model, 5) && !*yolo_class_name(model, -1));
+        CHECK(n->activation == NET_RELU && n->scale == 'n' && model->checkpoint.built && model->isa == op_isa_best() && model->threads == 2);
+        const float *bias = model->checkpoint.params + n->params[net_param_find(n, "model.22.cv3.0.2.bias")].offset;
+        CHECK_NEAR(bias[4], log(5.0 / 5 / (80.0 * 80.0)), 1e-6);
+    }
+    yolo_model_close(model);
+    options = yolo_open_defaults();
+    const char *path = test_temp("my-yolov8s-long.yaml"), *damaged = test_temp("bad.yml");
+    CHECK(path_write(path, text, sizeof text - 1, false, NULL) == YOLO_OK && path_write(damaged, bad, sizeof bad - 1, false, NULL) == YOLO_OK);
+    CHECK(yolo_model_open(&model, path, options, &error) == YOLO_OK);
+    if (model) CHECK(model->checkpoint.net.scale == 's' && model->checkpoint.net.layers[0].out_channels == 16);
+    yolo_model_close(model);
+    CHECK(yolo_model_open(&model, damaged, options, &error) == YOLO_ERROR_UNSUPPORTED && !model && strstr(error.message, "bad.yml") &&
+          strstr(error.message, "layer 1: module Segment is not supported"));
+    CHECK(yolo_model_open(&model, "yolov8q.yaml", options, &error) == YOLO_ERROR_IO && !model && strstr(error.message, "built in are"));
+    options.activation = "gelu";
+    CHECK(yolo_model_open(&model, "yolov8n", options, &error) == YOLO_ERROR_USAGE && strstr(error.message, "expected silu"));
+    options = yolo_open_defaults();
+    options.isa = "sse9";
+    CHECK(yolo_model_open(&model, "yolov8n", options, &error) == YOLO_ERROR_USAGE && strstr(error.message, "sse9"));
+    yolo_model_close(NULL);
+}
+
 /* --dump-heads MODEL INPUT.ref OUTPUT.ref [ISA]: the raw head outputs of a model for the array "input" (n,h,w,3), as arrays
    head.0, head.1, ... for tests/oracle_net.py. The reason of a failure goes to stdout. */
 static int test_dump_heads(int count, char **arguments) {
@@ -532,6 +567,7 @@ static const test_case tests_net[] = {
     {"no_allocation", "a forward pass and a smaller size allocate nothing", test_net_no_allocation},
     {"out_of_memory", "every allocation may fail", test_net_out_of_memory},
     {"from_shapes", "a bare state dict gives the same graph", test_net_from_shapes},
+    {"open", "a model of a description: names, scales, classes, activations, errors", test_net_open},
     {"activations", "spellings and slopes", test_net_activations},
     {"damaged", "damaged descriptions are refused with a reason", test_net_damaged},
     {"mutations", "3,000 mutated descriptions", test_net_mutations},
