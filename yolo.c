@@ -1091,8 +1091,8 @@ static yolo_status path_make_directories(const char *path, yolo_error *error) {
     return status;
 }
 
-/* The first `cap` bytes of a file, with a NUL behind them; with `whole`, a longer file is an error. */
-static yolo_status path_read_some(const char *path, uint64_t cap, bool whole, uint8_t **bytes, size_t *size, yolo_error *error) {
+/* The whole file, with a NUL behind it; at most `cap` bytes. mem_free(*bytes). */
+static yolo_status path_read(const char *path, uint64_t cap, uint8_t **bytes, size_t *size, yolo_error *error) {
     *bytes = NULL;
     *size = 0;
     if (os_path_kind(path) == OS_DIRECTORY) return err_set(error, YOLO_ERROR_IO, "%s: is a folder, expected a file", path);
@@ -1101,10 +1101,10 @@ static yolo_status path_read_some(const char *path, uint64_t cap, bool whole, ui
     yolo_status status = YOLO_OK;
     int64_t length = os_file_size(file);
     if (length < 0 || fseek(file, 0, SEEK_SET)) status = err_os(error, path, "read");
-    else if (whole && (uint64_t)length > cap)
+    else if ((uint64_t)length > cap)
         status = err_set(error, YOLO_ERROR_FORMAT, "%s: %.1f MiB, expected at most %.1f MiB", path,
                          (double)length / 1048576.0, (double)cap / 1048576.0);
-    else if (!(*bytes = mem_alloc((size_t)(length = YOLO_MIN(length, (int64_t)cap)) + 1))) status = err_memory(error, (uint64_t)length);
+    else if (!(*bytes = mem_alloc((size_t)length + 1))) status = err_memory(error, (uint64_t)length);
     else {
         *size = fread(*bytes, 1, (size_t)length, file);
         if (ferror(file)) status = err_os(error, path, "read");
@@ -1116,11 +1116,6 @@ static yolo_status path_read_some(const char *path, uint64_t cap, bool whole, ui
         *bytes = NULL;
     }
     return status;
-}
-
-/* The whole file, with a NUL behind it; at most `cap` bytes. mem_free(*bytes). */
-static yolo_status path_read(const char *path, uint64_t cap, uint8_t **bytes, size_t *size, yolo_error *error) {
-    return path_read_some(path, cap, true, bytes, size, error);
 }
 
 /* Starts an output beside its final place: *temporary (mem_free) is the name to give path_commit. The name is the
@@ -12217,7 +12212,7 @@ static const cli_verb *cli_find_verb(const char *word, int *status) {
     }
     for (int i = 0; i < YOLO_COUNT(cli_absent); i++) {
         int distance = cli_distance(word, cli_absent[i][0]);
-        if (distance < best) best = distance, nearest = cli_absent[i][0], reason = cli_absent[i][1];
+        if (distance < best && distance <= 2) best = distance, nearest = cli_absent[i][0], reason = cli_absent[i][1];
     }
     *status = best ? 2 : 1;
     if (!best) fprintf(stderr, "yolo %s: %s\n", word, reason);
