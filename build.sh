@@ -7,7 +7,7 @@
 #     debug     build/yolo-debug: no optimisation, symbols
 #     asan      build/yolo-asan: address and undefined-behaviour sanitizers
 #     test      builds and runs the tests; the last line counts them
-#     demo      the program at work on a few pictures: ./build.sh demo [MODEL.pt]
+#     demo      the program at work on a few pictures: ./build.sh demo [MODEL.pt] [photos=DIR]
 #     windows   yolo.exe by mingw-w64 (windows-test: build/test.exe)
 #     clean     removes what the others made
 #   Without TARGET: cuda where nvcc works, else cpu. Missing Debian packages are installed when run as root, else named.
@@ -16,12 +16,13 @@ set -eu
 start=$PWD
 cd "$(dirname "$0")"
 
-target= cc=${CC:-} stb= arch= model=
+target= cc=${CC:-} stb= arch= model= photos=
 for argument; do
     case $argument in
         cc=*) cc=${argument#*=} ;;
         stb=*) stb=${argument#*=} ;;
         arch=*) arch=${argument#*=} ;;
+        photos=*) photos=${argument#*=}; case $photos in /*) ;; *) photos=$start/$photos ;; esac ;;
         cpu | cuda | debug | asan | test | demo | windows | windows-test | clean) target=$argument ;;
         *.pt) case $argument in /*) model=$argument ;; *) model=$start/$argument ;; esac ;;
         help | -h | --help) sed -n '4,13s/^# *//p' build.sh; exit 0 ;;
@@ -144,5 +145,5 @@ case $target in
     cpu) build_cpu ;;
     debug) build_checked build/yolo-debug yolo.c -O0 ;;
     asan) build_checked build/yolo-asan yolo.c $sanitize ;;     test) build_cpu; run_tests ;;
-    demo) build_cpu; sh tests/demo.sh "$model" ;;
+    demo) build_cpu; sh tests/demo.sh "$model" "$photos" ;;
 esac
