@@ -47,8 +47,9 @@ if [ -z "$model" ]; then
     exit 0
 fi
 echo; echo "2. What is in the checkpoint; nothing in it is run."
+echo; echo "\$ ./yolo info $model"
 ./yolo info "$model" >$out/info.txt
-run sh -c "./yolo info '$model' | tail -n 12"
+sed -n '1,7p; /summary/p' $out/info.txt | cut -c1-100
 echo; echo "3. New pictures get labels, and copies with the boxes drawn in."
 run ./yolo label model="$model" source="$new" out=$out/labels
 run ./yolo predict model="$model" source="$new" project=$out name=predict exist_ok=true
