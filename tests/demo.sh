@@ -20,10 +20,10 @@ coco=../shared/data/coco128
 if [ -d $coco ] && [ -n "$model" ]; then
     sed -n 's/^ *[0-9]*: *//p' $coco/data.yaml >$out/labelled/classes.txt
     count=0
-    for picture in "$coco"/images/train2017/*.jpg; do # 24 labelled pictures, then 8 new ones
+    for picture in "$coco"/images/train2017/*.jpg; do # 48 labelled pictures, then 8 new ones
         count=$((count + 1))
-        [ $count -le 32 ] || break
-        if [ $count -gt 24 ]; then cp "$picture" $out/new/; continue; fi
+        [ $count -le 56 ] || break
+        if [ $count -gt 48 ]; then cp "$picture" $out/new/; continue; fi
         cp "$picture" $out/labelled/
         labels=$coco/labels/train2017/$(basename "$picture" .jpg).txt
         [ ! -f "$labels" ] || cp "$labels" $out/labelled/
