@@ -9082,6 +9082,24 @@ static det_options det_predict_options(const yolo_predict_options *options) {
                          .agnostic = options->agnostic_nms, .classes = options->classes, .class_count = options->class_count};
 }
 
+/* Are these options in range? *imgsz is rounded up to what the network can halve. REF ultralytics/utils/checks.py
+   check_imgsz */
+static yolo_status det_check(const net *net, int *imgsz, const det_options *options, yolo_error *error) {
+    enum { LARGEST = 16384 };
+    if (*imgsz < 1 || *imgsz > LARGEST)
+        return err_set(error, YOLO_ERROR_USAGE, "imgsz=%d: expected 1 to %d pixels", *imgsz, LARGEST);
+    if (!(options->conf >= 0 && options->conf <= 1))
+        return err_set(error, YOLO_ERROR_USAGE, "conf=%g: expected 0 to 1", (double)options->conf);
+    if (!(options->iou >= 0 && options->iou <= 1))
+        return err_set(error, YOLO_ERROR_USAGE, "iou=%g: expected 0 to 1", (double)options->iou);
+    if (options->max_det < 1) return err_set(error, YOLO_ERROR_USAGE, "max_det=%d: expected 1 or more", options->max_det);
+    for (int i = 0; options->classes && i < options->class_count; i++)
+        if (options->classes[i] < 0 || options->classes[i] >= net->class_count)
+            return err_set(error, YOLO_ERROR_USAGE, "classes: %d is no class, expected 0 to %d", options->classes[i], net->class_count - 1);
+    *imgsz = (*imgsz + net->max_stride - 1) / net->max_stride * net->max_stride;
+    return YOLO_OK;
+}
+
 /* ---- pictures in, boxes out ----
    Loaders decode ahead, lanes infer, the calling thread takes the results in order. A lane is a thread with its own
    activations over shared weights: pictures in parallel scale better than the loops within one. */
@@ -9108,7 +9126,7 @@ typedef struct pipe_job {
     const char *(*path)(void *user, int64_t index); /* any thread; the text outlives the run */
     /* Where the picture goes in the network's input; any thread. NULL = predict's letterbox by imgsz and rect. */
     void (*plan)(void *user, int64_t index, int width, int height, img_letterbox *plan);
-    int imgsz;
+    int imgsz;               /* rounded up to a multiple of the stride */
     bool rect;
     det_options detect;
     bool network_boxes, keep_images;
@@ -9154,10 +9172,6 @@ static int pipe_lane_count(const pipe_job *job) {
     int threads = job->threads > 0 ? job->threads : thr_pool_size(job->pool);
     return job->count < 2 * (int64_t)threads ? 1 : threads;
 }
-
-/* The longer side of the network's input, rounded up to what the network can halve. REF ultralytics/utils/checks.py
-   check_imgsz */
-static int pipe_imgsz(const net *net, int imgsz) { return (imgsz + net->max_stride - 1) / net->max_stride * net->max_stride; }
 
 /* picture->letterbox, ->width and ->height are set; gives boxes and times. */
 static yolo_status pipe_infer(pipe_lane *lane, const net *net, const yolo_image *image, const det_options *detect,
@@ -9207,7 +9221,7 @@ static yolo_status pipe_process(const pipe_job *job, pipe_lane *lane, pipe_slot 
     yolo_status status = YOLO_OK;
     if (!picture->damage) {
         if (job->plan) job->plan(job->user, picture->index, picture->width, picture->height, &picture->letterbox);
-        else picture->letterbox = img_letterbox_plan(picture->width, picture->height, pipe_imgsz(job->net, job->imgsz), job->rect, job->net->max_stride);
+        else picture->letterbox = img_letterbox_plan(picture->width, picture->height, job->imgsz, job->rect, job->net->max_stride);
         status = pipe_infer(lane, job->net, &picture->image, &job->detect, job->network_boxes, picture, error);
         if (!job->keep_images) pipe_drop_image(picture);
     }
@@ -9343,7 +9357,11 @@ static void pipe_threaded(pipe_line *p) {
 
 /* Runs the whole list. A failure of `work` or `result` ends it and is returned; YOLO_ERROR_INTERRUPTED when
    yolo_interrupt() cut it short, with the pictures in hand delivered. */
-static yolo_status pipe_run(const pipe_job *job, yolo_error *error) {
+static yolo_status pipe_run(const pipe_job *wanted, yolo_error *error) {
+    pipe_job checked = *wanted;
+    const pipe_job *job = &checked;
+    yolo_status status = det_check(job->net, &checked.imgsz, &job->detect, error);
+    if (status != YOLO_OK) return status;
     pipe_line p = {.job = job, .end = job->count, .lane_count = pipe_lane_count(job)};
     bool serial = job->count <= 1 || job->threads == 1 || (job->threads <= 0 && thr_pool_size(job->pool) == 1);
     p.slot_count = serial ? 1 : 2 * p.lane_count + 2;
@@ -9377,7 +9395,7 @@ static yolo_status pipe_run(const pipe_job *job, yolo_error *error) {
    picture by picture in the order of the batches; what that leaves (confidence, class and ten bits each) is all that
    the curves are made of. Sums run in a fixed order in doubles, so results do not depend on the number of threads. */
 
-enum { EV_LEVELS = 10, EV_POINTS = 1000, EV_RECALLS = 101, EV_SMOOTH = 101 };
+enum { EV_LEVELS = 10, EV_POINTS = 1000, EV_RECALLS = 101, EV_SMOOTH = 101, EV_MAX_DET = 300 };
 
 typedef struct ev_target { float x1, y1, x2, y2; int32_t class_id; } ev_target;
 
@@ -9628,7 +9646,10 @@ typedef struct ev_run {
     int64_t target_count, target_capacity;
     ev_stats stats;
     yolo_metrics *metrics;
-    str json;
+    FILE *json_file;                /* of save_json, under its temporary name */
+    char *json_temporary;
+    str json;                       /* what is not in the file yet */
+    int64_t json_rows;
     log_meter meter;
 } ev_run;
 
@@ -9638,38 +9659,62 @@ static int ev_picture_order(const void *left, const void *right) {
     return difference ? (difference > 0 ? 1 : -1) : (a->order > b->order) - (a->order < b->order);
 }
 
+/* Appends the targets of one picture, without those of classes that the model does not know.
+   REF ultralytics/models/yolo/detect/val.py get_dataloader */
+static yolo_status ev_labels(ev_run *run, ev_picture *picture, int class_count, yolo_error *error) {
+    const yolo_val_options *options = run->options;
+    lbl_list labels = {0};
+    char *path = data_label_path(picture->path);
+    yolo_status status = path ? lbl_read(path, options->single_cls ? 0 : class_count, &labels, &options->log, error)
+                              : err_memory(error, DATA_PATH_SIZE);
+    mem_free(path);
+    if (status == YOLO_OK && !mem_grow(&run->targets, &run->target_capacity, run->target_count + labels.count, sizeof *run->targets))
+        status = err_memory(error, (uint64_t)(run->target_count + labels.count) * sizeof *run->targets);
+    picture->first_target = run->target_count;
+    for (int64_t k = 0; status == YOLO_OK && k < labels.count; k++) {
+        const lbl_box *b = &labels.items[k];
+        int class_id = options->single_cls ? 0 : b->class_id;
+        if (class_id < run->net->class_count)
+            run->targets[run->target_count++] = (ev_target){(float)(b->x - b->w / 2), (float)(b->y - b->h / 2),
+                                                            (float)(b->x + b->w / 2), (float)(b->y + b->h / 2), class_id};
+    }
+    picture->target_count = run->target_count - picture->first_target;
+    lbl_list_free(&labels);
+    return status;
+}
+
 /* Picture sizes from the headers, and the labels. A picture that has no readable header is counted as damaged. */
 static yolo_status ev_gather(ev_run *run, const data_list *list, int class_count, yolo_error *error) {
     run->pictures = mem_array((uint64_t)list->count, sizeof *run->pictures);
     if (!run->pictures) return err_memory(error, (uint64_t)list->count * sizeof *run->pictures);
-    yolo_status status = YOLO_OK;
-    for (int64_t i = 0; i < list->count && status == YOLO_OK; i++) {
+    for (int64_t i = 0; i < list->count; i++) {
+        if (err_interrupted) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture");
         ev_picture *picture = &run->pictures[run->count];
-        *picture = (ev_picture){.path = list->paths[i], .first_target = run->target_count, .order = i};
+        *picture = (ev_picture){.path = list->paths[i], .order = i};
         yolo_error damage;
         if (codec_size(picture->path, &picture->width, &picture->height, &damage) != YOLO_OK) {
             log_write(&run->options->log, YOLO_LOG_WARNING, "%s", damage.message);
             run->metrics->damaged++;
             continue;
         }
-        lbl_list labels = {0};
-        char *label_path = data_label_path(picture->path);
-        status = label_path ? lbl_read(label_path, run->options->single_cls ? 0 : class_count, &labels, &run->options->log, error)
-                            : err_memory(error, DATA_PATH_SIZE);
-        mem_free(label_path);
-        if (status == YOLO_OK && !mem_grow(&run->targets, &run->target_capacity, run->target_count + labels.count, sizeof *run->targets))
-            status = err_memory(error, (uint64_t)(run->target_count + labels.count) * sizeof *run->targets);
-        for (int64_t k = 0; status == YOLO_OK && k < labels.count; k++) {
-            const lbl_box *b = &labels.items[k];
-            run->targets[run->target_count++] = (ev_target){
-                (float)(b->x - b->w / 2), (float)(b->y - b->h / 2), (float)(b->x + b->w / 2), (float)(b->y + b->h / 2),
-                run->options->single_cls ? 0 : b->class_id};
-        }
-        picture->target_count = labels.count;
-        lbl_list_free(&labels);
+        yolo_status status = ev_labels(run, picture, class_count, error);
+        if (status != YOLO_OK) return status;
         run->count++;
     }
-    return status;
+    return YOLO_OK;
+}
+
+/* A picture with more objects than max_det could never be found complete: the default gives way, a person's choice
+   does not. REF ultralytics/models/yolo/detect/val.py _check_max_det */
+static int ev_max_det(const ev_run *run) {
+    int64_t most = 0;
+    int wanted = run->options->max_det;
+    for (int64_t i = 0; i < run->count; i++) most = YOLO_MAX(most, run->pictures[i].target_count);
+    if (most <= wanted || most > INT32_MAX) return wanted;
+    bool raise = wanted == EV_MAX_DET;
+    log_write(&run->options->log, YOLO_LOG_WARNING, "a picture has %lld objects, more than max_det=%d%s", (long long)most, wanted,
+              raise ? "; max_det is raised to that" : ", so not all of them can be found");
+    return raise ? (int)most : wanted;
 }
 
 /* Sorts the pictures and gives each batch the smallest rectangle, half a stride larger than its widest or tallest
@@ -9700,33 +9745,44 @@ static void ev_plan(void *user, int64_t index, int width, int height, img_letter
     *plan = img_letterbox_plan_fixed(loaded_width, loaded_height, run->pictures[index].net_width, run->pictures[index].net_height, false);
 }
 
-/* One line a box as ultralytics writes predictions.json: pixels of the picture, left top width height. */
-static void ev_json(ev_run *run, const pipe_picture *picture) {
-    const char *name = path_name(picture->path), *extension = path_extension(picture->path);
-    int stem = (int)(extension - name);
+/* Rows as ultralytics' predictions.json has them: left top width height in pixels of the picture, classes from 1.
+   REF ultralytics/models/yolo/detect/val.py pred_to_json */
+static yolo_status ev_json(ev_run *run, const pipe_picture *picture, yolo_error *error) {
+    const char *name = path_name(picture->path);
+    size_t stem = (size_t)(path_extension(picture->path) - name);
     bool number = stem > 0 && stem <= 18;
-    for (int i = 0; i < stem; i++) number &= name[i] >= '0' && name[i] <= '9';
-    yolo_boxes boxes = picture->boxes;
-    for (int i = 0; i < boxes.count; i++) {
-        str_add(&run->json, run->json.length ? ",\n{\"image_id\":" : "[{\"image_id\":");
+    for (size_t i = 0; i < stem; i++) number &= name[i] >= '0' && name[i] <= '9';
+    for (int i = 0; i < picture->boxes.count; i++) {
+        yolo_box b = picture->boxes.items[i];
+        det_unletterbox(&(yolo_boxes){&b, 1}, &picture->letterbox, picture->width, picture->height);
+        double values[] = {b.x1, b.y1, (double)b.x2 - b.x1, (double)b.y2 - b.y1};
+        str_add(&run->json, run->json_rows++ ? ",\n{\"image_id\":" : "[{\"image_id\":");
         if (number) str_format(&run->json, "%lld", strtoll(name, NULL, 10));
-        else str_json(&run->json, name, (size_t)stem);
+        else str_json(&run->json, name, stem);
         str_add(&run->json, ",\"file_name\":");
         str_json(&run->json, name, strlen(name));
-        yolo_boxes one = {&(yolo_box){0}, 1};
-        one.items[0] = boxes.items[i];
-        det_unletterbox(&one, &picture->letterbox, picture->width, picture->height);
-        const yolo_box *b = one.items;
-        double values[] = {b->x1, b->y1, (double)b->x2 - b->x1, (double)b->y2 - b->y1};
-        str_format(&run->json, ",\"category_id\":%d,\"bbox\":[", b->class_id + 1);
+        str_format(&run->json, ",\"category_id\":%d,\"bbox\":[", b.class_id + 1);
         for (int k = 0; k < 4; k++) {
             str_add(&run->json, k ? "," : "");
             str_decimals(&run->json, values[k], 3);
         }
         str_add(&run->json, "],\"score\":");
-        str_decimals(&run->json, b->confidence, 5);
+        str_decimals(&run->json, (double)b.confidence, 5);
         str_add(&run->json, "}");
     }
+    if (run->json.failed) return err_memory(error, (uint64_t)run->json.length);
+    if (run->json.length && fwrite(run->json.text, 1, (size_t)run->json.length, run->json_file) != (size_t)run->json.length)
+        return err_os(error, run->options->save_json, "write");
+    run->json.length = 0;
+    return YOLO_OK;
+}
+
+/* Ends predictions.json, or removes it. */
+static yolo_status ev_json_end(ev_run *run, bool good, yolo_error *error) {
+    if (!run->json_file) return YOLO_OK;
+    if (good) fputs(run->json_rows ? "]\n" : "[]\n", run->json_file);
+    str_free(&run->json);
+    return path_commit(run->options->save_json, run->json_temporary, run->json_file, good, true, error);
 }
 
 static yolo_status ev_result(void *user, pipe_picture *picture, yolo_error *error) {
@@ -9751,57 +9807,56 @@ static yolo_status ev_result(void *user, pipe_picture *picture, yolo_error *erro
     run->metrics->speed_preprocess_ms += picture->preprocess_ms;
     run->metrics->speed_inference_ms += picture->inference_ms;
     run->metrics->speed_postprocess_ms += picture->postprocess_ms;
-    if (run->options->save_json) ev_json(run, picture);
-    return ev_add(&run->stats, &picture->boxes, targets, known->target_count, error);
+    yolo_status status = run->json_file ? ev_json(run, picture, error) : YOLO_OK;
+    return status == YOLO_OK ? ev_add(&run->stats, &picture->boxes, targets, known->target_count, error) : status;
 }
 
-static yolo_status ev_finish(ev_run *run, yolo_error *error) {
-    yolo_metrics *metrics = run->metrics;
-    yolo_status status = ev_summarise(&run->stats, metrics, error);
-    if (status != YOLO_OK) return status;
-    double seen = metrics->images ? metrics->images : 1;
-    metrics->speed_preprocess_ms /= seen;
-    metrics->speed_inference_ms /= seen;
-    metrics->speed_postprocess_ms /= seen;
-    if (!run->options->save_json) return YOLO_OK;
-    str_add(&run->json, run->json.length ? "]\n" : "[]\n");
-    if (run->json.failed) return err_memory(error, (uint64_t)run->json.length);
-    return path_write(run->options->save_json, run->json.text, (size_t)run->json.length, true, error);
+/* Runs the pictures that were gathered and fills the table. */
+static yolo_status ev_look(ev_run *run, pipe_job *job, yolo_error *error) {
+    const yolo_val_options *options = run->options;
+    ev_rectangles(run);
+    run->meter = log_meter_start(&options->log, options->progress, "val", "Progress", run->count);
+    job->count = run->count;
+    job->path = ev_path;
+    job->plan = ev_plan;
+    job->result = ev_result;
+    job->user = run;
+    job->network_boxes = true;
+    job->detect.max_det = ev_max_det(run);
+    yolo_status status = pipe_run(job, error);
+    if (status == YOLO_OK) status = ev_summarise(&run->stats, run->metrics, error);
+    double share = 1.0 / ((double)YOLO_MAX(run->metrics->images, 1) * pipe_lane_count(job));
+    run->metrics->speed_preprocess_ms *= share;
+    run->metrics->speed_inference_ms *= share;
+    run->metrics->speed_postprocess_ms *= share;
+    return status;
 }
 
 /* `job` holds the network to run; the rest of it is filled in here. */
 static yolo_status ev_val(pipe_job *job, const yolo_val_options *options, yolo_metrics *metrics, yolo_error *error) {
     data_set set;
     const data_list *list;
-    ev_run run = {.net = job->net, .options = options, .imgsz = pipe_imgsz(job->net, options->imgsz), .metrics = metrics};
-    yolo_status status = data_open(&set, options->data, error);
+    ev_run run = {.net = job->net, .options = options, .imgsz = options->imgsz, .metrics = metrics};
+    job->detect = (det_options){.conf = options->conf, .iou = options->iou, .max_det = options->max_det, .multi_label = true,
+                                .agnostic = options->single_cls};
+    yolo_status status = det_check(job->net, &run.imgsz, &job->detect, error);
+    if (status == YOLO_OK) status = data_open(&set, options->data, error);
     if (status != YOLO_OK) return status;
+    job->imgsz = run.imgsz;
     status = data_split(&set, options->split, &list, error);
-    int classes = YOLO_MAX(set.class_count, job->net->class_count);
     if (status == YOLO_OK && set.class_count != job->net->class_count)
-        log_write(&options->log, YOLO_LOG_WARNING, "%s: %d classes, but the model has %d", options->data, set.class_count, job->net->class_count);
-    if (status == YOLO_OK) status = ev_stats_init(&run.stats, classes, error);
+        log_write(&options->log, YOLO_LOG_WARNING, "%s: %d classes, but the model has %d%s", options->data, set.class_count, job->net->class_count,
+                  set.class_count > job->net->class_count ? "; labels of the others are left out" : "");
+    if (status == YOLO_OK) status = ev_stats_init(&run.stats, job->net->class_count, error);
     if (status == YOLO_OK) status = ev_gather(&run, list, set.class_count, error);
-    if (status == YOLO_OK) {
-        ev_rectangles(&run);
-        run.meter = log_meter_start(&options->log, options->progress, "val", "Progress", run.count);
-        job->count = run.count;
-        job->path = ev_path;
-        job->plan = ev_plan;
-        job->result = ev_result;
-        job->user = &run;
-        job->network_boxes = true;
-        job->detect = (det_options){.conf = options->conf, .iou = options->iou, .max_det = options->max_det,
-                                    .multi_label = job->net->class_count > 1, .agnostic = options->single_cls};
-        status = pipe_run(job, error);
-    }
-    if (status == YOLO_OK) status = ev_finish(&run, error);
-    str_free(&run.json);
+    if (status == YOLO_OK && options->save_json) status = path_begin(options->save_json, &run.json_temporary, &run.json_file, error);
+    if (status == YOLO_OK) status = ev_look(&run, job, error);
+    yolo_status written = ev_json_end(&run, status == YOLO_OK, error);
     ev_stats_free(&run.stats);
     mem_free(run.pictures);
     mem_free(run.targets);
     data_close(&set);
-    return status;
+    return status == YOLO_OK ? written : status;
 }
 
 /* ==== 18 prep_: data preparation ================================================================================
@@ -11379,45 +11434,33 @@ yolo_predict_options yolo_predict_defaults(void) {
     return (yolo_predict_options){.imgsz = 640, .conf = 0.25f, .iou = 0.7f, .max_det = 300, .rect = true};
 }
 
-/* What a caller may have got wrong in any of the calls that find objects. */
-static yolo_status yolo_check_detection(int imgsz, float conf, float iou, int max_det, yolo_error *error) {
-    if (imgsz < 1 || imgsz > YOLO_MAX_DIM)
-        return err_set(error, YOLO_ERROR_USAGE, "imgsz %d: expected 32 to %d pixels", imgsz, YOLO_MAX_DIM);
-    if (!(conf >= 0 && conf <= 1)) return err_set(error, YOLO_ERROR_USAGE, "conf %g: expected 0 to 1", (double)conf);
-    if (!(iou >= 0 && iou <= 1)) return err_set(error, YOLO_ERROR_USAGE, "iou %g: expected 0 to 1", (double)iou);
-    if (max_det < 1) return err_set(error, YOLO_ERROR_USAGE, "max_det %d: expected 1 or more", max_det);
-    return YOLO_OK;
-}
-
 yolo_status yolo_predict(yolo_model *model, const yolo_image *image, yolo_predict_options options, yolo_boxes *boxes, yolo_error *error) {
     const net *net = &model->checkpoint.net;
+    det_options detect = det_predict_options(&options);
     *boxes = (yolo_boxes){0};
-    yolo_status status = yolo_check_detection(options.imgsz, options.conf, options.iou, options.max_det, error);
+    yolo_status status = det_check(net, &options.imgsz, &detect, error);
     if (status != YOLO_OK) return status;
-    if (!image->pixels || image->width < 1 || image->height < 1)
-        return err_set(error, YOLO_ERROR_USAGE, "the picture is empty: %d x %d pixels", image->width, image->height);
+    if (!image->pixels || image->width < 1 || image->height < 1 || image->width > YOLO_MAX_DIM || image->height > YOLO_MAX_DIM)
+        return err_set(error, YOLO_ERROR_USAGE, "a picture of %d x %d pixels, expected 1 to %d each way", image->width, image->height, YOLO_MAX_DIM);
     pipe_picture picture = {.width = image->width, .height = image->height};
-    picture.letterbox = img_letterbox_plan(image->width, image->height, pipe_imgsz(net, options.imgsz), options.rect, net->max_stride);
+    picture.letterbox = img_letterbox_plan(image->width, image->height, options.imgsz, options.rect, net->max_stride);
     if (!model->lane) status = run_lane_create(&model->lane, model->weights, net, model->pool, 1, picture.letterbox.height, picture.letterbox.width, error);
     pipe_lane lane = {.run = model->lane};
-    det_options detect = det_predict_options(&options);
     if (status == YOLO_OK) status = pipe_infer(&lane, net, image, &detect, false, &picture, error);
     if (status == YOLO_OK) *boxes = picture.boxes;
     return status;
 }
 
 yolo_val_options yolo_val_defaults(void) {
-    return (yolo_val_options){.split = "val", .imgsz = 640, .batch = 16, .conf = 0.001f, .iou = 0.7f, .max_det = 300, .rect = true};
+    return (yolo_val_options){.split = "val", .imgsz = 640, .batch = 16, .conf = 0.001f, .iou = 0.7f, .max_det = EV_MAX_DET, .rect = true};
 }
 
 yolo_status yolo_val(yolo_model *model, yolo_val_options options, yolo_metrics *metrics, yolo_error *error) {
     *metrics = (yolo_metrics){0};
-    yolo_status status = yolo_check_detection(options.imgsz, options.conf, options.iou, options.max_det, error);
-    if (status != YOLO_OK) return status;
     if (options.batch < 1) return err_set(error, YOLO_ERROR_USAGE, "batch %d: expected 1 or more", options.batch);
     if (!options.data) return err_set(error, YOLO_ERROR_USAGE, "no data set given: expected the path of a data.yaml");
     pipe_job job = {.net = &model->checkpoint.net, .weights = model->weights, .pool = model->pool};
-    status = ev_val(&job, &options, metrics, error);
+    yolo_status status = ev_val(&job, &options, metrics, error);
     if (status != YOLO_OK) yolo_metrics_free(metrics);
     return status;
 }
@@ -11454,9 +11497,9 @@ void yolo_label_report_free(yolo_label_report *report) {
 }
 
 yolo_status yolo_label(yolo_model *model, yolo_label_options options, yolo_label_report *report, yolo_error *error) {
-    const yolo_predict_options *predict = &options.predict;
+    det_options detect = det_predict_options(&options.predict);
     memset(report, 0, sizeof *report);
-    yolo_status status = yolo_check_detection(predict->imgsz, predict->conf, predict->iou, predict->max_det, error);
+    yolo_status status = det_check(&model->checkpoint.net, &options.predict.imgsz, &detect, error);
     return status == YOLO_OK ? lab_label(model, &options, report, error) : status;
 }
 

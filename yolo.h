@@ -196,7 +196,7 @@ typedef struct yolo_class_metrics {
 typedef struct yolo_metrics {
     int images, instances, damaged;     /* pictures seen, ground truths, pictures that could not be read */
     double precision, recall, map50, map50_95;
-    double speed_preprocess_ms, speed_inference_ms, speed_postprocess_ms; /* a picture */
+    double speed_preprocess_ms, speed_inference_ms, speed_postprocess_ms; /* a picture, all threads together */
     yolo_class_metrics *classes; /* classes with at least one instance, by id; owned by the struct */
     int class_count;
 } yolo_metrics;

@@ -4,7 +4,6 @@ maps with the boxes its decoding and suppression leave, and matching and precisi
     PYTHON tests/make_eval.py          PYTHON is the one of the reference installation
 """
 import os
-import sys
 
 os.environ["YOLO_OFFLINE"] = "true"
 import numpy as np
@@ -74,11 +73,80 @@ def nms_cases(rng):
     return arrays
 
 
+class Matcher(BaseValidator):
+    """Only what match_predictions needs."""
+
+    def __init__(self):
+        self.iouv = torch.linspace(0.5, 0.95, 10)
+
+
+def random_boxes(rng, count, near=None):
+    """Corners; `near` some of the given ones, on a coarse grid, so that overlaps tie."""
+    xy = rng.integers(0, 60, (count, 2))
+    wh = rng.integers(8, 40, (count, 2))
+    boxes = np.concatenate((xy, xy + wh), 1).astype(np.float32)
+    if near is not None and len(near):
+        pick = rng.integers(0, len(near), count)
+        boxes = np.where(rng.random((count, 1)) < 0.8, near[pick] + rng.integers(-2, 3, (count, 4)), boxes).astype(np.float32)
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+    return boxes
+
+
+def ap_cases(rng):
+    """Per case: pictures one after the other (counts), their targets and predictions, which of them match, the table."""
+    cases = [  # pictures, targets a picture, predictions a picture, classes, coarse confidences (ties)
+        (3, 6, 12, 3, False),
+        (6, 8, 30, 4, True),
+        (2, 0, 9, 3, False),  # no targets
+        (2, 7, 0, 3, False),  # no predictions
+        (8, 3, 25, 9, True),  # classes without targets, classes without predictions
+        (1, 1, 1, 1, False),
+        (30, 5, 20, 2, False),
+    ]
+    argsort, matcher = np.argsort, Matcher()
+    np.argsort = lambda x, *a, **k: argsort(x, kind="stable")  # which of two equal confidences comes first is numpy's choice
+    arrays = {"count": np.array([len(cases)], np.int32), "levels": matcher.iouv.numpy()}
+    for i, (pictures, most_targets, most_predictions, classes, coarse) in enumerate(cases):
+        det_metrics = metrics.DetMetrics({c: str(c) for c in range(classes)})
+        counts, targets, predictions, matched = [], [], [], []
+        for picture in range(pictures):
+            t = rng.integers(most_targets > 0, most_targets + 1) if picture else most_targets
+            n = rng.integers(0, most_predictions + 1) if picture else most_predictions
+            truth, truth_class = random_boxes(rng, t), rng.integers(0, max(1, classes - 2), t)
+            boxes, box_class = random_boxes(rng, n, truth), rng.integers(0, classes, n)
+            conf = np.sort(rng.random(n))[::-1].astype(np.float32)
+            conf = np.round(conf, 1).astype(np.float32) if coarse else conf
+            if t and n:
+                overlap = metrics.box_iou(torch.from_numpy(truth), torch.from_numpy(boxes))
+                tp = matcher.match_predictions(torch.from_numpy(box_class), torch.from_numpy(truth_class), overlap).numpy()
+            else:
+                tp = np.zeros((n, 10), bool)
+            det_metrics.update_stats({"tp": tp, "conf": conf, "pred_cls": box_class.astype(np.float32), "im_name": str(picture),
+                                      "target_cls": truth_class.astype(np.float32), "target_img": np.unique(truth_class).astype(np.float32)})
+            counts.append((t, n))
+            targets.append(np.concatenate((truth, truth_class[:, None]), 1))
+            predictions.append(np.concatenate((boxes, conf[:, None], box_class[:, None]), 1))
+            matched.append(tp @ (1 << np.arange(10)))
+        det_metrics.process()
+        box = det_metrics.box
+        table = [(-1, pictures, det_metrics.nt_per_class.sum(), *det_metrics.mean_results())]
+        table += [(c, det_metrics.nt_per_image[c], det_metrics.nt_per_class[c], *box.class_result(k)) for k, c in enumerate(box.ap_class_index)]
+        arrays[f"{i}.classes"] = np.array([classes], np.int32)
+        arrays[f"{i}.counts"] = np.array(counts, np.int32)
+        arrays[f"{i}.targets"] = np.concatenate(targets).reshape(-1, 5)
+        arrays[f"{i}.predictions"] = np.concatenate(predictions).reshape(-1, 6)
+        arrays[f"{i}.matched"] = np.concatenate(matched).astype(np.int32)
+        arrays[f"{i}.table"] = np.array(table)
+    np.argsort = argsort
+    return arrays
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = os.path.join(HERE, "fixtures")
     os.makedirs(folder, exist_ok=True)
     reference.write(os.path.join(folder, "eval_nms.ref"), nms_cases(np.random.default_rng(1)))
+    reference.write(os.path.join(folder, "eval_ap.ref"), ap_cases(np.random.default_rng(2)))
     for name in sorted(os.listdir(folder)):
         if name.startswith("eval"):
             print(name, os.path.getsize(os.path.join(folder, name)), "bytes")

@@ -111,7 +111,7 @@ static void test_nms_speed(void) {
     start = os_clock();
     CHECK(det_run(&net, heads, 0, &options, &boxes, NULL) == YOLO_OK);
     printf("    672,000 candidates, 30,000 suppressed: %.0f ms; without max_det %.0f ms\n", all * 1e3, (os_clock() - start) * 1e3);
-    CHECK_MSG(all < 1.0, "%.2f s", all);
+    CHECK_MSG(all < 3.0, "%.2f s; a quarter of a second is usual", all);
     mem_free(boxes.items);
     mem_free(heads[0].data);
 }
@@ -210,6 +210,294 @@ static void test_unletterbox(void) {
     CHECK_NEAR(thin[0].y1, 10, 1e-4);
 }
 
+/* Rows of case `which` in the flat arrays. */
+static void eval_check_table(const yolo_metrics *m, const ref_array *table, int which) {
+    CHECK_MSG(m->class_count == table->dims[0] - 1, "case %d: %d classes", which, m->class_count);
+    for (int row = 0; row < table->dims[0] && row <= m->class_count; row++) {
+        const float *e = table->data + row * 7;
+        const yolo_class_metrics all = {-1, m->images, m->instances, m->precision, m->recall, m->map50, m->map50_95};
+        const yolo_class_metrics *c = row ? &m->classes[row - 1] : &all;
+        CHECK_MSG(c->class_id == (int)e[0] && c->images == (int)e[1] && c->instances == (int)e[2], "case %d row %d", which, row);
+        CHECK_NEAR(c->precision, e[3], 1e-6);
+        CHECK_NEAR(c->recall, e[4], 1e-6);
+        CHECK_NEAR(c->map50, e[5], 1e-6);
+        CHECK_NEAR(c->map50_95, e[6], 1e-6);
+    }
+}
+
+static void eval_metrics_case(const ref_file *ref, int which) {
+    const ref_array *counts = eval_get(ref, which, "counts"), *targets = eval_get(ref, which, "targets");
+    const ref_array *predictions = eval_get(ref, which, "predictions"), *matched = eval_get(ref, which, "matched");
+    ev_stats stats;
+    yolo_metrics metrics = {0};
+    CHECK(ev_stats_init(&stats, eval_get(ref, which, "classes")->ints[0], NULL) == YOLO_OK);
+    const float *t = targets->data, *p = predictions->data;
+    for (int picture = 0; picture < counts->dims[0]; picture++) {
+        ev_target truth[64];
+        yolo_box items[64];
+        yolo_boxes boxes = {items, counts->ints[picture * 2 + 1]};
+        int truth_count = counts->ints[picture * 2];
+        for (int i = 0; i < truth_count; i++, t += 5) truth[i] = (ev_target){t[0], t[1], t[2], t[3], (int32_t)t[4]};
+        for (int i = 0; i < boxes.count; i++, p += 6) items[i] = (yolo_box){p[0], p[1], p[2], p[3], p[4], (int)p[5]};
+        CHECK(ev_add(&stats, &boxes, truth, truth_count, NULL) == YOLO_OK);
+    }
+    CHECK(stats.count == matched->count);
+    for (int64_t i = 0; i < stats.count && i < matched->count; i++)
+        CHECK_MSG(stats.predictions[i].correct == (uint32_t)matched->ints[i], "case %d prediction %d: %x, expected %x", which, (int)i,
+                  (unsigned)stats.predictions[i].correct, (unsigned)matched->ints[i]);
+    CHECK(ev_summarise(&stats, &metrics, NULL) == YOLO_OK);
+    eval_check_table(&metrics, eval_get(ref, which, "table"), which);
+    yolo_metrics_free(&metrics);
+    ev_stats_free(&stats);
+}
+
+static void test_metrics_reference(void) {
+    static ref_file ref;
+    if (!ref_open(&ref, "tests/fixtures/eval_ap.ref")) SKIP("no fixture");
+    for (int t = 0; t < EV_LEVELS; t++) CHECK(ev_level(t) == ref_get(&ref, "levels")->data[t]);
+    for (int which = 0; which < ref_get(&ref, "count")->ints[0]; which++) eval_metrics_case(&ref, which);
+    ref_close(&ref);
+}
+
+/* ---- runs of a network that knows nothing, over drawn pictures of many shapes ---- */
+
+enum { EVAL_PICTURES = 24, EVAL_DAMAGED = 5 };
+
+typedef struct eval_run {
+    char paths[EVAL_PICTURES][600];
+    int64_t next;             /* index that `result` must bring */
+    uint64_t hash;
+    int damaged, worked;
+    os_mutex mutex;
+    int stop_at;              /* index at which `result` fails or interrupts; -1 = never */
+    bool interrupt;
+} eval_run;
+
+static bool eval_pictures(eval_run *run) {
+    rng r = {5, 0};
+    bool good = true;
+    for (int i = 0; i < EVAL_PICTURES; i++) {
+        char name[64];
+        yolo_image image = {NULL, 8 + (int)(rng_next(&r) % 90), 8 + (int)(rng_next(&r) % 90)};
+        snprintf(name, sizeof name, "eval/images/%02d.png", i);
+        snprintf(run->paths[i], sizeof run->paths[i], "%s", test_temp(name));
+        char *folder = path_parent(run->paths[i]);
+        good &= path_make_directories(folder, NULL) == YOLO_OK;
+        mem_free(folder);
+        image.pixels = mem_array((uint64_t)image.width * (uint64_t)image.height, 3);
+        for (int k = 0; k < image.width * image.height * 3; k++) image.pixels[k] = (uint8_t)rng_next(&r);
+        if (i == EVAL_DAMAGED) good &= path_write(run->paths[i], "no picture", 10, false, NULL) == YOLO_OK;
+        else good &= yolo_image_write(&image, run->paths[i], NULL) == YOLO_OK;
+        mem_free(image.pixels);
+    }
+    return good;
+}
+
+static const char *eval_path(void *user, int64_t index) { return ((eval_run *)user)->paths[index]; }
+
+/* The first pictures take longest, so that the others overtake them wherever they can. */
+static yolo_status eval_work(void *user, pipe_picture *picture, yolo_error *error) {
+    eval_run *run = user;
+    (void)error;
+    double start = os_clock();
+    while (picture->index % 8 == 0 && os_clock() - start < 0.03) os_spin_pause();
+    picture->work_data = run->paths[picture->index];
+    os_mutex_lock(&run->mutex);
+    run->worked++;
+    os_mutex_unlock(&run->mutex);
+    return YOLO_OK;
+}
+
+static yolo_status eval_result(void *user, pipe_picture *picture, yolo_error *error) {
+    eval_run *run = user;
+    CHECK(picture->index == run->next && picture->work_data == run->paths[picture->index]);
+    run->next++;
+    run->damaged += picture->damage != NULL;
+    for (int i = 0; i < picture->boxes.count; i++) {
+        const yolo_box *b = &picture->boxes.items[i];
+        CHECK(b->x1 >= 0 && b->y1 >= 0 && b->x2 <= (float)picture->width && b->y2 <= (float)picture->height && b->x1 <= b->x2 && b->y1 <= b->y2);
+    }
+    if (picture->boxes.count) run->hash = hash_bytes(picture->boxes.items, (size_t)picture->boxes.count * sizeof *picture->boxes.items, run->hash);
+    if (picture->index != run->stop_at) return YOLO_OK;
+    if (!run->interrupt) return err_set(error, YOLO_ERROR_IO, "the disk is full");
+    yolo_interrupt();
+    return YOLO_OK;
+}
+
+static yolo_model *eval_model(int threads) {
+    yolo_open_options options = yolo_open_defaults();
+    yolo_model *model = NULL;
+    options.threads = threads;
+    options.classes = 3;
+    CHECK(yolo_model_open(&model, "yolov8n.yaml", options, NULL) == YOLO_OK);
+    return model;
+}
+
+static yolo_status eval_run_pipe(eval_run *run, const yolo_model *model, int threads, yolo_error *error) {
+    pipe_job job = {.net = &model->checkpoint.net, .weights = model->weights, .pool = model->pool, .threads = threads, .count = EVAL_PICTURES,
+                    .path = eval_path, .imgsz = 60, .rect = true, .detect = {.conf = 0.0001f, .iou = 0.7f, .max_det = 300},
+                    .work = eval_work, .result = eval_result, .user = run};
+    run->next = run->damaged = run->worked = 0;
+    run->hash = 0;
+    return pipe_run(&job, error);
+}
+
+static void test_pipe(void) {
+    static eval_run run;
+    yolo_error error;
+    uint64_t hash = 0;
+    run.stop_at = -1;
+    CHECK(eval_pictures(&run));
+    os_mutex_init(&run.mutex);
+    yolo_model *model = eval_model(4);
+    for (int threads = 1; model && threads <= 4; threads++) {
+        CHECK(eval_run_pipe(&run, model, threads, &error) == YOLO_OK);
+        CHECK(run.next == EVAL_PICTURES && run.worked == EVAL_PICTURES && run.damaged == 1);
+        CHECK(threads == 1 || run.hash == hash);
+        hash = run.hash;
+    }
+    run.stop_at = 9;
+    for (int threads = 1; model && threads <= 3; threads += 2) {
+        run.interrupt = false;
+        CHECK(eval_run_pipe(&run, model, threads, &error) == YOLO_ERROR_IO && !strcmp(error.message, "the disk is full") && run.next == 10);
+        run.interrupt = true;
+        yolo_status status = eval_run_pipe(&run, model, threads, &error);
+        yolo_interrupt_clear();
+        CHECK(status == YOLO_ERROR_INTERRUPTED && run.next >= 10 && run.next < EVAL_PICTURES);
+        CHECK_MSG(strstr(error.message, "of 24 pictures") != NULL, "%s", error.message);
+    }
+    yolo_model_close(model);
+    os_mutex_destroy(&run.mutex);
+}
+
+static void test_predict_extremes(void) {
+    static const int sizes[][2] = {{1, 1}, {65500, 10}, {3, 4000}, {64, 64}};
+    yolo_error error;
+    yolo_boxes boxes;
+    yolo_model *model = eval_model(2);
+    if (!model) return;
+    for (int i = 0; i < YOLO_COUNT(sizes); i++) {
+        yolo_image image = {mem_array((uint64_t)sizes[i][0] * (uint64_t)sizes[i][1], 3), sizes[i][0], sizes[i][1]};
+        yolo_predict_options options = yolo_predict_defaults();
+        options.imgsz = i == 2 ? 1 : 100;
+        options.conf = 0;
+        CHECK(yolo_predict(model, &image, options, &boxes, &error) == YOLO_OK);
+        CHECK(boxes.count > 0);
+        for (int k = 0; k < boxes.count; k++)
+            CHECK(boxes.items[k].x1 >= 0 && boxes.items[k].x2 <= (float)image.width && boxes.items[k].y2 <= (float)image.height);
+        yolo_boxes_free(&boxes);
+        mem_free(image.pixels);
+    }
+    static const int three = 3;
+    const yolo_predict_options good = yolo_predict_defaults();
+    yolo_predict_options bad[] = {good, good, good, good, good, good};
+    bad[0].imgsz = 0;
+    bad[1].imgsz = 1 << 30;
+    bad[2].conf = NAN;
+    bad[3].iou = 1.5f;
+    bad[4].max_det = 0;
+    bad[5].classes = &three;
+    bad[5].class_count = 1;
+    uint8_t pixel[3] = {0};
+    yolo_image image = {pixel, 1, 1};
+    for (int i = 0; i < YOLO_COUNT(bad); i++)
+        CHECK_MSG(yolo_predict(model, &image, bad[i], &boxes, &error) == YOLO_ERROR_USAGE && !boxes.items, "case %d", i);
+    image.width = 0;
+    CHECK(yolo_predict(model, &image, good, &boxes, &error) == YOLO_ERROR_USAGE);
+    yolo_model_close(model);
+}
+
+/* Writes a data.yaml beside a list of pictures. */
+static const char *eval_data(const char *name, const char *list, const char *names) {
+    static char path[700];
+    char file[64], text[700];
+    str yaml = {0};
+    snprintf(file, sizeof file, "eval/%s.txt", name);
+    snprintf(text, sizeof text, "%s", test_temp(file));
+    CHECK(path_write(text, list, strlen(list), false, NULL) == YOLO_OK);
+    str_format(&yaml, "path: .\ntrain: %s.txt\nval: %s.txt\n%s\n", name, name, names);
+    snprintf(file, sizeof file, "eval/%s.yaml", name);
+    snprintf(path, sizeof path, "%s", test_temp(file));
+    CHECK(path_write(path, yaml.text, (size_t)yaml.length, false, NULL) == YOLO_OK);
+    str_free(&yaml);
+    return path;
+}
+
+/* Damaged pictures, labels of classes that the model does not know, one class, json; counts, not quality. */
+static void test_val_counts(void) {
+    static eval_run run;
+    yolo_error error;
+    char json[600], label[600];
+    str list = {0};
+    CHECK(eval_pictures(&run));
+    CHECK(path_make_directories(test_temp("eval/labels"), &error) == YOLO_OK);
+    for (int i = 0; i < EVAL_PICTURES; i++) {
+        char name[64], real[1024];
+        snprintf(name, sizeof name, "eval/labels/%02d.txt", i);
+        snprintf(label, sizeof label, "%d 0.5 0.5 0.25 0.5\n%d 0.25 0.25 0.1 0.1\n", i % 4, i % 2);
+        CHECK(path_write(test_temp(name), label, strlen(label), false, &error) == YOLO_OK);
+        CHECK(os_real_path(run.paths[i], real, sizeof real));
+        str_format(&list, "%s\n", real);
+    }
+    yolo_model *model = eval_model(3); /* classes 0 to 2, so that six targets of class 3 are left out */
+    yolo_metrics metrics;
+    yolo_val_options options = yolo_val_defaults();
+    options.data = eval_data("counts", list.text, "names: [a, b, c, d]");
+    options.imgsz = 64;
+    options.conf = 0;
+    snprintf(json, sizeof json, "%s", test_temp("eval/predictions.json"));
+    options.save_json = json;
+    for (int single = 0; model && single < 2; single++) {
+        options.single_cls = single;
+        CHECK_MSG(yolo_val(model, options, &metrics, &error) == YOLO_OK, "%s", error.message);
+        CHECK_MSG(metrics.images == 23 && metrics.damaged == 1 && metrics.instances == (single ? 46 : 40) && metrics.class_count == (single ? 1 : 3),
+                  "%d pictures, %d instances of %d classes", metrics.images, metrics.instances, metrics.class_count);
+        for (int c = 0; c < metrics.class_count; c++) CHECK(metrics.classes[c].class_id == c && metrics.classes[c].images <= metrics.classes[c].instances);
+        yolo_metrics_free(&metrics);
+    }
+    uint8_t *bytes;
+    size_t size;
+    CHECK(path_read(json, 1 << 26, &bytes, &size, &error) == YOLO_OK && size > 1000 && bytes[0] == '[' && bytes[size - 2] == ']');
+    mem_free(bytes);
+    options.split = "nothing";
+    CHECK(model && yolo_val(model, options, &metrics, &error) == YOLO_ERROR_USAGE);
+    yolo_model_close(model);
+    str_free(&list);
+}
+
+/* The first 16 pictures of coco128 against what ultralytics 8.4.190 measures on them (batch 16, rect). */
+static void test_val_coco(void) {
+    yolo_error error;
+    data_list pictures = {0};
+    str list = {0}, names = {0};
+    char real[1024];
+    if (!test_shared("data/yolov8n-coco.pt")) SKIP("no shared/data/yolov8n-coco.pt");
+    if (!test_shared("data/coco128/images")) SKIP("no shared/data/coco128");
+    yolo_model *model = NULL;
+    CHECK(yolo_model_open(&model, test_shared("data/yolov8n-coco.pt"), yolo_open_defaults(), &error) == YOLO_OK);
+    CHECK(data_walk(test_shared("data/coco128/images"), &pictures, &error) == YOLO_OK && pictures.count == 128);
+    for (int i = 0; i < 16 && i < pictures.count; i++) {
+        CHECK(os_real_path(pictures.paths[i], real, sizeof real));
+        str_format(&list, "%s\n", real);
+    }
+    str_add(&names, "names:\n");
+    for (int c = 0; model && c < yolo_class_count(model); c++) str_format(&names, "  - %s\n", yolo_class_name(model, c));
+    yolo_metrics metrics = {0};
+    yolo_val_options options = yolo_val_defaults();
+    options.data = eval_data("coco16", list.text, names.text);
+    CHECK_MSG(model && yolo_val(model, options, &metrics, &error) == YOLO_OK, "%s", error.message);
+    CHECK(metrics.images == 16 && metrics.instances == 72 && metrics.class_count == 21);
+    CHECK_NEAR(metrics.precision, 0.64291, 0.02);
+    CHECK_NEAR(metrics.recall, 0.80117, 0.02);
+    CHECK_NEAR(metrics.map50, 0.85274, 0.005);
+    CHECK_NEAR(metrics.map50_95, 0.71716, 0.005);
+    yolo_metrics_free(&metrics);
+    str_free(&names);
+    str_free(&list);
+    data_list_free(&pictures);
+    yolo_model_close(model);
+}
+
 static const test_case tests_eval[] = {
     {"nms-reference", "decoding and suppression give ultralytics' boxes", test_nms_reference},
     {"raw-reference", "decoding gives the eval-mode output of ultralytics' head", test_raw_reference},
@@ -217,4 +505,9 @@ static const test_case tests_eval[] = {
     {"nms-damaged", "NaN, infinities, failing allocations", test_nms_damaged},
     {"nms-speed", "all anchors above the threshold", test_nms_speed},
     {"unletterbox", "back to pixels of the picture", test_unletterbox},
+    {"metrics-reference", "matching and average precision give ultralytics' numbers", test_metrics_reference},
+    {"pipe", "in order, the same for any number of threads, damage, failure, interrupt", test_pipe},
+    {"predict-extremes", "pictures of 1x1 and 65500x10; options out of range", test_predict_extremes},
+    {"val-counts", "pictures, instances, damage, unknown classes, one class, json", test_val_counts},
+    {"val-coco", "16 photographs within the tolerance of ultralytics' numbers", test_val_coco},
 };
