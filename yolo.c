@@ -1615,7 +1615,7 @@ static void img_draw_stroke(yolo_image *image, float x1, float y1, float x2, flo
         for (int x = left; x <= right; x++) {
             float px = (float)x + 0.5f - x1, py = (float)y + 0.5f - y1;
             float along = square > 0 ? YOLO_CLAMP((px * dx + py * dy) / square, 0.0f, 1.0f) : 0;
-            float away = hypotf(px - along * dx, py - along * dy), cover = YOLO_CLAMP(reach - away, 0.0f, 1.0f);
+            float ax = px - along * dx, ay = py - along * dy, cover = YOLO_CLAMP(reach - sqrtf(ax * ax + ay * ay), 0.0f, 1.0f);
             uint8_t *pixel = image->pixels + ((size_t)y * (size_t)image->width + (size_t)x) * 3;
             for (int c = 0; c < 3; c++) pixel[c] = (uint8_t)lrintf((float)pixel[c] + cover * (float)(colour[c] - pixel[c]));
         }
