@@ -1912,6 +1912,89 @@ static yolo_status codec_take_stb(const codec_file *file, int width, int height,
     return YOLO_OK;
 }
 
+/* The three loops of a JPEG whose rounding is seen in the pixels, as libjpeg does them, because ultralytics' pixels come
+   from there: stb's own differ by up to 3 levels, which moves scores in the third digit. The rest is stb's. */
+
+/* One dimension of the inverse DCT (Loeffler, Ligtenberg, Moschytz 1989; 13-bit constants of libjpeg's jidctint.c) of all
+   eight columns; the result is transposed, so that two calls make the whole. Sums wrap and results saturate to 16 bits,
+   as in libjpeg's vector code: only damaged files get there. */
+static void codec_jpeg_idct_columns(short *out, const short *in, int bits) {
+    for (int i = 0; i < 8; i++, in++, out += 8) {
+        uint32_t a = (uint32_t)in[56], b = (uint32_t)in[40], c = (uint32_t)in[24], d = (uint32_t)in[8];
+        uint32_t even2 = (uint32_t)in[16], even6 = (uint32_t)in[48], z = (even2 + even6) * 4433;
+        uint32_t low = z - even6 * 15137, high = z + even2 * 6270;
+        uint32_t sum = ((uint32_t)in[0] + (uint32_t)in[32]) * 8192, difference = ((uint32_t)in[0] - (uint32_t)in[32]) * 8192;
+        uint32_t even[4] = {sum + high, difference + low, difference - low, sum - high};
+        uint32_t shared = (a + c + b + d) * 9633, ad = (a + d) * 7373, bc = (b + c) * 20995;
+        uint32_t ac = shared - (a + c) * 16069, bd = shared - (b + d) * 3196;
+        uint32_t odd[4] = {d * 12299 - ad + bd, c * 25172 - bc + ac, b * 16819 - bc + bd, a * 2446 - ad + ac};
+        uint32_t half = 1u << (bits - 1);
+        for (int k = 0; k < 4; k++) {
+            int first = (int32_t)(even[k] + odd[k] + half) >> bits, last = (int32_t)(even[k] - odd[k] + half) >> bits;
+            out[k] = (short)YOLO_CLAMP(first, SHRT_MIN, SHRT_MAX);
+            out[7 - k] = (short)YOLO_CLAMP(last, SHRT_MIN, SHRT_MAX);
+        }
+    }
+}
+
+static void codec_jpeg_idct(stbi_uc *out, int stride, short data[64]) {
+    short rows[64], pixels[64];
+    codec_jpeg_idct_columns(rows, data, 13 - 2);
+    codec_jpeg_idct_columns(pixels, rows, 13 + 2 + 3);
+    for (int y = 0; y < 8; y++, out += stride)
+        for (int x = 0; x < 8; x++) out[x] = (stbi_uc)YOLO_CLAMP(pixels[y * 8 + x] + 128, 0, 255);
+}
+
+/* A row of Y, Cb, Cr to RGB with the 16-bit constants of jdcolor.c. */
+static void codec_jpeg_colour(stbi_uc *out, const stbi_uc *y, const stbi_uc *blue, const stbi_uc *red, int count, int step) {
+    enum { HALF = 1 << 15, RED = 91881, GREEN_RED = 46802, GREEN_BLUE = 22554, BLUE = 116130 }; /* 1.402 0.71414 0.34414 1.772 */
+    for (int i = 0; i < count; i++, out += step) {
+        int cb = blue[i] - 128, cr = red[i] - 128;
+        int r = y[i] + ((RED * cr + HALF) >> 16), g = y[i] + ((HALF - GREEN_BLUE * cb - GREEN_RED * cr) >> 16);
+        int b = y[i] + ((BLUE * cb + HALF) >> 16);
+        out[0] = (stbi_uc)YOLO_CLAMP(r, 0, 255);
+        out[1] = (stbi_uc)YOLO_CLAMP(g, 0, 255);
+        out[2] = (stbi_uc)YOLO_CLAMP(b, 0, 255);
+    }
+}
+
+/* A row of twice the width between two rows of chroma, weights 9 3 3 1, rounded down and up in turn; two columns or
+   fewer are repeated. jdsample.c h2v2_fancy_upsample, h2v2_upsample */
+static stbi_uc *codec_jpeg_upsample(stbi_uc *out, stbi_uc *near_row, stbi_uc *far_row, int width, int unused) {
+    int before = 0, here = 3 * near_row[0] + far_row[0];
+    (void)unused;
+    for (int i = 0; width <= 2 && i < 2 * width; i++) out[i] = near_row[i / 2];
+    if (width <= 2) return out;
+    for (int i = 0; i < width; i++) {
+        int after = i + 1 < width ? 3 * near_row[i + 1] + far_row[i + 1] : here;
+        out[2 * i] = (stbi_uc)((3 * here + (i ? before : here) + 8) >> 4);
+        out[2 * i + 1] = (stbi_uc)((3 * here + after + 7) >> 4);
+        before = here;
+        here = after;
+    }
+    return out;
+}
+
+/* What stbi_load_from_memory does for a JPEG, with the loops above; NULL and stb's reason on failure. */
+static uint8_t *codec_jpeg_decode(const cur *bytes, int *width, int *height) {
+    stbi__context source;
+    stbi__jpeg *decoder = mem_array(1, sizeof *decoder);
+    int channels;
+    if (!decoder) {
+        stbi__err("outofmem", "Out of memory");
+        return NULL;
+    }
+    stbi__start_mem(&source, bytes->bytes, (int)bytes->size);
+    decoder->s = &source;
+    stbi__setup_jpeg(decoder);
+    decoder->idct_block_kernel = codec_jpeg_idct;
+    decoder->YCbCr_to_RGB_kernel = codec_jpeg_colour;
+    decoder->resample_row_hv_2_kernel = codec_jpeg_upsample;
+    uint8_t *pixels = load_jpeg_image(decoder, width, height, &channels, 3);
+    mem_free(decoder);
+    return pixels;
+}
+
 enum { CODEC_MAX_SCANS = 100 };
 
 /* A small file that claims a huge picture is refused before memory is taken for it; so is one of endless scans, each of
@@ -1927,8 +2010,8 @@ static yolo_status codec_jpeg_load(codec_file *file, const codec_header *header,
         if (marker == 0xc4 && !codec_jpeg_codes_fit(segment))
             return codec_damaged(file, error, "damaged JPEG Huffman table");
     }
-    int width = 0, height = 0, channels;
-    uint8_t *pixels = stbi_load_from_memory(c->bytes, (int)c->size, &width, &height, &channels, 3);
+    int width = 0, height = 0;
+    uint8_t *pixels = codec_jpeg_decode(c, &width, &height);
     return codec_take_stb(file, width, height, pixels, image, error);
 }
 
