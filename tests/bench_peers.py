@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -95,10 +94,8 @@ def one_peer(name, pt, onnx, ncnn, imgsz, threads, repeats):
 def ours(yolo, pt, imgsz, threads, repeats):
     out = subprocess.run([yolo, "bench", f"model={pt}", f"imgsz={imgsz}", "batch=1", "device=cpu", f"threads={threads}",
                           f"repeats={repeats}"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"median\s+([\d.]+)\s*ms", out)
-    if not found:
-        sys.exit(f"yolo bench printed no median:\n{out}")
-    return float(found[1])
+    head, row = (line.split("  ") for line in out.splitlines()[:2])
+    return float([cell for cell in row if cell][[cell for cell in head if cell].index("median ms")])
 
 
 def forward_table(args):
