@@ -335,7 +335,7 @@ static void test_mutate_one(const char *path, const char *text, rng *r) {
         case 2: if (at < length) copy[at] = (char)rng_next(r); break;
         default:
             if (length < 1500) { /* a piece doubled */
-                size_t piece = YOLO_MIN((size_t)(rng_next(r) % 40), length - at);
+                size_t drawn = (size_t)(rng_next(r) % 40), piece = YOLO_MIN(drawn, length - at);
                 memmove(copy + at + piece, copy + at, length - at);
                 length += piece;
             }
