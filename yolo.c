@@ -1487,18 +1487,6 @@ static void img_tile_row(img_tile *tile, int y, uint8_t *restrict out) {
         out[i] = (uint8_t)((((upper[i] * low) >> 16) + ((lower[i] * high) >> 16) + 2) >> 2);
 }
 
-#ifdef YOLO_TESTING
-/* Fills `out` (pixels allocated, size set, at least 1x1) with the resized picture; bit-exact with
-   cv2.resize(..., INTER_LINEAR). */
-static void img_resize_linear(yolo_image *out, const yolo_image *in) {
-    for (int first = 0; first < out->width; first += IMG_TILE) {
-        img_tile tile;
-        img_tile_start(&tile, in, out->width, out->height, first);
-        for (int y = 0; y < out->height; y++) img_tile_row(&tile, y, out->pixels + ((size_t)y * out->width + first) * 3);
-    }
-}
-#endif
-
 /* The size at which ultralytics' data sets load a picture: longer side = imgsz. REF ultralytics/data/base.py load_image */
 static void img_load_size(int width, int height, int imgsz, int *out_width, int *out_height) {
     double ratio = (double)imgsz / YOLO_MAX(width, height);
@@ -9126,25 +9114,6 @@ static yolo_status det_run(const net *net, const ten *heads, int image, const de
     mem_free(list.items);
     return status;
 }
-
-#ifdef YOLO_TESTING
-/* The head's output as ultralytics' model gives it in eval mode: rows x, y, w, h and a row a class, a column an
-   anchor, levels one after the other. For tests and comparisons. */
-static void det_raw(const net *net, const ten *heads, int image, float *out) {
-    int64_t anchors = 0, anchor = 0;
-    for (int level = 0; level < net->level_count; level++) anchors += (int64_t)heads[level].h * heads[level].w;
-    for (int level = 0; level < net->level_count; level++)
-        for (int y = 0; y < heads[level].h; y++)
-            for (int x = 0; x < heads[level].w; x++, anchor++) {
-                const float *logits = ten_at(&heads[level], image, y, x);
-                float box[4];
-                det_centre_size(logits, x, y, net->strides[level], box);
-                for (int i = 0; i < 4; i++) out[i * anchors + anchor] = box[i];
-                for (int c = 0; c < net->class_count; c++)
-                    out[(4 + c) * anchors + anchor] = det_sigmoid(logits[4 * NET_REG_MAX + c]);
-            }
-}
-#endif
 
 /* From network pixels to pixels of the picture, clipped to it. Each side has its own scale, because the letterbox
    rounded each to whole pixels. REF ultralytics/utils/ops.py scale_boxes, clip_boxes */

@@ -1,5 +1,22 @@
 /* test_eval.c - decoding, suppression and the evaluator against ultralytics' numbers (fixtures by make_eval.py). */
 
+/* The head's output as ultralytics' model gives it in eval mode: rows x, y, w, h and a row a class, a column an
+   anchor, levels one after the other. For tests and comparisons. */
+static void det_raw(const net *net, const ten *heads, int image, float *out) {
+    int64_t anchors = 0, anchor = 0;
+    for (int level = 0; level < net->level_count; level++) anchors += (int64_t)heads[level].h * heads[level].w;
+    for (int level = 0; level < net->level_count; level++)
+        for (int y = 0; y < heads[level].h; y++)
+            for (int x = 0; x < heads[level].w; x++, anchor++) {
+                const float *logits = ten_at(&heads[level], image, y, x);
+                float box[4];
+                det_centre_size(logits, x, y, net->strides[level], box);
+                for (int i = 0; i < 4; i++) out[i * anchors + anchor] = box[i];
+                for (int c = 0; c < net->class_count; c++)
+                    out[(4 + c) * anchors + anchor] = det_sigmoid(logits[4 * NET_REG_MAX + c]);
+            }
+}
+
 /* A network as far as decoding looks at it, and views of heads that are `pixel` floats apart. */
 static void eval_net(net *net, int class_count) {
     static const int strides[] = {8, 16, 32};

@@ -1,6 +1,16 @@
 /* test_img.c - resizing, letterbox, picture files and drawing, against cv2 and ultralytics (fixture by make_img.py);
    damaged files; want of memory. */
 
+/* Fills `out` (pixels allocated, size set, at least 1x1) with the resized picture; bit-exact with
+   cv2.resize(..., INTER_LINEAR). */
+static void img_resize_linear(yolo_image *out, const yolo_image *in) {
+    for (int first = 0; first < out->width; first += IMG_TILE) {
+        img_tile tile;
+        img_tile_start(&tile, in, out->width, out->height, first);
+        for (int y = 0; y < out->height; y++) img_tile_row(&tile, y, out->pixels + ((size_t)y * out->width + first) * 3);
+    }
+}
+
 static yolo_image img_test_pattern(int width, int height) {
     yolo_image image = {mem_alloc((size_t)width * (size_t)height * 3), width, height};
     for (uint32_t i = 0; i < (uint32_t)width * (uint32_t)height * 3; i++) image.pixels[i] = (uint8_t)(i * 2654435761u >> 13);
