@@ -18,14 +18,21 @@
      12 net_           model graph: tables, shapes, parameters, memory plan, summary
      13 pt_            checkpoints (.pt)
      14 op_            CPU operators
-     15 run_           executor
-     16 det_ nms_ pipe_ head decoding and suppression, pictures in and boxes out
-     17 ev_            evaluator
-     18 prep_          data preparation
-     19 lab_           labelling a tree of pictures
-     20 dev_ bench_    devices and benchmark
-     21 yolo_          public interface
-     22 cli_           command line
+     15 run_            executor
+     16 grad_           training pass
+     17 det_ nms_ pipe_ head decoding and suppression, pictures in and boxes out
+     18 loss_           training loss
+     19 opt_            optimizers, schedules, moving average of the weights
+     20 aug_ dl_        augmentation and training batches
+     21 ev_             evaluator
+     22 plot_           charts and sheets of pictures
+     23 prep_           data preparation
+     24 lab_            labelling a tree of pictures
+     25 tr_             trainer
+     26 dev_ bench_     devices and benchmark
+     27 demo_           drawn data set
+     28 yolo_           public interface
+     29 cli_            command line
 
    LAYERING: a section calls only itself and sections above it. Names begin with the prefix of their section.
    Dimensions: N batch, C input channels, K output channels, H W height and width, R S kernel height and width,
@@ -8937,7 +8944,7 @@ static void run_forward_timed(run_lane *lane, double *ms_per_op) {
     }
 }
 
-/* An open model: what the public calls of section 21 hand out, and what sections 16 to 20 work with. */
+/* An open model: what the public calls of section 28 hand out, and what sections 17 to 27 work with. */
 struct yolo_model {
     pt_model checkpoint;
     thr_pool *pool;
@@ -8947,7 +8954,10 @@ struct yolo_model {
     int threads;
 };
 
-/* ==== 16 det_ nms_ pipe_: head decoding and suppression, pictures in and boxes out ==============================
+/* ==== 16 grad_: training pass ======================================================================================
+   Forward with batch norm in batch mode, and backward, over the graph of section 12. */
+
+/* ==== 17 det_ nms_ pipe_: head decoding and suppression, pictures in and boxes out ==============================
    From raw head views to boxes with ultralytics' semantics, for one picture of a batch at a time; nothing is kept
    between calls, so any number of threads may do it at once. Anchors are rejected on their class logits, which costs a
    comparison a class; exponentials are for survivors. NaN never survives: every test is written so that it fails. */
@@ -9442,7 +9452,311 @@ static yolo_status pipe_run(const pipe_job *wanted, yolo_error *error) {
     return p.status;
 }
 
-/* ==== 17 ev_: evaluator =========================================================================================
+/* ==== 18 loss_: training loss ======================================================================================
+   Task-aligned assignment, CIoU, distribution focal loss and BCE with soft targets, and their gradients with respect
+   to the raw head outputs. Images are independent but for one number, the sum of the target scores, so the work is
+   one parallel loop over images, that sum in image order, and a second loop: same bits for any thread count.
+   Boxes of the loss are in units of a level's stride, targets of the assignment in network pixels.
+   REF ultralytics/utils/loss.py v8DetectionLoss, utils/tal.py TaskAlignedAssigner, utils/metrics.py bbox_iou */
+
+enum { LOSS_TOPK = 10 };
+#define LOSS_EPS 1e-9f     /* of the assigner */
+#define LOSS_IOU_EPS 1e-7f /* of CIoU */
+
+typedef struct loss_target { int class_id; float box[4]; } loss_target; /* x1 y1 x2 y2, network pixels */
+typedef struct loss_gains { float box, cls, dfl; } loss_gains;
+typedef struct loss_parts { double box, cls, dfl; } loss_parts; /* scaled by their gains, not by the batch size */
+
+typedef struct loss_pair { int anchor; float metric, overlap; } loss_pair; /* an anchor that a target may claim */
+
+typedef struct loss_image { /* what the two loops pass on for one image; arrays of `anchors` entries */
+    float (*box)[4];  /* predicted, network pixels */
+    int *target;      /* index of the assigned target, -1 = background */
+    int *claims;      /* how many targets claim the anchor */
+    float *metric, *overlap; /* of the assigned pair */
+    float *score;     /* the soft target of the assigned class */
+    double score_sum;
+    loss_parts parts;
+} loss_image;
+
+typedef struct loss_run { /* one call, shared by its loops */
+    const net *net;
+    const ten *heads, *gradients;
+    const loss_target *targets;
+    const int *first; /* image i owns targets first[i] .. first[i+1] */
+    loss_gains gains;
+    loss_image *images;
+    int level_first[NET_MAX_LEVELS + 1]; /* anchors before a level */
+    double score_sum;
+    loss_pair *pairs; /* LOSS_TOPK a target */
+} loss_run;
+
+static float loss_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+/* Softmax over the bins of one side of a box; returns the expected distance in strides. */
+static float loss_side(const float *logits, float *probability) {
+    float highest = logits[0], sum = 0, expected = 0;
+    for (int i = 1; i < NET_REG_MAX; i++) highest = YOLO_MAX(highest, logits[i]);
+    for (int i = 0; i < NET_REG_MAX; i++) sum += probability[i] = expf(logits[i] - highest);
+    for (int i = 0; i < NET_REG_MAX; i++) expected += (probability[i] /= sum) * (float)i;
+    return expected;
+}
+
+/* Complete IoU (Zheng et al. 2020) of prediction a and target b; with `slope`, d CIoU / d a as autograd gives it
+   (alpha is a constant there). */
+static float loss_ciou(const float *a, const float *b, float *slope) {
+    float wa = a[2] - a[0], ha = a[3] - a[1] + LOSS_IOU_EPS, wb = b[2] - b[0], hb = b[3] - b[1] + LOSS_IOU_EPS;
+    float iw = YOLO_MIN(a[2], b[2]) - YOLO_MAX(a[0], b[0]), ih = YOLO_MIN(a[3], b[3]) - YOLO_MAX(a[1], b[1]);
+    bool meet = iw > 0 && ih > 0;
+    float inter = meet ? iw * ih : 0, joined = wa * ha + wb * hb - inter + LOSS_IOU_EPS, iou = inter / joined;
+    float cw = YOLO_MAX(a[2], b[2]) - YOLO_MIN(a[0], b[0]), ch = YOLO_MAX(a[3], b[3]) - YOLO_MIN(a[1], b[1]);
+    float diagonal = cw * cw + ch * ch + LOSS_IOU_EPS;
+    float dx = b[0] + b[2] - a[0] - a[2], dy = b[1] + b[3] - a[1] - a[3], distance = (dx * dx + dy * dy) / 4;
+    const float scale = 0.40528473456935109f; /* 4 / pi^2 */
+    float angle = atanf(wb / hb) - atanf(wa / ha), aspect = scale * angle * angle;
+    float alpha = aspect / (1 - iou + aspect + LOSS_IOU_EPS);
+    if (slope) {
+        float turn = 2 * scale * angle * alpha / (wa * wa + ha * ha); /* d(-v alpha)/dwa = turn*ha, /dha = -turn*wa */
+        for (int side = 0; side < 4; side++) {
+            bool horizontal = !(side & 1), low = side < 2;
+            float sign = low ? -1.0f : 1.0f, across = horizontal ? ha : wa;
+            bool inside = low ? a[side] > b[side] : a[side] < b[side];
+            float d_inter = meet && inside ? sign * (horizontal ? ih : iw) : 0;
+            float d_joined = sign * across - d_inter;
+            float d_diagonal = inside ? 0 : sign * 2 * (horizontal ? cw : ch);
+            float d_distance = -(horizontal ? dx : dy) / 2;
+            slope[side] = (d_inter * joined - inter * d_joined) / (joined * joined) -
+                          (d_distance * diagonal - distance * d_diagonal) / (diagonal * diagonal) +
+                          sign * turn * (horizontal ? ha : -wa);
+        }
+    }
+    return iou - (distance / diagonal + aspect * alpha);
+}
+
+static const float *loss_logits(const loss_run *run, const ten *views, int image, int anchor, int *level) {
+    int l = 0;
+    while (anchor >= run->level_first[l + 1]) l++;
+    int at = anchor - run->level_first[l], w = views[l].w;
+    *level = l;
+    return ten_at(&views[l], image, at / w, at % w);
+}
+
+static void loss_decode(const loss_run *run, int image) {
+    float probability[NET_REG_MAX];
+    for (int l = 0, anchor = 0; l < run->net->level_count; l++) {
+        float stride = (float)run->net->strides[l];
+        for (int y = 0; y < run->heads[l].h; y++)
+            for (int x = 0; x < run->heads[l].w; x++, anchor++) {
+                const float *logits = ten_at(&run->heads[l], image, y, x);
+                float centre[2] = {(float)x + 0.5f, (float)y + 0.5f}, *box = run->images[image].box[anchor];
+                for (int side = 0; side < 4; side++) {
+                    float distance = loss_side(logits + side * NET_REG_MAX, probability);
+                    box[side] = (centre[side & 1] + (side < 2 ? -distance : distance)) * stride;
+                }
+            }
+    }
+}
+
+/* The target's box with sides under the second level's stride widened to it, so that small things have candidates. */
+static void loss_reach(const loss_run *run, const loss_target *target, float *reach) {
+    float least = (float)run->net->strides[run->net->level_count > 1 ? 1 : 0];
+    for (int axis = 0; axis < 2; axis++) {
+        float low = target->box[axis], high = target->box[axis + 2], side = high - low, centre = (low + high) / 2;
+        if (side < least) side = least;
+        reach[axis] = centre - side / 2;
+        reach[axis + 2] = centre + side / 2;
+    }
+}
+
+static bool loss_inside(float x, float y, const float *reach) {
+    return x - reach[0] > LOSS_EPS && y - reach[1] > LOSS_EPS && reach[2] - x > LOSS_EPS && reach[3] - y > LOSS_EPS;
+}
+
+static loss_pair loss_align(const loss_run *run, int image, const loss_target *target, int anchor) {
+    int level;
+    const float *logits = loss_logits(run, run->heads, image, anchor, &level);
+    float overlap = loss_ciou(target->box, run->images[image].box[anchor], NULL);
+    overlap = YOLO_MAX(overlap, 0.0f);
+    float cubed = overlap * overlap * overlap;
+    return (loss_pair){anchor, sqrtf(loss_sigmoid(logits[4 * NET_REG_MAX + target->class_id])) * cubed * cubed, overlap};
+}
+
+/* The LOSS_TOPK best aligned anchors inside a target, best first; pairs that align by nothing weigh nothing. */
+static int loss_candidates(const loss_run *run, int image, const loss_target *target, loss_pair *best) {
+    int count = 0;
+    float reach[4];
+    loss_reach(run, target, reach);
+    for (int l = 0; l < run->net->level_count; l++) {
+        const ten *head = &run->heads[l];
+        float stride = (float)run->net->strides[l];
+        int x0 = (int)YOLO_CLAMP(floorf(reach[0] / stride - 0.5f), 0, (float)head->w), x1 = (int)YOLO_CLAMP(ceilf(reach[2] / stride + 0.5f), 0, (float)head->w);
+        int y0 = (int)YOLO_CLAMP(floorf(reach[1] / stride - 0.5f), 0, (float)head->h), y1 = (int)YOLO_CLAMP(ceilf(reach[3] / stride + 0.5f), 0, (float)head->h);
+        for (int y = y0; y < y1; y++)
+            for (int x = x0; x < x1; x++) {
+                if (!loss_inside(((float)x + 0.5f) * stride, ((float)y + 0.5f) * stride, reach)) continue;
+                loss_pair pair = loss_align(run, image, target, run->level_first[l] + y * head->w + x);
+                if (!(pair.metric > 0) || (count == LOSS_TOPK && !(pair.metric > best[count - 1].metric))) continue;
+                int at = count < LOSS_TOPK ? count++ : count - 1;
+                for (; at && pair.metric > best[at - 1].metric; at--) best[at] = best[at - 1];
+                best[at] = pair;
+            }
+    }
+    return count;
+}
+
+/* An anchor claimed twice goes to the target it overlaps most, claimed by that one or not. */
+static void loss_settle(const loss_run *run, int image, int anchor) {
+    loss_image *out = &run->images[image];
+    int level;
+    loss_logits(run, run->heads, image, anchor, &level);
+    int at = anchor - run->level_first[level], w = run->heads[level].w;
+    float stride = (float)run->net->strides[level], x = ((float)(at % w) + 0.5f) * stride, y = ((float)(at / w) + 0.5f) * stride;
+    out->overlap[anchor] = -1;
+    for (int g = run->first[image]; g < run->first[image + 1]; g++) {
+        float reach[4];
+        loss_reach(run, &run->targets[g], reach);
+        if (!loss_inside(x, y, reach)) continue;
+        loss_pair pair = loss_align(run, image, &run->targets[g], anchor);
+        if (!(pair.overlap > out->overlap[anchor])) continue;
+        out->target[anchor] = g;
+        out->metric[anchor] = pair.metric;
+        out->overlap[anchor] = pair.overlap;
+    }
+}
+
+static void loss_assign(void *context, int image, int worker) {
+    loss_run *run = context;
+    loss_image *out = &run->images[image];
+    int anchors = run->level_first[run->net->level_count], from = run->first[image], to = run->first[image + 1];
+    (void)worker;
+    loss_decode(run, image);
+    for (int a = 0; a < anchors; a++) out->target[a] = -1, out->claims[a] = 0, out->score[a] = 0;
+    for (int g = from; g < to; g++) {
+        loss_pair *best = run->pairs + (size_t)g * LOSS_TOPK;
+        int count = loss_candidates(run, image, &run->targets[g], best);
+        for (int i = 0; i < count; i++) {
+            out->claims[best[i].anchor]++;
+            out->target[best[i].anchor] = g;
+            out->metric[best[i].anchor] = best[i].metric;
+            out->overlap[best[i].anchor] = best[i].overlap;
+        }
+    }
+    for (int a = 0; a < anchors; a++)
+        if (out->claims[a] > 1) loss_settle(run, image, a);
+    /* Each target's best metric and overlap over the anchors it got; the first pair of a target holds them now. */
+    for (int g = from; g < to; g++) run->pairs[(size_t)g * LOSS_TOPK] = (loss_pair){0, 0, 0};
+    for (int a = 0; a < anchors; a++)
+        if (out->target[a] >= 0) {
+            loss_pair *top = &run->pairs[(size_t)out->target[a] * LOSS_TOPK];
+            top->metric = YOLO_MAX(top->metric, out->metric[a]);
+            top->overlap = YOLO_MAX(top->overlap, out->overlap[a]);
+        }
+    out->score_sum = 0;
+    for (int a = 0; a < anchors; a++)
+        if (out->target[a] >= 0) {
+            const loss_pair *top = &run->pairs[(size_t)out->target[a] * LOSS_TOPK];
+            out->score[a] = out->metric[a] * top->overlap / (top->metric + LOSS_EPS);
+            out->score_sum += out->score[a];
+        }
+}
+
+/* Box and DFL terms of one positive anchor: adds the losses, writes the gradient of its 4*NET_REG_MAX logits. */
+static void loss_box(const loss_run *run, loss_image *out, int anchor, float x, float y, float stride, const float *logits, float *gradient, float batch) {
+    const float *pixels = run->targets[out->target[anchor]].box;
+    float weight = out->score[anchor] / (float)run->score_sum, centre[2] = {x, y};
+    float probability[4][NET_REG_MAX], distance[4], box[4], target[4], slope[4];
+    for (int side = 0; side < 4; side++) {
+        distance[side] = loss_side(logits + side * NET_REG_MAX, probability[side]);
+        box[side] = centre[side & 1] + (side < 2 ? -distance[side] : distance[side]);
+        target[side] = pixels[side] / stride;
+    }
+    out->parts.box += (double)((1 - loss_ciou(box, target, slope)) * weight * run->gains.box);
+    double dfl = 0;
+    for (int side = 0; side < 4; side++) {
+        float wanted = side < 2 ? centre[side & 1] - target[side] : target[side] - centre[side & 1];
+        wanted = YOLO_CLAMP(wanted, 0, NET_REG_MAX - 1 - 0.01f);
+        int left = (int)wanted;
+        float right_share = wanted - (float)left, *p = probability[side];
+        dfl -= (double)(logf(p[left] + FLT_MIN) * (1 - right_share) + logf(p[left + 1] + FLT_MIN) * right_share) / 4;
+        float pull = -slope[side] * (side < 2 ? -1.0f : 1.0f) * weight * run->gains.box * batch;
+        float focal = weight * run->gains.dfl * batch / 4;
+        for (int i = 0; i < NET_REG_MAX; i++)
+            gradient[side * NET_REG_MAX + i] = pull * p[i] * ((float)i - distance[side]) +
+                focal * (p[i] - (i == left ? 1 - right_share : i == left + 1 ? right_share : 0));
+    }
+    out->parts.dfl += dfl * (double)(weight * run->gains.dfl);
+}
+
+static void loss_gradient(void *context, int image, int worker) {
+    loss_run *run = context;
+    loss_image *out = &run->images[image];
+    float batch = (float)run->heads[0].n, scale = run->gains.cls / (float)run->score_sum;
+    (void)worker;
+    out->parts = (loss_parts){0, 0, 0};
+    for (int l = 0, anchor = 0; l < run->net->level_count; l++)
+        for (int y = 0; y < run->heads[l].h; y++)
+            for (int x = 0; x < run->heads[l].w; x++, anchor++) {
+                const float *logits = ten_at(&run->heads[l], image, y, x);
+                float *gradient = ten_at(&run->gradients[l], image, y, x);
+                int g = out->target[anchor], positive = g < 0 ? -1 : run->targets[g].class_id;
+                double sum = 0;
+                for (int z = 0; z < run->net->class_count; z++) { /* BCE with logits */
+                    float logit = logits[4 * NET_REG_MAX + z], wanted = z == positive ? out->score[anchor] : 0, e = expf(-fabsf(logit));
+                    sum += (double)(YOLO_MAX(logit, 0.0f) - logit * wanted + log1pf(e));
+                    gradient[4 * NET_REG_MAX + z] = ((logit >= 0 ? 1 / (1 + e) : e / (1 + e)) - wanted) * scale * batch;
+                }
+                out->parts.cls += sum * (double)scale;
+                if (g >= 0) loss_box(run, out, anchor, (float)x + 0.5f, (float)y + 0.5f, (float)run->net->strides[l], logits, gradient, batch);
+                else memset(gradient, 0, 4 * NET_REG_MAX * sizeof *gradient);
+            }
+}
+
+static size_t loss_workspace(const net *net, const ten *heads, int target_count) {
+    size_t anchors = 0, images = (size_t)heads[0].n;
+    for (int l = 0; l < net->level_count; l++) anchors += (size_t)heads[l].h * (size_t)heads[l].w;
+    return images * sizeof(loss_image) + images * anchors * 9 * sizeof(float) + (size_t)target_count * LOSS_TOPK * sizeof(loss_pair) + 256;
+}
+
+/* Losses of a batch and their gradients (overwritten) with respect to the raw heads, scaled as ultralytics scales what
+   it calls backward on: gain * loss * batch. Targets lie image by image (see loss_run.first); `workspace` holds
+   loss_workspace bytes. */
+static loss_parts loss_detect(const net *net, const ten *heads, const ten *gradients, const loss_target *targets, const int *first,
+                              loss_gains gains, void *workspace, thr_pool *pool) {
+    int images = heads[0].n;
+    loss_run run = {.net = net, .heads = heads, .gradients = gradients, .targets = targets, .first = first, .gains = gains, .images = workspace};
+    for (int l = 0; l < net->level_count; l++) run.level_first[l + 1] = run.level_first[l] + heads[l].h * heads[l].w;
+    int anchors = run.level_first[net->level_count];
+    float *free_floats = (float *)(run.images + images);
+    for (int i = 0; i < images; i++, free_floats += (size_t)anchors * 9) {
+        loss_image *image = &run.images[i];
+        image->box = (float(*)[4])free_floats;
+        image->target = (int *)(free_floats + (size_t)anchors * 4);
+        image->claims = image->target + anchors;
+        image->metric = (float *)(image->claims + anchors);
+        image->overlap = image->metric + anchors;
+        image->score = image->overlap + anchors;
+    }
+    run.pairs = (loss_pair *)free_floats;
+    thr_parallel_for(pool, images, loss_assign, &run);
+    for (int i = 0; i < images; i++) run.score_sum += run.images[i].score_sum;
+    run.score_sum = YOLO_MAX(run.score_sum, 1.0);
+    thr_parallel_for(pool, images, loss_gradient, &run);
+    loss_parts total = {0, 0, 0};
+    for (int i = 0; i < images; i++) {
+        total.box += run.images[i].parts.box;
+        total.cls += run.images[i].parts.cls;
+        total.dfl += run.images[i].parts.dfl;
+    }
+    return total;
+}
+
+/* ==== 19 opt_: optimizers, schedules, moving average of the weights ================================================
+   One table of updates over the parameter table. */
+
+/* ==== 20 aug_ dl_: augmentation and training batches ===============================================================
+   Pictures and labels of a batch, as a function of (seed, epoch, position). */
+
+/* ==== 21 ev_: evaluator =========================================================================================
    Precision, recall and average precision as ultralytics counts them. Predictions meet targets in the network's pixels,
    picture by picture in the order of the batches; what that leaves (confidence, class and ten bits each) is all that
    the curves are made of. Sums run in a fixed order in doubles, so results do not depend on the number of threads. */
@@ -9911,7 +10225,10 @@ static yolo_status ev_val(pipe_job *job, const yolo_val_options *options, yolo_m
     return status == YOLO_OK ? written : status;
 }
 
-/* ==== 18 prep_: data preparation ================================================================================
+/* ==== 22 plot_: charts and sheets of pictures ======================================================================
+   Drawn with section 7, written with section 8. */
+
+/* ==== 23 prep_: data preparation ================================================================================
    1 The source is only read; `out` may lie within it and is then not searched.
    2 Which set a picture goes to is a function of the seed and of the picture's bytes: not of its name, its folder, its
      label or the other pictures. So nothing moves when pictures come, go or are renamed, equal pictures cannot be on
@@ -10642,7 +10959,7 @@ yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *repo
     return status;
 }
 
-/* ==== 19 lab_: labelling a tree of pictures =====================================================================
+/* ==== 24 lab_: labelling a tree of pictures =====================================================================
    What is written where is decided before the first picture is decoded: pictures with a label file are left out there,
    so that continuing a run costs a look at each name, and two pictures that would share a label file are found. Files
    of a picture are written by the lane that looked at it, its label last and by renaming, so a label file means that
@@ -11100,7 +11417,10 @@ static yolo_status lab_label(const yolo_model *model, const yolo_label_options *
     return status;
 }
 
-/* ==== 20 dev_ bench_: devices and benchmark =====================================================================
+/* ==== 25 tr_: trainer ==============================================================================================
+   The phases of a training run. */
+
+/* ==== 26 dev_ bench_: devices and benchmark =====================================================================
    Looking at devices changes none of them. A GPU that is not there is reported with those that are. */
 
 /* GPUs, or -1 with the reason. */
@@ -11337,7 +11657,10 @@ yolo_status yolo_bench(yolo_model *model, yolo_bench_options options, char **tex
     return status;
 }
 
-/* ==== 21 yolo_: public interface ================================================================================ */
+/* ==== 27 demo_: drawn data set =====================================================================================
+   Pictures of shapes with their labels, a function of the seed. */
+
+/* ==== 28 yolo_: public interface ================================================================================ */
 
 yolo_status yolo_image_read(yolo_image *image, const char *path, yolo_error *error) { return codec_read(path, image, error); }
 
@@ -11577,7 +11900,7 @@ yolo_status yolo_run_folder(const char *project, const char *name, bool exist_ok
 
 void yolo_text_free(char *text) { mem_free(text); }
 
-/* ==== 22 cli_: command line =====================================================================================
+/* ==== 29 cli_: command line =====================================================================================
    A caller of yolo.h like any other; of the sections above it uses os_ for the terminal and the helpers of err_,
    log_ and str_. One table of options a verb: parsing, defaults, ranges and `yolo help VERB` all come from it.
    Results go to stdout, logs and progress to stderr. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted. */

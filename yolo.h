@@ -46,7 +46,8 @@
 
    CONTENTS
      1 version, status, errors, log      2 images and boxes       3 models      4 predict and val
-     5 folders: prepare, label           6 devices and bench      7 private part (yolo.c, kernels.cu, tests)
+     5 folders: prepare, label           6 devices and bench      7 train, demo
+     8 private part (yolo.c, kernels.cu, tests)
 
    MIT licence, see LICENSE. */
 #ifndef YOLO_H
@@ -305,7 +306,85 @@ yolo_bench_options yolo_bench_defaults(void);
 /* Times the forward pass: median, min, max ms, pictures/s, GFLOP/s, peak memory. *text as in yolo_info. */
 yolo_status yolo_bench(yolo_model *model, yolo_bench_options options, char **text, yolo_error *error);
 
-/* ---- 7 private part: for yolo.c, kernels.cu and the tests only -------------------------------------------------- */
+/* ---- 7 train, demo ------------------------------------------------------------------------------------------- */
+
+/* Names, meanings and defaults are those of ultralytics' training arguments. */
+typedef struct yolo_train_options {
+    const char *model;       /* checkpoint (.pt), description (.yaml) or bare name such as "yolov8n.yaml" */
+    const char *data;        /* data.yaml */
+    int epochs;              /* 100 */
+    double time;             /* hours to train instead of epochs; 0 = by epochs */
+    int patience;            /* epochs without improvement before stopping; 100; 0 = never */
+    double batch;            /* pictures a step; 16; -1 = what fits 60 % of the memory, 0..1 = that share */
+    int imgsz;               /* side of the network's square input, pixels; 640 */
+    bool save;               /* write last.pt and best.pt; true */
+    int save_period;         /* also weights/epochN.pt every so many epochs; -1 = never */
+    const char *cache;       /* "ram" (decode once, as far as the budget goes), "false"; NULL = "ram" */
+    double cache_gb;         /* budget of the picture cache; 0 = a quarter of the free memory */
+    int workers;             /* loader threads; 8, never more than there are cores */
+    const char *project, *name; /* run folder project/name, see yolo_run_folder; "runs/detect", "train" */
+    bool exist_ok;           /* use the run folder even if it exists */
+    const char *pretrained;  /* "true", "false", or a checkpoint to start from; NULL = "true" */
+    const char *optimizer;   /* auto, SGD, MuSGD, Adam, Adamax, AdamW, NAdam, RAdam, RMSProp; NULL = auto */
+    uint64_t seed;           /* 0 */
+    bool single_cls;         /* all classes as one */
+    bool rect;               /* batches of like shapes, minimum padding, no shuffling */
+    bool cos_lr;             /* cosine instead of linear schedule */
+    int close_mosaic;        /* no mosaic in the last epochs; 10 */
+    bool resume;             /* go on from model= or the newest last.pt under project */
+    bool amp;                /* half precision where the device has it; without effect on the CPU */
+    double fraction;         /* share of the training pictures to use; 1 */
+    const char *freeze;      /* "10" = the first ten layers, "0,3,5" = those; NULL = none */
+    double multi_scale;      /* input sizes vary by this share; 0 */
+    double lr0, lrf;         /* 0.01 first rate, 0.01 share of it at the end */
+    double momentum, weight_decay; /* 0.937, 0.0005 */
+    double warmup_epochs, warmup_momentum, warmup_bias_lr; /* 3, 0.8, 0.1 */
+    double box, cls, dfl;    /* gains of the losses; 7.5, 0.5, 1.5 */
+    int nbs;                 /* nominal batch: gradients accumulate to it; 64 */
+    double hsv_h, hsv_s, hsv_v; /* 0.015, 0.7, 0.4 */
+    double degrees, translate, scale, shear, perspective; /* 0, 0.1, 0.5, 0, 0 */
+    double flipud, fliplr, bgr, mosaic, mixup, cutmix;    /* probabilities; 0, 0.5, 0, 1, 0, 0 */
+    const int *classes; int class_count; /* train on these classes only; NULL = all */
+    double iou; int max_det; /* of the validation; 0.7, 300 */
+    bool plots, val;         /* draw charts; validate each epoch; true, true */
+    const char *device;      /* "auto", "cpu"; NULL = auto */
+    int threads;             /* compute threads; 0 = all cores */
+    const char *isa;         /* as in yolo_open_options */
+    const char *activation;  /* "silu", "relu", "leakyrelu", "mish" for a model that starts anew; NULL = as described */
+    yolo_progress progress;
+    yolo_log log;
+} yolo_train_options;
+
+yolo_train_options yolo_train_defaults(void);
+
+typedef struct yolo_train_report {
+    char folder[1000];       /* the run folder */
+    int epochs, best_epoch;  /* done in all; the one best.pt is of, from 1 */
+    double precision, recall, map50, map50_95; /* of best.pt */
+    double seconds;
+    double pictures_per_second; /* from file to weights, validation left out */
+} yolo_train_report;
+
+/* Trains; everything goes into the run folder. After YOLO_ERROR_INTERRUPTED, or a kill at any moment, the same call with
+   `resume` goes on from the last whole epoch and ends in the same bits. */
+yolo_status yolo_train(yolo_train_options options, yolo_train_report *report, yolo_error *error);
+
+typedef struct yolo_demo_options {
+    const char *out;         /* folder for the data set and the run; "runs/demo" */
+    int pictures, epochs, imgsz; /* drawn; defaults reach mAP50 0.90 within minutes on two cores */
+    uint64_t seed;           /* 0 */
+    int threads;             /* 0 = all cores */
+    const char *isa;
+    yolo_progress progress;
+    yolo_log log;
+} yolo_demo_options;
+
+yolo_demo_options yolo_demo_defaults(void);
+
+/* Draws pictures of shapes with labels, prepares them, trains from scratch, labels held-out pictures, measures. */
+yolo_status yolo_demo(yolo_demo_options options, yolo_train_report *report, yolo_error *error);
+
+/* ---- 8 private part: for yolo.c, kernels.cu and the tests only -------------------------------------------------- */
 
 #ifdef YOLO_PRIVATE
 
