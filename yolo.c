@@ -7822,6 +7822,82 @@ static yolo_status pt_info(const pt_model *m, const char *path, str *out, yolo_e
     return out->failed ? err_memory(error, (uint64_t)out->capacity) : YOLO_OK;
 }
 
+/* The scale letter in a description's file name, "my-yolov8s-long.yaml", or "". REF ultralytics/nn/tasks.py
+   guess_model_scale. */
+static void pt_scale_of_name(const char *path, char letter[2]) {
+    letter[0] = letter[1] = 0;
+    for (const char *p = path_name(path); (p = strstr(p, "yolo")); p++) {
+        const char *q = p + 4;
+        if (!strncmp(q, "e-", 2)) q += 2;
+        if (*q == 'v') q++;
+        const char *digits = q;
+        while (*q >= '0' && *q <= '9') q++;
+        if (q > digits && *q && strchr("nslmx", *q)) {
+            letter[0] = *q;
+            return;
+        }
+    }
+}
+
+/* Reads a description from its file or, where there is none, from those built in. */
+static yolo_status pt_read_description(arena *memory, const char *path, val **yaml, yolo_error *error) {
+    char letter[2];
+    uint8_t *bytes;
+    size_t size;
+    if (os_path_kind(path) == OS_NOTHING) {
+        *yaml = net_builtin_yaml(memory, path_name(path));
+        return *yaml ? YOLO_OK : err_set(error, YOLO_ERROR_IO, "%s: no such file, and no such built-in model; built in are "
+                                         "yolov8n.yaml, yolov8s, yolov8m, yolov8l, yolov8x, and each with -p2", path);
+    }
+    yolo_status status = path_read(path, 1 << 20, &bytes, &size, error);
+    if (status == YOLO_OK) status = yaml_parse(memory, path, (const char *)bytes, size, yaml, error);
+    mem_free(bytes);
+    if (status != YOLO_OK) return status;
+    pt_scale_of_name(path, letter);
+    if ((*yaml)->kind != VAL_MAP) return err_set(error, YOLO_ERROR_FORMAT, "%s: expected a model description", path);
+    if ((*letter && !net_set_val(memory, *yaml, "scale", val_string(memory, letter, 1))) ||
+        !net_set_val(memory, *yaml, "yaml_file", val_string(memory, path, strlen(path)))) return err_memory(error, size);
+    return YOLO_OK;
+}
+
+/* A new model of a description, with initial weights. */
+static yolo_status pt_new(pt_model *model, const char *path, const yolo_open_options *options, yolo_error *error) {
+    arena memory = {.cap = 64 << 20};
+    val *yaml = NULL;
+    net_activation activation = NET_SILU;
+    double slope;
+    yolo_error reason = {0};
+    if (options->activation && !net_parse_activation(options->activation, &activation, &slope))
+        return err_set(error, YOLO_ERROR_USAGE, "activation '%.40s': expected silu, relu, leakyrelu or mish", options->activation);
+    if (options->classes < 0 || options->classes > NET_MAX_CHANNELS)
+        return err_set(error, YOLO_ERROR_USAGE, "%d classes: expected 1 to %d", options->classes, NET_MAX_CHANNELS);
+    yolo_status status = pt_read_description(&memory, path, &yaml, error);
+    if (status == YOLO_OK) {
+        status = net_build(&model->net, yaml, NULL, options->classes, NULL, options->activation ? (int)activation : -1, false, &reason);
+        if (status != YOLO_OK) err_set(error, status, "%s: %s", path, reason.message);
+    }
+    arena_free(&memory);
+    if (status != YOLO_OK) return status;
+    model->params = mem_array((uint64_t)model->net.param_elements, sizeof *model->params);
+    if (!model->params) return err_memory(error, (uint64_t)model->net.param_elements * sizeof *model->params);
+    net_init_params(&model->net, model->params, options->seed);
+    model->built = true;
+    model->epoch = -1;
+    return YOLO_OK;
+}
+
+/* Does the path name a model description, not a checkpoint? */
+static bool pt_is_description(const char *path) {
+    const char *extension = path_extension(path);
+    return str_equal_fold(extension, ".yaml") || str_equal_fold(extension, ".yml") || !*extension;
+}
+
+/* Opens a checkpoint, or builds a new model of a description (a file, or a bare name that is built in). */
+static yolo_status pt_load(const char *path, const yolo_open_options *options, pt_model *model, yolo_error *error) {
+    memset(model, 0, sizeof *model);
+    return pt_is_description(path) ? pt_new(model, path, options, error) : pt_read(path, model, error);
+}
+
 /* ==== 14 op_: CPU operators =====================================================================================
    Forward operators in fp32 on NHWC views; none allocates. A convolution is, on the inside, always the same loop: a tile
    of rows (output pixels) times a panel of output channels, summed over input channels in their order (OP_(tile)).
@@ -11699,70 +11775,6 @@ static yolo_status yolo_choose_isa(const char *name, op_isa *isa, yolo_error *er
     return err_set(error, YOLO_ERROR_USAGE, "instruction set '%.40s': expected auto, portable, avx2 or avx512", name);
 }
 
-/* The scale letter in a description's file name, "my-yolov8s-long.yaml", or "". REF ultralytics/nn/tasks.py
-   guess_model_scale. */
-static void yolo_scale_of_name(const char *path, char letter[2]) {
-    letter[0] = letter[1] = 0;
-    for (const char *p = path_name(path); (p = strstr(p, "yolo")); p++) {
-        const char *q = p + 4;
-        if (!strncmp(q, "e-", 2)) q += 2;
-        if (*q == 'v') q++;
-        const char *digits = q;
-        while (*q >= '0' && *q <= '9') q++;
-        if (q > digits && *q && strchr("nslmx", *q)) {
-            letter[0] = *q;
-            return;
-        }
-    }
-}
-
-/* Reads a description from its file or, where there is none, from those built in. */
-static yolo_status yolo_read_description(arena *memory, const char *path, val **yaml, yolo_error *error) {
-    char letter[2];
-    uint8_t *bytes;
-    size_t size;
-    if (os_path_kind(path) == OS_NOTHING) {
-        *yaml = net_builtin_yaml(memory, path_name(path));
-        return *yaml ? YOLO_OK : err_set(error, YOLO_ERROR_IO, "%s: no such file, and no such built-in model; built in are "
-                                         "yolov8n.yaml, yolov8s, yolov8m, yolov8l, yolov8x, and each with -p2", path);
-    }
-    yolo_status status = path_read(path, 1 << 20, &bytes, &size, error);
-    if (status == YOLO_OK) status = yaml_parse(memory, path, (const char *)bytes, size, yaml, error);
-    mem_free(bytes);
-    if (status != YOLO_OK) return status;
-    yolo_scale_of_name(path, letter);
-    if ((*yaml)->kind != VAL_MAP) return err_set(error, YOLO_ERROR_FORMAT, "%s: expected a model description", path);
-    if ((*letter && !net_set_val(memory, *yaml, "scale", val_string(memory, letter, 1))) ||
-        !net_set_val(memory, *yaml, "yaml_file", val_string(memory, path, strlen(path)))) return err_memory(error, size);
-    return YOLO_OK;
-}
-
-/* A new model of a description, with initial weights. */
-static yolo_status yolo_build(pt_model *model, const char *path, const yolo_open_options *options, yolo_error *error) {
-    arena memory = {.cap = 64 << 20};
-    val *yaml = NULL;
-    net_activation activation = NET_SILU;
-    double slope;
-    yolo_error reason = {0};
-    if (options->activation && !net_parse_activation(options->activation, &activation, &slope))
-        return err_set(error, YOLO_ERROR_USAGE, "activation '%.40s': expected silu, relu, leakyrelu or mish", options->activation);
-    if (options->classes < 0 || options->classes > NET_MAX_CHANNELS)
-        return err_set(error, YOLO_ERROR_USAGE, "%d classes: expected 1 to %d", options->classes, NET_MAX_CHANNELS);
-    yolo_status status = yolo_read_description(&memory, path, &yaml, error);
-    if (status == YOLO_OK) {
-        status = net_build(&model->net, yaml, NULL, options->classes, NULL, options->activation ? (int)activation : -1, false, &reason);
-        if (status != YOLO_OK) err_set(error, status, "%s: %s", path, reason.message);
-    }
-    arena_free(&memory);
-    if (status != YOLO_OK) return status;
-    model->params = mem_array((uint64_t)model->net.param_elements, sizeof *model->params);
-    if (!model->params) return err_memory(error, (uint64_t)model->net.param_elements * sizeof *model->params);
-    net_init_params(&model->net, model->params, options->seed);
-    model->built = true;
-    model->epoch = -1;
-    return YOLO_OK;
-}
-
 void yolo_model_close(yolo_model *model) {
     if (!model) return;
     run_lane_destroy(model->lane);
@@ -11770,12 +11782,6 @@ void yolo_model_close(yolo_model *model) {
     thr_pool_destroy(model->pool);
     pt_free(&model->checkpoint);
     mem_free(model);
-}
-
-/* Does the path name a model description, not a checkpoint? */
-static bool yolo_is_description(const char *path) {
-    const char *extension = path_extension(path);
-    return str_equal_fold(extension, ".yaml") || str_equal_fold(extension, ".yml") || !*extension;
 }
 
 yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_options options, yolo_error *error) {
@@ -11787,7 +11793,7 @@ yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_option
     if (status == YOLO_OK && options.threads < 0)
         status = err_set(error, YOLO_ERROR_USAGE, "%d threads: expected 0 (all cores) or more", options.threads);
     if (status == YOLO_OK)
-        status = yolo_is_description(path) ? yolo_build(&model->checkpoint, path, &options, error) : pt_read(path, &model->checkpoint, error);
+        status = pt_load(path, &options, &model->checkpoint, error);
     if (status == YOLO_OK) {
         model->pool = thr_pool_create(options.threads ? options.threads : os_core_count());
         if (!model->pool) status = err_memory(error, sizeof *model->pool);
@@ -11854,7 +11860,7 @@ yolo_status yolo_info(const char *path, char **text, yolo_error *error) {
     yolo_open_options options = yolo_open_defaults();
     str out = {0};
     *text = NULL;
-    yolo_status status = yolo_is_description(path) ? yolo_build(&checkpoint, path, &options, error) : pt_read(path, &checkpoint, error);
+    yolo_status status = pt_load(path, &options, &checkpoint, error);
     if (status == YOLO_OK) status = pt_info(&checkpoint, path, &out, error);
     if (status == YOLO_OK) *text = out.text;
     else str_free(&out);
