@@ -9827,7 +9827,526 @@ static loss_parts loss_detect(const net *net, const ten *heads, const ten *gradi
 }
 
 /* ==== 19 opt_: optimizers, schedules, moving average of the weights ================================================
-   One table of updates over the parameter table. */
+   Everything is one pass over the parameter table: clip, update, zero the gradients, average.
+   1. The block of parameters is cut into pieces of one row and at most OPT_PIECE elements, whatever the number of
+      threads. One worker does a piece; the norm adds the pieces' sums in their order. So: the same bits always.
+   2. Groups stand in ultralytics' order: weights, norms, biases; for MuSGD each of those and then the convolutions'
+      weights, twice: first the rows of the class branch, which learn thrice as fast.
+   3. A row of a frozen layer, a NET_FROZEN row and a statistic have no group: no update, no part in the norm.
+   4. opt_block and opt_number give all that a resumed run needs beside parameters, batch number and settings.
+   REF torch/optim (the single tensor functions), ultralytics/engine/trainer.py build_optimizer, _do_train,
+   optimizer_step; ultralytics/optim/muon.py; ultralytics/utils/torch_utils.py ModelEMA, one_cycle */
+
+typedef enum opt_kind {
+    OPT_AUTO, OPT_SGD, OPT_MUSGD, OPT_ADAM, OPT_ADAMAX, OPT_ADAMW, OPT_NADAM, OPT_RADAM, OPT_RMSPROP
+} opt_kind;
+
+enum { OPT_PIECE = 16384, OPT_MAX_GROUPS = 8, OPT_MAX_BLOCKS = 3, OPT_NUMBERS = 6, OPT_MUON_STEPS = 5 };
+#define OPT_CLIP 10.0        /* the norm above which gradients are scaled down */
+#define OPT_EPS 1e-8f
+#define OPT_BETA2 0.999
+#define OPT_RMS_ALPHA 0.99
+#define OPT_NADAM_DECAY 4e-3
+#define OPT_MUON_SHARE 0.2   /* of the rate, for the orthogonal part of MuSGD's update */
+#define OPT_MUON_BOOST 3.0
+#define OPT_EMA_DECAY 0.9999
+#define OPT_EMA_RAMP 2000.0  /* updates */
+
+typedef struct opt_settings { /* names and meanings of yolo_train_options */
+    opt_kind kind;
+    double lr0, lrf, momentum, weight_decay;
+    double warmup_epochs, warmup_momentum, warmup_bias_lr;
+    bool cos_lr;
+    bool timed;       /* `epochs` is an estimate: opt_set_epochs follows */
+    int epochs, batch, nbs;
+    int64_t batches;  /* of an epoch */
+    int64_t pictures; /* of an epoch */
+    int class_count;
+} opt_settings;
+
+typedef struct opt_group { bool bias, muon; double weight_decay, initial_lr, lr; int rows; } opt_group;
+
+typedef struct opt_piece {
+    int64_t offset;
+    int count, row, group; /* group -1 = is not trained */
+    bool averaged;    /* all but the counters num_batches_tracked, which the average keeps as they were */
+    double squares;
+} opt_piece;
+
+typedef struct opt_rates { /* of one step and group, as the loops want them */
+    float clip;          /* multiplies the gradient */
+    float lr, decay, keep; /* gradient += decay * parameter; parameter *= keep */
+    float momentum, beta1, beta2;
+    float root, grow, step; /* by kind: see opt_rates_of */
+} opt_rates;
+
+typedef void opt_update(const opt_rates *r, float *p, const float *g, float *a, float *b, int count);
+
+typedef struct opt_state {
+    const net *net;
+    opt_settings settings; /* OPT_AUTO resolved */
+    opt_group groups[OPT_MAX_GROUPS]; int group_count;
+    opt_piece *pieces; int piece_count;
+    float *ema;
+    float *blocks[OPT_MAX_BLOCKS]; int block_count; /* the average, then the moments */
+    float *muon;           /* scratch for one matrix of MuSGD */
+    int64_t warmup;        /* batches */
+    int nominal;           /* batches that make a step, after the warm-up */
+    double momentum;       /* now, of the kinds that have one */
+    int accumulate;        /* now */
+    double batch;          /* number of the batch, since epoch 0 */
+    double steps, updates, beta1, product /* NAdam's */, last /* batch of the last step */, start_momentum; /* opt_number */
+} opt_state;
+
+/* The loops. a and b are the kind's moments at p. */
+
+static void opt_update_sgd(const opt_rates *r, float *p, const float *g, float *a, float *b, int count) {
+    (void)b;
+    for (int i = 0; i < count; i++) {
+        float d = g[i] * r->clip + r->decay * p[i];
+        a[i] = a[i] * r->momentum + d;
+        p[i] -= r->lr * (d + r->momentum * a[i]); /* Nesterov */
+    }
+}
+
+static void opt_update_adam(const opt_rates *r, float *p, const float *g, float *a, float *b, int count) {
+    for (int i = 0; i < count; i++) {
+        float d = g[i] * r->clip + r->decay * p[i];
+        a[i] += r->beta1 * (d - a[i]);
+        b[i] = b[i] * r->beta2 + r->grow * d * d;
+        p[i] = p[i] * r->keep - r->step * (a[i] / (sqrtf(b[i]) / r->root + OPT_EPS));
+    }
+}
+
+static void opt_update_adamax(const opt_rates *r, float *p, const float *g, float *a, float *b, int count) {
+    for (int i = 0; i < count; i++) {
+        float d = g[i] * r->clip + r->decay * p[i], size = fabsf(d) + OPT_EPS, least = b[i] * r->beta2;
+        a[i] += r->beta1 * (d - a[i]);
+        b[i] = least > size ? least : size;
+        p[i] -= r->step * (a[i] / b[i]);
+    }
+}
+
+static void opt_update_nadam(const opt_rates *r, float *p, const float *g, float *a, float *b, int count) {
+    for (int i = 0; i < count; i++) {
+        float d = g[i] * r->clip + r->decay * p[i];
+        a[i] += r->beta1 * (d - a[i]);
+        b[i] = b[i] * r->beta2 + r->grow * d * d;
+        float size = sqrtf(b[i] / r->root) + OPT_EPS;
+        p[i] = p[i] - r->lr * (d / size) - r->step * (a[i] / size);
+    }
+}
+
+static void opt_update_radam(const opt_rates *r, float *p, const float *g, float *a, float *b, int count) {
+    for (int i = 0; i < count; i++) {
+        float d = g[i] * r->clip + r->decay * p[i];
+        a[i] += r->beta1 * (d - a[i]);
+        b[i] = b[i] * r->beta2 + r->grow * d * d;
+        p[i] -= a[i] * r->step * (r->root > 0 ? r->root / (sqrtf(b[i]) + OPT_EPS) : 1.0f);
+    }
+}
+
+static void opt_update_rmsprop(const opt_rates *r, float *p, const float *g, float *a, float *b, int count) {
+    for (int i = 0; i < count; i++) {
+        float d = g[i] * r->clip + r->decay * p[i];
+        b[i] = b[i] * r->beta2 + r->grow * d * d;
+        a[i] = a[i] * r->momentum + d / (sqrtf(b[i]) + OPT_EPS);
+        p[i] -= r->lr * a[i];
+    }
+}
+
+typedef struct opt_row { const char *name; opt_update *update; const char *moments[2]; /* b only where there is a second */ } opt_row;
+static const opt_row opt_rows[] = { /* by opt_kind */
+    {"auto", NULL, {NULL, NULL}},
+    {"SGD", opt_update_sgd, {"momentum", NULL}},
+    {"MuSGD", opt_update_sgd, {"momentum", "muon momentum"}},
+    {"Adam", opt_update_adam, {"mean", "square"}},
+    {"Adamax", opt_update_adamax, {"mean", "largest"}},
+    {"AdamW", opt_update_adam, {"mean", "square"}},
+    {"NAdam", opt_update_nadam, {"mean", "square"}},
+    {"RAdam", opt_update_radam, {"mean", "square"}},
+    {"RMSProp", opt_update_rmsprop, {"momentum", "square"}}};
+
+static const char *opt_kind_name(opt_kind kind) { return opt_rows[kind].name; }
+
+static bool opt_kind_of(const char *name, opt_kind *kind) {
+    for (int i = 0; i < YOLO_COUNT(opt_rows); i++)
+        if (str_equal_fold(name, opt_rows[i].name)) {
+            *kind = (opt_kind)i;
+            return true;
+        }
+    return false;
+}
+
+/* What the loops multiply by, computed in double and rounded once as torch does. */
+static opt_rates opt_rates_of(const opt_state *s, const opt_group *group, float clip) {
+    double beta1 = s->beta1, t = s->steps, first = 1 - pow(beta1, t), second = 1 - pow(OPT_BETA2, t);
+    opt_rates r = {.clip = clip, .lr = (float)group->lr, .decay = (float)group->weight_decay, .keep = 1, .momentum = (float)s->momentum,
+                   .beta1 = (float)(1 - beta1), .beta2 = (float)OPT_BETA2, .grow = (float)(1 - OPT_BETA2),
+                   .root = (float)sqrt(second), .step = (float)(group->lr / first)};
+    switch (s->settings.kind) {
+    case OPT_ADAMW:
+        r.decay = 0;
+        r.keep = (float)(1 - group->lr * group->weight_decay);
+        break;
+    case OPT_NADAM: { /* root: of the second moment before its square root; lr, step: of gradient and mean */
+        double now = beta1 * (1 - 0.5 * pow(0.96, t * OPT_NADAM_DECAY)), next = beta1 * (1 - 0.5 * pow(0.96, (t + 1) * OPT_NADAM_DECAY));
+        r.root = (float)second;
+        r.lr = (float)(group->lr * (1 - now) / (1 - s->product));
+        r.step = (float)(group->lr * next / (1 - s->product * next));
+        break;
+    }
+    case OPT_RADAM: { /* root: 0 while the variance is unknown */
+        double most = 2 / (1 - OPT_BETA2) - 1, length = most - 2 * t * pow(OPT_BETA2, t) / second;
+        double rectified = length > 5 ? sqrt((length - 4) * (length - 2) * most / ((most - 4) * (most - 2) * length)) : 0;
+        r.root = (float)(sqrt(second) * rectified);
+        break;
+    }
+    case OPT_RMSPROP:
+        r.beta2 = (float)OPT_RMS_ALPHA;
+        r.grow = (float)(1 - OPT_RMS_ALPHA);
+        break;
+    default: break;
+    }
+    return r;
+}
+
+/* MuSGD: the momentum of a convolution's weight, as a matrix of its rows O, is made nearly orthogonal by five Newton-Schulz
+   iterations with products rounded to bfloat16, as the reference computes them. */
+
+/* To bfloat16 and back; half to even. */
+static float opt_bf16(float x) {
+    uint32_t bits;
+    if (x != x) return x;
+    memcpy(&bits, &x, 4);
+    bits += 0x7fff + (bits >> 16 & 1);
+    bits &= 0xffff0000u;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+typedef struct opt_product { /* out(m,n) = bf16(add * plus(m,n) + scale * a(m,k) b(k,n)), plus NULL = nothing */
+    float *out;
+    const float *a, *b, *plus;
+    int m, k, n;
+    float add, scale;
+} opt_product;
+
+enum { OPT_TILE_ROWS = 4, OPT_TILE_COLUMNS = 16 };
+
+static void opt_multiply_rows(void *context, int block, int worker) {
+    const opt_product *job = context;
+    int row = block * OPT_TILE_ROWS, rows = YOLO_MIN(OPT_TILE_ROWS, job->m - row);
+    (void)worker;
+    for (int column = 0; column < job->n; column += OPT_TILE_COLUMNS) {
+        float sums[OPT_TILE_ROWS][OPT_TILE_COLUMNS] = {{0}};
+        int columns = YOLO_MIN(OPT_TILE_COLUMNS, job->n - column);
+        for (int k = 0; k < job->k; k++) {
+            const float *b = job->b + (size_t)k * (size_t)job->n + column;
+            for (int i = 0; i < rows; i++) {
+                float a = job->a[(size_t)(row + i) * (size_t)job->k + (size_t)k];
+                if (columns == OPT_TILE_COLUMNS)
+                    for (int j = 0; j < OPT_TILE_COLUMNS; j++) sums[i][j] += a * b[j];
+                else
+                    for (int j = 0; j < columns; j++) sums[i][j] += a * b[j];
+            }
+        }
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < columns; j++) {
+                size_t at = (size_t)(row + i) * (size_t)job->n + (size_t)(column + j);
+                job->out[at] = opt_bf16((job->plus ? job->add * job->plus[at] : 0) + job->scale * sums[i][j]);
+            }
+    }
+}
+
+static void opt_multiply(thr_pool *pool, opt_product job) {
+    thr_parallel_for(pool, (job.m + OPT_TILE_ROWS - 1) / OPT_TILE_ROWS, opt_multiply_rows, &job);
+}
+
+static void opt_transpose(float *out, const float *in, int rows, int columns) {
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) out[(size_t)j * (size_t)rows + (size_t)i] = in[(size_t)i * (size_t)columns + (size_t)j];
+}
+
+/* Floats of scratch for a matrix: itself, its transpose, its next value, and three of its shorter side squared. */
+static int64_t opt_muon_floats(const net_param *row) {
+    int64_t rows = row->dims[0], columns = row->count / rows, side = YOLO_MIN(rows, columns);
+    return 3 * row->count + 3 * side * side;
+}
+
+/* x (rows, columns; rows <= columns) becomes nearly orthogonal. */
+static void opt_orthogonal(thr_pool *pool, float *x, int rows, int columns, float *scratch) {
+    const float a = 3.4445f, b = -4.7750f, c = 2.0315f;
+    size_t count = (size_t)rows * (size_t)columns, square = (size_t)rows * (size_t)rows;
+    float *turned = scratch, *next = turned + count, *outer = next + count, *mixed = outer + square;
+    for (int i = 0; i < OPT_MUON_STEPS; i++) {
+        opt_transpose(turned, x, rows, columns);
+        opt_multiply(pool, (opt_product){.out = outer, .a = x, .b = turned, .m = rows, .k = columns, .n = rows, .scale = 1});
+        opt_multiply(pool, (opt_product){.out = mixed, .a = outer, .b = outer, .plus = outer, .m = rows, .k = rows, .n = rows, .add = b, .scale = c});
+        opt_multiply(pool, (opt_product){.out = next, .a = mixed, .b = x, .plus = x, .m = rows, .k = rows, .n = columns, .add = a, .scale = 1});
+        memcpy(x, next, count * sizeof *x);
+    }
+}
+
+static void opt_muon_row(opt_state *s, const net_param *row, const opt_group *group, float clip, float *params, const float *gradients, thr_pool *pool) {
+    float *p = params + row->offset, *momentum = s->blocks[2] + row->offset, *x = s->muon, *turned = x + row->count;
+    const float *g = gradients + row->offset;
+    float beta = (float)s->momentum, rest = (float)(1 - s->momentum), lr = (float)(group->lr * OPT_MUON_SHARE);
+    int rows = row->dims[0], columns = (int)(row->count / rows);
+    bool tall = rows > columns;
+    double squares = 0;
+    for (int64_t i = 0; i < row->count; i++) {
+        float d = g[i] * clip;
+        momentum[i] = momentum[i] * beta + rest * d;
+        x[i] = opt_bf16(momentum[i] * beta + rest * d);
+        squares += (double)x[i] * (double)x[i];
+    }
+    float norm = opt_bf16(opt_bf16((float)sqrt(squares)) + 1e-7f);
+    for (int64_t i = 0; i < row->count; i++) x[i] = opt_bf16(x[i] / norm);
+    if (tall) {
+        opt_transpose(turned, x, rows, columns);
+        memcpy(x, turned, (size_t)row->count * sizeof *x);
+    }
+    opt_orthogonal(pool, x, tall ? columns : rows, tall ? rows : columns, turned);
+    if (tall) opt_transpose(turned, x, columns, rows);
+    for (int64_t i = 0; i < row->count; i++) p[i] -= lr * (tall ? turned : x)[i];
+}
+
+/* Steps. */
+
+typedef struct opt_pass { opt_state *state; float *params, *gradients; opt_rates rates[OPT_MAX_GROUPS]; float average; } opt_pass;
+
+static void opt_measure_piece(void *context, int index, int worker) {
+    opt_pass *pass = context;
+    opt_piece *piece = &pass->state->pieces[index];
+    const float *g = pass->gradients + piece->offset;
+    double squares = 0;
+    (void)worker;
+    for (int i = 0; i < piece->count && piece->group >= 0; i++) squares += (double)g[i] * (double)g[i];
+    piece->squares = squares;
+}
+
+static void opt_average(float *ema, const float *p, float weight, int count) {
+    if (weight < 0.5f)
+        for (int i = 0; i < count; i++) ema[i] += weight * (p[i] - ema[i]);
+    else
+        for (int i = 0; i < count; i++) ema[i] = p[i] - (p[i] - ema[i]) * (1 - weight);
+}
+
+static void opt_update_piece(void *context, int index, int worker) {
+    opt_pass *pass = context;
+    opt_state *s = pass->state;
+    const opt_piece *piece = &s->pieces[index];
+    float *p = pass->params + piece->offset, *g = pass->gradients + piece->offset;
+    (void)worker;
+    if (piece->group >= 0)
+        opt_rows[s->settings.kind].update(&pass->rates[piece->group], p, g, s->blocks[1] + piece->offset,
+                                          s->block_count > 2 ? s->blocks[2] + piece->offset : NULL, piece->count);
+    memset(g, 0, (size_t)piece->count * sizeof *g);
+    if (piece->averaged) opt_average(s->ema + piece->offset, p, pass->average, piece->count);
+}
+
+/* One step: gradients are clipped, used and zeroed, then the average follows. Returns their norm before the clip. A norm
+   that is not a number makes every parameter that learns NaN, an infinite one those whose gradient is, as in torch. */
+static double opt_step(opt_state *s, float *params, float *gradients, thr_pool *pool) {
+    opt_pass pass = {.state = s, .params = params, .gradients = gradients};
+    double squares = 0;
+    thr_parallel_for(pool, s->piece_count, opt_measure_piece, &pass);
+    for (int i = 0; i < s->piece_count; i++) squares += s->pieces[i].squares;
+    float norm = (float)sqrt(squares), clip = (float)OPT_CLIP / (norm + 1e-6f);
+    if (clip > 1) clip = 1;
+    s->steps++;
+    s->updates++;
+    s->last = s->batch;
+    s->product = (float)(s->product * (float)(s->beta1 * (1 - 0.5 * pow(0.96, s->steps * OPT_NADAM_DECAY))));
+    for (int i = 0; i < s->group_count; i++) pass.rates[i] = opt_rates_of(s, &s->groups[i], clip);
+    pass.average = (float)(1 - OPT_EMA_DECAY * (1 - exp(-s->updates / OPT_EMA_RAMP)));
+    for (int i = 0; i < s->piece_count && s->muon; i++) { /* the first piece of a row stands for it */
+        const opt_piece *piece = &s->pieces[i];
+        const net_param *row = &s->net->params[piece->row];
+        if (piece->group >= 0 && piece->offset == row->offset && s->groups[piece->group].muon)
+            opt_muon_row(s, row, &s->groups[piece->group], clip, params, gradients, pool);
+    }
+    thr_parallel_for(pool, s->piece_count, opt_update_piece, &pass);
+    return norm;
+}
+
+/* The schedule. */
+
+/* The share of the initial rate in an epoch. */
+static double opt_factor(const opt_settings *set, int epoch) {
+    double pi = 3.14159265358979323846, done = (double)epoch / set->epochs;
+    if (set->cos_lr) return YOLO_MAX((1 - cos(epoch * pi / set->epochs)) / 2, 0) * (set->lrf - 1) + 1;
+    return YOLO_MAX(1 - done, 0) * (1 - set->lrf) + set->lrf;
+}
+
+static double opt_ramp(double at, double end, double from, double to) { return at >= end ? to : (to - from) / end * at + from; }
+
+/* Sets rates, momentum and `accumulate` for batch number `batch` since epoch 0. */
+static void opt_schedule(opt_state *s, int64_t batch, int epoch) {
+    const opt_settings *set = &s->settings;
+    double factor = opt_factor(set, epoch), at = (double)batch, end = (double)s->warmup;
+    s->batch = at;
+    for (int i = 0; i < s->group_count; i++) {
+        opt_group *group = &s->groups[i];
+        group->lr = group->initial_lr * factor;
+        if (batch <= s->warmup && s->warmup) group->lr = opt_ramp(at, end, group->bias ? set->warmup_bias_lr : 0, group->lr);
+    }
+    s->momentum = s->warmup ? opt_ramp(at, end, set->warmup_momentum, set->momentum) : s->start_momentum;
+    s->accumulate = s->warmup ? YOLO_MAX(1, (int)rint(opt_ramp(at, end, 1, s->nominal))) : s->nominal;
+}
+
+/* Is it time for opt_step after the backward pass of the batch that opt_schedule was called for? */
+static bool opt_due(const opt_state *s) { return s->batch - s->last >= s->accumulate; }
+
+/* Counts the warm-up anew: it leaves at least one epoch to regular training. */
+static void opt_set_epochs(opt_state *s, int epochs) {
+    s->settings.epochs = YOLO_MAX(epochs, 1);
+    double warmup = YOLO_MIN(s->settings.warmup_epochs, (double)(s->settings.epochs - 1));
+    s->warmup = warmup > 0 ? (int64_t)rint(warmup * (double)s->settings.batches) : 0;
+}
+
+/* Making one. */
+
+/* ultralytics' choice for `auto`: by the number of steps and of classes, whatever lr0 and momentum say. */
+static void opt_resolve(opt_state *s) {
+    opt_settings *set = &s->settings;
+    s->start_momentum = set->momentum;
+    if (set->kind != OPT_AUTO) return;
+    int64_t step = YOLO_MAX(set->batch, set->nbs), steps = (set->pictures + step - 1) / step * set->epochs;
+    s->start_momentum = 0.9; /* the warm-up still ends at set->momentum */
+    set->kind = steps > 10000 ? OPT_MUSGD : OPT_ADAMW;
+    set->lr0 = steps > 10000 ? 0.01 : rint(0.002 * 5 / (4 + set->class_count) * 1e6) / 1e6;
+    set->warmup_bias_lr = 0;
+}
+
+static void opt_make_groups(opt_state *s, double decay) {
+    bool muon = s->settings.kind == OPT_MUSGD;
+    s->group_count = muon ? 8 : 3;
+    for (int i = 0; i < s->group_count; i++) {
+        int role = muon ? i / 2 : i;
+        opt_group *group = &s->groups[i];
+        *group = (opt_group){.bias = role == 2, .muon = role == 3, .weight_decay = role == 0 || role == 3 ? decay : 0};
+        group->lr = group->initial_lr = s->settings.lr0 * (muon && i % 2 == 0 ? OPT_MUON_BOOST : 1);
+    }
+}
+
+/* The group of row `index` of the parameter table, -1 = none. */
+static int opt_group_of(const opt_state *s, int index, const bool *frozen) {
+    const net *net = s->net;
+    const net_param *row = &net->params[index];
+    int layer = 0;
+    while (layer + 1 < net->layer_count && index >= net->layers[layer].first_param + net->layers[layer].param_count) layer++;
+    if (row->group == NET_FROZEN || row->group == NET_BN_STAT || (frozen && frozen[layer])) return -1;
+    int role = row->group == NET_DECAY ? 0 : row->group == NET_NO_DECAY ? 1 : 2;
+    if (s->settings.kind != OPT_MUSGD) return role;
+    if (row->rank == 4 || row->rank == 2) role = 3;
+    bool classes = net->layers[layer].module == NET_MODULE_DETECT && strstr(row->name, ".cv3.");
+    return 2 * role + !classes;
+}
+
+static yolo_status opt_make_pieces(opt_state *s, const bool *frozen, yolo_error *error) {
+    const net *net = s->net;
+    int64_t count = 0, learning = 0, muon = 0;
+    for (int i = 0; i < net->param_count; i++) count += (net->params[i].count + OPT_PIECE - 1) / OPT_PIECE;
+    s->pieces = mem_array((uint64_t)count, sizeof *s->pieces);
+    if (!s->pieces) return err_memory(error, (uint64_t)count * sizeof *s->pieces);
+    for (int i = 0; i < net->param_count; i++) {
+        const net_param *row = &net->params[i];
+        int group = opt_group_of(s, i, frozen);
+        if (group >= 0) {
+            learning++;
+            s->groups[group].rows++;
+            if (s->groups[group].muon) muon = YOLO_MAX(muon, opt_muon_floats(row));
+        }
+        for (int64_t at = 0; at < row->count; at += OPT_PIECE)
+            s->pieces[s->piece_count++] = (opt_piece){.offset = row->offset + at, .count = (int)YOLO_MIN(row->count - at, OPT_PIECE), .row = i,
+                .group = group, .averaged = !str_ends_with(row->name, "num_batches_tracked")};
+    }
+    if (!learning) return err_set(error, YOLO_ERROR_USAGE, "every layer is frozen: no parameter is left to train; freeze fewer layers");
+    if (muon) s->muon = mem_array((uint64_t)muon, sizeof *s->muon);
+    return muon && !s->muon ? err_memory(error, (uint64_t)muon * sizeof *s->muon) : YOLO_OK;
+}
+
+/* Bytes that opt_create takes for a kind other than OPT_AUTO, but for small change. */
+static uint64_t opt_memory(const net *net, opt_kind kind) {
+    uint64_t blocks = 2 + (opt_rows[kind].moments[1] != NULL), floats = blocks * (uint64_t)net->param_elements;
+    int64_t muon = 0;
+    for (int i = 0; i < net->param_count && kind == OPT_MUSGD; i++)
+        if (net->params[i].rank == 4) muon = YOLO_MAX(muon, opt_muon_floats(&net->params[i]));
+    return (floats + (uint64_t)muon) * sizeof(float);
+}
+
+static void opt_destroy(opt_state *s) {
+    if (!s) return;
+    for (int i = 0; i < s->block_count; i++) mem_free(s->blocks[i]);
+    mem_free(s->pieces);
+    mem_free(s->muon);
+    mem_free(s);
+}
+
+static yolo_status opt_check(const opt_settings *set, yolo_error *error) {
+    if (set->epochs < 1 || set->batch < 1 || set->nbs < 1 || set->batches < 1 || set->pictures < 1)
+        return err_set(error, YOLO_ERROR_USAGE, "epochs %d, batch %d, nbs %d, %lld batches of %lld pictures: expected 1 or more of each",
+                       set->epochs, set->batch, set->nbs, (long long)set->batches, (long long)set->pictures);
+    if (!(set->lr0 >= 0 && set->lr0 < 1e6) || !(set->lrf >= 0 && set->lrf < 1e6) || !(set->momentum >= 0 && set->momentum < 1) ||
+        !(set->weight_decay >= 0 && set->weight_decay < 1e6) || !(set->warmup_epochs < 1e6) ||
+        !(set->warmup_momentum >= 0 && set->warmup_momentum < 1) || !(set->warmup_bias_lr >= 0 && set->warmup_bias_lr < 1e6))
+        return err_set(error, YOLO_ERROR_USAGE, "lr0 %g, lrf %g, momentum %g, weight_decay %g, warmup_epochs %g, warmup_momentum %g, "
+                       "warmup_bias_lr %g: expected 0 or more, and momentum below 1", set->lr0, set->lrf, set->momentum,
+                       set->weight_decay, set->warmup_epochs, set->warmup_momentum, set->warmup_bias_lr);
+    return YOLO_OK;
+}
+
+/* Resolves OPT_AUTO, scales the weight decay to the batches a step really takes, and makes groups and moments; net outlives
+   *out. What was chosen stands in (*out)->settings and ->groups. opt_destroy frees it. */
+static yolo_status opt_create(opt_state **out, const net *net, const opt_settings *settings, const bool *frozen, yolo_error *error) {
+    *out = NULL;
+    yolo_status status = opt_check(settings, error);
+    if (status != YOLO_OK) return status;
+    opt_state *s = mem_array(1, sizeof *s);
+    if (!s) return err_memory(error, sizeof *s);
+    s->net = net;
+    s->settings = *settings;
+    opt_resolve(s);
+    s->beta1 = s->momentum = s->start_momentum;
+    s->product = 1;
+    s->last = -1;
+    double accumulate = YOLO_MAX(rint((double)settings->nbs / settings->batch), 1);
+    opt_make_groups(s, settings->weight_decay * settings->batch * accumulate / settings->nbs);
+    if (!settings->timed) accumulate = YOLO_MIN(accumulate, (double)settings->batches * settings->epochs);
+    s->nominal = s->accumulate = (int)accumulate;
+    opt_set_epochs(s, settings->epochs);
+    status = opt_make_pieces(s, frozen, error);
+    int blocks = 2 + (opt_rows[s->settings.kind].moments[1] != NULL);
+    for (int i = 0; i < blocks && status == YOLO_OK; i++) {
+        s->blocks[i] = mem_array((uint64_t)net->param_elements, sizeof(float));
+        if (s->blocks[i]) s->block_count++;
+        else status = err_memory(error, (uint64_t)net->param_elements * sizeof(float));
+    }
+    s->ema = s->blocks[0];
+    if (status != YOLO_OK) opt_destroy(s);
+    else *out = s;
+    return status;
+}
+
+/* The average starts as a copy of the parameters. */
+static void opt_begin(opt_state *s, const float *params) { memcpy(s->ema, params, (size_t)s->net->param_elements * sizeof *params); }
+
+/* What a checkpoint keeps: blocks of net->param_elements floats and numbers, each by name. */
+static int opt_block_count(const opt_state *s) { return s->block_count; }
+
+static float *opt_block(opt_state *s, int index, const char **name) {
+    *name = index ? opt_rows[s->settings.kind].moments[index - 1] : "ema";
+    return s->blocks[index];
+}
+
+static double *opt_number(opt_state *s, int index, const char **name) {
+    static const char *const names[OPT_NUMBERS] = {"steps", "updates", "beta1", "mu_product", "last_batch", "start_momentum"};
+    double *numbers[OPT_NUMBERS] = {&s->steps, &s->updates, &s->beta1, &s->product, &s->last, &s->start_momentum};
+    *name = names[index];
+    return numbers[index];
+}
 
 /* ==== 20 aug_ dl_: augmentation and training batches ===============================================================
    Pictures and labels of a batch, as a function of (seed, epoch, position). */

@@ -112,6 +112,7 @@ static const test_case tests_planted[] = {
 #include "test_prepare.c"
 #include "test_ops.c"
 #include "test_net.c"
+#include "test_opt.c"
 #include "test_pt.c"
 #include "test_eval.c"
 #include "test_cli.c"
@@ -128,6 +129,7 @@ static const test_area test_areas[] = {
     {"prepare", tests_prepare, YOLO_COUNT(tests_prepare)},
     {"ops", tests_ops, YOLO_COUNT(tests_ops)},
     {"net", tests_net, YOLO_COUNT(tests_net)},
+    {"opt", tests_opt, YOLO_COUNT(tests_opt)},
     {"pt", tests_pt, YOLO_COUNT(tests_pt)},
     {"eval", tests_eval, YOLO_COUNT(tests_eval)},
     {"cli", tests_cli, YOLO_COUNT(tests_cli)},
