@@ -7899,7 +7899,7 @@ static yolo_status pt_load(const char *path, const yolo_open_options *options, p
 }
 
 /* ==== 14 op_: CPU operators =====================================================================================
-   Forward operators in fp32 on NHWC views; none allocates. A convolution is, on the inside, always the same loop: a tile
+   Operators in fp32 on NHWC views; none allocates. A convolution is, on the inside, always the same loop: a tile
    of rows (output pixels) times a panel of output channels, summed over input channels in their order (OP_(tile)).
      1x1, stride 1        the rows are the pixels where they lie.
      anything else        a band of padded input rows is copied next to each other, so that the S*C inputs of a tap
@@ -7909,6 +7909,8 @@ static yolo_status pt_load(const char *path, const yolo_open_options *options, p
    in the order in which the inner loop reads them; channels that do not exist are zeros.
    Bias, activation and residual are applied while the sums are still in the first-level cache, and the result is
    written straight into the slice: never a float outside of it.
+   Gradients: that of a convolution's input is a convolution again (op_dgrad), that of its weights is a sum of outer
+   products over pixels (OP_(outer)). Gradients of inputs are = or, where asked, +=; those of weights are always +=.
    The order of additions to an output depends on neither threads nor blocking, so results are bit-identical for
    every thread count; they differ between instruction sets.
    The kernels are written once over a few vector macros and compiled for each instruction set by including this
@@ -7930,13 +7932,23 @@ typedef struct op_rows { /* where finished rows go */
     float slope; /* of NET_LEAKYRELU */
 } op_rows;
 
+typedef struct op_pairs { /* two views of the same rows x columns pixels */
+    const float *a, *b;
+    ptrdiff_t a_pixel, a_row, b_pixel, b_row;
+    int rows, columns;
+} op_pairs;
+
+typedef void op_outer_kernel(float *out, ptrdiff_t out_stride, const op_pairs *pairs);
+
 typedef struct op_kernels {
     int vector;   /* floats */
     int tile_rows;
     op_tile_kernel *tile[2][OP_MAX_TILE]; /* [vectors - 1][rows - 1] */
+    op_outer_kernel *outer[2][OP_MAX_TILE];
     void (*finish)(const op_rows *to, const float *sums, ptrdiff_t sums_stride, const float *bias, net_activation activation);
     void (*winograd_in)(float *v, ptrdiff_t frequency, const float *in, ptrdiff_t pixel, ptrdiff_t pitch, int channels, float *scratch);
     void (*winograd_out)(float *out, ptrdiff_t pixel, const float *m, ptrdiff_t frequency);
+    void (*winograd_filter)(float *u, ptrdiff_t frequency, const float *g, ptrdiff_t tap);
     void (*largest)(float *out, const float *in, ptrdiff_t step, int count, int channels);
 } op_kernels;
 
@@ -8088,6 +8100,40 @@ OP_INLINE void OP_(tile)(const int m, const int nv, float *out, ptrdiff_t out_st
     }
 OP_ROWS(OP_TILES)
 
+/* The inner loop of all weight gradients: out(m, nv vectors) += sum over pixels of a[i] * b[vector]. */
+OP_INLINE void OP_(outer)(const int m, const int nv, float *out, ptrdiff_t out_stride, const op_pairs *pairs) {
+    OP_ROWS(OP_ZERO)
+    for (int row = 0; row < pairs->rows; row++) {
+        const float *a = pairs->a + row * pairs->a_row, *b = pairs->b + row * pairs->b_row;
+        for (int column = 0; column < pairs->columns; column++, a += pairs->a_pixel, b += pairs->b_pixel) {
+            const V b0 = v_load(b), b1 = nv > 1 ? v_load(b + OP_VECTOR) : b0;
+#define OP_OUTER_STEP(i, p, s)                     \
+    if (i < m) {                                   \
+        const V c = v_set1(a[i]);                  \
+        x##i = v_fma(c, b0, x##i);                 \
+        if (nv > 1) y##i = v_fma(c, b1, y##i);     \
+    }
+            OP_ROWS(OP_OUTER_STEP)
+        }
+    }
+#define OP_OUTER_OUT(i, p, s)                                                                                    \
+    if (i < m) {                                                                                                 \
+        float *to = out + i * out_stride;                                                                        \
+        v_store(to, v_add(v_load(to), x##i));                                                                    \
+        if (nv > 1) v_store(to + OP_VECTOR, v_add(v_load(to + OP_VECTOR), y##i));                                \
+    }
+    OP_ROWS(OP_OUTER_OUT)
+}
+
+#define OP_OUTERS(i, p, s)                                                                                       \
+    static void OP_(outer_##i##_1)(float *out, ptrdiff_t out_stride, const op_pairs *pairs) {                    \
+        OP_(outer)(i + 1, 1, out, out_stride, pairs);                                                            \
+    }                                                                                                            \
+    static void OP_(outer_##i##_2)(float *out, ptrdiff_t out_stride, const op_pairs *pairs) {                    \
+        OP_(outer)(i + 1, 2, out, out_stride, pairs);                                                            \
+    }
+OP_ROWS(OP_OUTERS)
+
 /* e^x for |x| <= 86, relative error below 3e-7: 2^n by the exponent field, 2^f by a polynomial on [-1/2, 1/2]. NaN stays. */
 OP_INLINE V OP_(exp)(V x) {
     const V log2e = v_set1(1.44269504f), magic = v_set1(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the integer n */
@@ -8234,6 +8280,27 @@ static void OP_(winograd_out)(float *out, ptrdiff_t pixel, const float *m, ptrdi
     OP_ROW(0) OP_ROW(1) OP_ROW(2) OP_ROW(3)
 }
 
+/* G g along one axis: three vectors `step` floats apart, to six `out_step` apart. */
+OP_INLINE void OP_(winograd_filter_1d)(float *out, ptrdiff_t out_step, const float *g, ptrdiff_t step) {
+    const V g0 = v_load(g), g1 = v_load(g + step), g2 = v_load(g + 2 * step);
+    const V sixth = v_set1(-1.0f / 6), twelfth = v_set1(1.0f / 12);
+    const V even = v_mul(sixth, v_add(g0, g2)), odd = v_mul(sixth, g1);
+    const V even2 = v_fma(v_set1(1.0f / 24), g0, v_mul(v_set1(1.0f / 6), g2)), odd2 = v_mul(twelfth, g1);
+    v_store(out, v_mul(v_set1(0.25f), g0));
+    v_store(out + out_step, v_add(even, odd));
+    v_store(out + 2 * out_step, v_sub(even, odd));
+    v_store(out + 3 * out_step, v_add(even2, odd2));
+    v_store(out + 4 * out_step, v_sub(even2, odd2));
+    v_store(out + 5 * out_step, g2);
+}
+
+/* G g G^T: a vector of 3x3 filters, to 36 frequencies. */
+static void OP_(winograd_filter)(float *u, ptrdiff_t frequency, const float *g, ptrdiff_t tap) {
+    float half[18 * OP_VECTOR];
+    for (int s = 0; s < 3; s++) OP_(winograd_filter_1d)(half + s * OP_VECTOR, 3 * OP_VECTOR, g + s * tap, 3 * tap);
+    for (int i = 0; i < 6; i++) OP_(winograd_filter_1d)(u + i * 6 * frequency, frequency, half + i * 3 * OP_VECTOR, OP_VECTOR);
+}
+
 /* out(channels) = the largest of `count` pixels `step` floats apart, or the NaN among them, as torch's pooling has it. */
 static void OP_(largest)(float *out, const float *in, ptrdiff_t step, int count, int channels) {
     for (int c = 0; c < channels; c += OP_VECTOR) {
@@ -8251,9 +8318,12 @@ static void OP_(largest)(float *out, const float *in, ptrdiff_t step, int count,
 
 #define OP_TILE_NAMES_1(i, p, s) OP_(tile_##i##_1),
 #define OP_TILE_NAMES_2(i, p, s) OP_(tile_##i##_2),
+#define OP_OUTER_NAMES_1(i, p, s) OP_(outer_##i##_1),
+#define OP_OUTER_NAMES_2(i, p, s) OP_(outer_##i##_2),
 static const op_kernels OP_(kernels) = {
     OP_VECTOR, OP_TILE, {{OP_ROWS(OP_TILE_NAMES_1)}, {OP_ROWS(OP_TILE_NAMES_2)}},
-    OP_(finish), OP_(winograd_in), OP_(winograd_out), OP_(largest)};
+    {{OP_ROWS(OP_OUTER_NAMES_1)}, {OP_ROWS(OP_OUTER_NAMES_2)}},
+    OP_(finish), OP_(winograd_in), OP_(winograd_out), OP_(winograd_filter), OP_(largest)};
 
 #undef OP_JOIN
 #undef OP_
@@ -8271,6 +8341,11 @@ static const op_kernels OP_(kernels) = {
 #undef OP_TILES
 #undef OP_TILE_NAMES_1
 #undef OP_TILE_NAMES_2
+#undef OP_OUTER_STEP
+#undef OP_OUTER_OUT
+#undef OP_OUTERS
+#undef OP_OUTER_NAMES_1
+#undef OP_OUTER_NAMES_2
 #undef v_load
 #undef v_store
 #undef v_set1
@@ -8394,32 +8469,61 @@ static const float *op_panel_weight(const op_conv *conv, int panel) {
     return conv->weight + panel * taps * conv->in_channels * 2 * conv->kernels->vector;
 }
 
-/* G g G^T: the 3x3 filter of one input channel, `step` floats from tap to tap, to 36 frequencies. */
-static void op_winograd_filter(const float *g, ptrdiff_t step, float u[OP_FREQUENCIES]) {
-    static const double G[6][3] = {{1.0 / 4, 0, 0}, {-1.0 / 6, -1.0 / 6, -1.0 / 6}, {-1.0 / 6, 1.0 / 6, -1.0 / 6},
-                                   {1.0 / 24, 1.0 / 12, 1.0 / 6}, {1.0 / 24, -1.0 / 12, 1.0 / 6}, {0, 0, 1}};
-    double half[6][3];
-    for (int i = 0; i < 6; i++)
-        for (int s = 0; s < 3; s++)
-            half[i][s] = G[i][0] * g[s * step] + G[i][1] * g[(3 + s) * step] + G[i][2] * g[(6 + s) * step];
-    for (int i = 0; i < 6; i++)
-        for (int j = 0; j < 6; j++)
-            u[i * 6 + j] = (float)(half[i][0] * G[j][0] + half[i][1] * G[j][1] + half[i][2] * G[j][2]);
+/* Weights as packing finds them: output channel o, input channel i, tap t at data[o*out + i*in + order[t]*tap]. */
+typedef struct op_source {
+    const float *data;
+    ptrdiff_t out, in, tap;
+    const uint8_t *order; /* NULL = 0, 1, 2, ... */
+} op_source;
+
+enum { OP_PACK = 16 }; /* input channels packed at once: a cache line of each filter */
+
+typedef struct op_pack { op_conv *conv; op_source from; int pieces; } op_pack;
+
+/* One vector of output channels of one input channel: `taps` times a vector, `step` floats apart. */
+static void op_pack_gather(float *to, ptrdiff_t step, const op_pack *pack, const float *from, int count, int taps) {
+    const op_source *source = &pack->from;
+    const int vector = pack->conv->kernels->vector;
+    for (int t = 0; t < taps; t++, to += step) {
+        const float *tap = from + (source->order ? source->order[t] : t) * source->tap;
+        if (source->out == 1) memcpy(to, tap, (size_t)count * sizeof *to);
+        else
+            for (int o = 0; o < count; o++) to[o] = tap[o * source->out];
+        for (int o = count; o < vector; o++) to[o] = 0;
+    }
 }
 
-static void op_pack_weight(op_conv *conv, const float *weight) {
-    const int C = conv->in_channels, taps = conv->kernel * conv->kernel, wide = 2 * conv->kernels->vector;
-    for (int k = 0; k < conv->out_channels; k++) {
-        const int panel = k / wide, width = op_panel_vectors(conv, panel) * conv->kernels->vector;
-        float *to = (float *)op_panel_weight(conv, panel) + k % wide;
-        const float *from = weight + (int64_t)k * taps * C;
-        for (int c = 0; c < C; c++) {
-            float u[OP_FREQUENCIES];
-            if (conv->winograd) op_winograd_filter(from + c, C, u);
-            for (int t = 0; t < (conv->winograd ? OP_FREQUENCIES : taps); t++)
-                to[((int64_t)t * C + c) * width] = conv->winograd ? u[t] : from[(int64_t)t * C + c];
+static void op_pack_body(void *context, int index, int worker) {
+    const op_pack *pack = context;
+    const op_conv *conv = pack->conv;
+    const int vector = conv->kernels->vector, panel = index / pack->pieces, width = op_panel_vectors(conv, panel) * vector;
+    const int C = conv->in_channels, first = index % pack->pieces * OP_PACK, end = YOLO_MIN(first + OP_PACK, C);
+    const ptrdiff_t step = (ptrdiff_t)C * width;
+    float filter[9 * 16];
+    (void)worker;
+    for (int i = first; i < end; i++)
+        for (int v = 0; v < width; v += vector) {
+            const int o = panel * 2 * vector + v, count = YOLO_MIN(vector, conv->out_channels - o);
+            const float *from = pack->from.data + o * pack->from.out + i * pack->from.in;
+            float *to = (float *)op_panel_weight(conv, panel) + (ptrdiff_t)i * width + v;
+            if (!conv->winograd) {
+                op_pack_gather(to, step, pack, from, count, conv->kernel * conv->kernel);
+                continue;
+            }
+            op_pack_gather(filter, vector, pack, from, count, 9);
+            conv->kernels->winograd_filter(to, step, filter, vector);
         }
-    }
+}
+
+static void op_pack_weight(op_conv *conv, op_source from, thr_pool *pool) {
+    op_pack pack = {conv, from, (conv->in_channels + OP_PACK - 1) / OP_PACK};
+    thr_parallel_for(pool, conv->panels * pack.pieces, op_pack_body, &pack);
+}
+
+/* Other weights (K,R,S,C) into a convolution that is there. */
+static void op_conv_repack(op_conv *conv, const float *weight, thr_pool *pool) {
+    const ptrdiff_t C = conv->in_channels;
+    op_pack_weight(conv, (op_source){weight, conv->kernel * conv->kernel * C, 1, C, NULL}, pool);
 }
 
 static void op_conv_destroy(op_conv *conv) {
@@ -8428,10 +8532,9 @@ static void op_conv_destroy(op_conv *conv) {
     memset(conv, 0, sizeof *conv);
 }
 
-/* Packs weight (K,R,S,C) and bias (K, or NULL for none); neither is needed afterwards. */
-static yolo_status op_conv_create(op_conv *conv, op_isa isa, int in_channels, int out_channels, int kernel, int stride,
-                                  int padding, net_activation activation, const float *weight, const float *bias,
-                                  yolo_error *error) {
+/* A convolution without weights yet; by Winograd where that pays, if it may be. */
+static yolo_status op_conv_shape(op_conv *conv, op_isa isa, int in_channels, int out_channels, int kernel, int stride,
+                                 int padding, net_activation activation, bool winograd, yolo_error *error) {
     YOLO_ASSERT(in_channels > 0 && out_channels > 0 && kernel > 0 && stride > 0 && padding >= 0);
     const op_kernels *kernels = op_kernels_for(isa);
     memset(conv, 0, sizeof *conv);
@@ -8443,17 +8546,24 @@ static yolo_status op_conv_create(op_conv *conv, op_isa isa, int in_channels, in
     conv->padding = padding;
     conv->activation = activation;
     conv->slope = (float)NET_LEAKYRELU_SLOPE;
-    conv->winograd = kernel == 3 && stride == 1 && in_channels >= YOLO_MAX(kernels->vector, 8); /* fewer do not pay for the transforms */
+    conv->winograd = winograd && kernel == 3 && stride == 1 && in_channels >= YOLO_MAX(kernels->vector, 8); /* fewer do not pay for the transforms */
     const int wide = 2 * kernels->vector;
     conv->panels = (out_channels + wide - 1) / wide;
     const uint64_t padded = (uint64_t)conv->panels * wide, taps = conv->winograd ? OP_FREQUENCIES : (uint64_t)kernel * kernel;
     conv->weight = mem_array(taps * in_channels * padded, sizeof(float));
     conv->bias = mem_array(padded, sizeof(float));
-    if (!conv->weight || !conv->bias) {
-        op_conv_destroy(conv);
-        return err_memory(error, taps * in_channels * padded * sizeof(float));
-    }
-    op_pack_weight(conv, weight);
+    if (conv->weight && conv->bias) return YOLO_OK;
+    op_conv_destroy(conv);
+    return err_memory(error, taps * in_channels * padded * sizeof(float));
+}
+
+/* Packs weight (K,R,S,C) and bias (K, or NULL for none); neither is needed afterwards. */
+static yolo_status op_conv_create(op_conv *conv, op_isa isa, int in_channels, int out_channels, int kernel, int stride,
+                                  int padding, net_activation activation, const float *weight, const float *bias,
+                                  yolo_error *error) {
+    yolo_status status = op_conv_shape(conv, isa, in_channels, out_channels, kernel, stride, padding, activation, true, error);
+    if (status != YOLO_OK) return status;
+    op_conv_repack(conv, weight, NULL);
     if (bias) memcpy(conv->bias, bias, (size_t)out_channels * sizeof(float));
     return YOLO_OK;
 }
@@ -8573,20 +8683,25 @@ static int op_tile_height(const op_kernels *kernels, int64_t rows) {
     return (int)((rows + tiles - 1) / tiles);
 }
 
-/* One panel of `pixels` output pixels, the first being `pixel`, from inputs a_stride floats apart. */
-static void op_conv_run(const op_job *job, int panel, int64_t pixel, int64_t pixels, const float *a, ptrdiff_t a_stride,
-                        ptrdiff_t a_pitch, int taps, int depth, float *sums) {
-    const op_conv *conv = job->conv;
+/* The rows of `to`, from inputs a_stride floats apart. */
+static void op_conv_rows(const op_conv *conv, int panel, const float *weight, op_rows to, const float *a, ptrdiff_t a_stride,
+                         ptrdiff_t a_pitch, int taps, int depth, float *sums) {
     const int vectors = op_panel_vectors(conv, panel), wide = 2 * conv->kernels->vector;
-    while (pixels > 0) {
-        const int rows = op_tile_height(conv->kernels, pixels);
-        conv->kernels->tile[vectors - 1][rows - 1](sums, wide, a, a_stride, a_pitch, op_panel_weight(conv, panel), taps, depth);
-        const op_rows to = op_rows_at(job, pixel, panel, rows);
+    for (int left = to.rows; left > 0; left -= to.rows) {
+        to.rows = op_tile_height(conv->kernels, left);
+        conv->kernels->tile[vectors - 1][to.rows - 1](sums, wide, a, a_stride, a_pitch, weight, taps, depth);
         conv->kernels->finish(&to, sums, wide, conv->bias + panel * wide, conv->activation);
-        a += rows * a_stride;
-        pixel += rows;
-        pixels -= rows;
+        a += to.rows * a_stride;
+        to.out += to.rows * to.out_stride;
+        if (to.residual) to.residual += to.rows * to.residual_stride;
     }
+}
+
+/* One panel of `pixels` output pixels, the first being `pixel`. */
+static void op_conv_run(const op_job *job, int panel, int64_t pixel, int pixels, const float *a, ptrdiff_t a_stride,
+                        ptrdiff_t a_pitch, int taps, int depth, float *sums) {
+    op_conv_rows(job->conv, panel, op_panel_weight(job->conv, panel), op_rows_at(job, pixel, panel, pixels), a, a_stride, a_pitch,
+                 taps, depth, sums);
 }
 
 static void op_pointwise_body(void *context, int index, int worker) {
@@ -8595,7 +8710,7 @@ static void op_pointwise_body(void *context, int index, int worker) {
     const int64_t pixels = YOLO_MIN(job->plan.block, all - first);
     float *sums = job->workers + worker * job->plan.worker_floats;
     for (int panel = 0; panel < job->conv->panels; panel++)
-        op_conv_run(job, panel, first, pixels, job->in->data + first * job->in->pixel, (ptrdiff_t)job->in->pixel, 0, 1,
+        op_conv_run(job, panel, first, (int)pixels, job->in->data + first * job->in->pixel, (ptrdiff_t)job->in->pixel, 0, 1,
                     job->conv->in_channels, sums);
 }
 
@@ -8745,6 +8860,310 @@ static void op_conv_fwd(const ten *out, const ten *in, const op_conv *conv, cons
     } else {
         thr_parallel_for(pool, plan->blocks, op_winograd_body, &job);
     }
+}
+
+/* ---- convolution: gradient of the input ----
+   With stride 1 it is a convolution of d_out with the turned filters, channels exchanged. With stride s, the input pixels
+   whose coordinates leave the same remainder (a phase) see the same taps and no zeros: a convolution for each phase, from
+   a band of padded rows of d_out that all phases share. */
+
+enum { OP_GRAD_KERNEL = 15 }; /* the largest kernel with gradients */
+
+typedef struct op_dgrad {
+    op_conv conv; /* from d_out's channels to d_in's; with phases, only its panels of weights, phase after phase */
+    int kernel, stride, padding;
+    bool phases;
+    uint8_t order[OP_GRAD_KERNEL * OP_GRAD_KERNEL]; /* the packed taps, as taps of the forward convolution */
+} op_dgrad;
+
+/* An axis of a phase: pixel j*stride + phase is the sum over t < taps of d_out[j + first + t] * filter[last - t*stride]. */
+typedef struct op_phase { int taps, first, last; } op_phase;
+
+static op_phase op_phase_of(const op_dgrad *dgrad, int phase) {
+    const int from = (phase + dgrad->padding) % dgrad->stride;
+    const int taps = from < dgrad->kernel ? (dgrad->kernel - from + dgrad->stride - 1) / dgrad->stride : 0;
+    return (op_phase){taps, (phase + dgrad->padding) / dgrad->stride - taps + 1, from + (taps - 1) * dgrad->stride};
+}
+
+static void op_dgrad_order(op_dgrad *dgrad) {
+    int count = 0;
+    for (int i = 0; i < dgrad->stride * dgrad->stride; i++) {
+        const op_phase v = op_phase_of(dgrad, i / dgrad->stride), h = op_phase_of(dgrad, i % dgrad->stride);
+        for (int t = 0; t < v.taps * h.taps; t++) {
+            const int r = v.last - t / h.taps * dgrad->stride, s = h.last - t % h.taps * dgrad->stride;
+            dgrad->order[count++] = (uint8_t)(r * dgrad->kernel + s);
+        }
+    }
+}
+
+static void op_dgrad_destroy(op_dgrad *dgrad) { op_conv_destroy(&dgrad->conv); }
+
+/* For the convolution in_channels -> out_channels; op_dgrad_pack gives it weights. */
+static yolo_status op_dgrad_create(op_dgrad *dgrad, op_isa isa, int in_channels, int out_channels, int kernel, int stride,
+                                   int padding, yolo_error *error) {
+    YOLO_ASSERT(kernel <= OP_GRAD_KERNEL && stride > 0 && padding >= 0);
+    *dgrad = (op_dgrad){.kernel = kernel, .stride = stride, .padding = padding, .phases = stride > 1 || padding >= kernel};
+    op_dgrad_order(dgrad);
+    return op_conv_shape(&dgrad->conv, isa, out_channels, in_channels, kernel, stride, dgrad->phases ? 0 : kernel - 1 - padding,
+                         NET_LINEAR, !dgrad->phases, error);
+}
+
+/* weight: (K,R,S,C) of the forward convolution. */
+static void op_dgrad_pack(op_dgrad *dgrad, const float *weight, thr_pool *pool) {
+    const ptrdiff_t C = dgrad->conv.out_channels;
+    op_pack_weight(&dgrad->conv, (op_source){weight, 1, dgrad->kernel * dgrad->kernel * C, C, dgrad->order}, pool);
+}
+
+typedef struct op_phases { /* how the work is cut */
+    int low, high;          /* of the rows and columns of d_out that pixel j*stride of any phase needs, from j on */
+    int rows, columns;      /* pixels of the largest phase */
+    int block, bands;       /* rows in a band, bands an image */
+    int band_w;
+    int64_t worker_floats;
+} op_phases;
+
+static op_phases op_dgrad_plan(const op_dgrad *dgrad, int n, int h, int w, int threads) {
+    op_phases plan = {.low = INT_MAX, .high = INT_MIN};
+    for (int i = 0; i < dgrad->stride; i++) {
+        const op_phase phase = op_phase_of(dgrad, i);
+        plan.low = YOLO_MIN(plan.low, phase.first);
+        plan.high = YOLO_MAX(plan.high, phase.first + phase.taps - 1);
+    }
+    plan.rows = (h + dgrad->stride - 1) / dgrad->stride;
+    plan.columns = (w + dgrad->stride - 1) / dgrad->stride;
+    plan.band_w = plan.columns + plan.high - plan.low;
+    const int64_t row = (int64_t)plan.band_w * dgrad->conv.in_channels, cost = (int64_t)sizeof(float) * row;
+    plan.block = (int)op_even_pieces(plan.rows, YOLO_MAX(OP_CACHE / 2 / cost, 1), n > 1 ? 1 : threads);
+    plan.bands = (plan.rows + plan.block - 1) / plan.block;
+    plan.worker_floats = op_align(OP_MAX_TILE * 2 * dgrad->conv.kernels->vector) + op_align((plan.block + plan.high - plan.low) * row);
+    return plan;
+}
+
+/* Bytes that op_conv_dgrad needs for a forward input of n,h,w and a pool of up to `threads`. */
+static size_t op_dgrad_workspace(const op_dgrad *dgrad, int n, int h, int w, int threads) {
+    size_t most = 0;
+    if (!dgrad->phases) {
+        const int grown = 2 * dgrad->padding - dgrad->kernel + 1; /* of d_out against d_in */
+        return op_conv_workspace(&dgrad->conv, n, h + grown, w + grown, threads);
+    }
+    for (int t = 1; t <= threads; t++)
+        most = YOLO_MAX(most, (size_t)(t * op_dgrad_plan(dgrad, n, h, w, t).worker_floats) * sizeof(float));
+    return most;
+}
+
+typedef struct op_dgrad_job {
+    const op_dgrad *dgrad;
+    const ten *d_in, *d_out;
+    bool accumulate;
+    float *workers;
+    op_phases plan;
+} op_dgrad_job;
+
+/* One panel of the pixels of a phase in row y of image n. */
+static void op_phase_row(const op_dgrad_job *job, int panel, const float *weight, op_phase v, op_phase h, int n, int y, int x,
+                         const float *a, float *sums) {
+    const op_conv *conv = &job->dgrad->conv;
+    const ten *d_in = job->d_in;
+    const int stride = job->dgrad->stride, channel = panel * 2 * conv->kernels->vector;
+    op_rows to = {.out = ten_at(d_in, n, y, x) + channel, .out_stride = (ptrdiff_t)d_in->pixel * stride};
+    to.rows = (d_in->w - x + stride - 1) / stride;
+    to.channels = YOLO_MIN(2 * conv->kernels->vector, conv->out_channels - channel);
+    if (job->accumulate) {
+        to.residual = to.out;
+        to.residual_stride = to.out_stride;
+    }
+    op_conv_rows(conv, panel, weight, to, a, conv->in_channels, (ptrdiff_t)job->plan.band_w * conv->in_channels, v.taps,
+                 h.taps * conv->in_channels, sums);
+}
+
+static void op_phase_body(void *context, int index, int worker) {
+    const op_dgrad_job *job = context;
+    const op_dgrad *dgrad = job->dgrad;
+    const op_phases *plan = &job->plan;
+    const op_conv *conv = &dgrad->conv;
+    const int K = conv->in_channels, n = index / plan->bands, first = index % plan->bands * plan->block;
+    const int rows = YOLO_MIN(plan->block, plan->rows - first), spread = plan->high - plan->low;
+    float *sums = job->workers + worker * plan->worker_floats, *band = sums + op_align(OP_MAX_TILE * 2 * conv->kernels->vector);
+    op_copy_padded(band, job->d_out, n, first + plan->low, plan->low, rows + spread, plan->band_w);
+    for (int panel = 0; panel < conv->panels; panel++) {
+        const float *weight = op_panel_weight(conv, panel);
+        const ptrdiff_t width = (ptrdiff_t)op_panel_vectors(conv, panel) * conv->kernels->vector;
+        for (int i = 0; i < dgrad->stride * dgrad->stride; i++) {
+            const int a = i / dgrad->stride, b = i % dgrad->stride;
+            const op_phase v = op_phase_of(dgrad, a), h = op_phase_of(dgrad, b);
+            for (int row = 0; row < rows && b < job->d_in->w; row++) {
+                const int y = (first + row) * dgrad->stride + a;
+                const float *from = band + ((ptrdiff_t)(row + v.first - plan->low) * plan->band_w + h.first - plan->low) * K;
+                if (y < job->d_in->h) op_phase_row(job, panel, weight, v, h, n, y, b, from, sums);
+            }
+            weight += v.taps * h.taps * K * width;
+        }
+    }
+}
+
+/* d_in = or, with accumulate, += the gradient of the input. workspace: op_dgrad_workspace() bytes, 64-byte aligned. */
+static void op_conv_dgrad(const ten *d_in, const ten *d_out, const op_dgrad *dgrad, bool accumulate, void *workspace, thr_pool *pool) {
+    YOLO_ASSERT(d_in->c == dgrad->conv.out_channels && d_out->c == dgrad->conv.in_channels && d_in->n == d_out->n);
+    YOLO_ASSERT(d_out->h == (d_in->h + 2 * dgrad->padding - dgrad->kernel) / dgrad->stride + 1);
+    YOLO_ASSERT(d_out->w == (d_in->w + 2 * dgrad->padding - dgrad->kernel) / dgrad->stride + 1);
+    if (!dgrad->phases) {
+        op_conv_fwd(d_in, d_out, &dgrad->conv, accumulate ? d_in : NULL, workspace, pool);
+        return;
+    }
+    op_dgrad_job job = {dgrad, d_in, d_out, accumulate, workspace,
+                        op_dgrad_plan(dgrad, d_in->n, d_in->h, d_in->w, thr_pool_size(pool))};
+    thr_parallel_for(pool, d_in->n * job.plan.bands, op_phase_body, &job);
+}
+
+/* ---- convolution: gradient of the weights ----
+   A sum over pixels of outer products d_out(k) x in(s,c), cut into pieces of pixels that depend on the shapes alone; each
+   piece has its own sums, which are added in the order of the pieces. A piece is cut again by output channels when few
+   pieces would hold many sums. */
+
+enum { OP_WGRAD_ITEMS = 32, OP_WGRAD_SUMS = 512 << 10 /* floats of all pieces together */, OP_WGRAD_PIXELS = 256 /* at once */ };
+
+typedef struct op_wgrad {
+    const op_kernels *kernels;
+    const ten *d_out, *in;
+    int kernel, stride, padding;
+    bool in_place;          /* the input needs no padded copy */
+    ptrdiff_t span, sum_row; /* floats of a filter row: S*C, and what they take in the sums */
+    int rows, block;        /* rows of d_out in all images, and those that are worked on at once */
+    int pieces, piece_rows, cuts, cut_channels;
+    int band_w;
+    int64_t piece_floats, worker_floats;
+    float *sums, *workers, *d_weight, *d_bias;
+} op_wgrad;
+
+static void op_wgrad_cut(op_wgrad *job, int K) {
+    job->piece_floats = (int64_t)K * job->kernel * job->sum_row;
+    const int most = (int)YOLO_CLAMP(OP_WGRAD_SUMS / job->piece_floats, 1, OP_WGRAD_ITEMS);
+    job->piece_rows = (job->rows + most - 1) / most;
+    job->pieces = (job->rows + job->piece_rows - 1) / job->piece_rows;
+    const int height = job->kernels->tile_rows, tiles = (K + height - 1) / height;
+    job->cuts = YOLO_MIN((OP_WGRAD_ITEMS + job->pieces - 1) / job->pieces, tiles);
+    job->cut_channels = (tiles + job->cuts - 1) / job->cuts * height;
+    job->cuts = (K + job->cut_channels - 1) / job->cut_channels;
+}
+
+static op_wgrad op_wgrad_plan(op_isa isa, int C, int K, int kernel, int stride, int padding, int n, int h, int w) {
+    const op_kernels *kernels = op_kernels_for(isa);
+    const int out_h = (h + 2 * padding - kernel) / stride + 1, out_w = (w + 2 * padding - kernel) / stride + 1;
+    op_wgrad job = {.kernels = kernels, .kernel = kernel, .stride = stride, .padding = padding, .rows = n * out_h};
+    job.in_place = kernel == 1 && stride == 1 && padding == 0 && C % kernels->vector == 0;
+    job.span = (ptrdiff_t)kernel * C;
+    job.sum_row = (job.span + kernels->vector - 1) / kernels->vector * kernels->vector;
+    job.block = YOLO_MIN(YOLO_MAX(OP_WGRAD_PIXELS / out_w, 1), out_h);
+    job.band_w = (out_w - 1) * stride + kernel;
+    const int64_t band = ((int64_t)(job.block - 1) * stride + kernel) * job.band_w * C;
+    job.worker_floats = job.in_place ? 0 : op_align(band + 2 * kernels->vector);
+    op_wgrad_cut(&job, K);
+    return job;
+}
+
+/* Bytes that op_conv_wgrad needs for a forward input of n,h,w and a pool of up to `threads`. */
+static size_t op_wgrad_workspace(op_isa isa, int C, int K, int kernel, int stride, int padding, int n, int h, int w, int threads) {
+    const op_wgrad plan = op_wgrad_plan(isa, C, K, kernel, stride, padding, n, h, w);
+    return (size_t)(plan.pieces * op_align(plan.piece_floats) + threads * plan.worker_floats) * sizeof(float);
+}
+
+/* The products of one block of pixels: `pairs` are all of its pixels, at output channel k0 and the block's first input row. */
+static void op_wgrad_block(const op_wgrad *job, op_pairs pairs, ptrdiff_t input_row, int channels, float *sums) {
+    const op_kernels *kernels = job->kernels;
+    const int vector = kernels->vector;
+    const float *a = pairs.a, *b = pairs.b;
+    for (int r = 0; r < job->kernel; r++, b += input_row, sums += job->sum_row)
+        for (ptrdiff_t c = 0; c < job->span; c += 2 * vector) {
+            const int vectors = job->span - c > vector ? 2 : 1;
+            pairs.b = b + c;
+            for (int k = 0, rows; k < channels; k += rows) {
+                rows = op_tile_height(kernels, channels - k);
+                pairs.a = a + k;
+                kernels->outer[vectors - 1][rows - 1](sums + k * job->kernel * job->sum_row + c, job->kernel * job->sum_row, &pairs);
+            }
+        }
+}
+
+static void op_wgrad_body(void *context, int index, int worker) {
+    const op_wgrad *job = context;
+    const ten *d_out = job->d_out, *in = job->in;
+    const int piece = index / job->cuts, k0 = index % job->cuts * job->cut_channels;
+    const int channels = YOLO_MIN(job->cut_channels, d_out->c - k0), C = in->c;
+    float *band = job->workers + worker * job->worker_floats;
+    float *sums = job->sums + piece * op_align(job->piece_floats) + (int64_t)k0 * job->kernel * job->sum_row;
+    memset(sums, 0, (size_t)(channels * job->kernel * job->sum_row) * sizeof(float));
+    const int end = YOLO_MIN((piece + 1) * job->piece_rows, job->rows);
+    for (int row = piece * job->piece_rows, rows; row < end; row += rows) {
+        const int n = row / d_out->h, y = row % d_out->h;
+        rows = YOLO_MIN(YOLO_MIN(job->block, end - row), d_out->h - y);
+        op_pairs pairs = {.a = ten_at(d_out, n, y, 0) + k0, .a_pixel = (ptrdiff_t)d_out->pixel, .rows = rows, .columns = d_out->w};
+        pairs.a_row = pairs.a_pixel * d_out->w;
+        ptrdiff_t input_row = (ptrdiff_t)job->band_w * C;
+        pairs.b = band;
+        pairs.b_pixel = (ptrdiff_t)job->stride * C;
+        pairs.b_row = job->stride * input_row;
+        if (job->in_place) {
+            pairs.b = ten_at(in, n, y, 0);
+            pairs.b_pixel = (ptrdiff_t)in->pixel;
+            pairs.b_row = pairs.b_pixel * in->w;
+        } else {
+            const int copied = (rows - 1) * job->stride + job->kernel;
+            op_copy_padded(band, in, n, y * job->stride - job->padding, -job->padding, copied, job->band_w);
+            memset(band + copied * input_row, 0, 2 * (size_t)job->kernels->vector * sizeof(float));
+        }
+        op_wgrad_block(job, pairs, input_row, channels, sums);
+    }
+}
+
+/* Adds the pieces of one output channel in their order. */
+static void op_wgrad_add_body(void *context, int k, int worker) {
+    const op_wgrad *job = context;
+    const int64_t each = job->kernel * job->sum_row;
+    float *sums = job->sums + k * each;
+    (void)worker;
+    for (int piece = 1; piece < job->pieces; piece++) {
+        const float *more = sums + piece * op_align(job->piece_floats);
+        for (int64_t i = 0; i < each; i++) sums[i] += more[i];
+    }
+    for (int r = 0; r < job->kernel; r++) {
+        float *to = job->d_weight + ((int64_t)k * job->kernel + r) * job->span;
+        for (ptrdiff_t i = 0; i < job->span; i++) to[i] += sums[r * job->sum_row + i];
+    }
+}
+
+enum { OP_BIAS = 16 }; /* channels summed at once */
+
+static void op_bias_body(void *context, int index, int worker) {
+    const op_wgrad *job = context;
+    const ten *d_out = job->d_out;
+    const int k = index * OP_BIAS, count = YOLO_MIN(OP_BIAS, d_out->c - k);
+    double total[OP_BIAS] = {0};
+    (void)worker;
+    for (int row = 0; row < job->rows; row++) {
+        const float *from = d_out->data + (int64_t)row * d_out->w * d_out->pixel + k;
+        float sums[OP_BIAS] = {0};
+        for (int x = 0; x < d_out->w; x++, from += d_out->pixel)
+            for (int i = 0; i < count; i++) sums[i] += from[i];
+        for (int i = 0; i < count; i++) total[i] += sums[i];
+    }
+    for (int i = 0; i < count; i++) job->d_bias[k + i] += (float)total[i];
+}
+
+/* d_weight (K,R,S,C) += and, where it is not NULL, d_bias (K) +=. workspace: op_wgrad_workspace() bytes, 64-byte aligned. */
+static void op_conv_wgrad(float *d_weight, float *d_bias, const ten *d_out, const ten *in, op_isa isa, int kernel, int stride,
+                          int padding, void *workspace, thr_pool *pool) {
+    op_wgrad job = op_wgrad_plan(isa, in->c, d_out->c, kernel, stride, padding, in->n, in->h, in->w);
+    YOLO_ASSERT(d_out->n == in->n && d_out->h == (in->h + 2 * padding - kernel) / stride + 1 &&
+                d_out->w == (in->w + 2 * padding - kernel) / stride + 1);
+    job.d_weight = d_weight;
+    job.d_bias = d_bias;
+    job.d_out = d_out;
+    job.in = in;
+    job.sums = workspace;
+    job.workers = job.sums + job.pieces * op_align(job.piece_floats);
+    thr_parallel_for(pool, job.pieces * job.cuts, op_wgrad_body, &job);
+    thr_parallel_for(pool, d_out->c, op_wgrad_add_body, &job);
+    if (d_bias) thr_parallel_for(pool, (d_out->c + OP_BIAS - 1) / OP_BIAS, op_bias_body, &job);
 }
 
 /* ---- pooling, upsampling, copying ---- */

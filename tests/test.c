@@ -111,6 +111,7 @@ static const test_case tests_planted[] = {
 #include "test_data.c"
 #include "test_prepare.c"
 #include "test_ops.c"
+#include "test_grads.c"
 #include "test_net.c"
 #include "test_opt.c"
 #include "test_pt.c"
@@ -128,6 +129,7 @@ static const test_area test_areas[] = {
     {"data", tests_data, YOLO_COUNT(tests_data)},
     {"prepare", tests_prepare, YOLO_COUNT(tests_prepare)},
     {"ops", tests_ops, YOLO_COUNT(tests_ops)},
+    {"grads", tests_grads, YOLO_COUNT(tests_grads)},
     {"net", tests_net, YOLO_COUNT(tests_net)},
     {"opt", tests_opt, YOLO_COUNT(tests_opt)},
     {"pt", tests_pt, YOLO_COUNT(tests_pt)},
