@@ -9241,8 +9241,8 @@ static void op_copy_fwd(const ten *out, const ten *in, thr_pool *pool) {
 }
 
 /* ==== 15 run_: executor =========================================================================================
-   run_weights are a graph's convolutions with batch norm folded in, packed for one instruction set; they are read-only
-   and shared by any number of lanes. A lane is the memory of one forward pass at a time: one block of activations laid
+   run_weights are a graph's convolutions with batch norm folded in, packed for one instruction set; they are shared by
+   any number of lanes and read-only but for run_weights_refresh, which runs alone. A lane is the memory of one forward pass at a time: one block of activations laid
    out by the plan of section 12, and one workspace that the operators use in turn. run_lane_shape plans another size
    in the memory that is there when it suffices; run_forward never allocates. */
 
@@ -9276,14 +9276,24 @@ static void run_fold(const net *net, const net_op *op, const float *params, floa
     }
 }
 
+/* Makes the operator's convolution, or fills the one that is there with other weights. */
 static yolo_status run_pack(const net *net, const net_op *op, op_isa isa, const float *params, float *weight, float *bias,
                             op_conv *conv, yolo_error *error) {
     const float *plain = params + net->params[op->weight].offset, *plain_bias = op->bias < 0 ? NULL : params + net->params[op->bias].offset;
-    if (op->bn >= 0) run_fold(net, op, params, weight, bias);
-    yolo_status status = op_conv_create(conv, isa, net->tensors[op->in].channels, net->tensors[op->out].channels, op->kernel,
-                                        op->stride, op->padding, op->activation, op->bn >= 0 ? weight : plain,
-                                        op->bn >= 0 ? bias : plain_bias, error);
-    conv->slope = (float)net->slope;
+    yolo_status status = YOLO_OK;
+    if (op->bn >= 0) {
+        run_fold(net, op, params, weight, bias);
+        plain = weight;
+        plain_bias = bias;
+    }
+    if (!conv->weight) {
+        status = op_conv_create(conv, isa, net->tensors[op->in].channels, net->tensors[op->out].channels, op->kernel,
+                                op->stride, op->padding, op->activation, plain, plain_bias, error);
+        conv->slope = (float)net->slope;
+    } else {
+        op_pack_weight(conv, plain);
+        if (plain_bias) memcpy(conv->bias, plain_bias, (size_t)conv->out_channels * sizeof(float));
+    }
     return status;
 }
 
@@ -9295,24 +9305,33 @@ static void run_weights_destroy(run_weights *weights) {
     mem_free(weights);
 }
 
-/* `net` must outlive the result, `params` (laid out by its parameter table) need not. */
-static yolo_status run_weights_create(run_weights **out, const net *net, const float *params, op_isa isa, yolo_error *error) {
+/* Takes over other parameters (laid out by the net's parameter table), in the memory that is there, while no lane runs;
+   `params` is not needed afterwards. On failure nothing has changed. */
+static yolo_status run_weights_refresh(run_weights *weights, const float *params, yolo_error *error) {
+    const net *net = weights->net;
     int64_t elements = 0, channels = 0;
     for (int i = 0; i < net->op_count; i++) {
         if (net->ops[i].kind != NET_CONV) continue;
         elements = YOLO_MAX(elements, net->params[net->ops[i].weight].count);
         channels = YOLO_MAX(channels, net->params[net->ops[i].weight].dims[0]);
     }
-    *out = mem_array(1, sizeof **out);
     float *weight = mem_array((uint64_t)elements, sizeof *weight), *bias = mem_array((uint64_t)channels, sizeof *bias);
-    yolo_status status = YOLO_OK;
-    if (*out) **out = (run_weights){net, isa, mem_array((uint64_t)net->op_count, sizeof(op_conv))};
-    if (!*out || !weight || !bias || !(*out)->convolutions) status = err_memory(error, (uint64_t)elements * sizeof *weight);
+    yolo_status status = weight && bias ? YOLO_OK : err_memory(error, (uint64_t)elements * sizeof *weight);
     for (int i = 0; i < net->op_count && status == YOLO_OK; i++)
         if (net->ops[i].kind == NET_CONV)
-            status = run_pack(net, &net->ops[i], isa, params, weight, bias, &(*out)->convolutions[i], error);
+            status = run_pack(net, &net->ops[i], weights->isa, params, weight, bias, &weights->convolutions[i], error);
     mem_free(weight);
     mem_free(bias);
+    return status;
+}
+
+/* `net` must outlive the result, `params` need not. */
+static yolo_status run_weights_create(run_weights **out, const net *net, const float *params, op_isa isa, yolo_error *error) {
+    yolo_status status = YOLO_OK;
+    *out = mem_array(1, sizeof **out);
+    if (*out) **out = (run_weights){net, isa, mem_array((uint64_t)net->op_count, sizeof(op_conv))};
+    if (!*out || !(*out)->convolutions) status = err_memory(error, (uint64_t)net->op_count * sizeof(op_conv));
+    if (status == YOLO_OK) status = run_weights_refresh(*out, params, error);
     if (status != YOLO_OK) {
         run_weights_destroy(*out);
         *out = NULL;
@@ -9687,6 +9706,9 @@ typedef struct pipe_job {
     bool rect;
     det_options detect;
     bool network_boxes, keep_images;
+    /* On a lane's thread, several at a time, in no order, before `work`: sees the lane after its forward pass, input
+       and raw heads, and the picture's boxes. Not for damaged pictures. NULL = none. */
+    yolo_status (*heads)(void *user, pipe_picture *picture, run_lane *lane, yolo_error *error);
     /* On a lane's thread, several at a time, in no order: drawing, encoding, writing files. NULL = none. */
     yolo_status (*work)(void *user, pipe_picture *picture, yolo_error *error);
     /* On the calling thread, in the order of the list, for damaged pictures too. NULL = none. */
@@ -9780,6 +9802,7 @@ static yolo_status pipe_process(const pipe_job *job, pipe_lane *lane, pipe_slot 
         if (job->plan) job->plan(job->user, picture->index, picture->width, picture->height, &picture->letterbox);
         else picture->letterbox = img_letterbox_plan(picture->width, picture->height, job->imgsz, job->rect, job->net->max_stride);
         status = pipe_infer(lane, job->net, &picture->image, &job->detect, job->network_boxes, picture, error);
+        if (status == YOLO_OK && job->heads) status = job->heads(job->user, picture, lane->run, error);
         if (!job->keep_images) pipe_drop_image(picture);
     }
     if (status == YOLO_OK && job->work) status = job->work(job->user, picture, error);
@@ -9961,6 +9984,7 @@ enum { LOSS_TOPK = 10 };
 typedef struct loss_target { int class_id; float box[4]; } loss_target; /* x1 y1 x2 y2, network pixels */
 typedef struct loss_gains { float box, cls, dfl; } loss_gains;
 typedef struct loss_parts { double box, cls, dfl; } loss_parts; /* scaled by their gains, not by the batch size */
+typedef struct loss_sums { double box, cls, dfl, score; } loss_sums; /* gain * sum, to be divided by the sum of scores */
 
 typedef struct loss_pair { int anchor; float metric, overlap; } loss_pair; /* an anchor that a target may claim */
 
@@ -9976,7 +10000,7 @@ typedef struct loss_image { /* what the two loops pass on for one image; arrays 
 
 typedef struct loss_run { /* one call, shared by its loops */
     const net *net;
-    const ten *heads, *gradients;
+    const ten *heads, *gradients; /* gradients NULL = losses only */
     const loss_target *targets;
     const int *first; /* image i owns targets first[i] .. first[i+1] */
     loss_gains gains;
@@ -10192,13 +10216,13 @@ static void loss_gradient(void *context, int image, int worker) {
         for (int y = 0; y < run->heads[l].h; y++)
             for (int x = 0; x < run->heads[l].w; x++, anchor++) {
                 const float *logits = ten_at(&run->heads[l], image, y, x);
-                float *gradient = ten_at(&run->gradients[l], image, y, x);
+                float spare[4 * NET_REG_MAX], *gradient = run->gradients ? ten_at(&run->gradients[l], image, y, x) : spare;
                 int g = out->target[anchor], positive = g < 0 ? -1 : run->targets[g].class_id;
                 double sum = 0;
                 for (int z = 0; z < run->net->class_count; z++) { /* BCE with logits */
                     float logit = logits[4 * NET_REG_MAX + z], wanted = z == positive ? out->score[anchor] : 0, e = expf(-fabsf(logit));
                     sum += (double)(YOLO_MAX(logit, 0.0f) - logit * wanted + log1pf(e));
-                    gradient[4 * NET_REG_MAX + z] = ((logit >= 0 ? 1 / (1 + e) : e / (1 + e)) - wanted) * scale * batch;
+                    if (run->gradients) gradient[4 * NET_REG_MAX + z] = ((logit >= 0 ? 1 / (1 + e) : e / (1 + e)) - wanted) * scale * batch;
                 }
                 out->parts.cls += sum * (double)scale;
                 if (g >= 0) loss_box(run, out, anchor, (float)x + 0.5f, (float)y + 0.5f, (float)run->net->strides[l], logits, gradient, batch);
@@ -10212,18 +10236,16 @@ static size_t loss_workspace(const net *net, const ten *heads, int target_count)
     return images * sizeof(loss_image) + images * anchors * 9 * sizeof(float) + (size_t)target_count * LOSS_TOPK * sizeof(loss_pair) + 256;
 }
 
-/* Losses of a batch and their gradients (overwritten) with respect to the raw heads, scaled as ultralytics scales what
-   it calls backward on: gain * loss * batch. Targets lie image by image (see loss_run.first); `workspace` holds
-   loss_workspace bytes. */
-static loss_parts loss_detect(const net *net, const ten *heads, const ten *gradients, const loss_target *targets, const int *first,
-                              loss_gains gains, void *workspace, thr_pool *pool) {
-    int images = heads[0].n;
-    loss_run run = {.net = net, .heads = heads, .gradients = gradients, .targets = targets, .first = first, .gains = gains, .images = workspace};
-    for (int l = 0; l < net->level_count; l++) run.level_first[l + 1] = run.level_first[l] + heads[l].h * heads[l].w;
-    int anchors = run.level_first[net->level_count];
-    float *free_floats = (float *)(run.images + images);
+/* Lays out the workspace and assigns targets to anchors; returns the sum of their scores. */
+static double loss_start(loss_run *run, void *workspace, thr_pool *pool) {
+    int images = run->heads[0].n, levels = run->net->level_count;
+    double sum = 0;
+    for (int l = 0; l < levels; l++) run->level_first[l + 1] = run->level_first[l] + run->heads[l].h * run->heads[l].w;
+    int anchors = run->level_first[levels];
+    run->images = workspace;
+    float *free_floats = (float *)(run->images + images);
     for (int i = 0; i < images; i++, free_floats += (size_t)anchors * 9) {
-        loss_image *image = &run.images[i];
+        loss_image *image = &run->images[i];
         image->box = (float(*)[4])free_floats;
         image->target = (int *)(free_floats + (size_t)anchors * 4);
         image->claims = image->target + anchors;
@@ -10231,18 +10253,40 @@ static loss_parts loss_detect(const net *net, const ten *heads, const ten *gradi
         image->overlap = image->metric + anchors;
         image->score = image->overlap + anchors;
     }
-    run.pairs = (loss_pair *)free_floats;
-    thr_parallel_for(pool, images, loss_assign, &run);
-    for (int i = 0; i < images; i++) run.score_sum += run.images[i].score_sum;
-    run.score_sum = YOLO_MAX(run.score_sum, 1.0);
-    thr_parallel_for(pool, images, loss_gradient, &run);
+    run->pairs = (loss_pair *)free_floats;
+    thr_parallel_for(pool, images, loss_assign, run);
+    for (int i = 0; i < images; i++) sum += run->images[i].score_sum;
+    return sum;
+}
+
+static loss_parts loss_total(loss_run *run, thr_pool *pool) {
     loss_parts total = {0, 0, 0};
-    for (int i = 0; i < images; i++) {
-        total.box += run.images[i].parts.box;
-        total.cls += run.images[i].parts.cls;
-        total.dfl += run.images[i].parts.dfl;
+    thr_parallel_for(pool, run->heads[0].n, loss_gradient, run);
+    for (int i = 0; i < run->heads[0].n; i++) {
+        total.box += run->images[i].parts.box;
+        total.cls += run->images[i].parts.cls;
+        total.dfl += run->images[i].parts.dfl;
     }
     return total;
+}
+
+/* Losses of a batch and their gradients (overwritten; NULL = losses only) with respect to the raw heads, scaled as
+   ultralytics scales what it calls backward on: gain * loss * batch. Targets lie image by image (see loss_run.first);
+   `workspace` holds loss_workspace bytes. */
+static loss_parts loss_detect(const net *net, const ten *heads, const ten *gradients, const loss_target *targets, const int *first,
+                              loss_gains gains, void *workspace, thr_pool *pool) {
+    loss_run run = {.net = net, .heads = heads, .gradients = gradients, .targets = targets, .first = first, .gains = gains};
+    run.score_sum = YOLO_MAX(loss_start(&run, workspace, pool), 1.0);
+    return loss_total(&run, pool);
+}
+
+/* The losses before their division by max(score, 1), for batches that are not in memory at once. */
+static loss_sums loss_measure(const net *net, const ten *heads, const loss_target *targets, const int *first, loss_gains gains,
+                              void *workspace, thr_pool *pool) {
+    loss_run run = {.net = net, .heads = heads, .targets = targets, .first = first, .gains = gains, .score_sum = 1};
+    double score = loss_start(&run, workspace, pool);
+    loss_parts total = loss_total(&run, pool);
+    return (loss_sums){total.box, total.cls, total.dfl, score};
 }
 
 /* ==== 19 opt_: optimizers, schedules, moving average of the weights ================================================
@@ -10773,11 +10817,16 @@ static double *opt_number(opt_state *s, int index, const char **name) {
 /* ==== 21 ev_: evaluator =========================================================================================
    Precision, recall and average precision as ultralytics counts them. Predictions meet targets in the network's pixels,
    picture by picture in the order of the batches; what that leaves (confidence, class and ten bits each) is all that
-   the curves are made of. Sums run in a fixed order in doubles, so results do not depend on the number of threads. */
+   the curves are made of. Sums run in a fixed order in doubles, so results do not depend on the number of threads.
+   What stays the same from epoch to epoch (pictures, sizes, labels) is an ev_set, read once; ev_check looks at it with
+   the weights of the moment. Losses are ultralytics' validator's in training: each batch's by its own sum of scores. */
 
-enum { EV_LEVELS = 10, EV_POINTS = 1000, EV_RECALLS = 101, EV_SMOOTH = 101, EV_MAX_DET = 300 };
-
-typedef struct ev_target { float x1, y1, x2, y2; int32_t class_id; } ev_target;
+enum {
+    EV_LEVELS = 10, EV_POINTS = 1000, EV_RECALLS = 101, EV_SMOOTH = 101, EV_MAX_DET = 300,
+    EV_MATRIX_CLASSES = 4096,        /* more give no confusion matrix: nobody could look at it */
+    EV_SHEETS = 3, EV_SHEET = 16     /* batches that are shown, and pictures of each */
+};
+#define EV_CONF 0.001f               /* the lowest confidence of a validation */
 
 typedef struct ev_prediction {
     float confidence;
@@ -10816,20 +10865,20 @@ static float ev_level(int t) {
 }
 
 /* REF ultralytics/utils/metrics.py box_iou */
-static float ev_overlap(const yolo_box *a, const ev_target *b) {
-    float w = YOLO_MAX(0.0f, YOLO_MIN(a->x2, b->x2) - YOLO_MAX(a->x1, b->x1));
-    float h = YOLO_MAX(0.0f, YOLO_MIN(a->y2, b->y2) - YOLO_MAX(a->y1, b->y1));
-    return w * h / ((b->x2 - b->x1) * (b->y2 - b->y1) + (a->x2 - a->x1) * (a->y2 - a->y1) - w * h + 1e-7f);
+static float ev_overlap(const yolo_box *a, const float *b) {
+    float w = YOLO_MAX(0.0f, YOLO_MIN(a->x2, b[2]) - YOLO_MAX(a->x1, b[0]));
+    float h = YOLO_MAX(0.0f, YOLO_MIN(a->y2, b[3]) - YOLO_MAX(a->y1, b[1]));
+    return w * h / ((b[2] - b[0]) * (b[3] - b[1]) + (a->x2 - a->x1) * (a->y2 - a->y1) - w * h + 1e-7f);
 }
 
 /* Which levels prediction `box` matches: at each it claims the unclaimed target of its class that it overlaps most, the
    first of equals. `claimed` (a bit a level) and `overlaps` have an entry a target. Predictions come by falling
    confidence. REF ultralytics/engine/validator.py match_predictions */
-static uint32_t ev_match(const yolo_box *box, const ev_target *targets, int64_t target_count, uint32_t *claimed, float *overlaps) {
+static uint32_t ev_match(const yolo_box *box, const loss_target *targets, int64_t target_count, uint32_t *claimed, float *overlaps) {
     float most = 0;
     uint32_t correct = 0;
     for (int64_t k = 0; k < target_count; k++) {
-        overlaps[k] = targets[k].class_id == box->class_id ? ev_overlap(box, &targets[k]) : 0;
+        overlaps[k] = targets[k].class_id == box->class_id ? ev_overlap(box, targets[k].box) : 0;
         most = YOLO_MAX(most, overlaps[k]);
     }
     for (int t = 0; t < EV_LEVELS && most >= ev_level(t); t++) {
@@ -10844,7 +10893,7 @@ static uint32_t ev_match(const yolo_box *box, const ev_target *targets, int64_t 
 }
 
 /* Adds one picture. */
-static yolo_status ev_add(ev_stats *stats, const yolo_boxes *boxes, const ev_target *targets, int64_t target_count, yolo_error *error) {
+static yolo_status ev_add(ev_stats *stats, const yolo_boxes *boxes, const loss_target *targets, int64_t target_count, yolo_error *error) {
     uint32_t *claimed = mem_array((uint64_t)target_count, sizeof *claimed);
     float *overlaps = mem_array((uint64_t)target_count, sizeof *overlaps);
     yolo_status status = YOLO_OK;
@@ -10866,6 +10915,44 @@ static yolo_status ev_add(ev_stats *stats, const yolo_boxes *boxes, const ev_tar
     mem_free(claimed);
     mem_free(overlaps);
     return status;
+}
+
+/* Which classes were taken for which: cells[predicted * side + true], the last row and column being background. */
+typedef struct ev_matrix { int side; int32_t *cells; } ev_matrix;
+
+static yolo_status ev_matrix_init(ev_matrix *matrix, int class_count, yolo_error *error) {
+    uint64_t side = (uint64_t)class_count + 1;
+    *matrix = (ev_matrix){0};
+    if (class_count > EV_MATRIX_CLASSES) return YOLO_OK;
+    *matrix = (ev_matrix){(int)side, mem_array(side * side, sizeof *matrix->cells)};
+    return matrix->cells ? YOLO_OK : err_memory(error, side * side * sizeof *matrix->cells);
+}
+
+/* Adds one picture: of the boxes above `conf`, by falling confidence, each claims the unclaimed target of any class that
+   it overlaps most, the first of equals, if by more than 0.45. REF ultralytics/utils/metrics.py ConfusionMatrix */
+static yolo_status ev_matrix_add(ev_matrix *matrix, const yolo_boxes *boxes, const loss_target *targets, int64_t target_count,
+                                 float conf, yolo_error *error) {
+    const int background = matrix->side - 1;
+    bool *claimed = mem_array((uint64_t)target_count, sizeof *claimed);
+    if (!claimed) return err_memory(error, (uint64_t)target_count * sizeof *claimed);
+    for (int i = 0; i < boxes->count; i++) {
+        const yolo_box *box = &boxes->items[i];
+        int64_t best = -1;
+        float most = 0.45f;
+        if (!(box->confidence > conf)) continue;
+        for (int64_t k = 0; k < target_count; k++) {
+            float overlap = claimed[k] ? 0 : ev_overlap(box, targets[k].box);
+            if (!(overlap > most)) continue;
+            most = overlap;
+            best = k;
+        }
+        if (best >= 0) claimed[best] = true;
+        matrix->cells[(int64_t)box->class_id * matrix->side + (best < 0 ? background : targets[best].class_id)]++;
+    }
+    for (int64_t k = 0; k < target_count; k++)
+        if (!claimed[k]) matrix->cells[(int64_t)background * matrix->side + targets[k].class_id]++;
+    mem_free(claimed);
+    return YOLO_OK;
 }
 
 static int ev_compare(const void *left, const void *right) {
@@ -10909,8 +10996,14 @@ static double ev_average_precision(double *recall, double *precision, int64_t co
     return area;
 }
 
-/* A class's precision and recall over EV_POINTS confidences, and its average precisions. */
-typedef struct ev_curve { double precision[EV_POINTS], recall[EV_POINTS], ap[EV_LEVELS]; } ev_curve;
+/* A class's curves over EV_POINTS confidences, or recalls, 0 to 1, and its average precisions. */
+typedef struct ev_curve {
+    double precision[EV_POINTS], recall[EV_POINTS], f1[EV_POINTS]; /* at overlap 0.5, over confidence */
+    double envelope[EV_POINTS];                                    /* precision over recall, the same */
+    double ap[EV_LEVELS];
+} ev_curve;
+
+static double ev_point(int p) { return p == EV_POINTS - 1 ? 1 : p * (1.0 / (EV_POINTS - 1)); }
 
 /* From the predictions of one class by falling confidence; `work` has 3 * (count + 3) entries.
    REF ultralytics/utils/metrics.py ap_per_class */
@@ -10927,11 +11020,13 @@ static void ev_class_curve(ev_curve *curve, const ev_prediction *predictions, in
             precision[i + 1] = (double)correct / (double)(i + 1);
         }
         for (int p = 0; !t && p < EV_POINTS; p++) {
-            double at = p == EV_POINTS - 1 ? -1 : -p * (1.0 / (EV_POINTS - 1));
-            curve->recall[p] = ev_interpolate(at, x, recall + 1, count, 0);
-            curve->precision[p] = ev_interpolate(at, x, precision + 1, count, 1);
+            double r = curve->recall[p] = ev_interpolate(-ev_point(p), x, recall + 1, count, 0);
+            double q = curve->precision[p] = ev_interpolate(-ev_point(p), x, precision + 1, count, 1);
+            curve->f1[p] = 2 * q * r / (q + r + 1e-16);
         }
         curve->ap[t] = ev_average_precision(recall, precision, count);
+        for (int p = 0; !t && p < EV_POINTS; p++)
+            curve->envelope[p] = ev_interpolate(ev_point(p), recall, precision, count + 3, precision[0]);
     }
 }
 
@@ -10941,8 +11036,7 @@ static int ev_best_point(const ev_curve *curves, int class_count) {
     int at = 0, half = EV_SMOOTH / 2;
     for (int p = 0; p < EV_POINTS; p++) {
         double sum = 0;
-        for (int c = 0; c < class_count; c++)
-            sum += 2 * curves[c].precision[p] * curves[c].recall[p] / (curves[c].precision[p] + curves[c].recall[p] + 1e-16);
+        for (int c = 0; c < class_count; c++) sum += curves[c].f1[p];
         padded[half + p] = class_count ? sum / class_count : 0;
     }
     for (int p = 0; p < half; p++) {
@@ -10978,8 +11072,9 @@ static void ev_fill(yolo_metrics *metrics, const ev_stats *stats, const ev_curve
     }
 }
 
-/* Sorts the predictions and turns them into the table. metrics->classes is allocated. */
-static yolo_status ev_summarise(ev_stats *stats, yolo_metrics *metrics, yolo_error *error) {
+/* Sorts the predictions and turns them into the table. metrics->classes is allocated, and *kept, a curve a row of it
+   (NULL = not wanted). */
+static yolo_status ev_summarise(ev_stats *stats, yolo_metrics *metrics, ev_curve **kept, yolo_error *error) {
     int classes = 0;
     for (int c = 0; c < stats->class_count; c++) classes += stats->instances[c] > 0;
     ev_curve *curves = mem_array((uint64_t)classes, sizeof *curves);
@@ -11003,35 +11098,50 @@ static yolo_status ev_summarise(ev_stats *stats, yolo_metrics *metrics, yolo_err
     metrics->class_count = classes;
     metrics->images = (int)stats->seen;
     ev_fill(metrics, stats, curves);
-    mem_free(curves);
+    if (kept) *kept = curves;
+    else mem_free(curves);
     mem_free(work);
     return YOLO_OK;
 }
 
-/* A validation run: pictures by rising height/width, in batches that share a rectangle. */
+/* What the best epoch is chosen by: mAP50-95 in five decimals. REF ultralytics/utils/metrics.py fitness,
+   engine/validator.py __call__ */
+static double ev_fitness(const yolo_metrics *metrics) {
+    return metrics->map50_95 > 0 ? floor(metrics->map50_95 * 1e5 + 0.5) / 1e5 : 0;
+}
+
+/* ---- a split, read once ---- */
+
 typedef struct ev_picture {
     const char *path;
     int width, height, net_width, net_height;
-    int64_t first_target, target_count; /* targets in parts of the picture until it is seen */
+    int64_t first_target, target_count;
     int64_t order;
+    bool damaged;                   /* was found so when it was decoded, and said so */
 } ev_picture;
 
-typedef struct ev_run {
-    const net *net;
-    const yolo_val_options *options;
-    int imgsz;
-    ev_picture *pictures;
+typedef struct ev_set {
+    ev_picture *pictures;           /* with `rect` by rising height/width */
     int64_t count;
-    ev_target *targets;
+    loss_target *targets;           /* in parts of the picture */
     int64_t target_count, target_capacity;
-    ev_stats stats;
-    yolo_metrics *metrics;
-    FILE *json_file;                /* of save_json, under its temporary name */
-    char *json_temporary;
-    str json;                       /* what is not in the file yet */
-    int64_t json_rows;
-    log_meter meter;
-} ev_run;
+    int64_t most;                   /* targets in a picture */
+    int damaged;                    /* pictures without a readable header: left out */
+} ev_set;
+
+/* Which labels count. */
+typedef struct ev_labels {
+    int data_classes, net_classes;  /* of the data set, of the network */
+    bool single_cls;                /* all are of class 0 */
+    const int *classes;             /* these only; NULL = all */
+    int class_count;
+} ev_labels;
+
+static void ev_set_close(ev_set *set) {
+    mem_free(set->pictures);
+    mem_free(set->targets);
+    memset(set, 0, sizeof *set);
+}
 
 static int ev_picture_order(const void *left, const void *right) {
     const ev_picture *a = left, *b = right;
@@ -11039,57 +11149,122 @@ static int ev_picture_order(const void *left, const void *right) {
     return difference ? (difference > 0 ? 1 : -1) : (a->order > b->order) - (a->order < b->order);
 }
 
+static bool ev_counts(const ev_labels *labels, int class_id) {
+    bool listed = !labels->classes;
+    for (int i = 0; !listed && i < labels->class_count; i++) listed = labels->classes[i] == class_id;
+    return listed && (labels->single_cls || class_id < labels->net_classes);
+}
+
 /* Appends the targets of one picture, without those of classes that the model does not know.
-   REF ultralytics/models/yolo/detect/val.py get_dataloader */
-static yolo_status ev_labels(ev_run *run, ev_picture *picture, int class_count, yolo_error *error) {
-    const yolo_val_options *options = run->options;
-    lbl_list labels = {0};
+   REF ultralytics/models/yolo/detect/val.py get_dataloader, data/base.py update_labels */
+static yolo_status ev_read_labels(ev_set *set, ev_picture *picture, const ev_labels *labels, const yolo_log *log, yolo_error *error) {
+    lbl_list lines = {0};
     char *path = data_label_path(picture->path);
-    yolo_status status = path ? lbl_read(path, options->single_cls ? 0 : class_count, &labels, &options->log, error)
-                              : err_memory(error, DATA_PATH_SIZE);
+    bool any = labels->single_cls && !labels->classes; /* then even a class out of range is one */
+    yolo_status status = path ? lbl_read(path, any ? 0 : labels->data_classes, &lines, log, error) : err_memory(error, DATA_PATH_SIZE);
     mem_free(path);
-    if (status == YOLO_OK && !mem_grow(&run->targets, &run->target_capacity, run->target_count + labels.count, sizeof *run->targets))
-        status = err_memory(error, (uint64_t)(run->target_count + labels.count) * sizeof *run->targets);
-    picture->first_target = run->target_count;
-    for (int64_t k = 0; status == YOLO_OK && k < labels.count; k++) {
-        const lbl_box *b = &labels.items[k];
-        int class_id = options->single_cls ? 0 : b->class_id;
-        if (class_id < run->net->class_count)
-            run->targets[run->target_count++] = (ev_target){(float)(b->x - b->w / 2), (float)(b->y - b->h / 2),
-                                                            (float)(b->x + b->w / 2), (float)(b->y + b->h / 2), class_id};
+    if (status == YOLO_OK && !mem_grow(&set->targets, &set->target_capacity, set->target_count + lines.count, sizeof *set->targets))
+        status = err_memory(error, (uint64_t)(set->target_count + lines.count) * sizeof *set->targets);
+    picture->first_target = set->target_count;
+    for (int64_t k = 0; status == YOLO_OK && k < lines.count; k++) {
+        const lbl_box *b = &lines.items[k];
+        if (ev_counts(labels, b->class_id))
+            set->targets[set->target_count++] = (loss_target){
+                labels->single_cls ? 0 : b->class_id,
+                {(float)(b->x - b->w / 2), (float)(b->y - b->h / 2), (float)(b->x + b->w / 2), (float)(b->y + b->h / 2)}};
     }
-    picture->target_count = run->target_count - picture->first_target;
-    lbl_list_free(&labels);
+    picture->target_count = set->target_count - picture->first_target;
+    set->most = YOLO_MAX(set->most, picture->target_count);
+    lbl_list_free(&lines);
     return status;
 }
 
-/* Picture sizes from the headers, and the labels. A picture that has no readable header is counted as damaged. */
-static yolo_status ev_gather(ev_run *run, const data_list *list, int class_count, yolo_error *error) {
-    run->pictures = mem_array((uint64_t)list->count, sizeof *run->pictures);
-    if (!run->pictures) return err_memory(error, (uint64_t)list->count * sizeof *run->pictures);
+/* Picture sizes from the headers, and the labels. A picture that has no readable header is counted as damaged. `list`
+   outlives the set; ev_set_close afterwards, on error too. */
+static yolo_status ev_set_open(ev_set *set, const data_list *list, const ev_labels *labels, bool rect, const yolo_log *log, yolo_error *error) {
+    memset(set, 0, sizeof *set);
+    set->pictures = mem_array((uint64_t)list->count, sizeof *set->pictures);
+    if (!set->pictures) return err_memory(error, (uint64_t)list->count * sizeof *set->pictures);
     for (int64_t i = 0; i < list->count; i++) {
         if (err_interrupted) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture");
-        ev_picture *picture = &run->pictures[run->count];
+        ev_picture *picture = &set->pictures[set->count];
         *picture = (ev_picture){.path = list->paths[i], .order = i};
         yolo_error damage;
         if (codec_size(picture->path, &picture->width, &picture->height, &damage) != YOLO_OK) {
-            log_write(&run->options->log, YOLO_LOG_WARNING, "%s", damage.message);
-            run->metrics->damaged++;
+            log_write(log, YOLO_LOG_WARNING, "%s", damage.message);
+            set->damaged++;
             continue;
         }
-        yolo_status status = ev_labels(run, picture, class_count, error);
+        yolo_status status = ev_read_labels(set, picture, labels, log, error);
         if (status != YOLO_OK) return status;
-        run->count++;
+        set->count++;
     }
+    if (rect) qsort(set->pictures, (size_t)set->count, sizeof *set->pictures, ev_picture_order);
     return YOLO_OK;
 }
+
+/* ---- a look at it ---- */
+
+/* The first pictures of a batch as the network saw them, for drawing. */
+typedef struct ev_sheet {
+    int batch, count, w, h;
+    uint8_t *pixels;                /* count pictures of h,w,3 RGB; a damaged one stays gray */
+    const char *paths[EV_SHEET];
+    const loss_target *targets[EV_SHEET]; /* network pixels, as the boxes are */
+    int64_t target_counts[EV_SHEET];
+    yolo_boxes boxes[EV_SHEET];
+} ev_sheet;
+
+/* What else a look is to give. */
+typedef struct ev_extra {
+    const loss_gains *gains;        /* measure the losses, scaled by these; NULL = do not */
+    bool curves;                    /* keep the curves and count the confusion matrix */
+    void (*sheet)(void *user, const ev_sheet *sheet); /* gets each of the first EV_SHEETS batches, on the calling thread;
+                                       valid during the call. NULL = none */
+    void *user;
+} ev_extra;
+
+typedef struct ev_outcome {
+    yolo_metrics metrics;
+    double fitness;
+    loss_parts losses;              /* means over the batches */
+    ev_curve *curves;               /* a row of metrics.classes each; NULL = not wanted */
+    ev_matrix matrix;               /* without cells = not wanted */
+} ev_outcome;
+
+static void ev_outcome_free(ev_outcome *outcome) {
+    mem_free(outcome->metrics.classes);
+    mem_free(outcome->curves);
+    mem_free(outcome->matrix.cells);
+    memset(outcome, 0, sizeof *outcome);
+}
+
+typedef struct ev_run {
+    const net *net;
+    const yolo_val_options *options;
+    const ev_extra *extra;
+    ev_set *set;
+    int imgsz;
+    loss_target *placed;            /* the set's targets in network pixels; each lane writes its picture's */
+    loss_sums *losses;              /* of each picture */
+    loss_sums batch_losses;
+    int64_t batch_pictures, batches;
+    ev_sheet sheets[EV_SHEETS];
+    int sheet_count;
+    ev_stats stats;
+    ev_outcome *out;
+    FILE *json_file;                /* of save_json, under its temporary name */
+    char *json_temporary;
+    str json;                       /* what is not in the file yet */
+    int64_t json_rows;
+    log_meter meter;
+} ev_run;
 
 /* A picture with more objects than max_det could never be found complete: the default gives way, a person's choice
    does not. REF ultralytics/models/yolo/detect/val.py _check_max_det */
 static int ev_max_det(const ev_run *run) {
-    int64_t most = 0;
+    int64_t most = run->set->most;
     int wanted = run->options->max_det;
-    for (int64_t i = 0; i < run->count; i++) most = YOLO_MAX(most, run->pictures[i].target_count);
     if (most <= wanted || most > INT32_MAX) return wanted;
     bool raise = wanted == EV_MAX_DET;
     log_write(&run->options->log, YOLO_LOG_WARNING, "a picture has %lld objects, more than max_det=%d%s", (long long)most, wanted,
@@ -11097,32 +11272,94 @@ static int ev_max_det(const ev_run *run) {
     return raise ? (int)most : wanted;
 }
 
-/* Sorts the pictures and gives each batch the smallest rectangle, half a stride larger than its widest or tallest
-   picture needs. REF ultralytics/data/base.py set_rectangle */
-static void ev_rectangles(ev_run *run) {
+/* Gives each batch the smallest rectangle, half a stride larger than its widest or tallest picture needs.
+   REF ultralytics/data/base.py set_rectangle */
+static void ev_rectangles(const ev_run *run) {
     int batch = run->options->batch, stride = run->net->max_stride;
-    if (run->options->rect) qsort(run->pictures, (size_t)run->count, sizeof *run->pictures, ev_picture_order);
-    for (int64_t first = 0; first < run->count; first += batch) {
-        int64_t end = YOLO_MIN(first + batch, run->count);
-        double least = (double)run->pictures[first].height / run->pictures[first].width;
-        double most = (double)run->pictures[end - 1].height / run->pictures[end - 1].width;
+    ev_picture *pictures = run->set->pictures;
+    for (int64_t first = 0; first < run->set->count; first += batch) {
+        int64_t end = YOLO_MIN(first + batch, run->set->count);
+        double least = (double)pictures[first].height / pictures[first].width;
+        double most = (double)pictures[end - 1].height / pictures[end - 1].width;
         double tall = most < 1 ? most : 1, wide = least > 1 ? 1 / least : 1;
         int height = (int)ceil(tall * run->imgsz / stride + 0.5) * stride, width = (int)ceil(wide * run->imgsz / stride + 0.5) * stride;
         for (int64_t i = first; i < end; i++) {
-            run->pictures[i].net_width = run->options->rect ? width : run->imgsz;
-            run->pictures[i].net_height = run->options->rect ? height : run->imgsz;
+            pictures[i].net_width = run->options->rect ? width : run->imgsz;
+            pictures[i].net_height = run->options->rect ? height : run->imgsz;
         }
     }
 }
 
-static const char *ev_path(void *user, int64_t index) { return ((ev_run *)user)->pictures[index].path; }
+static const char *ev_path(void *user, int64_t index) { return ((ev_run *)user)->set->pictures[index].path; }
 
 /* Loaded with its longer side at imgsz, then centred in the batch's rectangle, never enlarged there. */
 static void ev_plan(void *user, int64_t index, int width, int height, img_letterbox *plan) {
     ev_run *run = user;
+    const ev_picture *picture = &run->set->pictures[index];
     int loaded_width, loaded_height;
     img_load_size(width, height, run->imgsz, &loaded_width, &loaded_height);
-    *plan = img_letterbox_plan_fixed(loaded_width, loaded_height, run->pictures[index].net_width, run->pictures[index].net_height, false);
+    *plan = img_letterbox_plan_fixed(loaded_width, loaded_height, picture->net_width, picture->net_height, false);
+}
+
+/* The sheet that a picture is on and its place there, or NULL. */
+static ev_sheet *ev_sheet_of(ev_run *run, int64_t index, int *at) {
+    int64_t sheet = index / run->options->batch;
+    *at = (int)YOLO_MIN(index % run->options->batch, EV_SHEET);
+    return sheet < run->sheet_count && *at < EV_SHEET ? &run->sheets[sheet] : NULL;
+}
+
+static yolo_status ev_sheets_make(ev_run *run, yolo_error *error) {
+    int64_t batch = run->options->batch, batches = (run->set->count + batch - 1) / batch;
+    if (!run->extra->sheet) return YOLO_OK;
+    for (int64_t i = 0; i < batches && i < EV_SHEETS; i++) {
+        ev_sheet *sheet = &run->sheets[i];
+        const ev_picture *first = &run->set->pictures[i * batch];
+        int64_t count = YOLO_MIN(YOLO_MIN(batch, run->set->count - i * batch), EV_SHEET);
+        *sheet = (ev_sheet){.batch = (int)i, .count = (int)count, .w = first->net_width, .h = first->net_height};
+        uint64_t bytes = (uint64_t)count * (uint64_t)sheet->w * (uint64_t)sheet->h * 3;
+        sheet->pixels = mem_alloc(bytes);
+        if (!sheet->pixels) return err_memory(error, bytes);
+        memset(sheet->pixels, 114, (size_t)bytes);
+        run->sheet_count++;
+    }
+    return YOLO_OK;
+}
+
+static void ev_sheet_free(ev_sheet *sheet) {
+    mem_free(sheet->pixels);
+    for (int i = 0; i < EV_SHEET; i++) mem_free(sheet->boxes[i].items);
+    memset(sheet, 0, sizeof *sheet);
+}
+
+static yolo_status ev_measure(const ev_run *run, const run_lane *lane, const loss_target *targets, int64_t count, loss_sums *out, yolo_error *error) {
+    const int first[] = {0, (int)count};
+    ten heads[NET_MAX_LEVELS] = {{0}};
+    for (int level = 0; level < run->net->level_count; level++) heads[level] = run_lane_head(lane, level);
+    size_t bytes = loss_workspace(run->net, heads, first[1]);
+    void *workspace = mem_alloc(bytes);
+    if (!workspace) return err_memory(error, bytes);
+    *out = loss_measure(run->net, heads, targets, first, *run->extra->gains, workspace, NULL);
+    mem_free(workspace);
+    return YOLO_OK;
+}
+
+/* On a lane's thread: targets into network pixels, the picture's losses, its pixels for a sheet. */
+static yolo_status ev_heads(void *user, pipe_picture *picture, run_lane *lane, yolo_error *error) {
+    ev_run *run = user;
+    const ev_picture *known = &run->set->pictures[picture->index];
+    const img_letterbox *plan = &picture->letterbox;
+    loss_target *targets = run->placed + known->first_target;
+    const float scale[2] = {(float)plan->scaled_width, (float)plan->scaled_height}, pad[2] = {(float)plan->pad_left, (float)plan->pad_top};
+    for (int64_t k = 0; k < known->target_count; k++) {
+        targets[k] = run->set->targets[known->first_target + k];
+        for (int side = 0; side < 4; side++) targets[k].box[side] = targets[k].box[side] * scale[side & 1] + pad[side & 1];
+    }
+    int at;
+    ev_sheet *sheet = ev_sheet_of(run, picture->index, &at);
+    size_t size = sheet ? (size_t)sheet->w * (size_t)sheet->h * 3 : 0;
+    const float *from = run_lane_input(lane);
+    for (size_t i = 0; i < size; i++) sheet->pixels[(size_t)at * size + i] = (uint8_t)(from[i] * 255 + 0.5f);
+    return run->extra->gains ? ev_measure(run, lane, targets, known->target_count, &run->losses[picture->index], error) : YOLO_OK;
 }
 
 /* Rows as ultralytics' predictions.json has them: left top width height in pixels of the picture, classes from 1.
@@ -11165,78 +11402,163 @@ static yolo_status ev_json_end(ev_run *run, bool good, yolo_error *error) {
     return path_commit(run->options->save_json, run->json_temporary, run->json_file, good, true, error);
 }
 
-static yolo_status ev_result(void *user, pipe_picture *picture, yolo_error *error) {
-    ev_run *run = user;
-    log_meter_step(&run->meter, picture->index + 1);
-    if (picture->damage) {
-        log_write(&run->options->log, YOLO_LOG_WARNING, "%s", picture->damage);
-        run->metrics->damaged++;
-        return YOLO_OK;
-    }
-    const ev_picture *known = &run->pictures[picture->index];
-    const img_letterbox *plan = &picture->letterbox;
-    ev_target *targets = run->targets + known->first_target;
-    for (int64_t k = 0; k < known->target_count; k++) {
-        targets[k].x1 = targets[k].x1 * (float)plan->scaled_width + (float)plan->pad_left;
-        targets[k].x2 = targets[k].x2 * (float)plan->scaled_width + (float)plan->pad_left;
-        targets[k].y1 = targets[k].y1 * (float)plan->scaled_height + (float)plan->pad_top;
-        targets[k].y2 = targets[k].y2 * (float)plan->scaled_height + (float)plan->pad_top;
-    }
-    if (run->options->single_cls)
-        for (int i = 0; i < picture->boxes.count; i++) picture->boxes.items[i].class_id = 0;
-    run->metrics->speed_preprocess_ms += picture->preprocess_ms;
-    run->metrics->speed_inference_ms += picture->inference_ms;
-    run->metrics->speed_postprocess_ms += picture->postprocess_ms;
-    yolo_status status = run->json_file ? ev_json(run, picture, error) : YOLO_OK;
-    return status == YOLO_OK ? ev_add(&run->stats, &picture->boxes, targets, known->target_count, error) : status;
+/* A batch's losses are divided by its own sum of scores once its last picture is there. */
+static void ev_add_losses(ev_run *run, int64_t index, bool damaged) {
+    const loss_sums *one = &run->losses[index];
+    loss_sums *sum = &run->batch_losses;
+    sum->box += one->box;
+    sum->cls += one->cls;
+    sum->dfl += one->dfl;
+    sum->score += one->score;
+    run->batch_pictures += !damaged;
+    if ((index + 1) % run->options->batch && index + 1 < run->set->count) return;
+    double share = 1 / YOLO_MAX(sum->score, 1.0);
+    run->out->losses.box += sum->box * share;
+    run->out->losses.cls += sum->cls * share;
+    run->out->losses.dfl += sum->dfl * share;
+    run->batches += run->batch_pictures > 0;
+    run->batch_pictures = 0;
+    *sum = (loss_sums){0};
 }
 
-/* Runs the pictures that were gathered and fills the table. */
-static yolo_status ev_look(ev_run *run, pipe_job *job, yolo_error *error) {
-    const yolo_val_options *options = run->options;
-    ev_rectangles(run);
-    run->meter = log_meter_start(&options->log, options->progress, "val", "Progress", run->count);
-    job->count = run->count;
-    job->path = ev_path;
-    job->plan = ev_plan;
-    job->result = ev_result;
-    job->user = run;
-    job->network_boxes = true;
-    job->detect.max_det = ev_max_det(run);
-    yolo_status status = pipe_run(job, error);
-    if (status == YOLO_OK) status = ev_summarise(&run->stats, run->metrics, error);
-    double share = 1.0 / ((double)YOLO_MAX(run->metrics->images, 1) * pipe_lane_count(job));
-    run->metrics->speed_preprocess_ms *= share;
-    run->metrics->speed_inference_ms *= share;
-    run->metrics->speed_postprocess_ms *= share;
+/* Takes the picture's boxes for its sheet, and hands the sheet out when it is full. */
+static void ev_add_sheet(ev_run *run, pipe_picture *picture) {
+    int at;
+    const ev_picture *known = &run->set->pictures[picture->index];
+    ev_sheet *sheet = ev_sheet_of(run, picture->index, &at);
+    if (!sheet) return;
+    sheet->paths[at] = known->path;
+    sheet->targets[at] = run->placed + known->first_target;
+    sheet->target_counts[at] = picture->damage ? 0 : known->target_count;
+    sheet->boxes[at] = picture->boxes;
+    picture->boxes = (yolo_boxes){0};
+    if (at + 1 < sheet->count) return;
+    run->extra->sheet(run->extra->user, sheet);
+    ev_sheet_free(sheet);
+}
+
+static yolo_status ev_add_picture(ev_run *run, pipe_picture *picture, yolo_error *error) {
+    const ev_picture *known = &run->set->pictures[picture->index];
+    const loss_target *targets = run->placed + known->first_target;
+    yolo_metrics *metrics = &run->out->metrics;
+    if (run->options->single_cls)
+        for (int i = 0; i < picture->boxes.count; i++) picture->boxes.items[i].class_id = 0;
+    metrics->speed_preprocess_ms += picture->preprocess_ms;
+    metrics->speed_inference_ms += picture->inference_ms;
+    metrics->speed_postprocess_ms += picture->postprocess_ms;
+    yolo_status status = run->json_file ? ev_json(run, picture, error) : YOLO_OK;
+    if (status == YOLO_OK) status = ev_add(&run->stats, &picture->boxes, targets, known->target_count, error);
+    if (status == YOLO_OK && run->out->matrix.cells) /* what nobody would act on is not worth a look, unless asked for */
+        status = ev_matrix_add(&run->out->matrix, &picture->boxes, targets, known->target_count,
+                               run->options->conf == EV_CONF ? 0.25f : run->options->conf, error);
     return status;
 }
 
-/* `job` holds the network to run; the rest of it is filled in here. */
-static yolo_status ev_val(pipe_job *job, const yolo_val_options *options, yolo_metrics *metrics, yolo_error *error) {
-    data_set set;
-    const data_list *list;
-    ev_run run = {.net = job->net, .options = options, .imgsz = options->imgsz, .metrics = metrics};
-    job->detect = (det_options){.conf = options->conf, .iou = options->iou, .max_det = options->max_det, .multi_label = true,
-                                .agnostic = options->single_cls};
-    yolo_status status = det_check(job->net, &run.imgsz, &job->detect, error);
-    if (status == YOLO_OK) status = data_open(&set, options->data, error);
+static yolo_status ev_result(void *user, pipe_picture *picture, yolo_error *error) {
+    ev_run *run = user;
+    ev_picture *known = &run->set->pictures[picture->index];
+    yolo_status status = YOLO_OK;
+    log_meter_step(&run->meter, picture->index + 1);
+    if (picture->damage) {
+        if (!known->damaged) log_write(&run->options->log, YOLO_LOG_WARNING, "%s", picture->damage);
+        known->damaged = true;
+        run->out->metrics.damaged++;
+    } else status = ev_add_picture(run, picture, error);
     if (status != YOLO_OK) return status;
-    job->imgsz = run.imgsz;
-    status = data_split(&set, options->split, &list, error);
-    if (status == YOLO_OK && set.class_count != job->net->class_count)
-        log_write(&options->log, YOLO_LOG_WARNING, "%s: %d classes, but the model has %d%s", options->data, set.class_count, job->net->class_count,
-                  set.class_count > job->net->class_count ? "; labels of the others are left out" : "");
-    if (status == YOLO_OK) status = ev_stats_init(&run.stats, job->net->class_count, error);
-    if (status == YOLO_OK) status = ev_gather(&run, list, set.class_count, error);
-    if (status == YOLO_OK && options->save_json) status = path_begin(options->save_json, &run.json_temporary, &run.json_file, error);
-    if (status == YOLO_OK) status = ev_look(&run, job, error);
+    if (run->extra->gains) ev_add_losses(run, picture->index, picture->damage);
+    ev_add_sheet(run, picture);
+    return YOLO_OK;
+}
+
+static void ev_finish(ev_run *run, int lanes) {
+    yolo_metrics *metrics = &run->out->metrics;
+    double share = 1.0 / ((double)YOLO_MAX(metrics->images, 1) * lanes), batches = (double)YOLO_MAX(run->batches, 1);
+    metrics->speed_preprocess_ms *= share;
+    metrics->speed_inference_ms *= share;
+    metrics->speed_postprocess_ms *= share;
+    run->out->losses = (loss_parts){run->out->losses.box / batches, run->out->losses.cls / batches, run->out->losses.dfl / batches};
+    run->out->fitness = ev_fitness(metrics);
+}
+
+static yolo_status ev_start(ev_run *run, yolo_error *error) {
+    const ev_set *set = run->set;
+    ev_rectangles(run);
+    run->placed = mem_array((uint64_t)set->target_count, sizeof *run->placed);
+    run->losses = mem_array(run->extra->gains ? (uint64_t)set->count : 0, sizeof *run->losses);
+    if (!run->placed || !run->losses)
+        return err_memory(error, (uint64_t)set->target_count * sizeof *run->placed + (uint64_t)set->count * sizeof *run->losses);
+    yolo_status status = ev_stats_init(&run->stats, run->net->class_count, error);
+    if (status == YOLO_OK && run->extra->curves) status = ev_matrix_init(&run->out->matrix, run->net->class_count, error);
+    if (status == YOLO_OK) status = ev_sheets_make(run, error);
+    if (status == YOLO_OK && run->options->save_json)
+        status = path_begin(run->options->save_json, &run->json_temporary, &run->json_file, error);
+    return status;
+}
+
+/* The options as the pipeline takes them, if they are in range; *imgsz rounded up. */
+static yolo_status ev_options(const yolo_val_options *options, const net *net, int *imgsz, det_options *detect, yolo_error *error) {
+    *imgsz = options->imgsz;
+    *detect = (det_options){.conf = options->conf, .iou = options->iou, .max_det = options->max_det, .multi_label = true,
+                            .agnostic = options->single_cls};
+    if (options->batch < 1) return err_set(error, YOLO_ERROR_USAGE, "batch %d: expected 1 or more", options->batch);
+    return det_check(net, imgsz, detect, error);
+}
+
+/* Looks at the set with the job's weights; the rest of `job` is filled in here. The options' data, split and single_cls
+   are those the set was opened with. ev_outcome_free afterwards, on error too. */
+static yolo_status ev_check(pipe_job *job, ev_set *set, const yolo_val_options *options, const ev_extra *extra, ev_outcome *out, yolo_error *error) {
+    ev_run run = {.net = job->net, .options = options, .extra = extra, .set = set, .out = out};
+    memset(out, 0, sizeof *out);
+    out->metrics.damaged = set->damaged;
+    yolo_status status = ev_options(options, job->net, &run.imgsz, &job->detect, error);
+    if (status == YOLO_OK) status = ev_start(&run, error);
+    if (status == YOLO_OK) {
+        run.meter = log_meter_start(&options->log, options->progress, "val", "Progress", set->count);
+        job->imgsz = run.imgsz;
+        job->count = set->count;
+        job->path = ev_path;
+        job->plan = ev_plan;
+        job->heads = ev_heads;
+        job->result = ev_result;
+        job->user = &run;
+        job->network_boxes = true;
+        job->detect.max_det = ev_max_det(&run);
+        status = pipe_run(job, error);
+    }
+    if (status == YOLO_OK) status = ev_summarise(&run.stats, &out->metrics, extra->curves ? &out->curves : NULL, error);
+    ev_finish(&run, pipe_lane_count(job));
     yolo_status written = ev_json_end(&run, status == YOLO_OK, error);
+    for (int i = 0; i < run.sheet_count; i++) ev_sheet_free(&run.sheets[i]);
     ev_stats_free(&run.stats);
-    mem_free(run.pictures);
-    mem_free(run.targets);
-    data_close(&set);
+    mem_free(run.placed);
+    mem_free(run.losses);
     return status == YOLO_OK ? written : status;
+}
+
+/* Opens the data set for one look; `job` as for ev_check. */
+static yolo_status ev_val(pipe_job *job, const yolo_val_options *options, yolo_metrics *metrics, yolo_error *error) {
+    data_set data;
+    const data_list *list;
+    ev_set set = {0};
+    ev_outcome outcome = {0};
+    const ev_extra nothing = {0};
+    int imgsz;
+    yolo_status status = ev_options(options, job->net, &imgsz, &job->detect, error);
+    if (status == YOLO_OK) status = data_open(&data, options->data, error);
+    if (status != YOLO_OK) return status;
+    const ev_labels labels = {.data_classes = data.class_count, .net_classes = job->net->class_count, .single_cls = options->single_cls};
+    status = data_split(&data, options->split, &list, error);
+    if (status == YOLO_OK && data.class_count != job->net->class_count)
+        log_write(&options->log, YOLO_LOG_WARNING, "%s: %d classes, but the model has %d%s", options->data, data.class_count, job->net->class_count,
+                  data.class_count > job->net->class_count ? "; labels of the others are left out" : "");
+    if (status == YOLO_OK) status = ev_set_open(&set, list, &labels, options->rect, &options->log, error);
+    if (status == YOLO_OK) status = ev_check(job, &set, options, &nothing, &outcome, error);
+    *metrics = outcome.metrics;
+    outcome.metrics.classes = NULL;
+    ev_outcome_free(&outcome);
+    ev_set_close(&set);
+    data_close(&data);
+    return status;
 }
 
 /* ==== 22 plot_: charts and sheets of pictures ======================================================================
@@ -12771,12 +13093,11 @@ yolo_status yolo_predict(yolo_model *model, const yolo_image *image, yolo_predic
 }
 
 yolo_val_options yolo_val_defaults(void) {
-    return (yolo_val_options){.split = "val", .imgsz = 640, .batch = 16, .conf = 0.001f, .iou = 0.7f, .max_det = EV_MAX_DET, .rect = true};
+    return (yolo_val_options){.split = "val", .imgsz = 640, .batch = 16, .conf = EV_CONF, .iou = 0.7f, .max_det = EV_MAX_DET, .rect = true};
 }
 
 yolo_status yolo_val(yolo_model *model, yolo_val_options options, yolo_metrics *metrics, yolo_error *error) {
     *metrics = (yolo_metrics){0};
-    if (options.batch < 1) return err_set(error, YOLO_ERROR_USAGE, "batch %d: expected 1 or more", options.batch);
     if (!options.data) return err_set(error, YOLO_ERROR_USAGE, "no data set given: expected the path of a data.yaml");
     pipe_job job = {.net = &model->checkpoint.net, .weights = model->weights, .pool = model->pool};
     yolo_status status = ev_val(&job, &options, metrics, error);

@@ -250,11 +250,11 @@ static void eval_metrics_case(const ref_file *ref, int which) {
     CHECK(ev_stats_init(&stats, eval_get(ref, which, "classes")->ints[0], NULL) == YOLO_OK);
     const float *t = targets->data, *p = predictions->data;
     for (int picture = 0; picture < counts->dims[0]; picture++) {
-        ev_target truth[64];
+        loss_target truth[64];
         yolo_box items[64];
         yolo_boxes boxes = {items, counts->ints[picture * 2 + 1]};
         int truth_count = counts->ints[picture * 2];
-        for (int i = 0; i < truth_count; i++, t += 5) truth[i] = (ev_target){t[0], t[1], t[2], t[3], (int32_t)t[4]};
+        for (int i = 0; i < truth_count; i++, t += 5) truth[i] = (loss_target){(int)t[4], {t[0], t[1], t[2], t[3]}};
         for (int i = 0; i < boxes.count; i++, p += 6) items[i] = (yolo_box){p[0], p[1], p[2], p[3], p[4], (int)p[5]};
         CHECK(ev_add(&stats, &boxes, truth, truth_count, NULL) == YOLO_OK);
     }
@@ -262,7 +262,7 @@ static void eval_metrics_case(const ref_file *ref, int which) {
     for (int64_t i = 0; i < stats.count && i < matched->count; i++)
         CHECK_MSG(stats.predictions[i].correct == (uint32_t)matched->ints[i], "case %d prediction %d: %x, expected %x", which, (int)i,
                   (unsigned)stats.predictions[i].correct, (unsigned)matched->ints[i]);
-    CHECK(ev_summarise(&stats, &metrics, NULL) == YOLO_OK);
+    CHECK(ev_summarise(&stats, &metrics, NULL, NULL) == YOLO_OK);
     eval_check_table(&metrics, eval_get(ref, which, "table"), which);
     yolo_metrics_free(&metrics);
     ev_stats_free(&stats);
@@ -440,22 +440,27 @@ static const char *eval_data(const char *name, const char *list, const char *nam
     return path;
 }
 
-/* Damaged pictures, labels of classes that the model does not know, one class, json; counts, not quality. */
-static void test_val_counts(void) {
+/* Draws the pictures with labels of classes 0 to 3 and gives a list of them. */
+static void eval_labelled(str *list) {
     static eval_run run;
-    yolo_error error;
-    char json[600], label[600];
-    str list = {0};
+    char label[100], name[64], real[1024];
     CHECK(eval_pictures(&run));
-    CHECK(path_make_directories(test_temp("eval/labels"), &error) == YOLO_OK);
+    CHECK(path_make_directories(test_temp("eval/labels"), NULL) == YOLO_OK);
     for (int i = 0; i < EVAL_PICTURES; i++) {
-        char name[64], real[1024];
         snprintf(name, sizeof name, "eval/labels/%02d.txt", i);
         snprintf(label, sizeof label, "%d 0.5 0.5 0.25 0.5\n%d 0.25 0.25 0.1 0.1\n", i % 4, i % 2);
-        CHECK(path_write(test_temp(name), label, strlen(label), false, &error) == YOLO_OK);
+        CHECK(path_write(test_temp(name), label, strlen(label), false, NULL) == YOLO_OK);
         CHECK(os_real_path(run.paths[i], real, sizeof real));
-        str_format(&list, "%s\n", real);
+        str_format(list, "%s\n", real);
     }
+}
+
+/* Damaged pictures, labels of classes that the model does not know, one class, json; counts, not quality. */
+static void test_val_counts(void) {
+    yolo_error error;
+    char json[600];
+    str list = {0};
+    eval_labelled(&list);
     yolo_model *model = eval_model(3); /* classes 0 to 2, so that six targets of class 3 are left out */
     yolo_metrics metrics;
     yolo_val_options options = yolo_val_defaults();
@@ -478,6 +483,133 @@ static void test_val_counts(void) {
     mem_free(bytes);
     options.split = "nothing";
     CHECK(model && yolo_val(model, options, &metrics, &error) == YOLO_ERROR_USAGE);
+    yolo_model_close(model);
+    str_free(&list);
+}
+
+/* ---- looks of the trainer ---- */
+
+typedef struct eval_look { int sheets, pictures, targets, boxes; uint64_t hash; } eval_look;
+
+static void eval_sheet(void *user, const ev_sheet *sheet) {
+    eval_look *look = user;
+    CHECK(sheet->batch == look->sheets++ && sheet->count <= EV_SHEET);
+    for (int i = 0; i < sheet->count; i++) {
+        look->pictures++;
+        look->targets += (int)sheet->target_counts[i];
+        look->boxes += sheet->boxes[i].count;
+        CHECK(sheet->paths[i] != NULL);
+        for (int64_t k = 0; k < sheet->target_counts[i]; k++) {
+            const float *b = sheet->targets[i][k].box;
+            CHECK(b[0] >= 0 && b[1] >= 0 && b[0] < b[2] && b[1] < b[3] && b[2] <= (float)sheet->w && b[3] <= (float)sheet->h);
+        }
+    }
+    look->hash = hash_bytes(sheet->pixels, (size_t)sheet->count * (size_t)sheet->w * (size_t)sheet->h * 3, look->hash);
+}
+
+typedef struct eval_check { data_set data; ev_set set; ev_outcome out; eval_look look; yolo_log log; } eval_check;
+
+static bool eval_check_open(eval_check *check, const char *yaml, const yolo_model *model, const int *classes, int class_count) {
+    yolo_error error;
+    const data_list *list;
+    const ev_labels labels = {.net_classes = model->checkpoint.net.class_count, .classes = classes, .class_count = class_count, .data_classes = 4};
+    memset(check, 0, sizeof *check);
+    bool good = data_open(&check->data, yaml, &error) == YOLO_OK && data_split(&check->data, "val", &list, &error) == YOLO_OK &&
+                ev_set_open(&check->set, list, &labels, true, &check->log, &error) == YOLO_OK;
+    CHECK_MSG(good, "%s", error.message);
+    return good;
+}
+
+static yolo_status eval_check_run(eval_check *check, const yolo_model *model, const run_weights *weights, int threads, int batch, bool full) {
+    const loss_gains gains = {7.5f, 0.5f, 1.5f};
+    yolo_error error;
+    const ev_extra extra = {full ? &gains : NULL, full, full ? eval_sheet : NULL, &check->look};
+    yolo_val_options options = yolo_val_defaults();
+    pipe_job job = {.net = &model->checkpoint.net, .weights = weights, .pool = model->pool, .threads = threads};
+    options.imgsz = 64;
+    options.batch = batch;
+    options.conf = full ? options.conf : 0.3f;
+    memset(&check->look, 0, sizeof check->look);
+    return ev_check(&job, &check->set, &options, &extra, &check->out, &error);
+}
+
+static void eval_check_close(eval_check *check) {
+    ev_outcome_free(&check->out);
+    ev_set_close(&check->set);
+    data_close(&check->data);
+}
+
+/* Every box above the confidence is in a row, every target in a column. */
+static int eval_matrix_targets(const ev_matrix *matrix) {
+    int targets = 0;
+    for (int p = 0; p < matrix->side; p++)
+        for (int t = 0; t < matrix->side - 1; t++) targets += matrix->cells[p * matrix->side + t];
+    return targets;
+}
+
+static void test_check(void) {
+    static eval_check check, again;
+    static const int one = 1;
+    str list = {0};
+    eval_labelled(&list);
+    const char *yaml = eval_data("check", list.text, "names: [a, b, c, d]");
+    yolo_model *model = eval_model(3);
+    if (!model || !eval_check_open(&check, yaml, model, NULL, 0)) return;
+    CHECK(eval_check_run(&check, model, model->weights, 3, 5, true) == YOLO_OK);
+    CHECK(check.out.metrics.images == 23 && check.out.metrics.damaged == 1 && check.out.metrics.instances == 40 && check.out.metrics.class_count == 3);
+    CHECK(check.look.sheets == 3 && check.look.pictures == 15 && check.look.targets > 15 && check.look.boxes > 0);
+    const loss_parts *losses = &check.out.losses;
+    CHECK_MSG(losses->box > 0 && losses->cls > 0 && losses->dfl > 0 && check.out.curves, "%g %g %g", losses->box, losses->cls, losses->dfl);
+    CHECK(check.out.matrix.side == 4 && eval_matrix_targets(&check.out.matrix) == 40);
+    CHECK(eval_check_open(&again, yaml, model, NULL, 0));
+    for (int threads = 1; threads <= 2; threads++) { /* the same bits, the same set looked at twice */
+        ev_outcome_free(&again.out);
+        CHECK(eval_check_run(&again, model, model->weights, threads, 5, true) == YOLO_OK);
+        CHECK(!memcmp(&again.out.losses, &check.out.losses, sizeof check.out.losses) && again.look.hash == check.look.hash);
+        CHECK(!memcmp(again.out.curves, check.out.curves, 3 * sizeof(ev_curve)));
+        CHECK(!memcmp(again.out.matrix.cells, check.out.matrix.cells, 16 * sizeof(int32_t)));
+    }
+    eval_check_close(&again);
+    ev_outcome_free(&check.out);
+    CHECK(eval_check_run(&check, model, model->weights, 2, 100, false) == YOLO_OK); /* nothing extra, one batch */
+    CHECK(!check.out.curves && !check.out.matrix.cells && !check.look.sheets && check.out.losses.cls == 0 && check.out.fitness >= 0);
+    eval_check_close(&check);
+    CHECK(eval_check_open(&check, yaml, model, &one, 1)); /* class 1 only: 6 + 12 labels, less one picture's */
+    CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_OK);
+    CHECK_MSG(check.out.metrics.class_count == 1 && check.out.metrics.instances == 16, "%d", check.out.metrics.instances);
+    eval_check_close(&check);
+    yolo_model_close(model);
+    str_free(&list);
+}
+
+/* New weights in the memory of the old ones; weights that are not numbers. */
+static void test_check_refresh(void) {
+    static eval_check check;
+    yolo_error error;
+    str list = {0};
+    eval_labelled(&list);
+    yolo_model *model = eval_model(2);
+    if (!model || !eval_check_open(&check, eval_data("refresh", list.text, "names: [a, b, c, d]"), model, NULL, 0)) return;
+    const net *net = &model->checkpoint.net;
+    float *params = model->checkpoint.params;
+    loss_parts losses[2];
+    run_weights *fresh = NULL;
+    for (int64_t i = 0; i < net->param_elements; i++) params[i] *= 1.1f;
+    CHECK(run_weights_create(&fresh, net, params, model->isa, &error) == YOLO_OK);
+    CHECK(run_weights_refresh(model->weights, params, &error) == YOLO_OK);
+    for (int which = 0; fresh && which < 2; which++) {
+        CHECK(eval_check_run(&check, model, which ? fresh : model->weights, 2, 8, true) == YOLO_OK);
+        losses[which] = check.out.losses;
+        ev_outcome_free(&check.out);
+    }
+    CHECK(!memcmp(&losses[0], &losses[1], sizeof losses[0]));
+    for (int64_t i = 0; i < net->param_elements; i++) params[i] = NAN;
+    CHECK(run_weights_refresh(model->weights, params, &error) == YOLO_OK);
+    CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_OK);
+    CHECK(check.out.fitness == 0 && isnan(check.out.losses.cls) && check.look.boxes == 0 && check.out.metrics.map50 == 0);
+    CHECK(eval_matrix_targets(&check.out.matrix) == 40);
+    run_weights_destroy(fresh);
+    eval_check_close(&check);
     yolo_model_close(model);
     str_free(&list);
 }
@@ -526,5 +658,7 @@ static const test_case tests_eval[] = {
     {"pipe", "in order, the same for any number of threads, damage, failure, interrupt", test_pipe},
     {"predict-extremes", "pictures of 1x1 and 65500x10; options out of range", test_predict_extremes},
     {"val-counts", "pictures, instances, damage, unknown classes, one class, json", test_val_counts},
+    {"check", "the trainer's look: losses, curves, matrix, sheets; the same bits for any number of threads", test_check},
+    {"check-refresh", "new weights in place; weights that are not numbers", test_check_refresh},
     {"val-coco", "16 photographs within the tolerance of ultralytics' numbers", test_val_coco},
 };
