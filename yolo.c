@@ -381,6 +381,47 @@ static uint64_t os_memory_total(void) {
 #endif
 }
 
+/* Bytes of memory that are free or can be had at once: of the system, or of the group the process is confined to. 0 = unknown. */
+static uint64_t os_memory_available(void) {
+#ifdef _WIN32
+    MEMORYSTATUSEX status = {.dwLength = sizeof status};
+    return GlobalMemoryStatusEx(&status) ? status.ullAvailPhys : 0;
+#else
+    unsigned long long kilobytes = 0, most = 0, used = 0;
+    char line[256];
+    FILE *file = fopen("/proc/meminfo", "r");
+    while (file && !kilobytes && fgets(line, sizeof line, file)) (void)sscanf(line, "MemAvailable: %llu", &kilobytes);
+    if (file) fclose(file);
+    uint64_t available = kilobytes ? (uint64_t)kilobytes << 10 : os_memory_total();
+    if ((file = fopen("/sys/fs/cgroup/memory.max", "r"))) {
+        if (fscanf(file, "%llu", &most) != 1) most = 0; /* "max" */
+        fclose(file);
+        if (most && (file = fopen("/sys/fs/cgroup/memory.current", "r"))) {
+            if (fscanf(file, "%llu", &used) == 1) available = YOLO_MIN(available, most > used ? most - used : 1);
+            fclose(file);
+        }
+    }
+    return available;
+#endif
+}
+
+/* When a file was last written, in seconds since some day. */
+static bool os_modified(const char *path, double *seconds) {
+#ifdef _WIN32
+    WIN32_FILE_ATTRIBUTE_DATA data;
+    wchar_t *wide = os_wide(path);
+    bool found = wide && GetFileAttributesExW(wide, GetFileExInfoStandard, &data);
+    free(wide);
+    *seconds = found ? data.ftLastWriteTime.dwHighDateTime * 429.4967296 + data.ftLastWriteTime.dwLowDateTime * 1e-7 : 0;
+    return found;
+#else
+    struct stat status;
+    if (stat(path, &status)) return false;
+    *seconds = (double)status.st_mtime;
+    return true;
+#endif
+}
+
 #if !defined(YOLO_NO_MAIN) || defined(YOLO_TESTING) /* what only a command line program needs */
 static bool os_is_terminal(FILE *stream) {
 #ifdef _WIN32
@@ -1162,6 +1203,27 @@ static yolo_status path_write(const char *path, const void *bytes, size_t size, 
     if (!good) err_os(error, path, "write");
     status = path_commit(path, temporary, file, good, durable, error);
     return good ? status : YOLO_ERROR_IO;
+}
+
+/* project/name, or name2, name3, ... where that exists and not `exist_ok`. *path: mem_free. */
+static yolo_status path_run_folder(const char *project, const char *name, bool exist_ok, char **path, yolo_error *error) {
+    enum { MOST = 100000 };
+    str tried = {0};
+    char *first = path_join(project, name);
+    *path = NULL;
+    if (!first) return err_memory(error, 4096);
+    str_add(&tried, first);
+    for (int n = 2; !exist_ok && !tried.failed && n < MOST && os_path_kind(tried.text) != OS_NOTHING; n++) {
+        tried.length = 0;
+        str_format(&tried, "%s%d", first, n);
+    }
+    mem_free(first);
+    if (!tried.failed) {
+        *path = tried.text;
+        return YOLO_OK;
+    }
+    str_free(&tried);
+    return err_memory(error, 4096);
 }
 
 /* FNV-1a with a final avalanche (MurmurHash3's finaliser), so that low bits are usable. */
@@ -13144,23 +13206,7 @@ yolo_status yolo_label(yolo_model *model, yolo_label_options options, yolo_label
 }
 
 yolo_status yolo_run_folder(const char *project, const char *name, bool exist_ok, char **path, yolo_error *error) {
-    enum { MOST = 100000 };
-    str tried = {0};
-    char *first = path_join(project, name);
-    *path = NULL;
-    if (!first) return err_memory(error, 4096);
-    str_add(&tried, first);
-    for (int n = 2; !exist_ok && !tried.failed && n < MOST && os_path_kind(tried.text) != OS_NOTHING; n++) {
-        tried.length = 0;
-        str_format(&tried, "%s%d", first, n);
-    }
-    mem_free(first);
-    if (!tried.failed) {
-        *path = tried.text;
-        return YOLO_OK;
-    }
-    str_free(&tried);
-    return err_memory(error, 4096);
+    return path_run_folder(project, name, exist_ok, path, error);
 }
 
 void yolo_text_free(char *text) { mem_free(text); }
