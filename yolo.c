@@ -9353,7 +9353,7 @@ static yolo_status run_pack(const net *net, const net_op *op, op_isa isa, const 
                                 op->stride, op->padding, op->activation, plain, plain_bias, error);
         conv->slope = (float)net->slope;
     } else {
-        op_pack_weight(conv, plain);
+        op_conv_repack(conv, plain, NULL);
         if (plain_bias) memcpy(conv->bias, plain_bias, (size_t)conv->out_channels * sizeof(float));
     }
     return status;
