@@ -4138,7 +4138,7 @@ static yolo_status data_split(const data_set *set, const char *name, const data_
 
 /* ==== 10 zip_: archives =========================================================================================
    Reader of untrusted archives (stored, deflated, zip64) and writer of stored ones with 64-byte aligned members, as
-   torch.save lays them out. Reading invariants:
+   torch.save lays them out; zip64 fields where a size or place needs more than 32 bits. Reading invariants:
      1 The bytes belong to the caller and outlive the archive; a stored entry is read where it lies.
      2 After zip_open every entry's data lies inside the file, no two entries overlap or share a name.
      3 zip_read gives exactly entry->size bytes whose CRC-32 is right, or an error; all inflated entries together
@@ -4146,6 +4146,7 @@ static yolo_status data_split(const data_set *set, const char *name, const data_
 
 enum { ZIP_FAST_BITS = 10, ZIP_ALIGNMENT = 64 };
 #define ZIP_ENTRY_CAP ((uint64_t)4 << 30)
+#define ZIP_FULL ((uint64_t)0xffffffffu) /* in a 32-bit field: the value is in the zip64 field behind */
 
 typedef struct zip_crc { uint32_t table[8][256]; } zip_crc; /* eight bytes a step */
 
@@ -4538,7 +4539,7 @@ static yolo_status zip_read(zip_archive *zip, zip_entry *entry, const uint8_t **
     return YOLO_OK;
 }
 
-/* Writes an archive of stored entries. Failures stick; zip_end reports them. */
+/* Writes an archive of stored entries. Failures stick; zip_end reports the first. */
 typedef struct zip_writer {
     const char *path;
     char *temporary;
@@ -4548,6 +4549,7 @@ typedef struct zip_writer {
     str directory;
     zip_crc crc;
     bool failed;
+    char reason[160]; /* what the operating system said, "" = out of memory */
 } zip_writer;
 
 static yolo_status zip_begin(zip_writer *w, const char *path, yolo_error *error) {
@@ -4566,42 +4568,57 @@ static void zip_put(str *s, uint64_t value, int count) {
 /* What local header and directory record share, from the version needed to the length of the extra field. The time
    is 0, as torch has it: the same contents give the same bytes. */
 static void zip_put_fields(str *s, uint32_t crc, uint64_t size, size_t name_length, size_t extra_length) {
-    zip_put(s, 0, 2); /* version */
+    zip_put(s, size >= ZIP_FULL ? 45 : 0, 2); /* version */
     zip_put(s, 0x0800, 2); /* names are UTF-8 */
     zip_put(s, 0, 2); /* stored */
     zip_put(s, 0, 4);
     zip_put(s, crc, 4);
-    zip_put(s, size, 4);
-    zip_put(s, size, 4);
+    zip_put(s, YOLO_MIN(size, ZIP_FULL), 4);
+    zip_put(s, YOLO_MIN(size, ZIP_FULL), 4);
     zip_put(s, name_length, 2);
     zip_put(s, extra_length, 2);
 }
 
 static void zip_write(zip_writer *w, const void *bytes, uint64_t size) {
-    if (!w->failed && size && fwrite(bytes, 1, (size_t)size, w->file) != size) w->failed = true;
+    if (!w->failed && size && fwrite(bytes, 1, (size_t)size, w->file) != size) {
+        os_reason(w->reason, sizeof w->reason);
+        w->failed = true;
+    }
     w->at += size;
 }
 
+/* The extra field with the values that 32 bits do not hold: sizes, and in the directory the place. */
+static void zip_put_extra64(str *s, uint64_t size, uint64_t start) {
+    int sizes = size >= ZIP_FULL ? 2 : 0, starts = start >= ZIP_FULL ? 1 : 0;
+    if (!sizes && !starts) return;
+    zip_put(s, 1, 2);
+    zip_put(s, 8 * (uint64_t)(sizes + starts), 2);
+    for (int i = 0; i < sizes; i++) zip_put(s, size, 8);
+    if (starts) zip_put(s, start, 8);
+}
+
 static void zip_add(zip_writer *w, const char *name, const void *bytes, uint64_t size) {
-    size_t length = strlen(name);
+    size_t length = strlen(name), wide = size >= ZIP_FULL ? 20 : 0;
     uint32_t crc = zip_crc_of(&w->crc, bytes, size);
-    uint64_t start = w->at, plain = start + 30 + length + 4; /* 4: the smallest extra field */
+    uint64_t start = w->at, plain = start + 30 + length + wide + 4; /* 4: the smallest extra field */
     size_t padding = (size_t)((ZIP_ALIGNMENT - plain % ZIP_ALIGNMENT) % ZIP_ALIGNMENT);
-    if (start + size > 0xfffff000u) w->failed = true; /* no zip64 is written */
     str header = {0};
     zip_put(&header, 0x04034b50, 4);
-    zip_put_fields(&header, crc, size, length, 4 + padding);
+    zip_put_fields(&header, crc, size, length, wide + 4 + padding);
     str_append(&header, name, length);
+    zip_put_extra64(&header, size, 0);
     zip_put(&header, 'F' | 'B' << 8, 2); /* torch's mark for padding */
     zip_put(&header, padding, 2);
     for (size_t i = 0; i < padding; i++) str_append(&header, "Z", 1);
+    wide = (size >= ZIP_FULL ? 16u : 0u) + (start >= ZIP_FULL ? 8u : 0u);
     zip_put(&w->directory, 0x02014b50, 4);
     zip_put(&w->directory, 0, 2);
-    zip_put_fields(&w->directory, crc, size, length, 0);
+    zip_put_fields(&w->directory, crc, size, length, wide ? 4 + wide : 0);
     zip_put(&w->directory, 0, 2 + 2 + 2); /* comment, disk, attributes */
     zip_put(&w->directory, 0, 4);
-    zip_put(&w->directory, start, 4);
+    zip_put(&w->directory, YOLO_MIN(start, ZIP_FULL), 4);
     str_append(&w->directory, name, length);
+    zip_put_extra64(&w->directory, size, start);
     w->count++;
     w->failed |= header.failed || w->directory.failed;
     if (!header.failed) zip_write(w, header.text, (uint64_t)header.length);
@@ -4609,23 +4626,45 @@ static void zip_add(zip_writer *w, const char *name, const void *bytes, uint64_t
     str_free(&header);
 }
 
-/* Ends what zip_begin began: with `good` the directory is written and the file put in place, else it is removed. */
+/* The end records behind a directory at `start`. */
+static void zip_put_end(zip_writer *w, uint64_t start, uint64_t length) {
+    str *s = &w->directory;
+    uint64_t count = (uint64_t)w->count;
+    if (start >= ZIP_FULL || length >= ZIP_FULL || count >= 0xffff) {
+        zip_put(s, 0x06064b50, 4);
+        zip_put(s, 44, 8); /* bytes that follow */
+        zip_put(s, 45 | 45 << 16, 4);
+        zip_put(s, 0, 8);
+        zip_put(s, count, 8);
+        zip_put(s, count, 8);
+        zip_put(s, length, 8);
+        zip_put(s, start, 8);
+        zip_put(s, 0x07064b50, 4);
+        zip_put(s, 0, 4);
+        zip_put(s, start + length, 8);
+        zip_put(s, 1, 4);
+    }
+    zip_put(s, 0x06054b50, 4);
+    zip_put(s, 0, 4);
+    zip_put(s, YOLO_MIN(count, 0xffff), 2);
+    zip_put(s, YOLO_MIN(count, 0xffff), 2);
+    zip_put(s, YOLO_MIN(length, ZIP_FULL), 4);
+    zip_put(s, YOLO_MIN(start, ZIP_FULL), 4);
+    zip_put(s, 0, 2);
+}
+
+/* Ends what zip_begin began: with `good` the directory is written and the file put in place, else it is removed. A file
+   that was there before stays as it was unless all went well. */
 static yolo_status zip_end(zip_writer *w, bool good, yolo_error *error) {
-    uint64_t start = w->at, length = (uint64_t)w->directory.length;
-    zip_put(&w->directory, 0x06054b50, 4);
-    zip_put(&w->directory, 0, 4);
-    zip_put(&w->directory, (uint64_t)w->count, 2);
-    zip_put(&w->directory, (uint64_t)w->count, 2);
-    zip_put(&w->directory, length, 4);
-    zip_put(&w->directory, start, 4);
-    zip_put(&w->directory, 0, 2);
-    w->failed |= w->directory.failed || w->count > 65000;
+    zip_put_end(w, w->at, (uint64_t)w->directory.length);
+    w->failed |= w->directory.failed;
     if (good && !w->failed) zip_write(w, w->directory.text, (uint64_t)w->directory.length);
-    if (good && w->failed) err_set(error, YOLO_ERROR_IO, "%s: cannot write %llu bytes: disk full, or out of memory", w->path,
-                                   (unsigned long long)w->at);
-    yolo_status status = path_commit(w->path, w->temporary, w->file, good && !w->failed, true, error);
+    bool failed = good && w->failed;
+    yolo_status status = path_commit(w->path, w->temporary, w->file, good && !failed, true, error);
+    if (failed) status = err_set(error, w->reason[0] ? YOLO_ERROR_IO : YOLO_ERROR_MEMORY, "%s: cannot write its %.1f MiB: %s", w->path,
+                                 (double)w->at / 1048576, w->reason[0] ? w->reason : "out of memory");
     str_free(&w->directory);
-    return good && w->failed ? YOLO_ERROR_IO : status;
+    return status;
 }
 
 /* ==== 11 pkl_: pickles ==========================================================================================
@@ -6725,19 +6764,34 @@ static yolo_status net_build_from_shapes(net *net, const net_param *rows, int co
      1 No row is copied before every row of the graph has been found with its shape, and none is left over.
      2 A tensor is a strided view of a storage; its last element is checked to lie inside before the first is read.
      3 The module tree may be hostile (cycles, endless sharing): the walk has a stack of its own, depth and step caps.
+     4 A last.pt of this engine has, beside what ultralytics reads, the key "yolo_state": numbers, and blocks of floats
+       bit for bit as they lie in memory (little-endian hosts). All blocks together are never larger than the file.
    Writing: the object graph that ultralytics unpickles, in protocol 2. Nothing in it comes from the clock or from
    chance: the same model gives the same bytes. Convolution weights are O,I,H,W in files and O,H,W,I in memory. */
+
+/* The state of a training between two epochs. Read: the arena holds all of it. To be written: `data` is the trainer's. */
+enum { PT_MAX_BLOCKS = 12 };
+typedef struct pt_block { char name[24]; float *data; int64_t count; } pt_block;
+typedef struct pt_state {
+    arena memory;
+    val *numbers;           /* map: text -> integer, float, text, or plain data of those */
+    int block_count;
+    pt_block blocks[PT_MAX_BLOCKS];
+} pt_state;
 
 typedef struct pt_model { /* a checkpoint: graph, parameters, and what came with them */
     net net;
     float *params;          /* net.param_elements, laid out by the parameter table; BN counts as floats */
     val *train_args;        /* map, or NULL */
+    val *train_metrics, *train_results; /* maps, or NULL: of the epoch that was kept; columns of results.csv */
+    val *best_fitness;      /* number, or NULL = not said */
     char version[32];       /* of the program that wrote it */
     char date[48];
-    int64_t epoch;          /* -1 = finished (stripped) */
+    int64_t epoch;          /* the last whole one, from 0; -1 = finished (stripped) */
     bool from_ema, has_optimizer;
     bool built;             /* from a .yaml: no training behind it */
-    arena memory;           /* holds train_args */
+    pt_state *state;        /* of a last.pt of this engine, else NULL */
+    arena memory;           /* holds the values */
 } pt_model;
 
 typedef struct pt_tensor { /* a view of a storage */
@@ -6754,6 +6808,7 @@ typedef struct pt_reader {
     zip_archive zip;
     pkl pickle;
     char folder[200];            /* of the archive, with its slash */
+    bool blocks;                 /* read the data of the training state, too */
     const pkl_node *root, *module; /* module NULL: a bare state dict */
     const pkl_node *dict;        /* the bare state dict */
     const pkl_node *detect, *norm; /* state of the Detect module, of the first batch norm */
@@ -6766,7 +6821,46 @@ typedef struct pt_reader {
     yolo_error *error;
 } pt_reader;
 
+static void pt_state_free(pt_state *state) { /* what it holds, not the struct */
+    arena_free(&state->memory);
+    memset(state, 0, sizeof *state);
+}
+
+/* Notes a number, or plain data, under its name; `item` from the state's arena. False for want of memory, also when
+   `item` is NULL. */
+static bool pt_state_set(pt_state *state, const char *name, val *item) {
+    if (!state->numbers) state->numbers = val_new(&state->memory, VAL_MAP);
+    return val_add(&state->memory, state->numbers, val_string(&state->memory, name, strlen(name)), item);
+}
+
+/* Names floats that are to be kept; they stay the caller's. */
+static void pt_state_add(pt_state *state, const char *name, float *data, int64_t count) {
+    YOLO_ASSERT(state->block_count < PT_MAX_BLOCKS && strlen(name) < sizeof state->blocks[0].name);
+    pt_block *block = &state->blocks[state->block_count++];
+    snprintf(block->name, sizeof block->name, "%s", name);
+    block->data = data;
+    block->count = count;
+}
+
+static const pt_block *pt_state_block(const pt_state *state, const char *name) {
+    for (int i = 0; i < state->block_count; i++)
+        if (!strcmp(state->blocks[i].name, name)) return &state->blocks[i];
+    return NULL;
+}
+
+/* Copies a block that has to be there with that many floats. `path` is for the message. */
+static yolo_status pt_state_take(const pt_state *state, const char *path, const char *name, float *out, int64_t count, yolo_error *error) {
+    const pt_block *block = pt_state_block(state, name);
+    if (!block || block->count != count || !block->data)
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: its training state has %lld floats of '%s', expected %lld: it cannot be continued; "
+                       "start a new training with model=%s", path, (long long)(block ? block->count : 0), name, (long long)count, path);
+    memcpy(out, block->data, (size_t)count * sizeof *out);
+    return YOLO_OK;
+}
+
 static void pt_free(pt_model *m) {
+    if (m->state) pt_state_free(m->state);
+    mem_free(m->state);
     net_free(&m->net);
     mem_free(m->params);
     arena_free(&m->memory);
@@ -7217,6 +7311,61 @@ static void pt_copy_text(char *out, size_t size, const pkl_node *node) {
         if ((unsigned char)out[i] < 32) out[i] = ' ';
 }
 
+static yolo_status pt_bad_state(const pt_reader *r, const char *what) {
+    return err_set(r->error, YOLO_ERROR_FORMAT, "%s: damaged training state: %s", r->path, what);
+}
+
+/* One block of the state: a contiguous run of float32. `left`: bytes that the blocks may still have. */
+static yolo_status pt_read_block(pt_reader *r, const pkl_node *key, const pkl_node *node, pt_state *state, uint64_t *left) {
+    net_param row = {0};
+    pt_tensor tensor = {0};
+    pt_block *block = &state->blocks[state->block_count];
+    char shown[104];
+    const uint8_t *bytes;
+    if (key->kind != PKL_TEXT || !key->length || key->length >= (int64_t)sizeof block->name) return pt_bad_state(r, "a block without a proper name");
+    pkl_show(shown, key->text, (size_t)key->length);
+    snprintf(row.name, sizeof row.name, "%.23s", shown);
+    if (pt_state_block(state, row.name)) return pt_bad_state(r, "two blocks of the same name");
+    yolo_status status = pt_read_tensor(r, node, &row, &tensor);
+    if (status != YOLO_OK) return status;
+    if (row.rank != 1 || tensor.dtype != TEN_F32 || (row.count > 1 && tensor.strides[0] != 1)) return pt_bad_state(r, "a block that is no run of float32");
+    uint64_t size = (uint64_t)row.count * sizeof *block->data;
+    if (size > *left) return pt_bad_state(r, "its blocks are larger than the file");
+    *left -= size;
+    snprintf(block->name, sizeof block->name, "%.23s", row.name);
+    block->count = row.count;
+    state->block_count++;
+    if (!r->blocks) return YOLO_OK;
+    if ((status = zip_read(&r->zip, tensor.storage, &bytes, r->error)) != YOLO_OK) return status;
+    if (!(block->data = arena_alloc(&state->memory, size))) return err_memory(r->error, size);
+    if (size) memcpy(block->data, bytes + 4 * tensor.offset, (size_t)size);
+    return YOLO_OK;
+}
+
+static yolo_status pt_read_state(pt_reader *r, pt_model *m) {
+    const pkl_node *node = pkl_get(r->root, "yolo_state"), *blocks = pkl_get(node, "blocks");
+    if (!node) return YOLO_OK;
+    uint64_t left = r->zip.size;
+    pt_state *state = m->state = mem_array(1, sizeof *state);
+    if (!state || !(state->numbers = pkl_val(&state->memory, pkl_get(node, "numbers")))) return err_memory(r->error, sizeof *state);
+    if (state->numbers->kind != VAL_MAP) return pt_bad_state(r, "expected 'numbers', a map");
+    if (!blocks || blocks->kind != PKL_DICT || blocks->count > 2 * PT_MAX_BLOCKS) return pt_bad_state(r, "expected 'blocks', a map of at most 12 tensors");
+    yolo_status status = YOLO_OK;
+    for (int64_t i = 0; i + 1 < blocks->count && status == YOLO_OK; i += 2)
+        status = pt_read_block(r, blocks->items[i], blocks->items[i + 1], state, &left);
+    m->has_optimizer = true;
+    return status;
+}
+
+/* A key of the checkpoint as plain data of that kind, in *out; else NULL. */
+static yolo_status pt_read_map(pt_reader *r, pt_model *m, const pkl_node *node, val **out) {
+    *out = NULL;
+    if (!node) return YOLO_OK;
+    if (!(*out = pkl_val(&m->memory, node))) return err_memory(r->error, sizeof **out);
+    if ((*out)->kind != VAL_MAP) *out = NULL;
+    return YOLO_OK;
+}
+
 /* What came with the weights. */
 static yolo_status pt_read_extras(pt_reader *r, pt_model *m) {
     const pkl_node *epoch = pkl_get(r->root, "epoch"), *optimizer = pkl_get(r->root, "optimizer"), *args = pkl_get(r->root, "train_args");
@@ -7225,15 +7374,16 @@ static yolo_status pt_read_extras(pt_reader *r, pt_model *m) {
     m->epoch = epoch && epoch->kind == PKL_INT ? epoch->integer : -1;
     m->has_optimizer = optimizer && optimizer->kind != PKL_NONE;
     if (!args || args->kind == PKL_NONE) args = pt_attribute(r->module, "args");
-    if (args) {
-        m->train_args = pkl_val(&m->memory, args);
-        if (!m->train_args) return err_memory(r->error, sizeof *m->train_args);
-        if (m->train_args->kind != VAL_MAP) m->train_args = NULL;
-    }
+    yolo_status status = pt_read_map(r, m, args, &m->train_args);
+    if (status == YOLO_OK) status = pt_read_map(r, m, pkl_get(r->root, "train_metrics"), &m->train_metrics);
+    if (status == YOLO_OK) status = pt_read_map(r, m, pkl_get(r->root, "train_results"), &m->train_results);
+    if (status != YOLO_OK) return status;
+    if (!(m->best_fitness = pkl_val(&m->memory, pkl_get(r->root, "best_fitness")))) return err_memory(r->error, sizeof *m->best_fitness);
+    if (!val_is_number(m->best_fitness)) m->best_fitness = NULL;
     const pkl_node *eps = pt_attribute(r->norm, "eps"), *momentum = pt_attribute(r->norm, "momentum");
     if (eps && eps->kind == PKL_FLOAT && eps->number > 0 && eps->number < 1) m->net.bn_eps = eps->number;
     if (momentum && momentum->kind == PKL_FLOAT && momentum->number > 0 && momentum->number < 1) m->net.bn_momentum = momentum->number;
-    return YOLO_OK;
+    return pt_read_state(r, m);
 }
 
 static yolo_status pt_read_pickle(pt_reader *r, pt_model *m) {
@@ -7247,9 +7397,10 @@ static yolo_status pt_read_pickle(pt_reader *r, pt_model *m) {
     return status;
 }
 
-/* Reads a checkpoint that lies in memory; `path` is for messages. On error *m is empty. */
-static yolo_status pt_read_memory(const char *path, const uint8_t *bytes, size_t size, pt_model *m, yolo_error *error) {
-    pt_reader r = {.path = path, .error = error};
+/* Reads a checkpoint that lies in memory; `path` is for messages. Without `blocks` the training state's have no data:
+   enough for all but going on with it. On error *m is empty. */
+static yolo_status pt_read_memory(const char *path, const uint8_t *bytes, size_t size, bool blocks, pt_model *m, yolo_error *error) {
+    pt_reader r = {.path = path, .blocks = blocks, .error = error};
     zip_entry *entry;
     const uint8_t *pickle;
     memset(m, 0, sizeof *m);
@@ -7275,16 +7426,19 @@ static yolo_status pt_read_memory(const char *path, const uint8_t *bytes, size_t
     return status;
 }
 
-static yolo_status pt_read(const char *path, pt_model *m, yolo_error *error) {
+static yolo_status pt_read_file(const char *path, bool blocks, pt_model *m, yolo_error *error) {
     uint8_t *bytes;
     size_t size;
     memset(m, 0, sizeof *m);
     yolo_status status = path_read(path, PT_FILE_CAP, &bytes, &size, error);
     if (status != YOLO_OK) return status;
-    status = pt_read_memory(path, bytes, size, m, error);
+    status = pt_read_memory(path, bytes, size, blocks, m, error);
     mem_free(bytes);
     return status;
 }
+
+/* Reads a checkpoint with all that it takes to go on with its training. */
+static yolo_status pt_read(const char *path, pt_model *m, yolo_error *error) { return pt_read_file(path, true, m, error); }
 
 /* Writing. The module tree is walked from net.layers; each pt_put_ function below leaves one object on the stack of the
    reading machine. REF torch/nn/modules/module.py for what an nn.Module's state holds; ultralytics/nn/modules for the
@@ -7293,6 +7447,7 @@ static yolo_status pt_read(const char *path, pt_model *m, yolo_error *error) {
 typedef struct pt_writer {
     pkl_out out;
     const pt_model *model;
+    const pt_state *state; /* of a training; NULL = stripped */
     bool half;
     int row; /* the next one of the parameter table: modules are written in its order */
     int activation; /* number in the memo of the one module that all convolutions share; 0 = not yet written */
@@ -7300,7 +7455,7 @@ typedef struct pt_writer {
 
 static ten_dtype pt_stored(const pt_writer *w, const net_param *row) {
     bool floating = row->stored <= TEN_F64;
-    return w->half && floating ? TEN_F16 : row->stored;
+    return !floating ? row->stored : w->state ? TEN_F32 : w->half ? TEN_F16 : row->stored;
 }
 
 static void pt_put_pair(pkl_out *o, int64_t a, int64_t b) {
@@ -7751,40 +7906,95 @@ static void pt_put_model(pt_writer *w) {
     pt_close(o);
 }
 
-/* The whole of data.pkl: what ultralytics' stripped checkpoints hold. REF ultralytics/utils/torch_utils.py strip_optimizer. */
-static void pt_put_checkpoint(pt_writer *w) {
+static void pt_put_key_val(pkl_out *o, const char *key, const val *v) {
+    pkl_put_key(o, key);
+    pkl_put_val(o, v);
+}
+
+/* What the file's reader needs to go on bit-exactly: numbers, and blocks as float32 tensors. */
+static void pt_put_state(pt_writer *w) {
     pkl_out *o = &w->out;
+    const pt_state *state = w->state;
+    pkl_put_key(o, "yolo_state");
+    pkl_put(o, '}');
+    pkl_put(o, '(');
+    pt_put_key_val(o, "numbers", state->numbers);
+    pkl_put_key(o, "blocks");
+    pkl_put(o, '}');
+    pkl_put(o, '(');
+    for (int i = 0; i < state->block_count; i++) {
+        int count = (int)state->blocks[i].count;
+        pkl_put_text(o, state->blocks[i].name);
+        pt_put_tensor(o, w->model->net.param_count + 2 + i, TEN_F32, 1, &count);
+    }
+    pkl_put(o, 'u');
+    pkl_put(o, 'u');
+}
+
+/* What ultralytics' trainer looks for beside the model. */
+static void pt_put_progress(pt_writer *w) {
+    pkl_out *o = &w->out;
+    const val *numbers = w->state->numbers, *fitness = val_get(numbers, "best_fitness");
+    pt_put_key_int(o, "epoch", w->model->epoch);
+    pt_put_key_val(o, "best_fitness", fitness);
+    pt_put_key_val(o, "updates", val_get(numbers, "updates"));
+    pkl_put_key(o, "stopper");
+    pkl_put(o, '}');
+    pkl_put(o, '(');
+    pkl_put_key(o, "best_fitness");
+    pkl_put_float(o, val_number(fitness, 0));
+    pt_put_key_int(o, "best_epoch", val_integer(val_get(numbers, "best_epoch"), 0));
+    pkl_put(o, 'u');
+}
+
+/* The whole of data.pkl: what ultralytics' stripped checkpoints hold, or those of an epoch, whose model is the moving
+   average. REF ultralytics/engine/trainer.py save_model; ultralytics/utils/torch_utils.py strip_optimizer. */
+static void pt_put_checkpoint(pt_writer *w) {
+    static const char *const stripped[] = {"best_fitness", "updates", "stopper"};
+    pkl_out *o = &w->out;
+    const pt_model *m = w->model;
     pkl_put(o, 0x80);
     pkl_put(o, 2);
     pkl_put(o, '}');
     pkl_put(o, '(');
     pkl_put_key(o, "date");
-    if (w->model->date[0]) pkl_put_text(o, w->model->date);
+    if (m->date[0]) pkl_put_text(o, m->date);
     else pkl_put(o, 'N');
     pkl_put_key(o, "version");
     pkl_put_text(o, "yolo " YOLO_VERSION);
-    pt_put_key_int(o, "epoch", -1);
-    pt_put_key_none(o, "best_fitness");
-    pkl_put_key(o, "model");
+    if (w->state) pt_put_progress(w);
+    else {
+        pt_put_key_int(o, "epoch", -1);
+        for (int i = 0; i < YOLO_COUNT(stripped); i++) pt_put_key_none(o, stripped[i]);
+    }
+    pt_put_key_none(o, w->state ? "model" : "ema");
+    pkl_put_key(o, w->state ? "ema" : "model");
     pt_put_model(w);
-    pt_put_key_none(o, "ema");
-    pt_put_key_none(o, "updates");
     pt_put_key_none(o, "optimizer");
+    pt_put_key_none(o, "scaler");
     pkl_put_key(o, "train_args");
     pt_put_train_args(w);
+    if (m->train_metrics) pt_put_key_val(o, "train_metrics", m->train_metrics);
+    if (m->train_results) pt_put_key_val(o, "train_results", m->train_results);
+    if (w->state) pt_put_state(w);
     pkl_put(o, 'u');
     pkl_put(o, '.');
 }
 
-/* The bytes of a row as the file has them, in `bytes`. */
+/* The bytes of a row as the file has them, in `bytes`. Halves are kept finite, as ultralytics keeps them. */
 static void pt_pack_row(const pt_writer *w, const net_param *row, uint8_t *bytes) {
     ten_dtype dtype = pt_stored(w, row);
     int size = ten_dtype_size(dtype), inner = row->rank == 4 ? row->dims[1] : 1, plane = row->rank == 4 ? row->dims[2] * row->dims[3] : 1;
     const float *from = w->model->params + row->offset;
     int64_t outer = row->count / inner / plane;
+    bool clamp = dtype == TEN_F16 && row->stored != TEN_F16;
     for (int64_t o = 0; o < outer; o++, from += (int64_t)inner * plane)
         for (int i = 0; i < inner; i++)
-            for (int p = 0; p < plane; p++, bytes += size) pt_put_element(bytes, from[(int64_t)p * inner + i], dtype);
+            for (int p = 0; p < plane; p++, bytes += size) {
+                float value = from[(int64_t)p * inner + i];
+                if (clamp) value = value == value ? YOLO_CLAMP(value, -65504.0f, 65504.0f) : 0;
+                pt_put_element(bytes, value, dtype);
+            }
 }
 
 static void pt_add_entry(zip_writer *zip, int key, const void *bytes, uint64_t size) {
@@ -7793,38 +8003,58 @@ static void pt_add_entry(zip_writer *zip, int key, const void *bytes, uint64_t s
     zip_add(zip, name, bytes, size);
 }
 
-/* Writes what `yolo_model_open` and ultralytics.YOLO load. Every row is stored as it was read, with `half` as fp16. */
-static yolo_status pt_write(const char *path, const pt_model *m, bool half, yolo_error *error) {
-    const net *net = &m->net;
+/* All entries of the archive; `row` has room for the largest row. */
+static void pt_put_entries(const pt_writer *w, zip_writer *zip, uint8_t *row) {
+    const net *net = &w->model->net;
+    uint8_t strides[4 * NET_MAX_LEVELS];
+    zip_add(zip, "archive/data.pkl", w->out.bytes.text, (uint64_t)w->out.bytes.length);
+    zip_add(zip, "archive/byteorder", "little", 6);
+    for (int i = 0; i < net->param_count && !zip->failed; i++) {
+        pt_pack_row(w, &net->params[i], row);
+        pt_add_entry(zip, i, row, (uint64_t)net->params[i].count * (uint64_t)ten_dtype_size(pt_stored(w, &net->params[i])));
+    }
+    for (int i = 0; i < net->level_count; i++) pt_put_element(strides + 4 * i, (float)net->strides[i], TEN_F32);
+    for (int i = 0; i < 2; i++) pt_add_entry(zip, net->param_count + i, strides, 4 * (uint64_t)net->level_count);
+    for (int i = 0; w->state && i < w->state->block_count && !zip->failed; i++)
+        pt_add_entry(zip, net->param_count + 2 + i, w->state->blocks[i].data, 4 * (uint64_t)w->state->blocks[i].count);
+    zip_add(zip, "archive/version", "3\n", 2);
+}
+
+static yolo_status pt_write_with(const char *path, const pt_model *m, const pt_state *state, bool half, yolo_error *error) {
     pt_writer *w = mem_array(1, sizeof *w);
     zip_writer zip;
     int64_t largest = 1;
-    for (int i = 0; i < net->param_count; i++) largest = YOLO_MAX(largest, net->params[i].count);
-    uint8_t *bytes = mem_array((uint64_t)largest, 8), strides[4 * NET_MAX_LEVELS];
-    yolo_status status = w && bytes ? YOLO_OK : err_memory(error, (uint64_t)largest * 8);
+    for (int i = 0; i < m->net.param_count; i++) largest = YOLO_MAX(largest, m->net.params[i].count);
+    uint8_t *row = mem_array((uint64_t)largest, 8);
+    yolo_status status = w && row ? YOLO_OK : err_memory(error, (uint64_t)largest * 8);
     if (status == YOLO_OK) {
         w->model = m;
+        w->state = state;
         w->half = half;
         pt_put_checkpoint(w);
         if (w->out.bytes.failed) status = err_memory(error, (uint64_t)w->out.bytes.capacity);
     }
     if (status == YOLO_OK && (status = zip_begin(&zip, path, error)) == YOLO_OK) {
-        zip_add(&zip, "archive/data.pkl", w->out.bytes.text, (uint64_t)w->out.bytes.length);
-        zip_add(&zip, "archive/byteorder", "little", 6);
-        for (int i = 0; i < net->param_count && !zip.failed; i++) {
-            const net_param *row = &net->params[i];
-            pt_pack_row(w, row, bytes);
-            pt_add_entry(&zip, i, bytes, (uint64_t)row->count * (uint64_t)ten_dtype_size(pt_stored(w, row)));
-        }
-        for (int i = 0; i < net->level_count; i++) pt_put_element(strides + 4 * i, (float)net->strides[i], TEN_F32);
-        for (int i = 0; i < 2; i++) pt_add_entry(&zip, net->param_count + i, strides, 4 * (uint64_t)net->level_count);
-        zip_add(&zip, "archive/version", "3\n", 2);
+        pt_put_entries(w, &zip, row);
         status = zip_end(&zip, true, error);
     }
     if (w) str_free(&w->out.bytes);
     mem_free(w);
-    mem_free(bytes);
+    mem_free(row);
     return status;
+}
+
+/* Writes what `yolo_model_open` and ultralytics.YOLO load: a finished model, as best.pt is. Every row is stored as it was
+   read, with `half` as fp16. */
+static yolo_status pt_write(const char *path, const pt_model *m, bool half, yolo_error *error) {
+    return pt_write_with(path, m, NULL, half, error);
+}
+
+/* Writes a last.pt: m->params is the moving average, kept in fp32; m->epoch the last whole epoch; `state` what pt_read
+   gives back bit for bit. Its numbers best_fitness, best_epoch and updates are told to ultralytics, too. */
+static yolo_status pt_write_training(const char *path, const pt_model *m, const pt_state *state, yolo_error *error) {
+    for (int i = 0; i < state->block_count; i++) YOLO_ASSERT(state->blocks[i].count >= 0 && state->blocks[i].count <= INT32_MAX);
+    return pt_write_with(path, m, state, false, error);
 }
 
 /* What the rows are stored as: "float16, int64". */
@@ -7843,6 +8073,25 @@ static void pt_info_text(str *out, const char *text) {
     for (const char *p = text; *p; p++) str_append(out, (unsigned char)*p < 32 || *p == 127 ? "?" : p, 1);
 }
 
+/* How far the training is, and what there is to go on with. */
+static void pt_info_training(const pt_model *m, str *out) {
+    const val *numbers = m->state ? m->state->numbers : NULL, *epochs = val_get(m->train_args, "epochs"), *best = val_get(numbers, "best_epoch");
+    const char *optimizer = val_text(val_get(numbers, "optimizer"), val_text(val_get(m->train_args, "optimizer"), NULL));
+    str_add(out, "\ntraining     ");
+    if (m->epoch < 0) str_add(out, "finished");
+    else str_format(out, "epoch %lld", (long long)m->epoch + 1);
+    if (m->epoch >= 0 && val_is_number(epochs)) str_format(out, " of %lld", (long long)val_integer(epochs, 0));
+    if (m->best_fitness) str_format(out, ", best fitness %.5f", val_number(m->best_fitness, 0));
+    if (m->best_fitness && val_is_number(best)) str_format(out, " in epoch %lld", (long long)val_integer(best, 0) + 1);
+    if (m->from_ema) str_add(out, ", moving average of the weights");
+    if (m->has_optimizer) {
+        str_add(out, ", with optimizer state");
+        if (optimizer) str_add(out, " of ");
+        if (optimizer) pt_info_text(out, optimizer);
+    }
+    str_add(out, m->state ? "; to go on with it: resume=true\n" : "\n");
+}
+
 /* The text of `yolo info`. */
 static yolo_status pt_info(const pt_model *m, const char *path, str *out, yolo_error *error) {
     const net *net = &m->net;
@@ -7858,10 +8107,7 @@ static yolo_status pt_info(const pt_model *m, const char *path, str *out, yolo_e
         pt_info_text(out, m->version);
         if (m->date[0]) str_add(out, ", ");
         pt_info_text(out, m->date);
-        str_add(out, "\ntraining     ");
-        if (m->epoch < 0) str_add(out, "finished");
-        else str_format(out, "epoch %lld", (long long)m->epoch + 1);
-        str_format(out, "%s%s\n", m->from_ema ? ", moving average of the weights" : "", m->has_optimizer ? ", with optimizer state" : "");
+        pt_info_training(m, out);
     }
     str_format(out, "parameters   %s, stored as ", net_thousands(count, parameters));
     pt_info_dtypes(net, out);
@@ -7957,7 +8203,145 @@ static bool pt_is_description(const char *path) {
 /* Opens a checkpoint, or builds a new model of a description (a file, or a bare name that is built in). */
 static yolo_status pt_load(const char *path, const yolo_open_options *options, pt_model *model, yolo_error *error) {
     memset(model, 0, sizeof *model);
-    return pt_is_description(path) ? pt_new(model, path, options, error) : pt_read(path, model, error);
+    return pt_is_description(path) ? pt_new(model, path, options, error) : pt_read_file(path, false, model, error);
+}
+
+/* The width of the class branch of `from` that a model like `to` takes over, or 0: ultralytics rebuilds it where every level
+   of the head has the same inputs, since its own width follows from the number of classes. */
+static int pt_class_width(const net *to, const net *from) {
+    char name[80];
+    int width = 0;
+    if (to->fused || from->fused || to->level_count != from->level_count) return 0;
+    for (int level = 0; level < to->level_count; level++) {
+        int rows[2];
+        for (int i = 0; i < 2; i++) {
+            const net *net = i ? from : to;
+            snprintf(name, sizeof name, "model.%d.cv2.%d.0.conv.weight", net->layer_count - 1, level);
+            rows[i] = net_param_find(net, name);
+            if (rows[i] < 0) return 0;
+        }
+        if (to->params[rows[0]].dims[1] != from->params[rows[1]].dims[1]) return 0;
+    }
+    snprintf(name, sizeof name, "model.%d.cv3.0.0.conv.weight", from->layer_count - 1);
+    int row = net_param_find(from, name);
+    if (row >= 0) width = from->params[row].dims[0];
+    return width;
+}
+
+/* A new model for a data set's classes: the graph that `like` was built from, with initial weights for `weights` (NULL =
+   none) to be transferred into. The head's class branch is as wide as that of `weights` where both have the same inputs.
+   `activation` -1 = as described. REF ultralytics/nn/tasks.py load. */
+static yolo_status pt_create(pt_model *to, const pt_model *like, int class_count, char *const *names, int activation, uint64_t seed,
+                             const pt_model *weights, yolo_error *error) {
+    memset(to, 0, sizeof *to);
+    yolo_status status = net_build(&to->net, like->net.yaml, NULL, class_count, names, activation, false, error);
+    int width = status == YOLO_OK && weights ? pt_class_width(&to->net, &weights->net) : 0;
+    if (width) {
+        net_free(&to->net);
+        status = net_build_with(&to->net, like->net.yaml, NULL, class_count, names, activation, false, width, error);
+    }
+    if (status != YOLO_OK) return status;
+    to->params = mem_array((uint64_t)to->net.param_elements, sizeof *to->params);
+    to->epoch = -1;
+    to->built = true;
+    if (to->params) net_init_params(&to->net, to->params, seed);
+    else {
+        status = err_memory(error, (uint64_t)to->net.param_elements * sizeof *to->params);
+        pt_free(to);
+    }
+    return status;
+}
+
+/* Is the row part of the convolution that makes the class logits? */
+static bool pt_is_class_row(const net_param *row) {
+    return strstr(row->name, ".cv3.") && (str_ends_with(row->name, ".2.weight") || str_ends_with(row->name, ".2.bias"));
+}
+
+/* Are two class names the same to ultralytics: but for case and space around? */
+static bool pt_same_name(const char *a, const char *b) {
+    size_t length_a = strlen(a), length_b = strlen(b);
+    while (isspace((unsigned char)*a)) a++, length_a--;
+    while (isspace((unsigned char)*b)) b++, length_b--;
+    while (length_a && isspace((unsigned char)a[length_a - 1])) length_a--;
+    while (length_b && isspace((unsigned char)b[length_b - 1])) length_b--;
+    if (length_a != length_b) return false;
+    for (size_t i = 0; i < length_a; i++)
+        if (tolower((unsigned char)a[i]) != tolower((unsigned char)b[i])) return false;
+    return true;
+}
+
+/* Are the names those of a description without names: "0", "1", ...? */
+static bool pt_has_placeholders(const net *net) {
+    char number[16];
+    for (int i = 0; i < net->class_count; i++) {
+        snprintf(number, sizeof number, "%d", i);
+        if (strcmp(net->names[i], number)) return false;
+    }
+    return true;
+}
+
+/* map[i]: the class of `from` with the name of class i of `to`, else -1. False: nothing is to be mapped, since no name
+   is found again or all are in their places. REF ultralytics/nn/tasks.py _remap_cls_by_names. */
+static bool pt_map_classes(const net *to, const net *from, int *map, int *found) {
+    bool moved = to->class_count != from->class_count;
+    *found = 0;
+    if (pt_has_placeholders(to) || pt_has_placeholders(from)) return false;
+    for (int i = 0; i < to->class_count; i++) {
+        map[i] = from->class_count - 1; /* of equal names the last one counts */
+        while (map[i] >= 0 && !pt_same_name(to->names[i], from->names[map[i]])) map[i]--;
+        *found += map[i] >= 0;
+        moved |= map[i] != i;
+    }
+    return *found && moved;
+}
+
+/* Copies what row `a` of `to` gets from row `b` of `from`; false when their shapes do not allow it. `map` NULL: classes
+   stay where they are. */
+static bool pt_transfer_row(pt_model *to, const net_param *a, const pt_model *from, const net_param *b, const int *map) {
+    float *out = to->params + a->offset;
+    const float *in = from->params + b->offset;
+    bool same_rank = a->rank == b->rank, same_tail = same_rank, first = !strcmp(a->name, "model.0.conv.weight");
+    for (int d = 1; d < a->rank; d++) same_tail &= a->dims[d] == b->dims[d];
+    if (map && same_tail && pt_is_class_row(a)) {
+        size_t size = (size_t)(a->count / a->dims[0]);
+        for (int c = 0; c < a->dims[0]; c++)
+            if (map[c] >= 0) memcpy(out + (size_t)c * size, in + (size_t)map[c] * size, size * sizeof *out);
+        return true;
+    }
+    if (same_tail && a->dims[0] == b->dims[0]) {
+        memcpy(out, in, (size_t)a->count * sizeof *out);
+        return true;
+    }
+    if (!first || !same_rank || a->dims[2] != b->dims[2] || a->dims[3] != b->dims[3]) return false;
+    int plane = a->dims[2] * a->dims[3], channels = YOLO_MIN(a->dims[1], b->dims[1]); /* the filters that both have */
+    for (int64_t i = 0; i < (int64_t)YOLO_MIN(a->dims[0], b->dims[0]) * plane; i++)
+        memcpy(out + i * a->dims[1], in + i * b->dims[1], (size_t)channels * sizeof *out);
+    return true;
+}
+
+/* Fills what the checkpoint `from` has for the model `to`: rows of the same name and shape; in the head also the rows of
+   classes of the same name. The rest stays as it is. *rows_taken (NULL allowed) counts rows of the table. */
+static yolo_status pt_transfer(pt_model *to, const pt_model *from, const yolo_log *log, int64_t *rows_taken, yolo_error *error) {
+    int found = 0, mapped = 0;
+    int64_t taken = 0;
+    int *map = mem_array((uint64_t)to->net.class_count, sizeof *map);
+    if (!map) return err_memory(error, (uint64_t)to->net.class_count * sizeof *map);
+    bool maps = pt_map_classes(&to->net, &from->net, map, &found);
+    for (int i = 0; i < to->net.param_count; i++) {
+        const net_param *row = &to->net.params[i];
+        int other = net_param_find(&from->net, row->name);
+        bool done = other >= 0 && pt_transfer_row(to, row, from, &from->net.params[other], maps ? map : NULL);
+        taken += done;
+        mapped += done && maps && pt_is_class_row(row);
+    }
+    mem_free(map);
+    if (mapped) log_write(log, YOLO_LOG_INFO, "Remapped %d/%d cls head rows from pretrained weights by class name", found, to->net.class_count);
+    log_write(log, YOLO_LOG_INFO, "Transferred %lld/%d items from pretrained weights", (long long)taken, to->net.param_count);
+    if (from->net.fused && !to->net.fused)
+        log_write(log, YOLO_LOG_WARNING, "the pretrained weights are fused for inference: without batch norms they are a poor start; "
+                  "train from the checkpoint that they were exported from");
+    if (rows_taken) *rows_taken = taken;
+    return YOLO_OK;
 }
 
 /* ==== 14 op_: CPU operators =====================================================================================

@@ -465,7 +465,7 @@ static const char *pt_say(const char *pickle, size_t size) {
     str file = pt_make_zip(entries, 2, false, 0);
     pt_model m;
     error.message[0] = 0;
-    if (pt_read_memory("x.pt", (uint8_t *)file.text, (size_t)file.length, &m, &error) == YOLO_OK) pt_free(&m);
+    if (pt_read_memory("x.pt", (uint8_t *)file.text, (size_t)file.length, true, &m, &error) == YOLO_OK) pt_free(&m);
     str_free(&file);
     return error.message;
 }
@@ -494,7 +494,7 @@ static void test_read_refused(void) {
     }
     pt_model m;
     yolo_error error;
-    CHECK(pt_read_memory("x.pt", (const uint8_t *)"\x80\2\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15, &m, &error) == YOLO_ERROR_UNSUPPORTED);
+    CHECK(pt_read_memory("x.pt", (const uint8_t *)"\x80\2\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15, true, &m, &error) == YOLO_ERROR_UNSUPPORTED);
     CHECK_MSG(strstr(error.message, "torch before 1.6"), "%s", error.message);
     CHECK(pt_read("tests/fixtures/pt_uint16.pt", &m, &error) != YOLO_OK && strstr(error.message, "tensor short: of a type that is not supported"));
     CHECK(pt_read("tests/fixtures/pt_tensors.pt", &m, &error) != YOLO_OK && strstr(error.message, "not those of a YOLOv8"));
@@ -529,7 +529,7 @@ static yolo_status pt_read_changed(const char *const *changes, pt_model *m, yolo
         entries[i].size = (size_t)pickle.length;
     }
     str changed = pt_make_zip(entries, zip.count, true, 0);
-    yolo_status status = pt_read_memory("x.pt", (uint8_t *)changed.text, (size_t)changed.length, m, error);
+    yolo_status status = pt_read_memory("x.pt", (uint8_t *)changed.text, (size_t)changed.length, true, m, error);
     zip_close(&zip);
     str_free(&changed);
     str_free(&pickle);
@@ -621,6 +621,203 @@ static void test_read_faults(void) {
     pt_free(&m);
 }
 
+/* ---- training state ---- */
+
+static float pt_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* A training's model and state: the fixture's graph, every number odd, every bit pattern kept. Free both. */
+static bool pt_make_training(pt_model *m, pt_state *state) {
+    yolo_error error;
+    if (pt_read("tests/fixtures/pt_training.pt", m, &error) != YOLO_OK) return false;
+    static const char *const names[] = {"weights", "exp_avg", "empty"};
+    memset(state, 0, sizeof *state);
+    arena *a = &state->memory;
+    for (int b = 0; b < 3; b++) {
+        int64_t count = b < 2 ? m->net.param_elements : 0;
+        float *data = arena_array(a, (uint64_t)count, sizeof *data);
+        for (int64_t i = 0; i < count; i++) data[i] = pt_bits((uint32_t)i * 2654435761u + (uint32_t)b);
+        pt_state_add(state, names[b], data, count);
+    }
+    m->params[5] = 0x1.23456p-30f; /* no half */
+    m->epoch = 6;
+    return pt_state_set(state, "epoch", val_int(a, 6)) && pt_state_set(state, "best_epoch", val_int(a, 4)) && pt_state_set(state, "updates", val_int(a, -7000000000)) &&
+           pt_state_set(state, "best_fitness", val_float(a, 0.1 + 0.2)) && pt_state_set(state, "optimizer", val_string(a, "AdamW", 5));
+}
+
+static void test_training_state(void) {
+    pt_model m, again;
+    pt_state state;
+    yolo_error error;
+    const char *path = test_temp("last.pt"), *second = test_temp("last2.pt");
+    CHECK(pt_make_training(&m, &state));
+    if (!m.params) return;
+    CHECK_MSG(pt_write_training(path, &m, &state, &error) == YOLO_OK, "%s", error.message);
+    CHECK_MSG(pt_read(path, &again, &error) == YOLO_OK, "%s", error.message);
+    if (!again.params) return;
+    CHECK(!memcmp(m.params, again.params, (size_t)m.net.param_elements * sizeof *m.params) && again.net.params[0].stored == TEN_F32);
+    CHECK(again.from_ema && again.has_optimizer && again.epoch == 6 && val_number(again.best_fitness, 0) == 0.1 + 0.2 && again.state);
+    if (!again.state) return;
+    CHECK(val_integer(val_get(again.state->numbers, "updates"), 0) == -7000000000 && val_number(val_get(again.state->numbers, "best_fitness"), 0) == 0.1 + 0.2);
+    CHECK(again.state->block_count == 3 && !pt_state_block(again.state, "none"));
+    for (int b = 0; b < 3; b++) {
+        const pt_block *want = &state.blocks[b], *have = pt_state_block(again.state, want->name);
+        CHECK(have && have->count == want->count && !memcmp(have->data, want->data, (size_t)want->count * sizeof *want->data));
+    }
+    float *out = mem_array((uint64_t)m.net.param_elements, sizeof *out);
+    CHECK(pt_state_take(again.state, path, "weights", out, m.net.param_elements, &error) == YOLO_OK && !memcmp(out, state.blocks[0].data, (size_t)m.net.param_elements * 4));
+    CHECK(pt_state_take(again.state, path, "weights", out, 3, &error) == YOLO_ERROR_FORMAT && strstr(error.message, "floats of 'weights', expected 3: it cannot be continued"));
+    CHECK(pt_state_take(again.state, path, "none", out, 3, &error) == YOLO_ERROR_FORMAT && strstr(error.message, "has 0 floats of 'none'"));
+    mem_free(out);
+    CHECK(pt_write_training(second, &again, again.state, &error) == YOLO_OK);
+    uint8_t *a = NULL, *b = NULL;
+    size_t size_a = 0, size_b = 0;
+    CHECK(path_read(path, 1u << 30, &a, &size_a, &error) == YOLO_OK && path_read(second, 1u << 30, &b, &size_b, &error) == YOLO_OK);
+    CHECK(size_a == size_b && !memcmp(a, b, size_a));
+    mem_free(a);
+    mem_free(b);
+    char *text;
+    CHECK(yolo_info(path, &text, &error) == YOLO_OK);
+    CHECK_MSG(strstr(text, "training     epoch 7 of 100, best fitness 0.30000 in epoch 5, moving average of the weights, with optimizer state of AdamW; "
+                           "to go on with it: resume=true\n"), "%.300s", text);
+    mem_free(text);
+    pt_free(&again);
+    yolo_open_options options = yolo_open_defaults();
+    CHECK(pt_load(path, &options, &again, &error) == YOLO_OK && again.state && again.state->block_count == 3 && !again.state->blocks[0].data);
+    CHECK(pt_write(path, &again, true, &error) == YOLO_OK); /* stripped: as if it had never had a state */
+    pt_free(&again);
+    CHECK(pt_read(path, &again, &error) == YOLO_OK && !again.state && again.epoch == -1 && !again.best_fitness && !again.has_optimizer && !again.from_ema);
+    pt_free(&again);
+    pt_state_free(&state);
+    pt_free(&m);
+}
+
+static char pt_said[600];
+static void pt_note(void *user, yolo_log_level level, const char *text) {
+    (void)user, (void)level;
+    snprintf(pt_said + strlen(pt_said), sizeof pt_said - strlen(pt_said), "%s\n", text);
+}
+
+/* Fine-tuning of a checkpoint with these names to those: *to is made and filled; what was said is in pt_said. */
+static bool pt_fine_tune(pt_model *to, const char *const *names, int count, const char *const *before, int64_t *taken) {
+    pt_model from;
+    yolo_error error;
+    yolo_log log = {.write = pt_note};
+    if (pt_read("tests/fixtures/pt_training.pt", &from, &error) != YOLO_OK) return false;
+    for (int i = 0; i < from.net.class_count; i++) from.net.names[i] = (char *)(uintptr_t)before[i];
+    pt_said[0] = 0;
+    bool done = pt_create(to, &from, count, (char *const *)(uintptr_t)names, -1, 3, &from, &error) == YOLO_OK &&
+                pt_transfer(to, &from, &log, taken, &error) == YOLO_OK;
+    pt_free(&from);
+    return done;
+}
+
+/* Which class of the checkpoint class `c` has the logits of, in every level; -1 = none, -2 = not the same in all. */
+static int pt_origin(const pt_model *to, const pt_model *from, int c) {
+    int origin = -3;
+    for (int i = 0; i < to->net.param_count; i++) {
+        const net_param *a = &to->net.params[i];
+        if (!strstr(a->name, ".cv3.") || (!str_ends_with(a->name, ".2.weight") && !str_ends_with(a->name, ".2.bias"))) continue;
+        const net_param *b = &from->net.params[net_param_find(&from->net, a->name)];
+        size_t size = (size_t)(a->count / a->dims[0]);
+        int found = -1;
+        for (int k = 0; k < b->dims[0]; k++)
+            if (!memcmp(to->params + a->offset + (size_t)c * size, from->params + b->offset + (size_t)k * size, size * 4)) found = k;
+        if (origin == -3) origin = found;
+        if (origin != found) origin = -2;
+    }
+    return origin;
+}
+
+static void test_transfer(void) {
+    static const struct { const char *what, *before[2]; int count; const char *names[4]; int origins[4]; const char *said; } cases[] = {
+        {"same names", {"cat", "dog"}, 2, {"cat", "dog"}, {0, 1}, "Transferred 119/119 items"},
+        {"other names, as many", {"cat", "dog"}, 2, {"bus", "car"}, {0, 1}, "Transferred 119/119"},
+        {"turned", {"cat", "dog"}, 2, {"dog", "cat"}, {1, 0}, "Remapped 2/2 cls head rows from pretrained weights by class name\nTransferred 119/119"},
+        {"more, by name", {"cat", "dog"}, 4, {"bus", " DOG ", "car", "Cat"}, {-1, 1, -1, 0}, "Remapped 2/4"},
+        {"fewer", {"cat", "dog"}, 1, {"dog"}, {1}, "Remapped 1/1"},
+        {"twice the same", {"dog", "Dog"}, 3, {"dog", "x", "y"}, {1, -1, -1}, "Remapped 1/3"},
+        {"none, other count", {"cat", "dog"}, 3, {"a", "b", "c"}, {-1, -1, -1}, "Transferred 117/119"},
+        {"no names before", {"0", "1"}, 3, {"0", "1", "cat"}, {-1, -1, -1}, "Transferred 117/119"},
+        {"no names after", {"1", "0"}, 2, {"0", "1"}, {0, 1}, "Transferred 119/119"},
+    };
+    pt_model from, to;
+    yolo_error error;
+    CHECK(pt_read("tests/fixtures/pt_training.pt", &from, &error) == YOLO_OK);
+    if (!from.params) return;
+    for (int i = 0; i < YOLO_COUNT(cases); i++) {
+        int64_t taken = 0;
+        CHECK(pt_fine_tune(&to, cases[i].names, cases[i].count, cases[i].before, &taken));
+        CHECK_MSG(strstr(pt_said, cases[i].said) && (strstr(cases[i].said, "Remapped") || !strstr(pt_said, "Remapped")), "%s: %s", cases[i].what, pt_said);
+        for (int c = 0; c < cases[i].count; c++)
+            CHECK_MSG(pt_origin(&to, &from, c) == cases[i].origins[c], "%s: class %d is %d", cases[i].what, c, pt_origin(&to, &from, c));
+        int wrong = 0;
+        for (int k = 0; k < to.net.param_count; k++) { /* all else is there */
+            const net_param *a = &to.net.params[k], *b = &from.net.params[k];
+            if (a->count == b->count && !strstr(a->name, ".2.")) wrong += memcmp(to.params + a->offset, from.params + b->offset, (size_t)a->count * 4) != 0;
+        }
+        CHECK_MSG(!wrong, "%s: %d rows", cases[i].what, wrong);
+        pt_free(&to);
+    }
+    pt_free(&from);
+}
+
+/* From one size to another: what has the same shape, and the filters of the first convolution that both have. */
+static void test_transfer_sizes(void) {
+    yolo_open_options options = yolo_open_defaults();
+    pt_model n, s, to;
+    yolo_error error;
+    int64_t taken = 0;
+    options.seed = 1;
+    CHECK(pt_load("yolov8n.yaml", &options, &n, &error) == YOLO_OK && pt_load("yolov8s.yaml", &options, &s, &error) == YOLO_OK);
+    CHECK(pt_create(&to, &s, 3, NULL, NET_RELU, 2, &n, &error) == YOLO_OK && to.net.activation == NET_RELU && to.net.class_count == 3);
+    CHECK(to.net.params[net_param_find(&to.net, "model.22.cv3.0.0.conv.weight")].dims[0] == 128); /* its own width: other inputs */
+    CHECK(pt_transfer(&to, &n, NULL, &taken, &error) == YOLO_OK);
+    const net_param *a = &to.net.params[0], *b = &n.net.params[0];
+    CHECK(a->dims[0] == 32 && b->dims[0] == 16 && !memcmp(to.params + a->offset, n.params + b->offset, (size_t)b->count * 4));
+    CHECK_MSG(taken > 20 && taken < 200, "%d rows", (int)taken);
+    pt_free(&to);
+    CHECK(pt_create(&to, &n, 3, NULL, -1, 2, &n, &error) == YOLO_OK && pt_transfer(&to, &n, NULL, &taken, &error) == YOLO_OK);
+    CHECK(taken == 349 && to.net.params[net_param_find(&to.net, "model.22.cv3.0.0.conv.weight")].dims[0] == 80); /* that of the source */
+    pt_free(&to);
+    pt_free(&n);
+    pt_free(&s);
+}
+
+/* A yolov8n with the state of AdamW is written within a frame or two; nothing that a disk takes part in is judged. */
+static void test_training_speed(void) {
+    yolo_open_options options = yolo_open_defaults();
+    pt_model m;
+    pt_state state = {0};
+    yolo_error error;
+    CHECK(pt_load("yolov8n.yaml", &options, &m, &error) == YOLO_OK);
+    static const char *const names[] = {"weights", "exp_avg", "exp_avg_sq"};
+    for (int b = 0; b < 3; b++) pt_state_add(&state, names[b], m.params, m.net.param_elements);
+    CHECK(pt_state_set(&state, "epoch", val_int(&state.memory, 0)));
+    const char *path = test_temp("speed.pt");
+    double best[3] = {9, 9, 9};
+    for (int i = 0; i < 5; i++) {
+        pt_model again;
+        double start = os_clock();
+        CHECK_MSG(pt_write_training(path, &m, &state, &error) == YOLO_OK, "%s", error.message);
+        double written = os_clock();
+        CHECK(pt_read(path, &again, &error) == YOLO_OK);
+        double end = os_clock();
+        pt_free(&again);
+        best[0] = YOLO_MIN(best[0], written - start);
+        best[1] = YOLO_MIN(best[1], end - written);
+        start = os_clock();
+        CHECK(pt_write(path, &m, true, &error) == YOLO_OK);
+        best[2] = YOLO_MIN(best[2], os_clock() - start);
+    }
+    printf("    yolov8n: last.pt with AdamW written in %.0f ms, read in %.0f ms; best.pt written in %.0f ms\n", best[0] * 1e3, best[1] * 1e3, best[2] * 1e3);
+    pt_state_free(&state);
+    pt_free(&m);
+}
+
 /* ---- damage ---- */
 
 typedef struct pt_victim { uint8_t *bytes; size_t size; size_t pickle, pickle_size, record; } pt_victim;
@@ -687,7 +884,7 @@ static void test_mutations(void) {
         memcpy(exact, v.bytes, v.size);
         double start = os_clock();
         error.message[0] = 0;
-        if (pt_read_memory("x.pt", exact, v.size, &m, &error) == YOLO_OK) {
+        if (pt_read_memory("x.pt", exact, v.size, true, &m, &error) == YOLO_OK) {
             str text = {0};
             CHECK(pt_info(&m, "x.pt", &text, &error) == YOLO_OK);
             str_free(&text);
@@ -725,5 +922,9 @@ static const test_case tests_pt[] = {
     {"read_rows", "missing, extra, mis-shaped rows and unfit models are named", test_read_rows},
     {"read_old_names", "module names of ultralytics 8.0", test_read_old_names},
     {"read_faults", "each allocation of reading and writing fails once", test_read_faults},
+    {"training_state", "last.pt there and back: every bit, info, stripped again", test_training_state},
+    {"transfer", "classes by name, as ultralytics does", test_transfer},
+    {"transfer_sizes", "into another size; class branch of the source", test_transfer_sizes},
+    {"training_speed", "last.pt and best.pt of yolov8n", test_training_speed},
     {"mutations", "2,500 damaged checkpoints: an error or a result", test_mutations},
 };
