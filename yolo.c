@@ -511,6 +511,15 @@ static void os_on_interrupt(void (*handler)(int number)) {
 #endif
 }
 
+/* Writes to standard error; async-signal-safe. */
+static void os_note(const char *text) {
+#ifdef _WIN32
+    _write(2, text, (unsigned)strlen(text));
+#else
+    if (write(2, text, strlen(text)) < 0) return;
+#endif
+}
+
 #endif
 
 /* Shared libraries, for what is used only where it is installed (NCCL, the CUDA driver). */
@@ -9724,7 +9733,7 @@ static void run_fold(const net *net, const net_op *op, const float *params, floa
 
 /* Makes the operator's convolution, or fills the one that is there with other weights. */
 static yolo_status run_pack(const net *net, const net_op *op, op_isa isa, const float *params, float *weight, float *bias,
-                            op_conv *conv, thr_pool *pool, yolo_error *error) {
+                            op_conv *conv, yolo_error *error) {
     const float *plain = params + net->params[op->weight].offset, *plain_bias = op->bias < 0 ? NULL : params + net->params[op->bias].offset;
     yolo_status status = YOLO_OK;
     if (op->bn >= 0) {
@@ -9737,7 +9746,7 @@ static yolo_status run_pack(const net *net, const net_op *op, op_isa isa, const 
                                 op->stride, op->padding, op->activation, plain, plain_bias, error);
         conv->slope = (float)net->slope;
     } else {
-        op_conv_repack(conv, plain, pool);
+        op_conv_repack(conv, plain, NULL);
         if (plain_bias) memcpy(conv->bias, plain_bias, (size_t)conv->out_channels * sizeof(float));
     }
     return status;
@@ -9753,7 +9762,7 @@ static void run_weights_destroy(run_weights *weights) {
 
 /* Takes over other parameters (laid out by the net's parameter table), in the memory that is there, while no lane runs;
    `params` is not needed afterwards. On failure nothing has changed. */
-static yolo_status run_weights_refresh(run_weights *weights, const float *params, thr_pool *pool, yolo_error *error) {
+static yolo_status run_weights_refresh(run_weights *weights, const float *params, yolo_error *error) {
     const net *net = weights->net;
     int64_t elements = 0, channels = 0;
     for (int i = 0; i < net->op_count; i++) {
@@ -9765,7 +9774,7 @@ static yolo_status run_weights_refresh(run_weights *weights, const float *params
     yolo_status status = weight && bias ? YOLO_OK : err_memory(error, (uint64_t)elements * sizeof *weight);
     for (int i = 0; i < net->op_count && status == YOLO_OK; i++)
         if (net->ops[i].kind == NET_CONV)
-            status = run_pack(net, &net->ops[i], weights->isa, params, weight, bias, &weights->convolutions[i], pool, error);
+            status = run_pack(net, &net->ops[i], weights->isa, params, weight, bias, &weights->convolutions[i], error);
     mem_free(weight);
     mem_free(bias);
     return status;
@@ -9777,7 +9786,7 @@ static yolo_status run_weights_create(run_weights **out, const net *net, const f
     *out = mem_array(1, sizeof **out);
     if (*out) **out = (run_weights){net, isa, mem_array((uint64_t)net->op_count, sizeof(op_conv))};
     if (!*out || !(*out)->convolutions) status = err_memory(error, (uint64_t)net->op_count * sizeof(op_conv));
-    if (status == YOLO_OK) status = run_weights_refresh(*out, params, NULL, error);
+    if (status == YOLO_OK) status = run_weights_refresh(*out, params, error);
     if (status != YOLO_OK) {
         run_weights_destroy(*out);
         *out = NULL;
@@ -11573,7 +11582,6 @@ typedef struct ev_set {
     int64_t target_count, target_capacity;
     int64_t most;                   /* targets in a picture */
     int damaged;                    /* pictures without a readable header: left out */
-    bool told;                      /* that `most` is above max_det */
 } ev_set;
 
 /* Which labels count. */
@@ -11714,10 +11722,8 @@ static int ev_max_det(const ev_run *run) {
     int wanted = run->options->max_det;
     if (most <= wanted || most > INT32_MAX) return wanted;
     bool raise = wanted == EV_MAX_DET;
-    if (!run->set->told)
-        log_write(&run->options->log, YOLO_LOG_WARNING, "a picture has %lld objects, more than max_det=%d%s", (long long)most, wanted,
-                  raise ? "; max_det is raised to that" : ", so not all of them can be found");
-    run->set->told = true;
+    log_write(&run->options->log, YOLO_LOG_WARNING, "a picture has %lld objects, more than max_det=%d%s", (long long)most, wanted,
+              raise ? "; max_det is raised to that" : ", so not all of them can be found");
     return raise ? (int)most : wanted;
 }
 
@@ -13443,7 +13449,259 @@ yolo_status yolo_bench(yolo_model *model, yolo_bench_options options, char **tex
 }
 
 /* ==== 27 demo_: drawn data set =====================================================================================
-   Pictures of shapes with their labels, a function of the seed. */
+   Pictures of shapes with their labels: picture n is a function of seed and n alone. Only operations that IEEE 754
+   rounds exactly are used (no sine, no power), so every machine draws the same bytes. What is labelled is circle,
+   square, triangle, star, cross and ring, turned, of any size and colour, plain, framed or shaded; what is not, and
+   makes it hard: uneven light, stripes, thin lines behind and in front, crumbs, noise, shapes that hide a part of each
+   other or leave the picture by a part. */
+
+static const char *const demo_names[] = {"circle", "square", "triangle", "star", "cross", "ring"};
+enum { DEMO_CIRCLE, DEMO_SQUARE, DEMO_TRIANGLE, DEMO_STAR, DEMO_CROSS, DEMO_RING, DEMO_KINDS, DEMO_MOST_SHAPES = 6, DEMO_GRID = 4 };
+
+/* Corners on a circle of radius 1. */
+static const struct { int count; double at[12][2]; } demo_corners[DEMO_KINDS] = {
+    [DEMO_SQUARE] = {4, {{-0.75, -0.75}, {0.75, -0.75}, {0.75, 0.75}, {-0.75, 0.75}}},
+    [DEMO_TRIANGLE] = {3, {{0, -1}, {0.8660, 0.5}, {-0.8660, 0.5}}},
+    [DEMO_STAR] = {10, {{0, -1}, {0.2469, -0.3398}, {0.9511, -0.3090}, {0.3994, 0.1298}, {0.5878, 0.8090}, {0, 0.42},
+                        {-0.5878, 0.8090}, {-0.3994, 0.1298}, {-0.9511, -0.3090}, {-0.2469, -0.3398}}},
+    [DEMO_CROSS] = {12, {{-0.3, -0.95}, {0.3, -0.95}, {0.3, -0.3}, {0.95, -0.3}, {0.95, 0.3}, {0.3, 0.3}, {0.3, 0.95}, {-0.3, 0.95},
+                         {-0.3, 0.3}, {-0.95, 0.3}, {-0.95, -0.3}, {-0.3, -0.3}}},
+};
+
+typedef struct demo_shape {
+    int kind;
+    double x, y, radius, turn_x, turn_y; /* centre and size in pixels; the direction of its own x axis, length 1 */
+    double light;                        /* how much brighter its one end is than its other */
+    bool framed;
+    uint8_t colour[3], frame[3];
+    yolo_box box;
+} demo_shape;
+
+static double demo_between(rng *r, double low, double high) { return low + (high - low) * rng_uniform(r); }
+static int demo_below(rng *r, int count) { return (int)(rng_uniform(r) * count); }
+static uint8_t demo_byte(double value) { return (uint8_t)(YOLO_CLAMP(value, 0.0, 255.0) + 0.5); }
+
+static void demo_colour(rng *r, uint8_t colour[3]) {
+    for (int c = 0; c < 3; c++) colour[c] = (uint8_t)(rng_next(r) >> 56);
+}
+
+static int demo_contrast(const uint8_t a[3], const uint8_t b[3]) {
+    return abs(a[0] - b[0]) + abs(a[1] - b[1]) + abs(a[2] - b[2]);
+}
+
+/* A colour that stands out from `other`: the first good one of eight draws, else the best of them. */
+static void demo_other_colour(rng *r, const uint8_t other[3], uint8_t colour[3]) {
+    uint8_t drawn[3];
+    int best = -1;
+    for (int i = 0; i < 8 && best < 160; i++) {
+        demo_colour(r, drawn);
+        if (demo_contrast(drawn, other) <= best) continue;
+        best = demo_contrast(drawn, other);
+        memcpy(colour, drawn, 3);
+    }
+}
+
+/* A direction: (1 - t^2, 2 t) / (1 + t^2) runs over half the circle for t in -1..1. */
+static void demo_direction(rng *r, double *x, double *y) {
+    double t = demo_between(r, -1, 1), sign = rng_next(r) & 1 ? 1 : -1;
+    *x = sign * (1 - t * t) / (1 + t * t);
+    *y = sign * 2 * t / (1 + t * t);
+}
+
+/* Is a point of the shape's own coordinates (radius 1, not turned) inside? */
+static bool demo_inside(int kind, double u, double v) {
+    double square = u * u + v * v;
+    if (kind == DEMO_CIRCLE) return square <= 1;
+    if (kind == DEMO_RING) return square <= 1 && square >= 0.55 * 0.55;
+    bool inside = false;
+    int count = demo_corners[kind].count;
+    for (int i = 0, j = count - 1; i < count; j = i++) {
+        const double *a = demo_corners[kind].at[i], *b = demo_corners[kind].at[j];
+        if ((a[1] > v) != (b[1] > v) && u < (b[0] - a[0]) * (v - a[1]) / (b[1] - a[1]) + a[0]) inside = !inside;
+    }
+    return inside;
+}
+
+/* The box around a shape, within the picture. */
+static yolo_box demo_box(const demo_shape *s, int width, int height) {
+    double reach[4] = {-1, -1, 1, 1}; /* of circle and ring; left, top, right, bottom */
+    int count = demo_corners[s->kind].count;
+    for (int i = 0; i < count; i++) {
+        const double *corner = demo_corners[s->kind].at[i];
+        double x = corner[0] * s->turn_x - corner[1] * s->turn_y, y = corner[0] * s->turn_y + corner[1] * s->turn_x;
+        reach[0] = i ? YOLO_MIN(reach[0], x) : x;
+        reach[1] = i ? YOLO_MIN(reach[1], y) : y;
+        reach[2] = i ? YOLO_MAX(reach[2], x) : x;
+        reach[3] = i ? YOLO_MAX(reach[3], y) : y;
+    }
+    return (yolo_box){(float)YOLO_MAX(s->x + s->radius * reach[0], 0), (float)YOLO_MAX(s->y + s->radius * reach[1], 0),
+                      (float)YOLO_MIN(s->x + s->radius * reach[2], width), (float)YOLO_MIN(s->y + s->radius * reach[3], height), 1, s->kind};
+}
+
+/* Does the box hide, or is it hidden by, too much of one placed before? */
+static bool demo_crowded(const demo_shape *shapes, int count, const yolo_box *box) {
+    for (int i = 0; i < count; i++) {
+        const yolo_box *other = &shapes[i].box;
+        float w = YOLO_MIN(box->x2, other->x2) - YOLO_MAX(box->x1, other->x1), h = YOLO_MIN(box->y2, other->y2) - YOLO_MAX(box->y1, other->y1);
+        float area = YOLO_MIN((box->x2 - box->x1) * (box->y2 - box->y1), (other->x2 - other->x1) * (other->y2 - other->y1));
+        if (w > 0 && h > 0 && w * h > 0.25f * area) return true;
+    }
+    return false;
+}
+
+/* Up to DEMO_MOST_SHAPES shapes with room for each; returns how many. */
+static int demo_place(rng *r, demo_shape *shapes, const uint8_t ground[3], int width, int height) {
+    int wanted = 1 + demo_below(r, DEMO_MOST_SHAPES), count = 0, side = YOLO_MIN(width, height);
+    for (int tries = 0; count < wanted && tries < 40; tries++) {
+        demo_shape *s = &shapes[count];
+        double size = rng_uniform(r);
+        s->kind = demo_below(r, DEMO_KINDS);
+        s->radius = side * (0.075 + 0.2 * size * size);
+        s->x = demo_between(r, 0.7 * s->radius, width - 0.7 * s->radius);
+        s->y = demo_between(r, 0.7 * s->radius, height - 0.7 * s->radius);
+        demo_direction(r, &s->turn_x, &s->turn_y);
+        s->light = demo_between(r, 0, 70);
+        s->framed = demo_below(r, 3) == 0;
+        demo_other_colour(r, ground, s->colour);
+        demo_other_colour(r, s->colour, s->frame);
+        s->box = demo_box(s, width, height);
+        if (!demo_crowded(shapes, count, &s->box)) count++;
+    }
+    return count;
+}
+
+static void demo_blend(uint8_t *pixel, const uint8_t colour[3], double light, double cover) {
+    for (int c = 0; c < 3; c++) pixel[c] = demo_byte(pixel[c] + cover * (colour[c] + light - pixel[c]));
+}
+
+/* Sixteen points of each pixel decide how much of it is frame and how much is filling. */
+static void demo_shape_draw(yolo_image *image, const demo_shape *s) {
+    int left = YOLO_MAX((int)(s->x - s->radius) - 1, 0), right = YOLO_MIN((int)(s->x + s->radius) + 2, image->width);
+    int top = YOLO_MAX((int)(s->y - s->radius) - 1, 0), bottom = YOLO_MIN((int)(s->y + s->radius) + 2, image->height);
+    bool framed = s->framed && s->kind != DEMO_RING;
+    for (int y = top; y < bottom; y++)
+        for (int x = left; x < right; x++) {
+            int whole = 0, inner = 0;
+            for (int i = 0; i < DEMO_GRID * DEMO_GRID; i++) {
+                double px = (x + (i % DEMO_GRID + 0.5) / DEMO_GRID - s->x) / s->radius, py = (y + (i / DEMO_GRID + 0.5) / DEMO_GRID - s->y) / s->radius;
+                double u = px * s->turn_x + py * s->turn_y, v = py * s->turn_x - px * s->turn_y;
+                whole += demo_inside(s->kind, u, v);
+                inner += framed && demo_inside(s->kind, u * 1.35, v * 1.35);
+            }
+            uint8_t *pixel = image->pixels + ((size_t)y * (size_t)image->width + (size_t)x) * 3;
+            double light = s->light * (x - s->x) / s->radius;
+            if (whole) demo_blend(pixel, framed ? s->frame : s->colour, light, whole / (double)(DEMO_GRID * DEMO_GRID));
+            if (inner) demo_blend(pixel, s->colour, light, inner / (double)(DEMO_GRID * DEMO_GRID));
+        }
+}
+
+/* Light from corner to corner, soft blotches, and on every third picture stripes; *ground is its colour on average. */
+static void demo_ground(rng *r, yolo_image *image, uint8_t ground[3]) {
+    enum { CELLS = 6 };
+    double corners[4], blotches[CELLS + 1][CELLS + 1], step_x, step_y;
+    int stripes = demo_below(r, 3) ? 0 : 4 + demo_below(r, 20);
+    demo_colour(r, ground);
+    demo_direction(r, &step_x, &step_y);
+    for (int i = 0; i < 4; i++) corners[i] = demo_between(r, -45, 45);
+    for (int i = 0; i < (CELLS + 1) * (CELLS + 1); i++) blotches[i / (CELLS + 1)][i % (CELLS + 1)] = demo_between(r, -18, 18);
+    for (int y = 0; y < image->height; y++)
+        for (int x = 0; x < image->width; x++) {
+            double a = (double)x / image->width, b = (double)y / image->height;
+            double light = (corners[0] * (1 - a) + corners[1] * a) * (1 - b) + (corners[2] * (1 - a) + corners[3] * a) * b;
+            int i = (int)(a * CELLS), j = (int)(b * CELLS);
+            double u = a * CELLS - i, v = b * CELLS - j;
+            light += (blotches[j][i] * (1 - u) + blotches[j][i + 1] * u) * (1 - v) + (blotches[j + 1][i] * (1 - u) + blotches[j + 1][i + 1] * u) * v;
+            if (stripes && (int)(x * step_x + y * step_y + 10000) % stripes < stripes / 2) light += 22;
+            uint8_t *pixel = image->pixels + ((size_t)y * (size_t)image->width + (size_t)x) * 3;
+            for (int c = 0; c < 3; c++) pixel[c] = demo_byte(ground[c] + light);
+        }
+}
+
+/* What is nothing: thin lines and crumbs. */
+static void demo_clutter(rng *r, yolo_image *image, int lines, int crumbs) {
+    uint8_t colour[3];
+    for (int i = 0; i < lines + crumbs; i++) {
+        float x = (float)demo_between(r, 0, image->width), y = (float)demo_between(r, 0, image->height);
+        bool line = i < lines;
+        float to_x = line ? (float)demo_between(r, 0, image->width) : x, to_y = line ? (float)demo_between(r, 0, image->height) : y;
+        demo_colour(r, colour);
+        img_draw_stroke(image, x, y, to_x, to_y, (float)demo_between(r, 1, line ? 2.5 : 5), colour);
+    }
+}
+
+static void demo_noise(rng *r, yolo_image *image) {
+    double strength = demo_between(r, 0, 24);
+    for (size_t i = 0; i < (size_t)image->width * (size_t)image->height * 3; i++) {
+        uint64_t bits = rng_next(r);
+        double bell = (double)(bits & 0xffff) + (double)(bits >> 16 & 0xffff) - 65535.0; /* two dice: a triangle */
+        image->pixels[i] = demo_byte(image->pixels[i] + strength * bell / 65535.0);
+    }
+}
+
+/* Picture `index` of a seed, with its boxes (room for DEMO_MOST_SHAPES). yolo_image_free the picture. */
+static yolo_status demo_picture(uint64_t seed, int64_t index, yolo_image *image, yolo_box *boxes, int *count, yolo_error *error) {
+    uint64_t key[2] = {seed, (uint64_t)index};
+    rng r = {hash_bytes(key, sizeof key, 0), 0};
+    demo_shape shapes[DEMO_MOST_SHAPES];
+    uint8_t ground[3];
+    image->width = 160 + 16 * demo_below(&r, 7);
+    image->height = 160 + 16 * demo_below(&r, 5);
+    image->pixels = mem_alloc((size_t)image->width * (size_t)image->height * 3);
+    if (!image->pixels) return err_memory(error, (uint64_t)image->width * (uint64_t)image->height * 3);
+    demo_ground(&r, image, ground);
+    demo_clutter(&r, image, demo_below(&r, 8), demo_below(&r, 24));
+    *count = demo_place(&r, shapes, ground, image->width, image->height);
+    for (int i = 0; i < *count; i++) {
+        demo_shape_draw(image, &shapes[i]);
+        boxes[i] = shapes[i].box;
+    }
+    demo_clutter(&r, image, demo_below(&r, 3), demo_below(&r, 6));
+    demo_noise(&r, image);
+    return YOLO_OK;
+}
+
+/* Writes FOLDER/NNNNN.jpg and .txt of one picture. */
+static yolo_status demo_write(const char *folder, uint64_t seed, int64_t index, yolo_error *error) {
+    yolo_image image = {0};
+    yolo_box boxes[DEMO_MOST_SHAPES];
+    yolo_boxes list = {.items = boxes};
+    str path = {0};
+    yolo_status status = demo_picture(seed, index, &image, boxes, &list.count, error);
+    str_format(&path, "%s/%05lld.jpg", folder, (long long)index);
+    if (status == YOLO_OK && path.failed) status = err_memory(error, (uint64_t)strlen(folder));
+    if (status == YOLO_OK) status = codec_write(path.text, &image, error);
+    if (status == YOLO_OK) {
+        memcpy(path.text + path.length - 3, "txt", 3);
+        status = lbl_write(path.text, &list, image.width, image.height, false, error);
+    }
+    str_free(&path);
+    mem_free(image.pixels);
+    return status;
+}
+
+/* Pictures first .. first + count - 1 of a seed with their labels into a folder, which is made, and the names of the
+   classes: classes.txt for prepare, data.yaml to validate on the folder as it is. */
+static yolo_status demo_draw(const char *folder, uint64_t seed, int64_t first, int64_t count, yolo_error *error) {
+    str names = {0}, yaml = {0};
+    char *names_path = path_join(folder, "classes.txt"), *yaml_path = path_join(folder, "data.yaml");
+    yolo_status status = path_make_directories(folder, error);
+    for (int64_t i = first; i < first + count && status == YOLO_OK; i++)
+        status = err_interrupted ? err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted while pictures were drawn")
+                                 : demo_write(folder, seed, i, error);
+    str_add(&yaml, "train: .\nval: .\nnames:\n");
+    for (int i = 0; i < DEMO_KINDS; i++) {
+        str_format(&names, "%s\n", demo_names[i]);
+        str_format(&yaml, "  %d: %s\n", i, demo_names[i]);
+    }
+    if (status == YOLO_OK && (!names_path || !yaml_path || names.failed || yaml.failed)) status = err_memory(error, 4096);
+    if (status == YOLO_OK) status = path_write(names_path, names.text, (size_t)names.length, false, error);
+    if (status == YOLO_OK) status = path_write(yaml_path, yaml.text, (size_t)yaml.length, false, error);
+    mem_free(names_path);
+    mem_free(yaml_path);
+    str_free(&names);
+    str_free(&yaml);
+    return status;
+}
 
 /* ==== 28 yolo_: public interface ================================================================================ */
 
@@ -13598,6 +13856,149 @@ yolo_status yolo_run_folder(const char *project, const char *name, bool exist_ok
 
 void yolo_text_free(char *text) { mem_free(text); }
 
+yolo_train_options yolo_train_defaults(void) {
+    return (yolo_train_options){
+        .epochs = 100, .patience = 100, .batch = 16, .imgsz = 640, .save = true, .save_period = -1, .cache = "ram", .workers = 8,
+        .project = "runs/detect", .name = "train", .pretrained = "true", .optimizer = "auto", .close_mosaic = 10, .amp = true,
+        .fraction = 1, .lr0 = 0.01, .lrf = 0.01, .momentum = 0.937, .weight_decay = 0.0005, .warmup_epochs = 3,
+        .warmup_momentum = 0.8, .warmup_bias_lr = 0.1, .box = 7.5, .cls = 0.5, .dfl = 1.5, .nbs = 64, .hsv_h = 0.015, .hsv_s = 0.7,
+        .hsv_v = 0.4, .translate = 0.1, .scale = 0.5, .fliplr = 0.5, .mosaic = 1, .iou = 0.7, .max_det = 300, .plots = true,
+        .val = true, .device = "auto", .isa = "auto"};
+}
+
+/* A checkpoint that ultralytics would download by its name. */
+static yolo_status yolo_find_checkpoint(const char *path, yolo_error *error) {
+    if (!path || !str_equal_fold(path_extension(path), ".pt") || os_path_kind(path) != OS_NOTHING) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_IO, "%s: no such file, and nothing is downloaded here: copy it to this place, or train from scratch "
+                   "with model=yolov8n.yaml (or s, m, l, x)", path);
+}
+
+yolo_status yolo_train(yolo_train_options options, yolo_train_report *report, yolo_error *error) {
+    memset(report, 0, sizeof *report);
+    yolo_status status = yolo_find_checkpoint(options.model, error);
+    if (status == YOLO_OK) status = yolo_find_checkpoint(options.pretrained, error);
+    return status == YOLO_OK ? err_set(error, YOLO_ERROR_UNSUPPORTED, "this version does not train yet") : status;
+}
+
+yolo_demo_options yolo_demo_defaults(void) {
+    return (yolo_demo_options){.out = "runs/demo", .pictures = 400, .epochs = 40, .imgsz = 160, .isa = "auto"};
+}
+
+/* The folders of a demo. */
+typedef struct yolo_demo_run {
+    const yolo_demo_options *options;
+    char *folder, *drawn, *held_out, *set, *data, *held_data, *labels, *best;
+    double start;
+} yolo_demo_run;
+
+static void yolo_demo_end(yolo_demo_run *run) {
+    char *const texts[] = {run->folder, run->drawn, run->held_out, run->set, run->data, run->held_data, run->labels, run->best};
+    for (int i = 0; i < YOLO_COUNT(texts); i++) mem_free(texts[i]);
+}
+
+static yolo_status yolo_demo_begin(yolo_demo_run *run, yolo_error *error) {
+    yolo_status status = yolo_run_folder("", run->options->out, false, &run->folder, error);
+    if (status != YOLO_OK) return status;
+    run->drawn = path_join(run->folder, "drawn");
+    run->held_out = path_join(run->folder, "held-out");
+    run->set = path_join(run->folder, "set");
+    run->data = path_join(run->folder, "set/data.yaml");
+    run->held_data = path_join(run->folder, "held-out/data.yaml");
+    run->labels = path_join(run->folder, "labelled");
+    run->best = path_join(run->folder, "train/weights/best.pt");
+    bool good = run->drawn && run->held_out && run->set && run->data && run->held_data && run->labels && run->best;
+    return good ? YOLO_OK : err_memory(error, 4096);
+}
+
+/* Pictures to learn from and, of other numbers, pictures that nothing but the last step sees. */
+static yolo_status yolo_demo_pictures(const yolo_demo_run *run, yolo_error *error) {
+    const yolo_demo_options *options = run->options;
+    int held = YOLO_MAX(options->pictures / 4, 1);
+    yolo_prepare_report prepared;
+    yolo_prepare_options prepare = yolo_prepare_defaults();
+    log_write(&options->log, YOLO_LOG_INFO, "1. %d pictures of shapes are drawn into %s, %d more are held out in %s", options->pictures,
+              run->drawn, held, run->held_out);
+    yolo_status status = demo_draw(run->drawn, options->seed, 0, options->pictures, error);
+    if (status == YOLO_OK) status = demo_draw(run->held_out, options->seed, options->pictures, held, error);
+    prepare.source = run->drawn;
+    prepare.out = run->set;
+    prepare.mode = "link";
+    prepare.seed = options->seed;
+    prepare.progress = options->progress;
+    prepare.log = options->log;
+    if (status == YOLO_OK) status = yolo_prepare(prepare, &prepared, error);
+    if (status == YOLO_OK)
+        log_write(&options->log, YOLO_LOG_INFO, "2. %s: %lld pictures to train on, %lld to validate on, %lld boxes", run->data,
+                  (long long)prepared.train, (long long)prepared.val, (long long)prepared.boxes);
+    return status;
+}
+
+static yolo_status yolo_demo_train(const yolo_demo_run *run, yolo_train_report *report, yolo_error *error) {
+    const yolo_demo_options *options = run->options;
+    yolo_train_options train = yolo_train_defaults();
+    train.model = "yolov8n.yaml";
+    train.data = run->data;
+    train.epochs = options->epochs;
+    train.imgsz = options->imgsz;
+    train.project = run->folder;
+    train.seed = options->seed;
+    train.threads = options->threads;
+    train.isa = options->isa;
+    train.progress = options->progress;
+    train.log = options->log;
+    log_write(&options->log, YOLO_LOG_INFO, "3. A network that knows nothing is trained for %d epochs", options->epochs);
+    return yolo_train(train, report, error);
+}
+
+/* The pictures that were held out: labelled, and the labels compared with what was drawn. */
+static yolo_status yolo_demo_measure(const yolo_demo_run *run, yolo_train_report *report, yolo_error *error) {
+    const yolo_demo_options *options = run->options;
+    yolo_model *model = NULL;
+    yolo_open_options open = yolo_open_defaults();
+    yolo_label_options label = yolo_label_defaults();
+    yolo_label_report labelled = {0};
+    yolo_val_options val = yolo_val_defaults();
+    yolo_metrics metrics = {0};
+    open.threads = options->threads;
+    open.isa = options->isa;
+    label.source = run->held_out;
+    label.out = run->labels;
+    label.predict.imgsz = val.imgsz = options->imgsz;
+    label.save_images = true;
+    label.progress = val.progress = options->progress;
+    label.log = val.log = options->log;
+    val.data = run->held_data;
+    log_write(&options->log, YOLO_LOG_INFO, "4. %s labels the pictures that were held out; copies with its boxes go to %s", run->best, run->labels);
+    yolo_status status = yolo_model_open(&model, run->best, open, error);
+    if (status == YOLO_OK) status = yolo_label(model, label, &labelled, error);
+    if (status == YOLO_OK) status = yolo_val(model, val, &metrics, error);
+    if (status == YOLO_OK) {
+        report->precision = metrics.precision;
+        report->recall = metrics.recall;
+        report->map50 = metrics.map50;
+        report->map50_95 = metrics.map50_95;
+    }
+    yolo_label_report_free(&labelled);
+    yolo_metrics_free(&metrics);
+    yolo_model_close(model);
+    return status;
+}
+
+yolo_status yolo_demo(yolo_demo_options options, yolo_train_report *report, yolo_error *error) {
+    yolo_demo_run run = {.options = &options, .start = os_clock()};
+    memset(report, 0, sizeof *report);
+    if (options.pictures < 8 || options.epochs < 0)
+        return err_set(error, YOLO_ERROR_USAGE, "%d pictures, %d epochs: expected 8 or more, 0 or more", options.pictures, options.epochs);
+    yolo_status status = yolo_demo_begin(&run, error);
+    if (status == YOLO_OK) status = yolo_demo_pictures(&run, error);
+    if (status == YOLO_OK && options.epochs) status = yolo_demo_train(&run, report, error);
+    if (status == YOLO_OK && options.epochs) status = yolo_demo_measure(&run, report, error);
+    if (run.folder) snprintf(report->folder, sizeof report->folder, "%s", run.folder);
+    report->seconds = os_clock() - run.start;
+    yolo_demo_end(&run);
+    return status;
+}
+
 /* ==== 29 cli_: command line =====================================================================================
    A caller of yolo.h like any other; of the sections above it uses os_ for the terminal and the helpers of err_,
    log_ and str_. One table of options a verb: parsing, defaults, ranges and `yolo help VERB` all come from it.
@@ -13613,7 +14014,9 @@ typedef struct cli_classes { int count, ids[CLI_MAX_CLASSES]; } cli_classes;
 
 /* What a command line says. A verb reads the fields that its table names; texts are "" where nothing was said. */
 typedef struct cli_values {
-    const char *model, *source, *data, *out, *names, *split, *mode, *existing, *save_json, *device, *isa, *project, *name, *progress;
+    yolo_train_options train;
+    yolo_demo_options demo;
+    const char *model, *source, *data, *out, *names, *split, *mode, *existing, *save_json, *device, *isa, *project, *name, *progress, *resume;
     int imgsz, width, batch, max_det, repeats, line_width, threads, seed;
     double conf, iou, share;
     bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, verbose;
@@ -13644,7 +14047,7 @@ typedef struct cli_option {
 #define CLI_ROW_THREADS {"threads", CLI_WHOLE, CLI_AT(threads), "0", 0, 256, "", "compute threads; 0 = all cores"}
 #define CLI_ROW_ISA {"isa", CLI_CHOICE, CLI_AT(isa), "auto", 0, 0, "auto|portable|avx2|avx512", "instructions to use"}
 #define CLI_ROW_PROGRESS {"progress", CLI_CHOICE, CLI_AT(progress), "auto", 0, 0, "auto|bar|plain|none", "plain: Progress:N% lines; auto: a bar on a terminal"}
-#define CLI_ROW_NOTHING(name, standard) {name, CLI_NOTHING, 0, standard, 0, 0, "", "accepted, without effect"}
+#define CLI_ROW_NOTHING(name, standard) {name, CLI_NOTHING, 0, standard, 0, 0, "", "without effect"}
 #define CLI_ROW_SAVE_CONF {"save_conf", CLI_BOOL, CLI_AT(save_conf), "false", 0, 0, "", "confidence as sixth column of the labels"}
 
 static const cli_option cli_prepare_options[] = {
@@ -13654,6 +14057,93 @@ static const cli_option cli_prepare_options[] = {
     {"val", CLI_NUMBER, CLI_AT(share), "20", 0, 100, "", "share of validation pictures: 0..1, or percent above 1"},
     {"mode", CLI_CHOICE, CLI_AT(mode), "copy", 0, 0, "copy|link|list", "copy, hard link, or text files of paths"},
     {"seed", CLI_WHOLE, CLI_AT(seed), "0", 0, INT_MAX, "", "another seed, another split"},
+    CLI_ROW_PROGRESS,
+};
+
+static const cli_option cli_train_options[] = {
+    {"data", CLI_TEXT, CLI_AT(train.data), "", 0, 0, "FILE", "data.yaml"},
+    {"model", CLI_TEXT, CLI_AT(train.model), "", 0, 0, "FILE", "checkpoint (.pt) to go on from, or description (.yaml)"},
+    {"epochs", CLI_WHOLE, CLI_AT(train.epochs), "100", 1, 1000000, "", "times through the training pictures"},
+    {"imgsz", CLI_WHOLE, CLI_AT(train.imgsz), "640", 32, 8192, "pixels", "side of the network's square input"},
+    {"batch", CLI_NUMBER, CLI_AT(train.batch), "16", -1, 1024, "pictures", "a step; -1 = what fits 60 % of memory, 0.x = that share"},
+    {"resume", CLI_TEXT, CLI_AT(resume), "false", 0, 0, "true|false|FILE", "go on from model=, FILE or the newest last.pt of project"},
+    {"time", CLI_NUMBER, CLI_AT(train.time), "0", 0, 100000, "hours", "train so long instead of by epochs; 0 = by epochs"},
+    {"patience", CLI_WHOLE, CLI_AT(train.patience), "100", 0, 1000000, "epochs", "stop when so long without improvement; 0 = never"},
+    {"cache", CLI_TEXT, CLI_AT(train.cache), "ram", 0, 0, "ram|false", "keep decoded pictures in memory, as far as cache_gb goes"},
+    {"cache_gb", CLI_NUMBER, CLI_AT(train.cache_gb), "0", 0, 100000, "GiB", "memory for pictures; 0 = a quarter of what is free"},
+    {"workers", CLI_WHOLE, CLI_AT(train.workers), "8", 0, 256, "threads", "for loading; never more than there are cores"},
+    {"project", CLI_TEXT, CLI_AT(train.project), "runs/detect", 0, 0, "DIR", "folder of the run folders"},
+    {"name", CLI_TEXT, CLI_AT(train.name), "train", 0, 0, "NAME", "run folder; where taken, name2, name3, ..."},
+    {"exist_ok", CLI_BOOL, CLI_AT(train.exist_ok), "false", 0, 0, "", "use the run folder even if it exists"},
+    {"save", CLI_BOOL, CLI_AT(train.save), "true", 0, 0, "", "write last.pt and best.pt"},
+    {"save_period", CLI_WHOLE, CLI_AT(train.save_period), "-1", -1, 1000000, "epochs", "epochN.pt as well, so often; -1 = never"},
+    {"pretrained", CLI_TEXT, CLI_AT(train.pretrained), "true", 0, 0, "true|false|FILE", "start from model's weights, from none, or from FILE's"},
+    {"freeze", CLI_TEXT, CLI_AT(train.freeze), "", 0, 0, "10 or 0,3,5", "layers that do not learn: the first 10, or those"},
+    {"activation", CLI_TEXT, CLI_AT(train.activation), "", 0, 0, "silu|relu|leakyrelu|mish", "for a description; nothing = as it says"},
+    {"classes", CLI_CLASSES, CLI_AT(classes), "", 0, 0, "0,2,5", "train on these classes only; nothing = all"},
+    {"single_cls", CLI_BOOL, CLI_AT(train.single_cls), "false", 0, 0, "", "all classes as one"},
+    {"fraction", CLI_NUMBER, CLI_AT(train.fraction), "1", 0, 1, "", "share of the training pictures to use"},
+    {"rect", CLI_BOOL, CLI_AT(train.rect), "false", 0, 0, "", "batches of like shapes, not squares; without mosaic"},
+    {"multi_scale", CLI_NUMBER, CLI_AT(train.multi_scale), "0", 0, 1, "", "the input's side varies by this share of imgsz"},
+    {"optimizer", CLI_TEXT, CLI_AT(train.optimizer), "auto", 0, 0, "auto|SGD|MuSGD|Adam|Adamax|AdamW|NAdam|RAdam|RMSProp", "auto: by the steps"},
+    {"lr0", CLI_NUMBER, CLI_AT(train.lr0), "0.01", 0, 1, "", "first learning rate; optimizer=auto chooses its own"},
+    {"lrf", CLI_NUMBER, CLI_AT(train.lrf), "0.01", 0, 1, "", "last one, as a share of the first"},
+    {"cos_lr", CLI_BOOL, CLI_AT(train.cos_lr), "false", 0, 0, "", "from one to the other along a cosine, not a line"},
+    {"momentum", CLI_NUMBER, CLI_AT(train.momentum), "0.937", 0, 1, "", "of SGD; the first beta of the Adams"},
+    {"weight_decay", CLI_NUMBER, CLI_AT(train.weight_decay), "0.0005", 0, 1, "", "of the convolutions' weights"},
+    {"warmup_epochs", CLI_NUMBER, CLI_AT(train.warmup_epochs), "3", 0, 100000, "epochs", "in which the rates rise from 0"},
+    {"warmup_momentum", CLI_NUMBER, CLI_AT(train.warmup_momentum), "0.8", 0, 1, "", "momentum at the start of it"},
+    {"warmup_bias_lr", CLI_NUMBER, CLI_AT(train.warmup_bias_lr), "0.1", 0, 1, "", "rate of the biases at the start of it"},
+    {"nbs", CLI_WHOLE, CLI_AT(train.nbs), "64", 1, 65536, "pictures", "nominal batch: gradients of smaller ones add up to it"},
+    {"box", CLI_NUMBER, CLI_AT(train.box), "7.5", 0, 1000, "", "gain of the box loss"},
+    {"cls", CLI_NUMBER, CLI_AT(train.cls), "0.5", 0, 1000, "", "gain of the class loss"},
+    {"dfl", CLI_NUMBER, CLI_AT(train.dfl), "1.5", 0, 1000, "", "gain of the distribution focal loss"},
+    {"hsv_h", CLI_NUMBER, CLI_AT(train.hsv_h), "0.015", 0, 1, "", "hue varies by this share"},
+    {"hsv_s", CLI_NUMBER, CLI_AT(train.hsv_s), "0.7", 0, 1, "", "saturation varies by this share"},
+    {"hsv_v", CLI_NUMBER, CLI_AT(train.hsv_v), "0.4", 0, 1, "", "brightness varies by this share"},
+    {"degrees", CLI_NUMBER, CLI_AT(train.degrees), "0", 0, 180, "degrees", "turned by up to this, either way"},
+    {"translate", CLI_NUMBER, CLI_AT(train.translate), "0.1", 0, 1, "", "moved by up to this share of the side"},
+    {"scale", CLI_NUMBER, CLI_AT(train.scale), "0.5", 0, 0.99, "", "made larger or smaller by up to this share"},
+    {"shear", CLI_NUMBER, CLI_AT(train.shear), "0", -180, 180, "degrees", "sheared by up to this"},
+    {"perspective", CLI_NUMBER, CLI_AT(train.perspective), "0", 0, 0.1, "", "seen aslant; 0.001 is much"},
+    {"flipud", CLI_NUMBER, CLI_AT(train.flipud), "0", 0, 1, "", "probability of up for down"},
+    {"fliplr", CLI_NUMBER, CLI_AT(train.fliplr), "0.5", 0, 1, "", "probability of left for right"},
+    {"bgr", CLI_NUMBER, CLI_AT(train.bgr), "0", 0, 1, "", "probability of red for blue"},
+    {"mosaic", CLI_NUMBER, CLI_AT(train.mosaic), "1", 0, 1, "", "probability of four pictures in one"},
+    {"mixup", CLI_NUMBER, CLI_AT(train.mixup), "0", 0, 1, "", "probability of another picture shining through"},
+    {"cutmix", CLI_NUMBER, CLI_AT(train.cutmix), "0", 0, 1, "", "probability of a piece of another picture"},
+    {"close_mosaic", CLI_WHOLE, CLI_AT(train.close_mosaic), "10", 0, 1000000, "epochs", "at the end without mosaic, mixup and cutmix"},
+    {"val", CLI_BOOL, CLI_AT(train.val), "true", 0, 0, "", "validate after each epoch"},
+    {"iou", CLI_NUMBER, CLI_AT(train.iou), "0.7", 0, 1, "", "of the validation: overlap above which the weaker box goes"},
+    {"max_det", CLI_WHOLE, CLI_AT(train.max_det), "300", 1, 30000, "", "of the validation: most boxes of a picture"},
+    {"plots", CLI_BOOL, CLI_AT(train.plots), "true", 0, 0, "", "draw charts and sheets of pictures into the run folder"},
+    {"seed", CLI_WHOLE, CLI_AT(seed), "0", 0, INT_MAX, "", "of first weights, order and augmentation"},
+    {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
+    CLI_ROW_DEVICE,
+    CLI_ROW_THREADS,
+    CLI_ROW_ISA,
+    CLI_ROW_PROGRESS,
+    /* Of other tasks, other verbs, or a framework's own. */
+    CLI_ROW_NOTHING("task", "detect"), CLI_ROW_NOTHING("mode", "train"), CLI_ROW_NOTHING("verbose", "true"),
+    CLI_ROW_NOTHING("deterministic", "true"), CLI_ROW_NOTHING("cls_remap", "true"), CLI_ROW_NOTHING("cls_pw", "0"),
+    CLI_ROW_NOTHING("label_smoothing", "0"), CLI_ROW_NOTHING("dropout", "0"), CLI_ROW_NOTHING("copy_paste", "0"),
+    CLI_ROW_NOTHING("copy_paste_mode", "flip"), CLI_ROW_NOTHING("auto_augment", "randaugment"), CLI_ROW_NOTHING("erasing", "0.4"),
+    CLI_ROW_NOTHING("augment", "false"), CLI_ROW_NOTHING("overlap_mask", "true"), CLI_ROW_NOTHING("mask_ratio", "4"),
+    CLI_ROW_NOTHING("pose", "12"), CLI_ROW_NOTHING("kobj", "1"), CLI_ROW_NOTHING("split", "val"), CLI_ROW_NOTHING("conf", ""),
+    CLI_ROW_NOTHING("half", "false"), CLI_ROW_NOTHING("int8", "false"), CLI_ROW_NOTHING("dnn", "false"),
+    CLI_ROW_NOTHING("agnostic_nms", "false"), CLI_ROW_NOTHING("save_json", "false"), CLI_ROW_NOTHING("save_txt", "false"),
+    CLI_ROW_NOTHING("show", "false"), CLI_ROW_NOTHING("profile", "false"), CLI_ROW_NOTHING("compile", "false"),
+    CLI_ROW_NOTHING("channels_last", "false"),
+};
+
+static const cli_option cli_demo_options[] = {
+    {"out", CLI_TEXT, CLI_AT(demo.out), "runs/demo", 0, 0, "DIR", "folder to make; where taken, runs/demo2, runs/demo3, ..."},
+    {"pictures", CLI_WHOLE, CLI_AT(demo.pictures), "400", 8, 100000, "", "drawn to train on; a quarter as many are held out"},
+    {"epochs", CLI_WHOLE, CLI_AT(demo.epochs), "40", 0, 10000, "", "times through them; 0 = draw and prepare only"},
+    {"imgsz", CLI_WHOLE, CLI_AT(demo.imgsz), "160", 32, 1280, "pixels", "side of the network's input"},
+    {"seed", CLI_WHOLE, CLI_AT(seed), "0", 0, INT_MAX, "", "of pictures and training"},
+    CLI_ROW_THREADS,
+    CLI_ROW_ISA,
     CLI_ROW_PROGRESS,
 };
 
@@ -13755,6 +14245,7 @@ typedef struct cli_verb {
     const cli_option *options;
     int option_count;
     const char *needs[2];   /* options without which it cannot start */
+    const char *excuse;     /* option that, when set, stands for all of them, or NULL */
     const char *positional; /* option that a bare argument is the value of, or NULL */
     int (*run)(cli_run *run);
 } cli_verb;
@@ -13933,8 +14424,11 @@ static yolo_status cli_set(cli_values *values, const cli_option *option, const c
 }
 
 static bool cli_differs(const cli_option *option, const char *text) {
+    double number, standard;
     int truth = cli_truth(option->standard);
-    return truth >= 0 && cli_truth(text) >= 0 ? truth != cli_truth(text) : strcmp(text, option->standard) != 0;
+    if (str_to_number(text, strlen(text), &number) && str_to_number(option->standard, strlen(option->standard), &standard))
+        return number != standard;
+    return truth >= 0 && cli_truth(text) >= 0 ? truth != cli_truth(text) : strcmp(text, option->standard) && strcmp(text, "None");
 }
 
 /* One argument, and for `--name value` the one behind it; returns how many were used, 0 for an error. */
@@ -13979,6 +14473,8 @@ static yolo_status cli_parse(cli_run *run, char **arguments, yolo_error *error) 
         YOLO_ASSERT(cli_set(&run->values, &verb->options[i], verb->options[i].standard, NULL) == YOLO_OK);
     for (int used; *arguments; arguments += used)
         if (!(used = cli_parse_argument(run, arguments, error))) return YOLO_ERROR_USAGE;
+    const cli_option *excuse = verb->excuse ? cli_find(verb, verb->excuse, strlen(verb->excuse)) : NULL;
+    if (excuse && cli_truth(*(const char **)((char *)&run->values + excuse->field))) return YOLO_OK;
     for (int i = 0; i < YOLO_COUNT(verb->needs) && verb->needs[i]; i++) {
         const cli_option *option = cli_find(verb, verb->needs[i], strlen(verb->needs[i]));
         if (!**(const char **)((char *)&run->values + option->field))
@@ -14056,6 +14552,54 @@ static int cli_run_prepare(cli_run *run) {
     for (int i = 0; i < YOLO_COUNT(rows); i++)
         if (rows[i].count) printf("%8lld %s\n", (long long)rows[i].count, rows[i].what);
     return 0;
+}
+
+/* What the words of `train` mean to the library. */
+static yolo_status cli_training(cli_run *run, yolo_train_options *options, yolo_error *error) {
+    const cli_values *values = &run->values;
+    const char *cache = values->train.cache;
+    int truth = cli_truth(cache), resume = cli_truth(values->resume);
+    *options = values->train;
+    if (truth < 0 && !str_equal_fold(cache, "ram") && !str_equal_fold(cache, "disk"))
+        return err_set(error, YOLO_ERROR_USAGE, "cache=%s: expected ram or false", cache);
+    if (str_equal_fold(cache, "disk")) cli_log(run, YOLO_LOG_WARNING, "cache=disk: decoded pictures are kept in memory, as with cache=ram");
+    options->cache = truth == 0 ? "false" : "ram";
+    options->resume = resume != 0;
+    options->model = resume < 0 ? values->resume : cli_or_null(values->train.model);
+    options->data = cli_or_null(values->train.data);
+    options->freeze = cli_or_null(values->train.freeze);
+    options->activation = cli_or_null(values->train.activation);
+    options->seed = (uint64_t)values->seed;
+    options->classes = values->classes.count ? values->classes.ids : NULL;
+    options->class_count = values->classes.count;
+    options->device = values->device;
+    options->threads = values->threads;
+    options->isa = values->isa;
+    options->progress = run->progress;
+    options->log = cli_logger(run);
+    return YOLO_OK;
+}
+
+static void cli_print_training(const yolo_train_report *report) {
+    char time[32];
+    if (!*report->folder) return;
+    if (report->epochs) printf("%10s%11s%11s%11s%11s%11s%11s%11s\n", "Epochs", "Best", "Box(P", "R", "mAP50", "mAP50-95)", "Time", "img/s");
+    if (report->epochs)
+        printf("%10d%11d%11.3g%11.3g%11.3g%11.3g%11s%11.1f\n", report->epochs, report->best_epoch, report->precision, report->recall,
+           report->map50, report->map50_95, log_duration(report->seconds, time, sizeof time), report->pictures_per_second);
+    printf("Results saved to %s\n", report->folder);
+    fflush(stdout);
+}
+
+static int cli_run_train(cli_run *run) {
+    yolo_train_options options;
+    yolo_train_report report = {0};
+    yolo_error error;
+    yolo_status status = cli_training(run, &options, &error);
+    if (status == YOLO_OK) status = yolo_train(options, &report, &error);
+    cli_clear_bar(run);
+    cli_print_training(&report);
+    return status == YOLO_OK ? 0 : cli_fail(run, &error);
 }
 
 static void cli_print_metrics(const cli_values *values, const yolo_model *model, const yolo_metrics *m) {
@@ -14216,6 +14760,22 @@ static int cli_run_predict(cli_run *run) {
     return status == YOLO_OK ? 0 : cli_fail(run, &error);
 }
 
+static int cli_run_demo(cli_run *run) {
+    yolo_demo_options options = run->values.demo;
+    yolo_train_report report = {0};
+    yolo_error error;
+    options.seed = (uint64_t)run->values.seed;
+    options.threads = run->values.threads;
+    options.isa = run->values.isa;
+    options.progress = run->progress;
+    options.log = cli_logger(run);
+    yolo_status status = yolo_demo(options, &report, &error);
+    cli_clear_bar(run);
+    if (status == YOLO_OK && report.epochs) printf("On the pictures that were held out:\n");
+    cli_print_training(&report);
+    return status == YOLO_OK ? 0 : cli_fail(run, &error);
+}
+
 static int cli_run_info(cli_run *run) {
     yolo_error error;
     char *text = NULL;
@@ -14261,19 +14821,23 @@ static int cli_run_version(cli_run *run) {
 #define CLI_OPTIONS(table) table, YOLO_COUNT(table)
 static const cli_verb cli_verbs[] = {
     {"prepare", "labelled pictures -> train and val sets and data.yaml", "yolo prepare source=photos out=dataset val=20",
-     CLI_OPTIONS(cli_prepare_options), {"source", "out"}, NULL, cli_run_prepare},
+     CLI_OPTIONS(cli_prepare_options), {"source", "out"}, NULL, NULL, cli_run_prepare},
+    {"train", "train a detector, from scratch or from a checkpoint", "yolo train data=data.yaml model=yolov8n.pt epochs=100",
+     CLI_OPTIONS(cli_train_options), {"data", "model"}, "resume", NULL, cli_run_train},
     {"val", "precision, recall, mAP50 and mAP50-95 of a model on a data set", "yolo val model=best.pt data=data.yaml",
-     CLI_OPTIONS(cli_val_options), {"model", "data"}, NULL, cli_run_val},
+     CLI_OPTIONS(cli_val_options), {"model", "data"}, NULL, NULL, cli_run_val},
     {"label", "write YOLO .txt labels for a tree of pictures", "yolo label model=best.pt source=photos",
-     CLI_OPTIONS(cli_label_options), {"model", "source"}, NULL, cli_run_label},
+     CLI_OPTIONS(cli_label_options), {"model", "source"}, NULL, NULL, cli_run_label},
     {"predict", "annotated pictures, labels and crops into runs/detect/predict", "yolo predict model=best.pt source=photos save_txt=true",
-     CLI_OPTIONS(cli_predict_options), {"model", "source"}, NULL, cli_run_predict},
+     CLI_OPTIONS(cli_predict_options), {"model", "source"}, NULL, NULL, cli_run_predict},
     {"info", "what is in a checkpoint, without running any code in it", "yolo info best.pt",
-     CLI_OPTIONS(cli_info_options), {"model"}, "model", cli_run_info},
-    {"devices", "CPU features, GPUs, driver and NCCL", "yolo devices", NULL, 0, {NULL}, NULL, cli_run_devices},
+     CLI_OPTIONS(cli_info_options), {"model"}, NULL, "model", cli_run_info},
+    {"devices", "CPU features, GPUs, driver and NCCL", "yolo devices", NULL, 0, {NULL}, NULL, NULL, cli_run_devices},
     {"bench", "time the forward pass", "yolo bench model=yolov8n.pt imgsz=640 threads=2",
-     CLI_OPTIONS(cli_bench_options), {"model"}, NULL, cli_run_bench},
-    {"version", "version and kind of build", "yolo version", NULL, 0, {NULL}, NULL, cli_run_version},
+     CLI_OPTIONS(cli_bench_options), {"model"}, NULL, NULL, cli_run_bench},
+    {"demo", "draws pictures of shapes, trains on them, finds them: minutes on 2 cores", "yolo demo",
+     CLI_OPTIONS(cli_demo_options), {NULL}, NULL, NULL, cli_run_demo},
+    {"version", "version and kind of build", "yolo version", NULL, 0, {NULL}, NULL, NULL, cli_run_version},
 };
 
 /* ---- help and main */
@@ -14295,25 +14859,37 @@ static void cli_describe(const cli_option *option, char *text, size_t size) {
     else snprintf(text, size, "%s", option->values);
 }
 
+/* The options that have no effect, in lines. */
+static void cli_print_nothing(const cli_verb *verb) {
+    int column = 0;
+    for (int i = 0; i < verb->option_count; i++) {
+        const cli_option *option = &verb->options[i];
+        if (option->kind != CLI_NOTHING) continue;
+        if (!column || column + strlen(option->name) > 110) column = printf(column ? ",\n  %s" : "\n  Accepted without effect: %s", option->name) - 2;
+        else column += printf(", %s", option->name);
+    }
+    if (column) printf("\n");
+}
+
 static void cli_print_verb_help(const cli_verb *verb) {
     char values[80];
     printf("yolo %s - %s\n\n  %s\n", verb->name, verb->does, verb->example);
-    if (verb->option_count) printf("\n  %-13s %-26s %-12s %s\n", "OPTION", "VALUES", "DEFAULT", "MEANING");
+    if (verb->option_count) printf("\n  %-15s %-26s %-11s %s\n", "OPTION", "VALUES", "DEFAULT", "MEANING");
     for (int i = 0; i < verb->option_count; i++) {
         const cli_option *option = &verb->options[i];
         bool needed = false;
+        if (option->kind == CLI_NOTHING) continue;
         for (int j = 0; j < YOLO_COUNT(verb->needs); j++) needed |= verb->needs[j] && !strcmp(verb->needs[j], option->name);
         cli_describe(option, values, sizeof values);
-        printf("  %-13s %-26s %-12s %s\n", option->name, values, needed ? "(needed)" : *option->standard ? option->standard : "-",
+        printf("  %-15s %-26s %-11s %s\n", option->name, values, needed ? "(needed)" : *option->standard ? option->standard : "-",
                option->help);
     }
+    cli_print_nothing(verb);
 }
 
 /* Verbs of the whole program that this version does not have. */
 static const char *const cli_absent[][2] = {
-    {"train", "this version does not train yet"},
     {"export", "this version does not export yet"},
-    {"demo", "this version has no demo yet: it comes with training"},
     {"ui", "this version has no page yet"},
 };
 
@@ -14367,7 +14943,8 @@ static int cli_run_verb(const cli_verb *verb, char **arguments) {
 static int cli_main(char **arguments) {
     const char *word = arguments[0];
     int status = 0;
-    if (word && !strcmp(word, "detect")) word = *++arguments; /* ultralytics' task word */
+    if (word && (!strcmp(word, "detect") || !strcmp(word, "task=detect"))) word = *++arguments; /* ultralytics' task word */
+    if (word && !strncmp(word, "mode=", 5)) word += 5;
     if (!word) {
         cli_print_help(stdout);
         if (os_console_is_own()) {
@@ -14388,6 +14965,7 @@ static int cli_main(char **arguments) {
 static void cli_interrupted(int number) {
     (void)number;
     yolo_interrupt();
+    os_note("\nfinishing what is in hand; Ctrl-C again stops at once\n");
 }
 
 int main(int argc, char **argv) {

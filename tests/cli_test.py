@@ -115,8 +115,8 @@ def help_and_version():
     done = yolo()
     says(done, "prepare", "label", "predict", "help VERB")
     assert yolo("help").out == done.out == yolo("--help").out == yolo("detect").out
-    assert "train" not in [line.split()[0] for line in done.out.splitlines() if line.startswith("  ")]
-    for verb in ("prepare", "val", "label", "predict", "info", "bench"):
+    assert "export" not in [line.split()[0] for line in done.out.splitlines() if line.startswith("  ")]
+    for verb in ("prepare", "train", "val", "label", "predict", "info", "bench", "demo"):
         text = yolo("help", verb).out
         assert text == yolo(verb, "--help").out == yolo("detect", verb, "-h").out
         assert all(len(line) <= 116 for line in text.splitlines()), text
@@ -157,7 +157,7 @@ def wrong_usage():
 
 @test
 def absent_verbs():
-    for verb in ("train", "export", "demo", "ui"):
+    for verb in ("export", "ui"):
         done = yolo("detect", verb, "data=x.yaml", status=1)
         says(done, f"yolo {verb}: this version", "yet")
 

@@ -71,6 +71,13 @@ static void test_cli_complaints(void) {
         {"label", "source=b", "model=FILE is missing, for example: yolo label"},
         {"label", "model=a", "source=PATH is missing"},
         {"devices", "all=1", "this verb has no options"},
+        {"train", "data=a|model=b|epoch=3", "unknown option 'epoch', did you mean 'epochs'"},
+        {"train", "data=a|model=b|learning_rate=3", "unknown option 'learning_rate'"},
+        {"train", "data=a|model=b|epochs=0", "epochs=0: expected a whole number from 1"},
+        {"train", "data=a|model=b|batch=x", "batch=x: expected a number from -1 to 1024 pictures"},
+        {"train", "data=a|model=b|lr0=-1", "lr0=-1: expected a number from 0 to 1"},
+        {"train", "data=a", "model=FILE is missing, for example: yolo train"},
+        {"train", "model=a|resume=false", "data=FILE is missing"},
         {"info", "", "model=FILE is missing"},
     };
     for (int i = 0; i < YOLO_COUNT(cases); i++) {
@@ -96,6 +103,26 @@ static void test_cli_distances(void) {
     CHECK(cli_distance(word, "a") == 39);
 }
 
+/* As ultralytics' users type it. */
+static void test_cli_training(void) {
+    cli_run run;
+    yolo_error error;
+    yolo_train_options o;
+    CHECK_MSG(test_cli_parse(&run, "train", "data=x.yaml|model=yolov8n.pt|epochs=3|imgsz=320|batch=-1|freeze=10|cache=True|optimizer=SGD|resume=true|"
+              "workers=0|device=cpu|name=None|classes=[0, 2]|seed=7|lr0=1e-3|--cos-lr|cache=disk|amp=False|dropout=0|deterministic=True|task=detect",
+              &error) == YOLO_OK, "%s", error.message);
+    CHECK(cli_training(&run, &o, &error) == YOLO_OK);
+    CHECK(!strcmp(o.data, "x.yaml") && !strcmp(o.model, "yolov8n.pt") && o.epochs == 3 && o.imgsz == 320 && o.batch == -1 && o.resume && o.cos_lr);
+    CHECK(!strcmp(o.freeze, "10") && !strcmp(o.cache, "ram") && !strcmp(o.optimizer, "SGD") && !strcmp(o.name, "train") && o.seed == 7);
+    CHECK(o.class_count == 2 && o.classes[1] == 2 && o.lr0 == 0.001 && o.workers == 0 && !o.amp && !o.activation);
+    CHECK(test_cli_parse(&run, "train", "resume=runs/detect/train/weights/last.pt", &error) == YOLO_OK && cli_training(&run, &o, &error) == YOLO_OK);
+    CHECK(o.resume && !o.data && !strcmp(o.model, "runs/detect/train/weights/last.pt"));
+    CHECK(test_cli_parse(&run, "train", "--resume|true", &error) == YOLO_OK && cli_training(&run, &o, &error) == YOLO_OK && o.resume && !o.model);
+    CHECK(test_cli_parse(&run, "train", "data=a|model=b|cache=False", &error) == YOLO_OK && cli_training(&run, &o, &error) == YOLO_OK);
+    CHECK(!strcmp(o.cache, "false") && !o.resume);
+    CHECK(test_cli_parse(&run, "train", "data=a|model=b|cache=rom", &error) == YOLO_OK && cli_training(&run, &o, &error) == YOLO_ERROR_USAGE);
+}
+
 /* Every row is complete, its default parses, and no two of a verb share a name. */
 static void test_cli_tables(void) {
     for (int v = 0; v < YOLO_COUNT(cli_verbs); v++) {
@@ -116,8 +143,30 @@ static void test_cli_tables(void) {
     }
 }
 
+/* The rows of a verb whose fields lie in [from, from + size) of the values have the defaults of `library`. */
+static void test_cli_same_fields(const char *verb, const char *line, size_t from, size_t size, const void *library) {
+    cli_run run;
+    yolo_error error;
+    CHECK_MSG(test_cli_parse(&run, verb, line, &error) == YOLO_OK, "%s", error.message);
+    for (int i = 0; i < run.verb->option_count; i++) {
+        const cli_option *option = &run.verb->options[i];
+        const void *said = (const char *)&run.values + option->field, *standard = (const char *)library + (option->field - from);
+        bool text = option->kind == CLI_TEXT || option->kind == CLI_CHOICE, needed = strstr(line, option->name) != NULL;
+        if (option->kind == CLI_NOTHING || option->field < from || option->field >= from + size || needed) continue;
+        const char *words[2] = {"", ""};
+        if (text) memcpy(&words[0], said, sizeof words[0]), memcpy(&words[1], standard, sizeof words[1]);
+        if (text) CHECK_MSG(!strcmp(words[0], words[1] ? words[1] : ""), "%s %s", verb, option->name);
+        else CHECK_MSG(!memcmp(said, standard, option->kind == CLI_BOOL ? sizeof(bool) : option->kind == CLI_WHOLE ? sizeof(int) : sizeof(double)),
+                       "%s %s", verb, option->name);
+    }
+}
+
 /* What `yolo help` prints as default is what the library takes as default. */
 static void test_cli_defaults(void) {
+    yolo_train_options train = yolo_train_defaults();
+    yolo_demo_options demo = yolo_demo_defaults();
+    test_cli_same_fields("train", "data=a|model=b", CLI_AT(train), sizeof train, &train);
+    test_cli_same_fields("demo", "", CLI_AT(demo), sizeof demo, &demo);
     cli_run run;
     yolo_error error;
     const cli_values *v = &run.values;
@@ -255,6 +304,7 @@ static const test_case tests_cli[] = {
     {"cli_spellings", "name=value, --name value, --flag, lists, repeats, positionals", test_cli_spellings},
     {"cli_complaints", "each wrong usage is named with what was expected", test_cli_complaints},
     {"cli_distances", "edit distance and the nearest verb", test_cli_distances},
+    {"cli_training", "the options of training as ultralytics' users type them", test_cli_training},
     {"cli_tables", "option tables are complete and their defaults parse", test_cli_tables},
     {"cli_defaults", "defaults of the command line are those of the library", test_cli_defaults},
 };
