@@ -8404,6 +8404,8 @@ typedef struct op_kernels {
     void (*winograd_in)(float *v, ptrdiff_t frequency, const float *in, ptrdiff_t pixel, ptrdiff_t pitch, int channels, float *scratch);
     void (*winograd_out)(float *out, ptrdiff_t pixel, const float *m, ptrdiff_t frequency);
     void (*winograd_filter)(float *u, ptrdiff_t frequency, const float *g, ptrdiff_t tap);
+    void (*winograd_d_out)(float *v, ptrdiff_t frequency, const float *in, ptrdiff_t pixel, ptrdiff_t pitch, int channels, float *scratch);
+    void (*winograd_d_filter)(float *g, ptrdiff_t tap, const float *u, ptrdiff_t frequency, int channels);
     void (*largest)(float *out, const float *in, ptrdiff_t step, int count, int channels);
 } op_kernels;
 
@@ -8756,6 +8758,56 @@ static void OP_(winograd_filter)(float *u, ptrdiff_t frequency, const float *g, 
     for (int i = 0; i < 6; i++) OP_(winograd_filter_1d)(u + i * 6 * frequency, frequency, half + i * 3 * OP_VECTOR, OP_VECTOR);
 }
 
+/* A d along one axis: four vectors `step` floats apart, to six `out_step` apart. */
+OP_INLINE void OP_(winograd_d_out_1d)(float *out, ptrdiff_t out_step, const float *in, ptrdiff_t step) {
+    const V d0 = v_load(in), d1 = v_load(in + step), d2 = v_load(in + 2 * step), d3 = v_load(in + 3 * step);
+    const V even = v_add(d0, d2), odd = v_add(d1, d3);
+    const V even2 = v_fma(v_set1(4.0f), d2, d0), odd2 = v_mul(v_set1(2.0f), v_fma(v_set1(4.0f), d3, d1));
+    v_store(out, d0);
+    v_store(out + out_step, v_add(even, odd));
+    v_store(out + 2 * out_step, v_sub(even, odd));
+    v_store(out + 3 * out_step, v_add(even2, odd2));
+    v_store(out + 4 * out_step, v_sub(even2, odd2));
+    v_store(out + 5 * out_step, d3);
+}
+
+/* A d A^T of a 4x4 patch, as winograd_in: the transpose of winograd_out. */
+static void OP_(winograd_d_out)(float *v, ptrdiff_t frequency, const float *in, ptrdiff_t pixel, ptrdiff_t pitch, int channels,
+                                float *scratch) {
+    for (int c = 0; c < channels; c += OP_VECTOR) {
+        c = YOLO_MIN(c, channels - OP_VECTOR);
+        for (int x = 0; x < 4; x++)
+            OP_(winograd_d_out_1d)(scratch + x * OP_VECTOR, 4 * OP_VECTOR, in + c + x * pixel, pitch);
+        for (int y = 0; y < 6; y++)
+            OP_(winograd_d_out_1d)(v + c + y * 6 * frequency, frequency, scratch + y * 4 * OP_VECTOR, OP_VECTOR);
+    }
+}
+
+/* G^T u along one axis: six vectors `step` floats apart, to three `out_step` apart. */
+OP_INLINE void OP_(winograd_d_filter_1d)(float *out, ptrdiff_t out_step, const float *u, ptrdiff_t step) {
+    const V u1 = v_load(u + step), u2 = v_load(u + 2 * step), u3 = v_load(u + 3 * step), u4 = v_load(u + 4 * step);
+    const V sixth = v_set1(-1.0f / 6), plus = v_mul(sixth, v_add(u1, u2)), plus2 = v_add(u3, u4);
+    v_store(out, v_fma(v_set1(0.25f), v_load(u), v_fma(v_set1(1.0f / 24), plus2, plus)));
+    v_store(out + out_step, v_fma(v_set1(1.0f / 12), v_sub(u3, u4), v_mul(sixth, v_sub(u1, u2))));
+    v_store(out + 2 * out_step, v_add(v_load(u + 5 * step), v_sub(plus, v_mul(sixth, plus2))));
+}
+
+/* g += G^T u G, the transpose of winograd_filter, of `channels` filters side by side; u may be read to a whole vector. */
+static void OP_(winograd_d_filter)(float *g, ptrdiff_t tap, const float *u, ptrdiff_t frequency, int channels) {
+    float half[18 * OP_VECTOR], whole[9 * OP_VECTOR];
+    for (int c = 0; c < channels; c += OP_VECTOR) {
+        const int count = YOLO_MIN(channels - c, OP_VECTOR);
+        for (int x = 0; x < 6; x++) OP_(winograd_d_filter_1d)(half + x * OP_VECTOR, 6 * OP_VECTOR, u + c + x * frequency, 6 * frequency);
+        for (int y = 0; y < 3; y++) OP_(winograd_d_filter_1d)(whole + y * 3 * OP_VECTOR, OP_VECTOR, half + y * 6 * OP_VECTOR, OP_VECTOR);
+        for (int t = 0; t < 9; t++) {
+            float *to = g + t * tap + c;
+            const V more = v_load(whole + t * OP_VECTOR);
+            if (count == OP_VECTOR) v_store(to, v_add(v_load(to), more));
+            else OP_(store_some)(to, v_add(OP_(load_some)(to, count), more), count);
+        }
+    }
+}
+
 /* out(channels) = the largest of `count` pixels `step` floats apart, or the NaN among them, as torch's pooling has it. */
 static void OP_(largest)(float *out, const float *in, ptrdiff_t step, int count, int channels) {
     for (int c = 0; c < channels; c += OP_VECTOR) {
@@ -8778,7 +8830,7 @@ static void OP_(largest)(float *out, const float *in, ptrdiff_t step, int count,
 static const op_kernels OP_(kernels) = {
     OP_VECTOR, OP_TILE, {{OP_ROWS(OP_TILE_NAMES_1)}, {OP_ROWS(OP_TILE_NAMES_2)}},
     {{OP_ROWS(OP_OUTER_NAMES_1)}, {OP_ROWS(OP_OUTER_NAMES_2)}},
-    OP_(finish), OP_(winograd_in), OP_(winograd_out), OP_(winograd_filter), OP_(largest)};
+    OP_(finish), OP_(winograd_in), OP_(winograd_out), OP_(winograd_filter), OP_(winograd_d_out), OP_(winograd_d_filter), OP_(largest)};
 
 #undef OP_JOIN
 #undef OP_
@@ -9205,33 +9257,35 @@ static void op_direct_body(void *context, int index, int worker) {
 }
 
 /* Tile t of the whole batch: its image, and the first pixel of its output. */
-static void op_winograd_place(const op_plan *plan, int64_t t, int *n, int *y, int *x) {
-    *x = (int)(t % plan->tiles_x) * OP_WINOGRAD_OUT;
-    *y = (int)(t / plan->tiles_x % plan->tiles_y) * OP_WINOGRAD_OUT;
-    *n = (int)(t / plan->tiles_x / plan->tiles_y);
+static void op_winograd_place(int64_t t, int tiles_y, int tiles_x, int *n, int *y, int *x) {
+    *x = (int)(t % tiles_x) * OP_WINOGRAD_OUT;
+    *y = (int)(t / tiles_x % tiles_y) * OP_WINOGRAD_OUT;
+    *n = (int)(t / tiles_x / tiles_y);
+}
+
+/* size x size pixels of image n from (y, x) on: where they lie, or a copy with zeros for what is outside of the image. */
+static const float *op_winograd_patch(const ten *in, int n, int y, int x, int size, float *copy, ptrdiff_t *pixel, ptrdiff_t *pitch) {
+    if (y < 0 || x < 0 || y + size > in->h || x + size > in->w) {
+        op_copy_padded(copy, in, n, y, x, size, size);
+        *pixel = in->c;
+        *pitch = (ptrdiff_t)size * in->c;
+        return copy;
+    }
+    *pixel = (ptrdiff_t)in->pixel;
+    *pitch = *pixel * in->w;
+    return ten_at(in, n, y, x);
 }
 
 /* Transforms the inputs of tiles [from, to) of the block that starts at tile `first`. */
 static void op_winograd_gather(const op_job *job, int64_t first, int64_t from, int64_t to, float *v, float *scratch) {
-    const ten *in = job->in;
+    const op_plan *plan = &job->plan;
     const int padding = job->conv->padding;
-    float *patch = scratch + OP_FREQUENCIES * 16;
     for (int64_t t = from; t < to; t++) {
         int n, y, x;
-        op_winograd_place(&job->plan, t, &n, &y, &x);
-        y -= padding;
-        x -= padding;
-        const float *data = patch;
-        ptrdiff_t pixel = in->c;
-        ptrdiff_t pitch = (ptrdiff_t)OP_WINOGRAD_IN * in->c;
-        if (y < 0 || x < 0 || y + OP_WINOGRAD_IN > in->h || x + OP_WINOGRAD_IN > in->w) {
-            op_copy_padded(patch, in, n, y, x, OP_WINOGRAD_IN, OP_WINOGRAD_IN);
-        } else {
-            data = ten_at(in, n, y, x);
-            pixel = (ptrdiff_t)in->pixel;
-            pitch = pixel * in->w;
-        }
-        job->conv->kernels->winograd_in(v + (t - first) * job->plan.depth, job->plan.v_frequency, data, pixel, pitch, in->c, scratch);
+        ptrdiff_t pixel, pitch;
+        op_winograd_place(t, plan->tiles_y, plan->tiles_x, &n, &y, &x);
+        const float *patch = op_winograd_patch(job->in, n, y - padding, x - padding, OP_WINOGRAD_IN, scratch + OP_FREQUENCIES * 16, &pixel, &pitch);
+        job->conv->kernels->winograd_in(v + (t - first) * plan->depth, plan->v_frequency, patch, pixel, pitch, job->in->c, scratch);
     }
 }
 
@@ -9251,7 +9305,7 @@ static void op_winograd_panel(const op_job *job, int panel, int64_t first, int64
     const float *bias = conv->bias + panel * 2 * conv->kernels->vector;
     for (int64_t t = first; t < end; t++) {
         int n, y, x;
-        op_winograd_place(plan, t, &n, &y, &x);
+        op_winograd_place(t, plan->tiles_y, plan->tiles_x, &n, &y, &x);
         for (int c = 0; c < width; c += conv->kernels->vector)
             conv->kernels->winograd_out(pixels + c, width, m + (t - first) * width + c, plan->m_frequency);
         for (int row = 0; row < OP_WINOGRAD_OUT && y + row < plan->out_h; row++) {
@@ -9471,119 +9525,222 @@ static void op_conv_dgrad(const ten *d_in, const ten *d_out, const op_dgrad *dgr
 }
 
 /* ---- convolution: gradient of the weights ----
-   A sum over pixels of outer products d_out(k) x in(s,c), cut into pieces of pixels that depend on the shapes alone; each
-   piece has its own sums, which are added in the order of the pieces. A piece is cut again by output channels when few
-   pieces would hold many sums. */
+   A sum over pixels of outer products d_out(k) x in(s,c), cut into pieces that depend on the shapes alone; each piece has
+   its own sums, which are added in the order of the pieces. A piece is cut again by output channels when few pieces would
+   hold many sums. 3x3, stride 1: the sum over tiles of 36 outer products of transformed d_out and in; either a piece's
+   worker transforms some tiles at a time for itself, or, when the sums are many, the transformed tiles are shared and the
+   sums are cut by frequency and output channels. */
 
 enum { OP_WGRAD_ITEMS = 32, OP_WGRAD_SUMS = 512 << 10 /* floats of all pieces together */, OP_WGRAD_PIXELS = 256 /* at once */ };
+enum { OP_WGRAD_OWN = 64 << 10 /* most sums of a piece with tiles of its own */, OP_WGRAD_TILES = 128 /* at once */ };
+enum { OP_WGRAD_SHARED = 8 << 20 /* bytes of shared tiles */, OP_WGRAD_CUT = 56 /* output channels, with shared tiles */ };
 
 typedef struct op_wgrad {
     const op_kernels *kernels;
     const ten *d_out, *in;
     int kernel, stride, padding;
+    bool winograd, shared;
     bool in_place;          /* the input needs no padded copy */
-    ptrdiff_t span, sum_row; /* floats of a filter row: S*C, and what they take in the sums */
-    int rows, block;        /* rows of d_out in all images, and those that are worked on at once */
+    ptrdiff_t span, sum_row; /* floats of a filter row: S*C, and what they take in the sums (Winograd: C) */
+    ptrdiff_t sum_frequency; /* Winograd: sums from frequency to frequency */
+    int rows, block;        /* rows of d_out (Winograd: tiles) in all images, and those that are worked on at once */
     int pieces, piece_rows, cuts, cut_channels;
-    int band_w;
-    int64_t piece_floats, worker_floats;
-    float *sums, *workers, *d_weight, *d_bias;
+    int band_w, tiles_y, tiles_x;
+    ptrdiff_t in_depth, out_depth;         /* Winograd: floats from tile to tile, in and d_out */
+    ptrdiff_t in_frequency, out_frequency; /* Winograd: floats from frequency to frequency, in and d_out */
+    int64_t piece_floats, worker_floats, shared_floats;
+    float *sums, *tiles, *workers, *d_weight, *d_bias;
+    int first, count;       /* shared tiles at hand */
 } op_wgrad;
 
-static void op_wgrad_cut(op_wgrad *job, int K) {
-    job->piece_floats = (int64_t)K * job->kernel * job->sum_row;
+/* Cuts all rows into pieces, and K into cuts when there are few. */
+static void op_wgrad_cut(op_wgrad *job, int K, int items) {
     const int most = (int)YOLO_CLAMP(OP_WGRAD_SUMS / job->piece_floats, 1, OP_WGRAD_ITEMS);
-    job->piece_rows = (job->rows + most - 1) / most;
+    job->piece_rows = job->shared ? job->rows : (job->rows + most - 1) / most;
     job->pieces = (job->rows + job->piece_rows - 1) / job->piece_rows;
     const int height = job->kernels->tile_rows, tiles = (K + height - 1) / height;
-    job->cuts = YOLO_MIN((OP_WGRAD_ITEMS + job->pieces - 1) / job->pieces, tiles);
+    job->cuts = YOLO_MIN((items + job->pieces - 1) / job->pieces, tiles);
     job->cut_channels = (tiles + job->cuts - 1) / job->cuts * height;
     job->cuts = (K + job->cut_channels - 1) / job->cut_channels;
+}
+
+static void op_wgrad_plan_winograd(op_wgrad *job, int C, int K, int n, int out_h, int out_w) {
+    const int vector = job->kernels->vector;
+    job->tiles_y = (out_h + OP_WINOGRAD_OUT - 1) / OP_WINOGRAD_OUT;
+    job->tiles_x = (out_w + OP_WINOGRAD_OUT - 1) / OP_WINOGRAD_OUT;
+    job->rows = n * job->tiles_y * job->tiles_x;
+    job->sum_row = (C + vector - 1) / vector * vector;
+    job->sum_frequency = (ptrdiff_t)(op_align(K * job->sum_row) | 16);
+    job->piece_floats = OP_FREQUENCIES * (int64_t)job->sum_frequency;
+    job->shared = job->piece_floats > OP_WGRAD_OWN;
+    job->in_depth = (ptrdiff_t)op_align(C);
+    job->out_depth = (ptrdiff_t)op_align(K);
+    const int64_t tile = (int64_t)sizeof(float) * OP_FREQUENCIES * (job->in_depth + job->out_depth);
+    job->block = (int)YOLO_CLAMP((job->shared ? OP_WGRAD_SHARED : OP_CACHE / 2) / tile, 16, job->rows);
+    job->in_frequency = (ptrdiff_t)((job->block * job->in_depth) | 16);
+    job->out_frequency = (ptrdiff_t)((job->block * job->out_depth) | 16);
+    const int64_t tiles = OP_FREQUENCIES * (int64_t)(job->in_frequency + job->out_frequency);
+    *(job->shared ? &job->shared_floats : &job->worker_floats) = tiles;
+    job->worker_floats += OP_FREQUENCIES * (16 + op_align(YOLO_MAX(C, K)));
+    op_wgrad_cut(job, K, job->shared ? (K + OP_WGRAD_CUT - 1) / OP_WGRAD_CUT : 1);
 }
 
 static op_wgrad op_wgrad_plan(op_isa isa, int C, int K, int kernel, int stride, int padding, int n, int h, int w) {
     const op_kernels *kernels = op_kernels_for(isa);
     const int out_h = (h + 2 * padding - kernel) / stride + 1, out_w = (w + 2 * padding - kernel) / stride + 1;
     op_wgrad job = {.kernels = kernels, .kernel = kernel, .stride = stride, .padding = padding, .rows = n * out_h};
-    job.in_place = kernel == 1 && stride == 1 && padding == 0 && C % kernels->vector == 0;
     job.span = (ptrdiff_t)kernel * C;
+    job.winograd = kernel == 3 && stride == 1 && YOLO_MIN(C, K) >= YOLO_MAX(kernels->vector, 8);
+    if (job.winograd) {
+        op_wgrad_plan_winograd(&job, C, K, n, out_h, out_w);
+        return job;
+    }
+    job.in_place = kernel == 1 && stride == 1 && padding == 0 && C % kernels->vector == 0;
     job.sum_row = (job.span + kernels->vector - 1) / kernels->vector * kernels->vector;
     job.block = YOLO_MIN(YOLO_MAX(OP_WGRAD_PIXELS / out_w, 1), out_h);
     job.band_w = (out_w - 1) * stride + kernel;
     const int64_t band = ((int64_t)(job.block - 1) * stride + kernel) * job.band_w * C;
     job.worker_floats = job.in_place ? 0 : op_align(band + 2 * kernels->vector);
-    op_wgrad_cut(&job, K);
+    job.piece_floats = op_align((int64_t)K * kernel * job.sum_row);
+    op_wgrad_cut(&job, K, OP_WGRAD_ITEMS);
     return job;
 }
 
 /* Bytes that op_conv_wgrad needs for a forward input of n,h,w and a pool of up to `threads`. */
 static size_t op_wgrad_workspace(op_isa isa, int C, int K, int kernel, int stride, int padding, int n, int h, int w, int threads) {
     const op_wgrad plan = op_wgrad_plan(isa, C, K, kernel, stride, padding, n, h, w);
-    return (size_t)(plan.pieces * op_align(plan.piece_floats) + threads * plan.worker_floats) * sizeof(float);
+    return (size_t)(plan.pieces * plan.piece_floats + plan.shared_floats + threads * plan.worker_floats) * sizeof(float);
 }
 
-/* The products of one block of pixels: `pairs` are all of its pixels, at output channel k0 and the block's first input row. */
-static void op_wgrad_block(const op_wgrad *job, op_pairs pairs, ptrdiff_t input_row, int channels, float *sums) {
-    const op_kernels *kernels = job->kernels;
-    const int vector = kernels->vector;
+/* sums(channels, span) += the outer products of all `pairs`, at their first channels. */
+static void op_wgrad_products(const op_kernels *kernels, op_pairs pairs, int channels, ptrdiff_t span, float *sums, ptrdiff_t sum_row) {
     const float *a = pairs.a, *b = pairs.b;
-    for (int r = 0; r < job->kernel; r++, b += input_row, sums += job->sum_row)
-        for (ptrdiff_t c = 0; c < job->span; c += 2 * vector) {
-            const int vectors = job->span - c > vector ? 2 : 1;
-            pairs.b = b + c;
-            for (int k = 0, rows; k < channels; k += rows) {
-                rows = op_tile_height(kernels, channels - k);
-                pairs.a = a + k;
-                kernels->outer[vectors - 1][rows - 1](sums + k * job->kernel * job->sum_row + c, job->kernel * job->sum_row, &pairs);
-            }
+    for (ptrdiff_t c = 0; c < span; c += 2 * kernels->vector) {
+        const int vectors = span - c > kernels->vector ? 2 : 1;
+        pairs.b = b + c;
+        for (int k = 0, rows; k < channels; k += rows) {
+            rows = op_tile_height(kernels, channels - k);
+            pairs.a = a + k;
+            kernels->outer[vectors - 1][rows - 1](sums + k * sum_row + c, sum_row, &pairs);
         }
+    }
+}
+
+/* Some rows of d_out of one image, from output channel k0 on, with the input rows under them. */
+static void op_wgrad_rows(const op_wgrad *job, int n, int y, int rows, int k0, int channels, float *sums, float *band) {
+    const ten *d_out = job->d_out, *in = job->in;
+    ptrdiff_t input_row = (ptrdiff_t)job->band_w * in->c;
+    op_pairs pairs = {.a = ten_at(d_out, n, y, 0) + k0, .a_pixel = (ptrdiff_t)d_out->pixel, .rows = rows, .columns = d_out->w};
+    pairs.a_row = pairs.a_pixel * d_out->w;
+    if (job->in_place) {
+        pairs.b = ten_at(in, n, y, 0);
+        pairs.b_pixel = (ptrdiff_t)in->pixel;
+        pairs.b_row = pairs.b_pixel * in->w;
+    } else {
+        const int copied = (rows - 1) * job->stride + job->kernel;
+        op_copy_padded(band, in, n, y * job->stride - job->padding, -job->padding, copied, job->band_w);
+        memset(band + copied * input_row, 0, 2 * (size_t)job->kernels->vector * sizeof(float));
+        pairs.b = band;
+        pairs.b_pixel = (ptrdiff_t)job->stride * in->c;
+        pairs.b_row = job->stride * input_row;
+    }
+    for (int r = 0; r < job->kernel; r++, pairs.b += input_row, sums += job->sum_row)
+        op_wgrad_products(job->kernels, pairs, channels, job->span, sums, job->kernel * job->sum_row);
 }
 
 static void op_wgrad_body(void *context, int index, int worker) {
     const op_wgrad *job = context;
-    const ten *d_out = job->d_out, *in = job->in;
+    const ten *d_out = job->d_out;
     const int piece = index / job->cuts, k0 = index % job->cuts * job->cut_channels;
-    const int channels = YOLO_MIN(job->cut_channels, d_out->c - k0), C = in->c;
-    float *band = job->workers + worker * job->worker_floats;
-    float *sums = job->sums + piece * op_align(job->piece_floats) + (int64_t)k0 * job->kernel * job->sum_row;
+    const int channels = YOLO_MIN(job->cut_channels, d_out->c - k0), end = YOLO_MIN((piece + 1) * job->piece_rows, job->rows);
+    float *sums = job->sums + piece * job->piece_floats + (int64_t)k0 * job->kernel * job->sum_row;
     memset(sums, 0, (size_t)(channels * job->kernel * job->sum_row) * sizeof(float));
-    const int end = YOLO_MIN((piece + 1) * job->piece_rows, job->rows);
     for (int row = piece * job->piece_rows, rows; row < end; row += rows) {
         const int n = row / d_out->h, y = row % d_out->h;
         rows = YOLO_MIN(YOLO_MIN(job->block, end - row), d_out->h - y);
-        op_pairs pairs = {.a = ten_at(d_out, n, y, 0) + k0, .a_pixel = (ptrdiff_t)d_out->pixel, .rows = rows, .columns = d_out->w};
-        pairs.a_row = pairs.a_pixel * d_out->w;
-        ptrdiff_t input_row = (ptrdiff_t)job->band_w * C;
-        pairs.b = band;
-        pairs.b_pixel = (ptrdiff_t)job->stride * C;
-        pairs.b_row = job->stride * input_row;
-        if (job->in_place) {
-            pairs.b = ten_at(in, n, y, 0);
-            pairs.b_pixel = (ptrdiff_t)in->pixel;
-            pairs.b_row = pairs.b_pixel * in->w;
-        } else {
-            const int copied = (rows - 1) * job->stride + job->kernel;
-            op_copy_padded(band, in, n, y * job->stride - job->padding, -job->padding, copied, job->band_w);
-            memset(band + copied * input_row, 0, 2 * (size_t)job->kernels->vector * sizeof(float));
-        }
-        op_wgrad_block(job, pairs, input_row, channels, sums);
+        op_wgrad_rows(job, n, y, rows, k0, channels, sums, job->workers + worker * job->worker_floats);
+    }
+}
+
+/* Transforms the tile t of both tensors to place `at` of the block at `tiles`. */
+static void op_wgrad_gather(const op_wgrad *job, int t, int at, float *tiles, float *scratch) {
+    int n, y, x;
+    ptrdiff_t pixel, pitch;
+    float *copy = scratch + OP_FREQUENCIES * 16;
+    op_winograd_place(t, job->tiles_y, job->tiles_x, &n, &y, &x);
+    const float *patch = op_winograd_patch(job->in, n, y - job->padding, x - job->padding, OP_WINOGRAD_IN, copy, &pixel, &pitch);
+    job->kernels->winograd_in(tiles + at * job->in_depth, job->in_frequency, patch, pixel, pitch, job->in->c, scratch);
+    tiles += OP_FREQUENCIES * job->in_frequency;
+    patch = op_winograd_patch(job->d_out, n, y, x, OP_WINOGRAD_OUT, copy, &pixel, &pitch);
+    job->kernels->winograd_d_out(tiles + at * job->out_depth, job->out_frequency, patch, pixel, pitch, job->d_out->c, scratch);
+}
+
+/* One frequency of `count` tiles, from output channel k0 on. */
+static void op_wgrad_frequency(const op_wgrad *job, int f, const float *tiles, int count, int k0, int channels, float *sums) {
+    op_pairs pairs = {.b = tiles + f * job->in_frequency, .b_pixel = job->in_depth, .a_pixel = job->out_depth, .rows = 1};
+    pairs.a = tiles + OP_FREQUENCIES * job->in_frequency + f * job->out_frequency + k0;
+    sums += f * job->sum_frequency + k0 * job->sum_row;
+    for (int t = 0; t < count; t += pairs.columns) {
+        pairs.columns = YOLO_MIN(count - t, OP_WGRAD_TILES);
+        op_wgrad_products(job->kernels, pairs, channels, job->in->c, sums, job->sum_row);
+        pairs.a += pairs.columns * pairs.a_pixel;
+        pairs.b += pairs.columns * pairs.b_pixel;
+    }
+}
+
+/* A piece whose worker transforms its own tiles. */
+static void op_wgrad_own_body(void *context, int piece, int worker) {
+    const op_wgrad *job = context;
+    float *tiles = job->workers + worker * job->worker_floats;
+    float *scratch = tiles + OP_FREQUENCIES * (job->in_frequency + job->out_frequency), *sums = job->sums + piece * job->piece_floats;
+    const int end = YOLO_MIN((piece + 1) * job->piece_rows, job->rows);
+    memset(sums, 0, (size_t)job->piece_floats * sizeof(float));
+    for (int first = piece * job->piece_rows; first < end; first += job->block) {
+        const int count = YOLO_MIN(job->block, end - first);
+        for (int t = 0; t < count; t++) op_wgrad_gather(job, first + t, t, tiles, scratch);
+        for (int f = 0; f < OP_FREQUENCIES; f++) op_wgrad_frequency(job, f, tiles, count, 0, job->d_out->c, sums);
+    }
+}
+
+static void op_wgrad_gather_body(void *context, int index, int worker) {
+    const op_wgrad *job = context;
+    const int end = YOLO_MIN((index + 1) * OP_GATHER, job->count);
+    for (int t = index * OP_GATHER; t < end; t++)
+        op_wgrad_gather(job, job->first + t, t, job->tiles, job->workers + worker * job->worker_floats);
+}
+
+static void op_wgrad_shared_body(void *context, int index, int worker) {
+    const op_wgrad *job = context;
+    const int f = index / job->cuts, k0 = index % job->cuts * job->cut_channels, channels = YOLO_MIN(job->cut_channels, job->d_out->c - k0);
+    (void)worker;
+    if (job->first == 0)
+        memset(job->sums + f * job->sum_frequency + k0 * job->sum_row, 0, (size_t)(channels * job->sum_row) * sizeof(float));
+    op_wgrad_frequency(job, f, job->tiles, job->count, k0, channels, job->sums);
+}
+
+static void op_wgrad_shared(op_wgrad *job, thr_pool *pool) {
+    for (job->first = 0; job->first < job->rows; job->first += job->block) {
+        job->count = YOLO_MIN(job->block, job->rows - job->first);
+        thr_parallel_for(pool, (job->count + OP_GATHER - 1) / OP_GATHER, op_wgrad_gather_body, job);
+        thr_parallel_for(pool, OP_FREQUENCIES * job->cuts, op_wgrad_shared_body, job);
     }
 }
 
 /* Adds the pieces of one output channel in their order. */
 static void op_wgrad_add_body(void *context, int k, int worker) {
     const op_wgrad *job = context;
-    const int64_t each = job->kernel * job->sum_row;
-    float *sums = job->sums + k * each;
+    const ptrdiff_t each = (job->winograd ? 1 : job->kernel) * job->sum_row;
+    float *sums = job->sums + k * each, *to = job->d_weight + k * job->kernel * job->span;
     (void)worker;
-    for (int piece = 1; piece < job->pieces; piece++) {
-        const float *more = sums + piece * op_align(job->piece_floats);
-        for (int64_t i = 0; i < each; i++) sums[i] += more[i];
-    }
-    for (int r = 0; r < job->kernel; r++) {
-        float *to = job->d_weight + ((int64_t)k * job->kernel + r) * job->span;
-        for (ptrdiff_t i = 0; i < job->span; i++) to[i] += sums[r * job->sum_row + i];
-    }
+    for (int piece = 1; piece < job->pieces; piece++)
+        for (int f = 0; f < (job->winograd ? OP_FREQUENCIES : 1); f++) {
+            float *sum = sums + f * job->sum_frequency;
+            const float *more = sum + piece * job->piece_floats;
+            for (ptrdiff_t i = 0; i < each; i++) sum[i] += more[i];
+        }
+    if (job->winograd) job->kernels->winograd_d_filter(to, job->in->c, sums, job->sum_frequency, job->in->c);
+    for (int r = 0; r < job->kernel && !job->winograd; r++, to += job->span, sums += job->sum_row)
+        for (ptrdiff_t i = 0; i < job->span; i++) to[i] += sums[i];
 }
 
 enum { OP_BIAS = 16 }; /* channels summed at once */
@@ -9594,8 +9751,8 @@ static void op_bias_body(void *context, int index, int worker) {
     const int k = index * OP_BIAS, count = YOLO_MIN(OP_BIAS, d_out->c - k);
     double total[OP_BIAS] = {0};
     (void)worker;
-    for (int row = 0; row < job->rows; row++) {
-        const float *from = d_out->data + (int64_t)row * d_out->w * d_out->pixel + k;
+    for (int64_t row = 0; row < (int64_t)d_out->n * d_out->h; row++) {
+        const float *from = d_out->data + row * d_out->w * d_out->pixel + k;
         float sums[OP_BIAS] = {0};
         for (int x = 0; x < d_out->w; x++, from += d_out->pixel)
             for (int i = 0; i < count; i++) sums[i] += from[i];
@@ -9615,8 +9772,10 @@ static void op_conv_wgrad(float *d_weight, float *d_bias, const ten *d_out, cons
     job.d_out = d_out;
     job.in = in;
     job.sums = workspace;
-    job.workers = job.sums + job.pieces * op_align(job.piece_floats);
-    thr_parallel_for(pool, job.pieces * job.cuts, op_wgrad_body, &job);
+    job.tiles = job.sums + job.pieces * job.piece_floats;
+    job.workers = job.tiles + job.shared_floats;
+    if (job.shared) op_wgrad_shared(&job, pool);
+    else thr_parallel_for(pool, job.pieces * job.cuts, job.winograd ? op_wgrad_own_body : op_wgrad_body, &job);
     thr_parallel_for(pool, d_out->c, op_wgrad_add_body, &job);
     if (d_bias) thr_parallel_for(pool, (d_out->c + OP_BIAS - 1) / OP_BIAS, op_bias_body, &job);
 }
