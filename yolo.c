@@ -13776,8 +13776,9 @@ static void demo_ground(rng *r, yolo_image *image, uint8_t ground[3]) {
         }
 }
 
-/* What is nothing: thin lines and crumbs. */
-static void demo_clutter(rng *r, yolo_image *image, int lines, int crumbs) {
+/* What is nothing: thin lines and crumbs, fewer than so many. */
+static void demo_clutter(rng *r, yolo_image *image, int most_lines, int most_crumbs) {
+    int lines = demo_below(r, most_lines), crumbs = demo_below(r, most_crumbs);
     uint8_t colour[3];
     for (int i = 0; i < lines + crumbs; i++) {
         float x = (float)demo_between(r, 0, image->width), y = (float)demo_between(r, 0, image->height);
@@ -13808,13 +13809,13 @@ static yolo_status demo_picture(uint64_t seed, int64_t index, yolo_image *image,
     image->pixels = mem_alloc((size_t)image->width * (size_t)image->height * 3);
     if (!image->pixels) return err_memory(error, (uint64_t)image->width * (uint64_t)image->height * 3);
     demo_ground(&r, image, ground);
-    demo_clutter(&r, image, demo_below(&r, 8), demo_below(&r, 24));
+    demo_clutter(&r, image, 8, 24);
     *count = demo_place(&r, shapes, ground, image->width, image->height);
     for (int i = 0; i < *count; i++) {
         demo_shape_draw(image, &shapes[i]);
         boxes[i] = shapes[i].box;
     }
-    demo_clutter(&r, image, demo_below(&r, 3), demo_below(&r, 6));
+    demo_clutter(&r, image, 3, 6);
     demo_noise(&r, image);
     return YOLO_OK;
 }

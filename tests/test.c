@@ -117,6 +117,7 @@ static const test_case tests_planted[] = {
 #include "test_pt.c"
 #include "test_eval.c"
 #include "test_cli.c"
+#include "test_demo.c"
 #include "test_img.c"
 #include "test_faults.c"
 
@@ -135,6 +136,7 @@ static const test_area test_areas[] = {
     {"pt", tests_pt, YOLO_COUNT(tests_pt)},
     {"eval", tests_eval, YOLO_COUNT(tests_eval)},
     {"cli", tests_cli, YOLO_COUNT(tests_cli)},
+    {"demo", tests_demo, YOLO_COUNT(tests_demo)},
     {"img", tests_img, YOLO_COUNT(tests_img)},
     {"faults", tests_faults, YOLO_COUNT(tests_faults)},
 };
