@@ -1631,28 +1631,344 @@ static void img_letterbox_run(const img_letterbox *plan, const yolo_image *in, f
     }
 }
 
-/* ---- drawing ---- */
+/* ---- text ---- */
 
-/* A font of strokes, ASCII from '!' to '~': each point is a digit (x) and a letter (y, 'a' at the top of capitals, 'e'
-   at the top of small letters, 'm' the base line); a stroke joins the points up to a blank. Strokes, not a bitmap, so
-   that a name is as legible on a picture of 8,000 pixels as on one of 300. */
-static const char *const img_font[] = {
-    "0a0i 0m", "0a0d 3a3d", "2a1m 6a5m 0e7e 0i7i", "7c5b2b0c0e2g5g7i7k5l2l0k 4a4m", "8a0m 1a2a3b3d2e1e0d0b1a 6i7i8j8l7m6m5l5j6i",
-    "8m2d2b3a4a5b5d1g0i0k2m5m8i", "0a0d", "3a1d0f0i1k3n", "0a2d3f3i2k0n", "3a3g 0b6f 6b0f", "3e3k 0h6h", "1l1m0o", "0h5h", "0m",
-    "5a0m", "2a5a7c7k5m2m0k0c2a", "0c3a3m 1m5m", "0c2a5a7c7e6g0m7m", "0c2a5a7c7d5f2f 5f7h7k5m2m0k", "5m5a0i7i",
-    "7a1a0f2e5e7g7k5m2m0k", "6b5a2a0c0k2m5m7k7h5f2f0h", "0a7a2m", "2a5a7c7d5f2f0d0c2a 2f0h0k2m5m7k7h5f",
-    "1l2m5m7k7c5a2a0c0f2h5h7f", "0f 0m", "1f 1l1m0o", "6d0h6l", "0f6f 0j6j", "0d6h0l", "0c2a4a6c6e3h3i 3m",
-    "6g5e4e2f2h3j4j6h6e 6h7j8i8c6a2a0c0k2m6m", "0m4a8m 1i7i", "0a5a7c7d5f0f 5f7h7k5m0m0a", "7c5a2a0c0k2m5m7k", "0a4a7d7j4m0m0a",
-    "6a0a0m6m 0f5f", "6a0a0m 0f5f", "7c5a2a0c0k2m5m7k7g4g", "0a0m 7a7m 0f7f", "0a4a 2a2m 0m4m", "5a5k3m2m0k", "0a0m 7a0h 2f7m",
-    "0a0m6m", "0m0a4h8a8m", "0m0a7m7a", "2a6a8c8k6m2m0k0c2a", "0m0a5a7c7e5g0g", "2a6a8c8k6m2m0k0c2a 5j8m", "0m0a5a7c7e5g0g 4g7m",
-    "7c5a2a0c0d2f5g7i7k5m2m0k", "0a8a 4a4m", "0a0k2m5m7k7a", "0a4m8a", "0a2m4e6m8a", "0a7m 7a0m", "0a4g8a 4g4m", "0a7a0m7m",
-    "3a0a0n3n", "0a5m", "0a3a3n0n", "0e3a6e", "0n7n", "0a2c", "1e4e6g6m 6h2h0j0k2m4m6k", "0a0m 0g2e4e6g6k4m2m0k", "6g4e2e0g0k2m4m6k",
-    "6a6m 6g4e2e0g0k2m4m6k", "0i6i6g4e2e0g0k2m4m6l", "5a3a2c2m 0e4e", "6e6o4q2q0p 6g4e2e0g0k2m4m6k", "0a0m 0g2e4e6g6m", "0e0m 0b",
-    "2e2p0q 2b", "0a0m 5e0j 2h6m", "0a0k1m2m", "0e0m 0g2e3e4g4m 4g6e7e8g8m", "0e0m 0g2e4e6g6m", "2e4e6g6k4m2m0k0g2e",
-    "0e0q 0g2e4e6g6k4m2m0k", "6e6q 6g4e2e0g0k2m4m6k", "0e0m 0h2e4e", "6f4e2e0f0g2h4i6j6k4m2m0l", "2b2k3m4m 0e4e", "0e0k2m4m6k 6e6m",
-    "0e3m6e", "0e2m4f6m8e", "0e6m 6e0m", "0e3m 6e2o1q0q", "0e6e0m6m", "3a2b2f0g2h2m3n", "0a0n", "0a1b1f3g1h1m0n", "0h2f4h6f",
+/* A font of strokes on a grid whose capitals are 12 units high. A point is x (0..9, A..F) and y: a letter, 'a' at the top
+   of capitals, 'd' at the top of small letters, 'm' the base line. A small letter is a point of the stroke, a capital
+   one the control point of a parabola, with a point of the stroke half way between two of them; a stroke ends at a blank.
+   Strokes, not a bitmap, so that a name is as legible on a picture of 8,000 pixels as on one of 300. */
+static const char *const img_ascii[] = { /* '!' to '~' */
+    "0a0i 0m", "0a0d 3a3d", "3b1l 7b5l 1e8e 0i7i", "8d7B4b0B0d0F8H8j8L4l1L0j 4a4n", "9a1m 2a4A4c4E2e0E0c0A2a 8iAIAkAM8m6M6k6I8i",
+    "8m2e1C1A3a5A5c5E2f0H0j0M3m6M8h", "0a0d", "3a0D0h0K3o", "0a3D3h3K0o", "3a3g 0b6f 6b0f", "4d4l 0h8h", "1l1m0o", "0h4h", "0m",
+    "5a0o", "3a4a7A7e7i7M4m3m0M0i0e0A3a", "1c4a4m 1m7m", "0d0A3a4a7A7d7F4i0m7m", "0c1A3a4a7A7d7G4g2g 4g7G7j7M4m3m1M0k", "5m5a0i7i",
+    "7a1a0g1E4e7E7i7M3m1M0k", "6b5A4a0A0i0M3m4m7M7i7E4e3e0E0i", "0a7a2m", "3a4a6A6d6G4g3g1G1d1A3a 3g0G0j0M3m4m7M7j7G4g",
+    "1l2M3m7M7e7A4a3a0A0e0I3i4i7I7e", "0e 0m", "1e 1l1m0o", "7d0h7l", "0f7f 0j7j", "0d7h0l", "0c0A3a6A6d6F3h3i 3m",
+    "7e7h7K9kAKAgAA5a0A0g0N5n7N8m 7h7E5e3E3h3K5k7K7h", "0m4a8m 1j7j", "0m0a4a7A7d7G4g0g 4g5g8G8j8M5m0m", "8c7A5a0A0g0M5m7M8k",
+    "0a0m4m9M9g9A4a0a", "7a0a0m7m 0g6g", "7a0a0m 0g6g", "8c7A5a0A0g0M5m9M9h6h", "0a0m 8a8m 0g8g", "0a0m", "5a5i5M2m0M0k",
+    "0a0m 8a0h 3e8m", "0a0m7m", "0m0a5jAaAm", "0m0a8m8a", "5aAAAgAM5m0M0g0A5a", "0m0a5a8A8d8G5g0g", "5aAAAgAM5m0M0g0A5a 6jAn",
+    "0m0a5a8A8d8G5g0g 4g8m", "8c7A4a0A0d0F8H8j8M4m1M0k", "0a8a 4a4m", "0a0i0M4m8M8i8a", "0a4m8a", "0a3m6c9mCa", "0a8m 8a0m",
+    "0a4g8a 4g4m", "0a8a0m8m", "3a0a0o3o", "0a5o", "0a3a3o0o", "0e3a6e", "0o7o", "0a2c", "1e2D4d6D6g6m 6h3h0H0j0M3m6M6j",
+    "0a0m 0g0D3d4d7D7g7j7M4m3m0M0j", "6e5D4d3d0D0g0j0M3m4m5M6l", "7a7m 7g7D4d3d0D0g0j0M3m4m7M7j", "0h7h7g7D4d3d0D0g0j0M3m4m6M7l",
+    "5a4a2A2d2m 0d5d", "7d7n7Q4q3q1Q0p 7g7D4d3d0D0g0j0M3m4m7M7j", "0a0m 0g0D3d6D6g6m", "0d0m 0a", "2d2n2Q0q 2a", "0a0m 6d0i 2g6m",
+    "0a0k0M2m", "0d0m 0g0D2d3d5D5g5m 5g5D7d8dADAgAm", "0d0m 0g0D3d6D6g6m", "3d4d7D7g7j7M4m3m0M0j0g0D3d",
+    "0d0q 0g0D3d4d7D7g7j7M4m3m0M0j", "7d7q 7g7D4d3d0D0g0j0M3m4m7M7j", "0d0m 0g0D3d4d", "6e5D3d0D0f0H6I6k6M3m1M0l", "2b2j2M4m5m 0d5d",
+    "0d0j0M3m6M6j 6d6m", "0d3m6d", "0d3m5e7mAd", "0d6m 6d0m", "0d3m 6d3m2p1Q0q", "0d6d0m6m", "4a2A2e2H0h2H2k2O4o", "0a0o",
+    "0a2A2e2H4h2H2k2O0o", "0i1F4h7J8g",
 };
-enum { IMG_FONT_ASCENT = 12, IMG_FONT_DESCENT = 4, IMG_FONT_GAP = 3, IMG_FONT_BLANK = 4 }; /* in the font's units */
+static const struct { uint16_t code; const char *strokes; } img_latin[] = { /* what else has strokes of its own */
+    {0xa1, "0d 0h0q"}, {0xa2, "6e5D4d3d0D0g0j0M3m4m5M6l 3b3o"}, {0xa3, "7c6A4a2A2d2m 0m7m 0h5h"}, {0xa5, "0a4g8a 4g4m 1h7h 1j7j"},
+    {0xa6, "0a0f 0i0o"}, {0xa9, "6aCACgCM6m0M0g0A6a 8e7D6d4D4g4J6j7J8i"}, {0xab, "3e0h3k 7e4h7k"}, {0xac, "0g7g7j"}, {0xad, "0h4h"},
+    {0xae, "6aCACgCM6m0M0g0A6a 4j4d6d8D8e8G6g4g 6g8j"}, {0xb0, "2a4A4c4E2e0E0c0A2a"}, {0xb1, "3c3i 0f6f 0l6l"},
+    {0xb2, "0b0A1a3A3b3D0f3f"}, {0xb3, "0a3a1c3C3d3F1f0F0e"}, {0xb5, "0d0q 0j0M3m6M6j 6d6m"}, {0xb7, "0h"}, {0xb9, "0b1a1f"},
+    {0xbb, "0e3h0k 4e7h4k"}, {0xbf, "3d 3h3i0K0m0P3p6P6n"}, {0xc6, "Bm6m6aBa 6gAg 6a0m 2i6i"}, {0xd0, "2m2a5aAAAgAM5m2m 0g5g"},
+    {0xd7, "0e6k 6e0k"}, {0xd8, "5aAAAgAM5m0M0g0A5a 1m9a"}, {0xde, "0a0m 0d5d8D8g8J5j0j"}, {0xdf, "0m0d0A3a6A6c6F3f 3f7F7j7M4m2m"},
+    {0xe6, "0e1D3d5D5g 5h2h0H0j0M2m5M5j 5hBhBgBD8d5D5g5j5M8mAMBl"}, {0xf0, "7j7M4m3m0M0j0F3f4f7F7j7D3a 3d7b"}, {0xf7, "0h8h 4e 4k"},
+    {0xf8, "3d4d7D7g7j7M4m3m0M0j0g0D3d 0m7d"}, {0xfe, "0a0q 0g0D3d4d7D7g7j7M4m3m0M0j"}, {0x131, "0d0m"},
+};
+static const char img_accented[] = /* U+00C0 to U+00FF: a letter and its accent; blanks for those above */
+    "A`A'A^A~A\"A*  C,E`E'E^E\"I`I'I^I\"  N~O`O'O^O~O\"    U`U'U^U\"Y'    a`a'a^a~a\"a*  c,e`e'e^e\"i`i'i^i\"  n~o`o'o^o~o\"    u`u'u^u\"y'  y\"";
+static const struct { char name; uint16_t combining; const char *strokes; int width; } img_accents[] = {
+    {'`', 0x300, "0a2b", 2}, {'\'', 0x301, "2a0b", 2}, {'^', 0x302, "0b2a4b", 4}, {'~', 0x303, "0b1A3b5C6a", 6}, {'"', 0x308, "0a 4a", 4},
+    {'*', 0x30a, "2a4A4b4C2c0C0b0A2a", 4}, {',', 0x327, "1m3N1p0p", 3},
+};
+
+/* Hangul syllables are put together: consonants on a grid of 12 x 12 that is stretched over the place the vowel leaves
+   them, vowels on a grid of 14 x 12 over the syllable, or over the part of it above the final. */
+static const char *const img_consonants[] = { /* ㄱㄴㄷㄹㅁㅂㅅㅇㅈㅊㅋㅌㅍㅎ, then ㄱ and ㅋ left of a vowel */
+    "0aCaCm", "0a0mCm", "Ca0a0mCm", "0aCaCg0g0mCm", "0aCaCm0m0a", "0a0mCmCa 0gCg", "6a6F0m 6e7ICm", "6aCACgCM6m0M0g0A6a", "0aCa 6a6H0m 6f7KCm",
+    "4a8a 0dCd 6d6I0m 6h7KCm", "0aCaCm 0gCg", "Ca0a0mCm 0gCg", "0aCa 3a3m 9a9m 0mCm", "4a8a 0dCd 6fBFBiBM6m1M1i1F6f",
+    "0aCaCI1m", "0aCaCI1m 0gBg",
+};
+static const char img_initials[] = "0 001 2 223 4 5 556 667 8 889 A B C D "; /* one or two consonants each, in hexadecimal */
+static const char img_finals[] = "  0 00061 181D2 3 303435363B3C3D4 5 566 667 8 9 A B C D ";
+static const struct { const char *strokes; float x, y, w, h, h2; } img_vowels[] = { /* and where the initial goes; w 0 = above */
+    {"AaAm AgDg", 0, 1.5f, 7, 8.5f, 9}, {"9b9l DaDm 9gDg", 0, 1.5f, 6.2f, 8.5f, 9}, {"AaAm AeDe AiDi", 0, 1.5f, 7, 8.5f, 9},
+    {"9b9l DaDm 9eDe 9iDi", 0, 1.5f, 6.2f, 8.5f, 9}, {"CaCm 8gCg", 0, 1.5f, 6.5f, 8.5f, 9}, {"9b9l DaDm 6g9g", 0, 1.5f, 5, 8.5f, 9},
+    {"CaCm 8eCe 8iCi", 0, 1.5f, 6.5f, 8.5f, 9}, {"9b9l DaDm 6e9e 6i9i", 0, 1.5f, 5, 8.5f, 9}, {"7h7l 0lEl", 2, 0, 10, 5.5f, 5.5f},
+    {"4g4k 0k8k AaAm AgDg", 0, 0.5f, 7.5f, 4.8f, 4.5f}, {"3g3k 0k7k 9b9l DaDm 9gDg", 0, 0.5f, 6.5f, 4.8f, 4.5f},
+    {"4g4k 0k9k CaCm", 0, 0.5f, 8.5f, 4.8f, 4.5f}, {"5h5l 9h9l 0lEl", 2, 0, 10, 5.5f, 5.5f}, {"0hEh 7h7m", 2, 0, 10, 5, 5},
+    {"0h9h 4h4m CaCm 8kCk", 0, 0.5f, 8.5f, 4.5f, 4.5f}, {"0h7h 3h3m 9b9l DaDm 6k9k", 0, 0.5f, 6.5f, 4.5f, 4.5f},
+    {"0h9h 4h4m CaCm", 0, 0.5f, 8.5f, 4.5f, 4.5f}, {"0hEh 5h5m 9h9m", 2, 0, 10, 5, 5}, {"0kEk", 2, 0, 10, 7.5f, 7},
+    {"0j9j CaCm", 0, 0.5f, 8.5f, 6.5f, 6.5f}, {"CaCm", 0, 1.5f, 8.5f, 8.5f, 9},
+};
+enum { IMG_CAPITAL = 12, IMG_PIECES = 6 };
+#define IMG_GAP 3.6f /* between characters */
+
+/* Strokes and where their grid lies: point (i, j) is at (x + i * sx, y + j * sy), in units of the font. */
+typedef struct img_piece { const char *strokes; float x, y, sx, sy; } img_piece;
+
+/* A character taken apart; count 0 = the font has it not (then it is an empty frame). */
+typedef struct img_glyph { img_piece pieces[IMG_PIECES]; int count; float width; } img_glyph;
+
+/* How text is drawn: height of its capitals in pixels, width of its strokes (0 = regular), and whether it reads upwards. */
+typedef struct img_type { float size, weight; bool upwards; const uint8_t *colour; } img_type;
+
+static int img_grid_x(char c) { return c <= '9' ? c - '0' : c - 'A' + 10; }
+
+static void img_glyph_add(img_glyph *glyph, const char *strokes, float x, float y, float sx, float sy) {
+    if (glyph->count < IMG_PIECES) glyph->pieces[glyph->count++] = (img_piece){strokes, x, y, sx, sy};
+}
+
+/* A piece as it is on its grid, and as wide as its strokes. */
+static void img_glyph_plain(img_glyph *glyph, const char *strokes) {
+    img_glyph_add(glyph, strokes, 0, 0, 1, 1);
+    for (const char *p = strokes; *p; p += p[2] == ' ' ? 3 : 2) glyph->width = YOLO_MAX(glyph->width, (float)img_grid_x(*p));
+}
+
+/* One or two consonants, given by their hexadecimal digits, side by side. `left` = beside an upright vowel. */
+static void img_glyph_consonants(img_glyph *glyph, const char *two, bool left, float x, float y, float w, float h) {
+    float gap = two[1] == ' ' ? 0 : 1.4f, half = two[1] == ' ' ? w : (w - gap) / 2;
+    for (int i = 0; i < 2 && two[i] != ' '; i++) {
+        int at = img_grid_x(two[i]);
+        if (left && (at == 0 || at == 10)) at = at ? 15 : 14;
+        img_glyph_add(glyph, img_consonants[at], x + (float)i * (half + gap), y, half / 12, h / 12);
+    }
+}
+
+static void img_glyph_syllable(img_glyph *glyph, uint32_t index) {
+    const char *initial = img_initials + index / 588 * 2, *final = img_finals + index % 28 * 2;
+    int vowel = (int)(index % 588 / 28);
+    bool closed = *final != ' ', upright = img_vowels[vowel].x == 0;
+    float left = -0.7f, top = -1.5f, scale = (closed ? 8.6f : 15.0f) / 12;
+    float h = closed ? img_vowels[vowel].h2 : img_vowels[vowel].h;
+    img_glyph_consonants(glyph, initial, upright, left + img_vowels[vowel].x, top + img_vowels[vowel].y * scale, img_vowels[vowel].w, h * scale);
+    img_glyph_add(glyph, img_vowels[vowel].strokes, left, top, 1, scale);
+    if (closed) img_glyph_consonants(glyph, final, false, left + 1.5f, 8.8f, 11, 4.7f);
+    glyph->width = 12.6f;
+}
+
+/* A letter with an accent: a capital makes room for it. */
+static bool img_glyph_accented(img_glyph *glyph, const char *pair) {
+    char letter = pair[0];
+    bool capital = letter >= 'A' && letter <= 'Z';
+    if (letter == ' ') return false;
+    img_glyph_plain(glyph, letter == 'i' ? "0d0m" : img_ascii[letter - '!']);
+    for (int i = 0; i < YOLO_COUNT(img_accents); i++) {
+        if (img_accents[i].name != pair[1]) continue;
+        float x = (glyph->width - (float)img_accents[i].width) / 2, left = YOLO_MIN(x, 0.0f);
+        if (capital && pair[1] != ',') glyph->pieces[0] = (img_piece){glyph->pieces[0].strokes, 0, 2, 1, 10.0f / 12};
+        img_glyph_add(glyph, img_accents[i].strokes, x - left, pair[1] == ',' ? 0 : capital ? -1.5f : -0.3f, 1, 1);
+        glyph->pieces[0].x -= left;
+        glyph->width -= 2 * left;
+    }
+    return true;
+}
+
+/* The character of a code point. */
+static img_glyph img_glyph_make(uint32_t code) {
+    img_glyph glyph = {.count = 0};
+    if (code == 0x2013 || code == 0x2014) code = '-';
+    if (code == 0x2018 || code == 0x2019) code = '\'';
+    if (code == 0x201c || code == 0x201d) code = '"';
+    if (code >= 0xff01 && code <= 0xff5e) code -= 0xff00 - ' '; /* of full width */
+    if (code == ' ' || code == 0xa0 || code == 0x3000) {
+        img_glyph_add(&glyph, "", 0, 0, 1, 1);
+        glyph.width = 2;
+    } else if (code > ' ' && code <= '~') img_glyph_plain(&glyph, img_ascii[code - '!']);
+    else if (code >= 0xac00 && code <= 0xd7a3) img_glyph_syllable(&glyph, code - 0xac00);
+    else if (code < 0xc0 || code > 0xff || !img_glyph_accented(&glyph, img_accented + (code - 0xc0) * 2))
+        for (int i = 0; i < YOLO_COUNT(img_latin); i++)
+            if (img_latin[i].code == code) img_glyph_plain(&glyph, img_latin[i].strokes);
+    return glyph;
+}
+
+/* The code point at *text, which moves on by at least a byte; 0 at the end, 0xfffd for what is no UTF-8. */
+static uint32_t img_text_code(const char **text) {
+    const unsigned char *p = (const unsigned char *)*text;
+    int length = *p < 0x80 ? 1 : *p < 0xe0 ? 2 : *p < 0xf0 ? 3 : 4;
+    if (!*p) return 0;
+    for (int i = 1; i < length; i++)
+        if (!p[i]) length = 1; /* cut short */
+    if (!str_is_utf8(*text, (size_t)length)) length = 1;
+    *text += length;
+    if (length == 1) return *p < 0x80 ? *p : 0xfffd;
+    uint32_t code = length == 2 ? *p & 31u : length == 3 ? *p & 15u : *p & 7u;
+    for (int i = 1; i < length; i++) code = code << 6 | (p[i] & 63u);
+    return code;
+}
+
+/* The next character, put together where it is written in parts, as file names of macOS are: jamo, letter and accent. */
+static uint32_t img_text_next(const char **text) {
+    uint32_t code = img_text_code(text);
+    const char *ahead = *text;
+    uint32_t next = code ? img_text_code(&ahead) : 0;
+    if (code >= 0x1100 && code < 0x1113 && next >= 0x1161 && next < 0x1176) {
+        code = 0xac00 + ((code - 0x1100) * 21 + next - 0x1161) * 28;
+        *text = ahead;
+        next = img_text_code(&ahead);
+        if (next > 0x11a7 && next < 0x11c3) {
+            code += next - 0x11a7;
+            *text = ahead;
+        }
+    }
+    for (int i = 0; next >= 0x300 && next < 0x370 && i < YOLO_COUNT(img_accents); i++)
+        for (uint32_t pair = 0; next == img_accents[i].combining && pair < 64; pair++)
+            if ((uint32_t)img_accented[pair * 2] == code && img_accented[pair * 2 + 1] == img_accents[i].name) {
+                *text = ahead;
+                return 0xc0 + pair;
+            }
+    return code;
+}
+
+/* Has the font every character of a text, and is there one? */
+static bool img_text_known(const char *text) {
+    bool any = *text != 0;
+    for (uint32_t code; any && (code = img_text_next(&text)) != 0;)
+        if (!img_glyph_make(code).count) return false;
+    return any;
+}
+
+static const char img_unknown[] = "0a0m7m7a0a";
+
+static img_glyph img_text_glyph(const char **text, uint32_t *code) {
+    img_glyph glyph = img_glyph_make(*code = img_text_next(text));
+    if (!glyph.count && *code) img_glyph_plain(&glyph, img_unknown);
+    return glyph;
+}
+
+/* How many bytes of a line of text fit into `room` pixels; *width is what they take. Between whole characters. */
+static size_t img_text_fit(const char *text, float size, float room, float *width) {
+    const char *start = text, *end = text;
+    float unit = size / IMG_CAPITAL, at = 0;
+    uint32_t code;
+    for (*width = 0;; end = text) {
+        img_glyph glyph = img_text_glyph(&text, &code);
+        if (!code || unit * (at + glyph.width) > room) return (size_t)(end - start);
+        *width = unit * (at + glyph.width);
+        at += glyph.width + IMG_GAP;
+    }
+}
+
+static float img_text_width(const char *text, float size) {
+    float width;
+    img_text_fit(text, size, FLT_MAX, &width);
+    return width;
+}
+
+/* How much of each pixel of a part of a picture is covered. */
+typedef struct img_mask { uint8_t *cover; int left, top, width, height; } img_mask;
+
+/* A line with round ends and soft edges. Where strokes meet, the larger cover counts, so joints do not show. */
+static void img_mask_stroke(const img_mask *mask, float x1, float y1, float x2, float y2, float thickness) {
+    float reach = thickness / 2 + 0.5f, dx = x2 - x1, dy = y2 - y1, square = dx * dx + dy * dy;
+    int right = mask->left + mask->width - 1, bottom = mask->top + mask->height - 1;
+    int from_y = (int)YOLO_MAX(YOLO_MIN(y1, y2) - reach, (float)mask->top), to_y = (int)YOLO_MIN(YOLO_MAX(y1, y2) + reach, (float)bottom);
+    for (int y = from_y; y <= to_y; y++) {
+        float py = (float)y + 0.5f - y1, low = 0, high = 1; /* the part of the line that this row can see */
+        if (fabsf(dy) > 1e-3f) {
+            float a = (py - reach) / dy, b = (py + reach) / dy;
+            low = YOLO_CLAMP(YOLO_MIN(a, b), 0.0f, 1.0f);
+            high = YOLO_CLAMP(YOLO_MAX(a, b), 0.0f, 1.0f);
+        }
+        float left_x = x1 + (dx > 0 ? low : high) * dx - reach, right_x = x1 + (dx > 0 ? high : low) * dx + reach;
+        int from_x = (int)YOLO_MAX(left_x, (float)mask->left), to_x = (int)YOLO_MIN(right_x, (float)right);
+        uint8_t *cover = mask->cover + (size_t)(y - mask->top) * (size_t)mask->width;
+        for (int x = from_x; x <= to_x; x++) {
+            float px = (float)x + 0.5f - x1, along = square > 0 ? YOLO_CLAMP((px * dx + py * dy) / square, 0.0f, 1.0f) : 0;
+            float ax = px - along * dx, ay = py - along * dy, apart = ax * ax + ay * ay;
+            if (apart >= reach * reach) continue;
+            uint8_t value = (uint8_t)(YOLO_MIN(reach - sqrtf(apart), 1.0f) * 255 + 0.5f);
+            cover[x - mask->left] = YOLO_MAX(cover[x - mask->left], value);
+        }
+    }
+}
+
+/* Paints a part of the picture in a colour where it is covered, alpha 0..255, and clears the cover. */
+static void img_mask_paint(const img_mask *mask, yolo_image *image, int x1, int y1, int x2, int y2, const uint8_t colour[3], int alpha) {
+    for (int y = y1; y < y2; y++) {
+        uint8_t *cover = mask->cover + (size_t)(y - mask->top) * (size_t)mask->width - mask->left;
+        uint8_t *pixel = image->pixels + ((size_t)y * (size_t)image->width + (size_t)x1) * 3;
+        for (int x = x1; x < x2; x++, pixel += 3) {
+            int part = cover[x] * alpha;
+            for (int c = 0; part && c < 3; c++) pixel[c] = (uint8_t)((pixel[c] * (65025 - part) + colour[c] * part + 32512) / 65025);
+            cover[x] = 0;
+        }
+    }
+}
+
+/* Where a unit of the font's grid lies in the picture. */
+typedef struct img_pen { float x, y, unit, thickness; bool upwards, snap_x; } img_pen;
+
+/* Small strokes are moved to whole pixels across the line of text, Hangul's also along it: that keeps them apart and clear. */
+static float img_pen_snap(float at, float thickness) { return floorf(at - thickness / 2 + 0.5f) + thickness / 2; }
+
+static void img_pen_place(const img_pen *pen, const img_piece *piece, float i, float j, float *x, float *y) {
+    float along = pen->unit * (piece->x + i * piece->sx), across = pen->unit * (piece->y + j * piece->sy);
+    *x = pen->upwards ? pen->x + across : pen->x + along;
+    *y = pen->upwards ? pen->y - along : pen->y + across;
+    if (!pen->upwards || pen->snap_x) *y = img_pen_snap(*y, pen->thickness);
+    if (pen->upwards || pen->snap_x) *x = img_pen_snap(*x, pen->thickness);
+}
+
+/* A parabola from (x0, y0) to (x2, y2) as a few lines. */
+static void img_pen_curve(const img_pen *pen, const img_mask *mask, float x0, float y0, float x1, float y1, float x2, float y2) {
+    int steps = YOLO_CLAMP((int)((fabsf(x2 - x0) + fabsf(y2 - y0)) / 3), 3, 16);
+    float from_x = x0, from_y = y0;
+    for (int s = 1; s <= steps; s++) {
+        float t = (float)s / (float)steps, u = 1 - t;
+        float x = u * u * x0 + 2 * u * t * x1 + t * t * x2, y = u * u * y0 + 2 * u * t * y1 + t * t * y2;
+        img_mask_stroke(mask, from_x, from_y, x, y, pen->thickness);
+        from_x = x;
+        from_y = y;
+    }
+}
+
+static void img_pen_draw(const img_pen *pen, const img_mask *mask, const img_piece *piece) {
+    float x = 0, y = 0, control_x = 0, control_y = 0;
+    bool started = false, curved = false;
+    for (const char *p = piece->strokes; *p; p += 2) {
+        if (*p == ' ') { started = false; p++; }
+        bool control = p[1] < 'a', alone = !started && (!p[2] || p[2] == ' ');
+        float to_x, to_y;
+        img_pen_place(pen, piece, (float)img_grid_x(p[0]), (float)(p[1] - (control ? 'A' : 'a')), &to_x, &to_y);
+        if (alone) img_mask_stroke(mask, to_x, to_y, to_x, to_y, pen->thickness * 1.3f); /* a dot */
+        if (control && curved) {
+            float middle_x = (control_x + to_x) / 2, middle_y = (control_y + to_y) / 2;
+            img_pen_curve(pen, mask, x, y, control_x, control_y, middle_x, middle_y);
+            x = middle_x;
+            y = middle_y;
+        } else if (!control && curved) img_pen_curve(pen, mask, x, y, control_x, control_y, to_x, to_y);
+        else if (!control && started) img_mask_stroke(mask, x, y, to_x, to_y, pen->thickness);
+        if (control) { control_x = to_x; control_y = to_y; }
+        else { x = to_x; y = to_y; }
+        curved = control;
+        started = true;
+    }
+}
+
+/* A character, tile by tile. */
+static void img_draw_glyph(yolo_image *image, const img_pen *pen, const img_glyph *glyph, const uint8_t colour[3]) {
+    enum { TILE = 64 };
+    uint8_t cover[TILE * TILE] = {0};
+    float along = pen->unit * (glyph->width + 2) + pen->thickness + 1, up = pen->unit * 3 + pen->thickness + 1, down = pen->unit * 17 + pen->thickness + 1;
+    float side = pen->unit * 2 + pen->thickness + 1;
+    int x1 = (int)YOLO_MAX(pen->upwards ? pen->x - up : pen->x - side, 0.0f), y1 = (int)YOLO_MAX(pen->upwards ? pen->y - along : pen->y - up, 0.0f);
+    int x2 = (int)YOLO_MIN(pen->upwards ? pen->x + down : pen->x + along, (float)image->width);
+    int y2 = (int)YOLO_MIN(pen->upwards ? pen->y + side : pen->y + down, (float)image->height);
+    for (int top = y1; top < y2; top += TILE)
+        for (int left = x1; left < x2; left += TILE) {
+            img_mask mask = {cover, left, top, YOLO_MIN(TILE, x2 - left), YOLO_MIN(TILE, y2 - top)};
+            for (int i = 0; i < glyph->count; i++) img_pen_draw(pen, &mask, &glyph->pieces[i]);
+            img_mask_paint(&mask, image, left, top, left + mask.width, top + mask.height, colour, 255);
+        }
+}
+
+/* Draws the first `length` bytes of a line of text, its left end at the top of capitals at (x, y). What the font lacks
+   is an empty frame. */
+static void img_draw_text(yolo_image *image, float x, float y, img_type type, const char *text, size_t length) {
+    float unit = type.size / IMG_CAPITAL, thickness = type.weight > 0 ? type.weight : YOLO_MAX(unit * 1.35f, 1.1f);
+    uint32_t code;
+    for (const char *end = text + length; text < end;) {
+        img_glyph glyph = img_text_glyph(&text, &code);
+        if (!code) return;
+        img_pen pen = {x, y, unit, thickness, type.upwards, code >= 0xac00 && code <= 0xd7a3};
+        img_draw_glyph(image, &pen, &glyph, type.colour);
+        if (type.upwards) y -= unit * (glyph.width + IMG_GAP);
+        else x += unit * (glyph.width + IMG_GAP);
+    }
+}
+
+/* ---- boxes ---- */
 
 static const uint8_t img_palette[][3] = { /* REF ultralytics/utils/plotting.py Colors: the values, class modulo 20 */
     {4, 42, 255}, {11, 219, 235}, {243, 243, 243}, {0, 223, 183}, {17, 31, 104}, {255, 111, 221}, {255, 68, 79},
@@ -1667,58 +1983,13 @@ static const uint8_t *img_class_colour(int class_id) {
 /* [x1, x2) x [y1, y2) in one colour, clipped. */
 static void img_draw_rectangle(yolo_image *image, int x1, int y1, int x2, int y2, const uint8_t colour[3]) {
     x1 = YOLO_MAX(x1, 0);
+    y1 = YOLO_MAX(y1, 0);
     x2 = YOLO_MIN(x2, image->width);
-    for (int y = YOLO_MAX(y1, 0); y < YOLO_MIN(y2, image->height); y++)
-        for (int x = x1; x < x2; x++) memcpy(image->pixels + ((size_t)y * (size_t)image->width + (size_t)x) * 3, colour, 3);
-}
-
-/* A line with round ends and soft edges, clipped. */
-static void img_draw_stroke(yolo_image *image, float x1, float y1, float x2, float y2, float thickness, const uint8_t colour[3]) {
-    float reach = thickness / 2 + 0.5f, dx = x2 - x1, dy = y2 - y1, square = dx * dx + dy * dy;
-    int left = (int)YOLO_MAX(YOLO_MIN(x1, x2) - reach, 0), right = (int)YOLO_MIN(YOLO_MAX(x1, x2) + reach, (float)(image->width - 1));
-    int top = (int)YOLO_MAX(YOLO_MIN(y1, y2) - reach, 0), bottom = (int)YOLO_MIN(YOLO_MAX(y1, y2) + reach, (float)(image->height - 1));
-    for (int y = top; y <= bottom; y++)
-        for (int x = left; x <= right; x++) {
-            float px = (float)x + 0.5f - x1, py = (float)y + 0.5f - y1;
-            float along = square > 0 ? YOLO_CLAMP((px * dx + py * dy) / square, 0.0f, 1.0f) : 0;
-            float ax = px - along * dx, ay = py - along * dy, cover = YOLO_CLAMP(reach - sqrtf(ax * ax + ay * ay), 0.0f, 1.0f);
-            uint8_t *pixel = image->pixels + ((size_t)y * (size_t)image->width + (size_t)x) * 3;
-            for (int c = 0; c < 3; c++) pixel[c] = (uint8_t)lrintf((float)pixel[c] + cover * (float)(colour[c] - pixel[c]));
-        }
-}
-
-/* The strokes of a printable character; "" for a blank, NULL for anything else. */
-static const char *img_font_glyph(char c) {
-    return c == ' ' ? "" : c > ' ' && c - '!' < YOLO_COUNT(img_font) ? img_font[c - '!'] : NULL;
-}
-
-/* Width of a line of text in the font's units, or -1 when the font lacks a character. */
-static int img_text_width(const char *text) {
-    int width = 0;
-    for (; *text; text++) {
-        const char *glyph = img_font_glyph(*text);
-        int right = *text == ' ' ? IMG_FONT_BLANK - IMG_FONT_GAP : 0;
-        if (!glyph) return -1;
-        for (; *glyph; glyph++)
-            if (*glyph >= '0' && *glyph <= '9') right = YOLO_MAX(right, *glyph - '0');
-        width += right + (text[1] ? IMG_FONT_GAP : 0);
-    }
-    return width;
-}
-
-/* Draws text with the top of its capitals at y; `unit` is the size of the font's unit in pixels. */
-static void img_draw_text(yolo_image *image, float x, float y, float unit, float thickness, const uint8_t colour[3], const char *text) {
-    for (; *text; text++) {
-        const char letter[2] = {*text, 0}, *p = img_font_glyph(*text);
-        while (p && *p) {
-            float from_x = x + unit * (float)(p[0] - '0'), from_y = y + unit * (float)(p[1] - 'a');
-            bool joined = p[2] && p[2] != ' ';
-            if (joined) img_draw_stroke(image, from_x, from_y, x + unit * (float)(p[2] - '0'), y + unit * (float)(p[3] - 'a'), thickness, colour);
-            else if (p == img_font_glyph(*text) || p[-1] == ' ') img_draw_stroke(image, from_x, from_y, from_x, from_y, thickness * 1.3f, colour);
-            p += p[2] == ' ' ? 3 : 2;
-        }
-        x += unit * (float)(YOLO_MAX(img_text_width(letter), 0) + IMG_FONT_GAP);
-    }
+    y2 = YOLO_MIN(y2, image->height);
+    if (x1 >= x2 || y1 >= y2) return;
+    uint8_t *first = image->pixels + ((size_t)y1 * (size_t)image->width + (size_t)x1) * 3;
+    for (int x = 0; x < x2 - x1; x++) memcpy(first + x * 3, colour, 3);
+    for (int y = 1; y < y2 - y1; y++) memcpy(first + (size_t)y * (size_t)image->width * 3, first, (size_t)(x2 - x1) * 3);
 }
 
 /* A coordinate of a box as a pixel; anything outside the picture, and NaN, becomes its edge. */
@@ -1728,15 +1999,16 @@ static int img_draw_pixel(float at, int size) { return at > 0 ? at < (float)size
 static void img_draw_label(yolo_image *image, int x, int y, const char *text, int line_width, const uint8_t colour[3]) {
     static const uint8_t black[3] = {16, 16, 16}, white[3] = {255, 255, 255};
     bool bright = 299 * colour[0] + 587 * colour[1] + 114 * colour[2] > 140000;
-    int width = img_text_width(text), margin = line_width * 3 / 2 + 1;
-    float unit = 7.0f * (float)line_width / IMG_FONT_ASCENT, room = (float)(image->width - 2 * margin);
-    if (unit * (float)width > room) unit = YOLO_MAX(room / (float)width, 0.5f);
-    int box_width = (int)ceilf(unit * (float)width) + 2 * margin;
-    int box_height = (int)ceilf(unit * (IMG_FONT_ASCENT + IMG_FONT_DESCENT)) + 2 * margin - (int)(unit * 2);
+    int margin = line_width * 3 / 2 + 1;
+    float size = 7.0f * (float)line_width, width = img_text_width(text, size), room = (float)(image->width - 2 * margin);
+    if (width > room) size = YOLO_MAX(size * room / width, 6.0f);
+    img_type type = {.size = size, .colour = bright ? black : white};
+    size_t length = img_text_fit(text, size, YOLO_MAX(room, 0.0f), &width);
+    int box_width = (int)ceilf(width) + 2 * margin, box_height = (int)ceilf(size * 1.25f) + 2 * margin;
     x = YOLO_MAX(0, YOLO_MIN(x, image->width - box_width));
     y = y - box_height >= 0 ? y - box_height : YOLO_MAX(0, YOLO_MIN(y, image->height - box_height));
     img_draw_rectangle(image, x, y, x + box_width, y + box_height, colour);
-    img_draw_text(image, (float)(x + margin), (float)(y + margin), unit, YOLO_MAX(1.3f, unit * 1.4f), bright ? black : white, text);
+    img_draw_text(image, (float)(x + margin), (float)(y + margin) + size * 0.08f, type, text, length);
 }
 
 /* Width of lines on a picture of this size. REF ultralytics/utils/plotting.py Annotator */
@@ -1744,11 +2016,9 @@ static int img_line_width(const yolo_image *image) {
     return (int)YOLO_MAX(rint((image->width + image->height + 3) / 2.0 * 0.003), 2);
 }
 
-/* The frame of a box, centred on its outline, and its label: name and confidence; the class number where the font
-   lacks a character of the name, or there is none. */
-static void img_draw_box(yolo_image *image, const yolo_box *box, const char *name, int line_width) {
+/* The frame of a box, centred on its outline. */
+static void img_draw_frame(yolo_image *image, const yolo_box *box, int line_width) {
     const uint8_t *colour = img_class_colour(box->class_id);
-    char text[160];
     int before = line_width / 2, after = line_width - before;
     int x1 = img_draw_pixel(box->x1, image->width), x2 = img_draw_pixel(box->x2, image->width);
     int y1 = img_draw_pixel(box->y1, image->height), y2 = img_draw_pixel(box->y2, image->height);
@@ -1756,9 +2026,29 @@ static void img_draw_box(yolo_image *image, const yolo_box *box, const char *nam
     img_draw_rectangle(image, x1 - before, y2 - before, x2 + after, y2 + after, colour);
     img_draw_rectangle(image, x1 - before, y1 - before, x1 + after, y2 + after, colour);
     img_draw_rectangle(image, x2 - before, y1 - before, x2 + after, y2 + after, colour);
-    if (name && *name && img_text_width(name) > 0) snprintf(text, sizeof text, "%.120s %.2f", name, (double)box->confidence);
-    else snprintf(text, sizeof text, "%d %.2f", box->class_id, (double)box->confidence);
-    img_draw_label(image, x1 - before, y1 - before, text, line_width, colour);
+}
+
+/* A class' name as far as the buffer goes, or its number where the font lacks a character of the name, or there is none. */
+static void img_class_label(char *text, size_t size, const char *name, int class_id) {
+    size_t length = name ? strlen(name) : 0;
+    if (!length || !img_text_known(name)) {
+        snprintf(text, size, "%d", class_id);
+        return;
+    }
+    if (length >= size)
+        for (length = size - 1; length && ((unsigned char)name[length] & 0xc0) == 0x80;) length--;
+    memcpy(text, name, length);
+    text[length] = 0;
+}
+
+/* A box with its label: class and confidence (none below 0). */
+static void img_draw_box(yolo_image *image, const yolo_box *box, const char *name, int line_width) {
+    char text[160];
+    img_class_label(text, 140, name, box->class_id);
+    if (box->confidence >= 0) snprintf(text + strlen(text), 20, " %.2f", (double)box->confidence);
+    img_draw_frame(image, box, line_width);
+    int x = img_draw_pixel(box->x1, image->width) - line_width / 2, y = img_draw_pixel(box->y1, image->height) - line_width / 2;
+    img_draw_label(image, x, y, text, line_width, img_class_colour(box->class_id));
 }
 
 /* ==== 8 codec_: picture files ===================================================================================
