@@ -1996,11 +1996,11 @@ static void img_draw_rectangle(yolo_image *image, int x1, int y1, int x2, int y2
 static int img_draw_pixel(float at, int size) { return at > 0 ? at < (float)size ? (int)at : size - 1 : 0; }
 
 /* A filled label whose corner is the box's: above the box where there is room, else inside; always in the picture. */
-static void img_draw_label(yolo_image *image, int x, int y, const char *text, int line_width, const uint8_t colour[3]) {
+static void img_draw_label(yolo_image *image, int x, int y, const char *text, float size, const uint8_t colour[3]) {
     static const uint8_t black[3] = {16, 16, 16}, white[3] = {255, 255, 255};
     bool bright = 299 * colour[0] + 587 * colour[1] + 114 * colour[2] > 140000;
-    int margin = line_width * 3 / 2 + 1;
-    float size = 7.0f * (float)line_width, width = img_text_width(text, size), room = (float)(image->width - 2 * margin);
+    int margin = (int)(size * 0.2f) + 1;
+    float width = img_text_width(text, size), room = (float)(image->width - 2 * margin);
     if (width > room) size = YOLO_MAX(size * room / width, 6.0f);
     img_type type = {.size = size, .colour = bright ? black : white};
     size_t length = img_text_fit(text, size, YOLO_MAX(room, 0.0f), &width);
@@ -2041,14 +2041,18 @@ static void img_class_label(char *text, size_t size, const char *name, int class
     text[length] = 0;
 }
 
-/* A box with its label: class and confidence (none below 0). */
-static void img_draw_box(yolo_image *image, const yolo_box *box, const char *name, int line_width) {
+/* A box with its label: class and confidence (none below 0); `size` is the height of its capitals. */
+static void img_draw_marked(yolo_image *image, const yolo_box *box, const char *name, int line_width, float size) {
     char text[160];
     img_class_label(text, 140, name, box->class_id);
-    if (box->confidence >= 0) snprintf(text + strlen(text), 20, " %.2f", (double)box->confidence);
+    if (box->confidence >= 0) snprintf(text + strlen(text), 20, " %.2f", (double)YOLO_MIN(box->confidence, 9.0f));
     img_draw_frame(image, box, line_width);
     int x = img_draw_pixel(box->x1, image->width) - line_width / 2, y = img_draw_pixel(box->y1, image->height) - line_width / 2;
-    img_draw_label(image, x, y, text, line_width, img_class_colour(box->class_id));
+    img_draw_label(image, x, y, text, size, img_class_colour(box->class_id));
+}
+
+static void img_draw_box(yolo_image *image, const yolo_box *box, const char *name, int line_width) {
+    img_draw_marked(image, box, name, line_width, 7.0f * (float)line_width);
 }
 
 /* ==== 8 codec_: picture files ===================================================================================
@@ -12466,7 +12470,724 @@ static yolo_status ev_val(pipe_job *job, const yolo_val_options *options, yolo_m
 }
 
 /* ==== 22 plot_: charts and sheets of pictures ======================================================================
-   Drawn with section 7, written with section 8. */
+   What a run folder holds to be looked at, drawn with the strokes and the font of section 7. A chart is drawn on a white
+   canvas: strokes gather in its cover, as wide as the canvas, until plot_paint gives them a colour, so that a line does not
+   darken where it meets itself. Numbers may be NaN or infinite (they are left out) and names anything at all; the same
+   input gives the same bytes. Nothing here stops a training: what fails is want of memory or the disk. */
+
+enum { PLOT_TILE = 64, PLOT_LEGEND = 20, PLOT_SHEET = 16 };
+
+typedef struct plot_canvas {
+    yolo_image image;
+    uint8_t *cover, *touched; /* of each pixel; of each tile: is there any? */
+    int across, down;         /* tiles */
+} plot_canvas;
+
+/* A chart's rectangle in pixels and what its edges stand for. */
+typedef struct plot_axes { float left, top, right, bottom; double x1, x2, y1, y2; } plot_axes;
+
+static const uint8_t plot_ink[3] = {38, 38, 38}, plot_gray[3] = {120, 120, 120}, plot_grid[3] = {228, 228, 228}, plot_white[3] = {255, 255, 255};
+static const uint8_t plot_blue[3] = {31, 100, 190}, plot_orange[3] = {245, 130, 20};
+static const uint8_t plot_colours[PLOT_LEGEND][3] = { /* of lines on white, unlike img_palette's */
+    {0, 110, 190}, {235, 120, 0}, {0, 150, 95}, {210, 45, 60}, {135, 85, 205}, {145, 95, 60}, {225, 85, 170}, {105, 105, 105},
+    {165, 155, 0}, {0, 165, 200}, {100, 155, 235}, {250, 175, 85}, {90, 200, 125}, {245, 125, 115}, {190, 145, 240}, {195, 155, 125},
+    {245, 160, 205}, {165, 165, 165}, {200, 195, 60}, {95, 205, 220},
+};
+
+static yolo_status plot_open(plot_canvas *canvas, int width, int height, yolo_error *error) {
+    memset(canvas, 0, sizeof *canvas);
+    canvas->across = (width + PLOT_TILE - 1) / PLOT_TILE;
+    canvas->down = (height + PLOT_TILE - 1) / PLOT_TILE;
+    canvas->image = (yolo_image){mem_array((uint64_t)width * (uint64_t)height, 3), width, height};
+    canvas->cover = mem_array((uint64_t)width * (uint64_t)height, 1);
+    canvas->touched = mem_array((uint64_t)canvas->across * (uint64_t)canvas->down, 1);
+    if (!canvas->image.pixels || !canvas->cover || !canvas->touched) return err_memory(error, (uint64_t)width * (uint64_t)height * 4);
+    memset(canvas->image.pixels, 255, (size_t)width * (size_t)height * 3);
+    return YOLO_OK;
+}
+
+/* Writes the canvas, when all went well, and frees it. */
+static yolo_status plot_close(plot_canvas *canvas, const char *path, yolo_status status, yolo_error *error) {
+    if (status == YOLO_OK) status = codec_write(path, &canvas->image, error);
+    mem_free(canvas->image.pixels);
+    mem_free(canvas->cover);
+    mem_free(canvas->touched);
+    return status;
+}
+
+static void plot_rectangle(plot_canvas *canvas, float x1, float y1, float x2, float y2, const uint8_t colour[3]) {
+    img_draw_rectangle(&canvas->image, (int)x1, (int)y1, (int)x2, (int)y2, colour);
+}
+
+/* Adds a line to the cover. Coordinates far outside are not drawn. */
+static void plot_stroke(plot_canvas *canvas, float x1, float y1, float x2, float y2, float thickness) {
+    float reach = thickness / 2 + 1, limit = 1e5f;
+    if (!(fabsf(x1) < limit && fabsf(y1) < limit && fabsf(x2) < limit && fabsf(y2) < limit)) return;
+    int left = (int)floorf((YOLO_MIN(x1, x2) - reach) / PLOT_TILE), right = (int)floorf((YOLO_MAX(x1, x2) + reach) / PLOT_TILE);
+    int top = (int)floorf((YOLO_MIN(y1, y2) - reach) / PLOT_TILE), bottom = (int)floorf((YOLO_MAX(y1, y2) + reach) / PLOT_TILE);
+    for (int y = YOLO_MAX(top, 0); y <= YOLO_MIN(bottom, canvas->down - 1); y++)
+        for (int x = YOLO_MAX(left, 0); x <= YOLO_MIN(right, canvas->across - 1); x++) canvas->touched[y * canvas->across + x] = 1;
+    img_mask mask = {canvas->cover, 0, 0, canvas->image.width, canvas->image.height};
+    img_mask_stroke(&mask, x1, y1, x2, y2, thickness);
+}
+
+/* Paints what was covered since the last time; alpha 0..255. */
+static void plot_paint(plot_canvas *canvas, const uint8_t colour[3], int alpha) {
+    img_mask mask = {canvas->cover, 0, 0, canvas->image.width, canvas->image.height};
+    for (int y = 0; y < canvas->down; y++)
+        for (int x = 0; x < canvas->across; x++) {
+            uint8_t *touched = &canvas->touched[y * canvas->across + x];
+            if (*touched)
+                img_mask_paint(&mask, &canvas->image, x * PLOT_TILE, y * PLOT_TILE, YOLO_MIN((x + 1) * PLOT_TILE, canvas->image.width),
+                               YOLO_MIN((y + 1) * PLOT_TILE, canvas->image.height), colour, alpha);
+            *touched = 0;
+        }
+}
+
+/* A line through the points whose coordinates are finite. dots: a row of round dots that far apart, 0 = unbroken. */
+static void plot_line(plot_canvas *canvas, const plot_axes *axes, const double *x, const double *y, int count, float thickness, float dots) {
+    float from_x = 0, from_y = 0, spare = 0;
+    bool started = false;
+    for (int i = 0; i < count; i++) {
+        if (!isfinite(x[i]) || !isfinite(y[i])) { started = false; continue; }
+        float to_x = axes->left + (float)((x[i] - axes->x1) / (axes->x2 - axes->x1)) * (axes->right - axes->left);
+        float to_y = axes->bottom - (float)((y[i] - axes->y1) / (axes->y2 - axes->y1)) * (axes->bottom - axes->top);
+        float length = started ? sqrtf((to_x - from_x) * (to_x - from_x) + (to_y - from_y) * (to_y - from_y)) : 0;
+        if (!(length < 1e5f)) continue;
+        if (!started || dots <= 0) plot_stroke(canvas, started ? from_x : to_x, started ? from_y : to_y, to_x, to_y, thickness);
+        else {
+            for (; spare <= length; spare += dots) {
+                float px = from_x + (to_x - from_x) * spare / length, py = from_y + (to_y - from_y) * spare / length;
+                plot_stroke(canvas, px, py, px, py, thickness);
+            }
+            spare -= length;
+        }
+        if (!started) spare = dots;
+        from_x = to_x;
+        from_y = to_y;
+        started = true;
+    }
+}
+
+/* A line of text at (x, y); across and down say which of its points lies there: 0 = left or top, 0.5 = middle, 1 = right
+   or bottom. What does not fit into `room` is cut off with two dots. Returns its width. */
+static float plot_text(plot_canvas *canvas, float x, float y, float across, float down, img_type type, float room, const char *text) {
+    char cut[200];
+    float width = img_text_width(text, type.size);
+    if (width > room) {
+        size_t length = img_text_fit(text, type.size, room - img_text_width("n..", type.size), &width);
+        length = YOLO_MIN(length, sizeof cut - 3);
+        while (length && ((unsigned char)text[length] & 0xc0) == 0x80) length--;
+        memcpy(cut, text, length);
+        memcpy(cut + length, "..", 3);
+        text = cut;
+        width = img_text_width(text, type.size);
+    }
+    float along = width * across, up = type.size * down;
+    img_draw_text(&canvas->image, type.upwards ? x - up : x - along, type.upwards ? y + along : y - up, type, text, strlen(text));
+    return width;
+}
+
+static const float plot_wide = 1e6f;
+
+static img_type plot_type(float size, const uint8_t *colour) { return (img_type){.size = size, .colour = colour}; }
+
+/* The step of about `count` round numbers over a span: 1, 2, 2.5 or 5 times a power of ten. */
+static double plot_step(double span, int count, bool whole) {
+    double least = span / YOLO_MAX(count, 1), step = pow(10, floor(log10(least)));
+    double factor = least / step <= 1.0001 ? 1 : least / step <= 2 ? 2 : least / step <= 2.5 && step > 1 ? 2.5 : least / step <= 5 ? 5 : 10;
+    step *= factor;
+    return whole && step < 1 ? 1 : step;
+}
+
+/* A tick's number, with as many decimals as its step asks for. */
+static void plot_number(char text[40], double number, double step) {
+    if (fabs(number) < step * 1e-6) number = 0;
+    if (step < 1e-5 || fabs(number) >= 1e6) { str_from_number(text, number, 4); return; }
+    snprintf(text, 40, "%.*f", YOLO_CLAMP((int)ceil(-log10(step) - 1e-9), 0, 5) , number);
+    char *dot = strchr(text, str_decimal_point());
+    if (dot) *dot = '.';
+}
+
+/* Grid, ticks and their numbers, and the two axes. */
+static void plot_draw_axes(plot_canvas *canvas, const plot_axes *axes, int x_ticks, int y_ticks, bool whole, float size) {
+    double step = plot_step(axes->x2 - axes->x1, x_ticks, whole);
+    char text[40];
+    for (double at = ceil(axes->x1 / step - 1e-9) * step; x_ticks && at <= axes->x2 + step * 1e-6; at += step) {
+        float x = floorf(axes->left + (float)((at - axes->x1) / (axes->x2 - axes->x1)) * (axes->right - axes->left));
+        plot_rectangle(canvas, x, axes->top, x + 1, axes->bottom + 6, plot_grid);
+        plot_number(text, at, step);
+        plot_text(canvas, x, axes->bottom + 12, 0.5f, 0, plot_type(size, plot_ink), plot_wide, text);
+    }
+    step = plot_step(axes->y2 - axes->y1, y_ticks, false);
+    for (double at = ceil(axes->y1 / step - 1e-9) * step; y_ticks && at <= axes->y2 + step * 1e-6; at += step) {
+        float y = floorf(axes->bottom - (float)((at - axes->y1) / (axes->y2 - axes->y1)) * (axes->bottom - axes->top));
+        plot_rectangle(canvas, axes->left - 6, y, axes->right, y + 1, plot_grid);
+        plot_number(text, at, step);
+        plot_text(canvas, axes->left - 12, y + 1, 1, 0.5f, plot_type(size, plot_ink), plot_wide, text);
+    }
+    plot_rectangle(canvas, axes->left, axes->bottom, axes->right, axes->bottom + 2, plot_gray);
+    plot_rectangle(canvas, axes->left, axes->top, axes->left + 2, axes->bottom + 2, plot_gray);
+}
+
+/* ---- results.png ---- */
+
+static const char *const plot_result_names[] = {
+    "train/box_loss", "train/cls_loss", "train/dfl_loss", "metrics/precision(B)", "metrics/recall(B)",
+    "val/box_loss", "val/cls_loss", "val/dfl_loss", "metrics/mAP50(B)", "metrics/mAP50-95(B)",
+};
+enum { PLOT_RESULTS = 10, PLOT_SIGMA = 3, PLOT_MAX_EPOCHS = 100000 };
+
+typedef struct plot_table { double *x, *y[PLOT_RESULTS], *smooth; int count; } plot_table;
+
+/* The next field of a line of comma-separated values, without blanks; false at the line's end. */
+static bool plot_field(const char **at, const char *end, const char **field, size_t *length) {
+    if (*at > end) return false;
+    const char *comma = memchr(*at, ',', (size_t)(end - *at)), *stop = comma ? comma : end;
+    *field = *at;
+    *at = stop + 1;
+    while (*field < stop && isspace((unsigned char)**field)) ++*field;
+    while (stop > *field && isspace((unsigned char)stop[-1])) stop--;
+    *length = (size_t)(stop - *field);
+    return true;
+}
+
+/* Which series each column holds (-1 = none, PLOT_RESULTS = the epochs). */
+static int plot_columns(const char *line, const char *end, int columns[64]) {
+    const char *field;
+    size_t length;
+    int count = 0;
+    while (count < 64 && plot_field(&line, end, &field, &length)) {
+        columns[count] = length == 5 && !memcmp(field, "epoch", 5) ? PLOT_RESULTS : -1;
+        for (int i = 0; i < PLOT_RESULTS; i++)
+            if (strlen(plot_result_names[i]) == length && !memcmp(field, plot_result_names[i], length)) columns[count] = i;
+        count++;
+    }
+    return count;
+}
+
+static yolo_status plot_table_make(plot_table *table, char *text, size_t size, yolo_error *error) {
+    const char *end = text + size, *line = text, *next;
+    int columns[64], column_count = 0, capacity = 0;
+    for (const char *p = text; p < end; p++) capacity += *p == '\n';
+    capacity = YOLO_MIN(capacity + 1, PLOT_MAX_EPOCHS);
+    double *block = mem_array((uint64_t)capacity * (PLOT_RESULTS + 2), sizeof *block);
+    if (!block) return err_memory(error, (uint64_t)capacity * (PLOT_RESULTS + 2) * 8);
+    table->x = block;
+    table->smooth = block + capacity;
+    for (int i = 0; i < PLOT_RESULTS; i++) table->y[i] = block + (size_t)capacity * (size_t)(2 + i);
+    for (; line < end && table->count < capacity; line = next) {
+        const char *stop = memchr(line, '\n', (size_t)(end - line)), *field;
+        size_t length;
+        stop = stop ? stop : end;
+        next = stop + 1;
+        if (!column_count) { column_count = plot_columns(line, stop, columns); continue; }
+        if (stop - line < 2) continue;
+        int row = table->count++;
+        table->x[row] = row + 1;
+        for (int i = 0; i < PLOT_RESULTS; i++) table->y[i][row] = NAN;
+        for (int c = 0; c < column_count && plot_field(&line, stop, &field, &length); c++) {
+            double number = NAN;
+            if (columns[c] < 0 || !str_to_number(field, length, &number) || !(fabs(number) < 1e300)) continue;
+            *(columns[c] == PLOT_RESULTS ? &table->x[row] : &table->y[columns[c]][row]) = number;
+        }
+    }
+    return YOLO_OK;
+}
+
+/* Gaussian smoothing of what is finite; mirrored at the ends. REF ultralytics/utils/plotting.py plot_results */
+static void plot_smooth(double *out, const double *in, int count) {
+    for (int i = 0; i < count; i++) {
+        double sum = 0, weights = 0;
+        for (int k = -4 * PLOT_SIGMA; k <= 4 * PLOT_SIGMA; k++) {
+            int at = i + k, period = 2 * count;
+            at = ((at % period) + period) % period;
+            at = at < count ? at : period - 1 - at;
+            double weight = exp(-0.5 * k * k / (PLOT_SIGMA * PLOT_SIGMA));
+            if (!isfinite(in[at])) continue;
+            sum += weight * in[at];
+            weights += weight;
+        }
+        out[i] = weights > 0 && isfinite(in[i]) ? sum / weights : NAN;
+    }
+}
+
+/* The range of what is finite, widened by a twentieth at either side; false when there is nothing. */
+static bool plot_range(const double *values, int count, double least, double *low, double *high) {
+    *low = INFINITY;
+    *high = -INFINITY;
+    for (int i = 0; i < count; i++) {
+        if (!isfinite(values[i])) continue;
+        *low = YOLO_MIN(*low, values[i]);
+        *high = YOLO_MAX(*high, values[i]);
+    }
+    if (!(*low <= *high)) return false;
+    double margin = YOLO_MAX(YOLO_MAX((*high - *low) * 0.05, fabs(*high) * 1e-9), *high > *low ? 0 : least);
+    *low -= margin;
+    *high += margin;
+    return true;
+}
+
+/* The best value of a series and its epoch. */
+static void plot_best(plot_canvas *canvas, const plot_axes *axes, const plot_table *table, int series) {
+    bool loss = series < 8 && series != 3 && series != 4;
+    int best = -1;
+    char text[80], number[40];
+    for (int i = 0; i < table->count; i++)
+        if (isfinite(table->y[series][i]) && (best < 0 || (loss ? table->y[series][i] < table->y[series][best] : table->y[series][i] > table->y[series][best]))) best = i;
+    if (best < 0 || series < 3) return;
+    plot_line(canvas, axes, &table->x[best], &table->y[series][best], 1, 13, 0);
+    plot_paint(canvas, plot_ink, 255);
+    plot_line(canvas, axes, &table->x[best], &table->y[series][best], 1, 7, 0);
+    plot_paint(canvas, plot_white, 255);
+    str_from_number(number, table->y[series][best], 4);
+    snprintf(text, sizeof text, "best %s at %.0f", number, table->x[best]);
+    plot_text(canvas, axes->right - 8, loss ? axes->top + 10 : axes->bottom - 12, 1, loss ? 0 : 1, plot_type(13, plot_gray), axes->right - axes->left, text);
+}
+
+static void plot_result(plot_canvas *canvas, plot_axes axes, plot_table *table, int series, const char *label) {
+    const double *y = table->y[series];
+    float size = 15, middle = (axes.left + axes.right) / 2;
+    plot_text(canvas, middle, axes.top - 14, 0.5f, 1, plot_type(18, plot_ink), axes.right - axes.left + 60, plot_result_names[series]);
+    if (!plot_range(y, table->count, YOLO_MAX(fabs(y[0]) * 0.1, 0.01), &axes.y1, &axes.y2) || !plot_range(table->x, table->count, 0.5, &axes.x1, &axes.x2)) {
+        axes.x1 = axes.y1 = 0;
+        axes.x2 = axes.y2 = 1;
+        plot_draw_axes(canvas, &axes, 0, 0, false, size);
+        plot_text(canvas, middle, (axes.top + axes.bottom) / 2, 0.5f, 0.5f, plot_type(size, plot_gray), plot_wide, "no data");
+        return;
+    }
+    plot_draw_axes(canvas, &axes, 5, 6, true, size);
+    float apart = (axes.right - axes.left) / (float)YOLO_MAX(table->count, 1);
+    plot_line(canvas, &axes, table->x, y, table->count, 2.6f, 0);
+    if (apart > 4)
+        for (int i = 0; i < table->count; i++) plot_line(canvas, &axes, &table->x[i], &y[i], 1, YOLO_CLAMP(apart * 0.9f, 4.0f, 8.0f), 0);
+    plot_paint(canvas, plot_blue, 255);
+    plot_smooth(table->smooth, y, table->count);
+    plot_line(canvas, &axes, table->x, table->smooth, table->count, 3, 7);
+    plot_paint(canvas, plot_orange, 255);
+    plot_best(canvas, &axes, table, series);
+    if (!label) return;
+    for (int i = 0; i < 2; i++) {
+        float x = axes.right - 120, y_text = axes.top + 14 + 24 * (float)i;
+        for (int k = 0; k <= 6; k++) plot_stroke(canvas, x - 46 + 7 * (float)(i ? k : 0), y_text, x - 46 + 7 * (float)(i ? k : 6), y_text, 3);
+        plot_paint(canvas, i ? plot_orange : plot_blue, 255);
+        plot_text(canvas, x + 10, y_text + 1, 0, 0.5f, plot_type(14, plot_ink), 106, i ? "smooth" : label);
+    }
+}
+
+/* results.csv -> results.png: losses and metrics over the epochs. A damaged file gives what can be read of it. */
+static yolo_status plot_results(const char *csv_path, const char *png_path, yolo_error *error) {
+    plot_canvas canvas;
+    plot_table table = {.count = 0};
+    uint8_t *bytes;
+    size_t size;
+    yolo_status status = path_read(csv_path, 64 << 20, &bytes, &size, error);
+    if (status != YOLO_OK) return status;
+    status = plot_table_make(&table, (char *)bytes, size, error);
+    if (status == YOLO_OK) status = plot_open(&canvas, 2000, 1000, error);
+    else memset(&canvas, 0, sizeof canvas);
+    for (int i = 0; i < PLOT_RESULTS && status == YOLO_OK; i++) {
+        float left = 396 * (float)(i % 5) + 84, top = 490 * (float)(i / 5) + 56;
+        plot_result(&canvas, (plot_axes){.left = left, .top = top, .right = left + 316, .bottom = top + 380}, &table, i, i == 1 ? "results" : NULL);
+        if (i > 4) plot_text(&canvas, left + 158, top + 422, 0.5f, 0, plot_type(15, plot_ink), plot_wide, "epoch");
+    }
+    mem_free(table.x);
+    mem_free(bytes);
+    return plot_close(&canvas, png_path, status, error);
+}
+
+/* ---- curves ---- */
+
+/* A line a class over 0..1. Precision over recall where there is an `ap`, else a metric over the confidence. */
+typedef struct plot_curve_set {
+    const char *metric;    /* "F1", "Precision" or "Recall"; without meaning with `ap` */
+    const double *y;       /* row r's point i at y[r * stride + i] */
+    size_t stride;
+    int rows, points;      /* points lie at i / (points - 1) */
+    const int *class_ids;  /* of each row; NULL = 0, 1, 2 ... */
+    const double *ap;      /* AP50 of row r at ap[r * ap_stride]; NULL = a curve over the confidence */
+    size_t ap_stride;
+    const char *const *names; /* by class, NULL = numbers */
+    int class_count;
+} plot_curve_set;
+
+static const char *plot_class_name(const plot_curve_set *set, int row, char text[160]) {
+    int id = set->class_ids ? set->class_ids[row] : row;
+    img_class_label(text, 140, set->names && id >= 0 && id < set->class_count ? set->names[id] : NULL, id);
+    return text;
+}
+
+/* The mean of all classes at each point; smoothed by a box filter of a tenth over the confidence, with ends held.
+   REF ultralytics/utils/metrics.py plot_mc_curve */
+static void plot_curve_mean(const plot_curve_set *set, double *mean, double *raw) {
+    int points = set->points, reach = set->ap ? 0 : (int)rint(points * 0.1 * 2) / 2 / 2;
+    for (int i = 0; i < points; i++) {
+        double sum = 0;
+        int count = 0;
+        for (int r = 0; r < set->rows; r++) {
+            double value = set->y[(size_t)r * set->stride + (size_t)i];
+            if (isfinite(value)) { sum += value; count++; }
+        }
+        raw[i] = count ? sum / count : NAN;
+    }
+    for (int i = 0; i < points; i++) {
+        mean[i] = 0;
+        for (int k = -reach; k <= reach; k++) mean[i] += raw[YOLO_CLAMP(i + k, 0, points - 1)] / (2 * reach + 1);
+    }
+}
+
+static void plot_legend(plot_canvas *canvas, float x, float *y, const uint8_t *colour, float thickness, float room, const char *text) {
+    plot_stroke(canvas, x, *y, x + 44, *y, thickness);
+    plot_paint(canvas, colour, 255);
+    plot_text(canvas, x + 62, *y + 1, 0, 0.5f, plot_type(17, plot_ink), room - 62, text);
+    *y += 36;
+}
+
+/* The lines, and the legend at their right: its last entry tells the best point, which is marked where it is one. */
+static void plot_curve_lines(plot_canvas *canvas, const plot_axes *axes, const plot_curve_set *set, const double *x, const double *mean, float room) {
+    char name[160], text[240];
+    float legend = axes->top + 20;
+    double ap = 0;
+    int best = 0;
+    for (int r = 0; r < set->rows; r++) {
+        bool named = set->rows <= PLOT_LEGEND;
+        const uint8_t *colour = named ? plot_colours[r] : plot_gray;
+        double row_ap = set->ap ? set->ap[(size_t)r * set->ap_stride] : 0;
+        ap += isfinite(row_ap) ? row_ap / set->rows : 0;
+        plot_line(canvas, axes, x, set->y + (size_t)r * set->stride, set->points, named ? 2.2f : 1.4f, 0);
+        plot_paint(canvas, colour, named ? 255 : 110);
+        if (!named) continue;
+        if (set->ap) snprintf(text, sizeof text, "%s %.3f", plot_class_name(set, r, name), row_ap);
+        else snprintf(text, sizeof text, "%s", plot_class_name(set, r, name));
+        plot_legend(canvas, axes->right + 36, &legend, colour, 2.2f, room, text);
+    }
+    for (int i = 1; i < set->points; i++)
+        if (mean[i] > mean[best] || !isfinite(mean[best])) best = i;
+    plot_line(canvas, axes, x, mean, set->points, 6, 0);
+    plot_paint(canvas, plot_blue, 255);
+    if (set->ap) snprintf(text, sizeof text, "all classes %.3f mAP@0.5", ap);
+    else snprintf(text, sizeof text, "all classes %.2f at %.3f", mean[best], x[best]);
+    if (set->rows) plot_legend(canvas, axes->right + 36, &legend, plot_blue, 6, room, text);
+    if (!set->rows || set->ap) return;
+    plot_line(canvas, axes, &x[best], &mean[best], 1, 18, 0);
+    plot_paint(canvas, plot_white, 255);
+    plot_line(canvas, axes, &x[best], &mean[best], 1, 12, 0);
+    plot_paint(canvas, plot_blue, 255);
+}
+
+/* BoxPR_curve.png, BoxF1_curve.png, BoxP_curve.png, BoxR_curve.png */
+static yolo_status plot_curves(const char *path, const plot_curve_set *set, yolo_error *error) {
+    plot_canvas canvas;
+    plot_curve_set curves = *set;
+    plot_axes axes = {130, 84, 1260, 1090, 0, 1, 0, 1};
+    char title[100];
+    if (curves.points < 1) curves.rows = 0;
+    int points = YOLO_MAX(curves.points, 1);
+    curves.points = points;
+    double *block = mem_array((uint64_t)points, 3 * sizeof *block);
+    yolo_status status = plot_open(&canvas, 1800, 1200, error);
+    if (status == YOLO_OK && !block) status = err_memory(error, (uint64_t)points * 24);
+    if (status == YOLO_OK) {
+        for (int i = 0; i < points; i++) block[i] = i / YOLO_MAX(points - 1.0, 1);
+        plot_curve_mean(&curves, block + points, block + 2 * points);
+        snprintf(title, sizeof title, "%s Curve", curves.ap ? "Precision-Recall" : curves.metric);
+        if (!curves.ap) snprintf(title, sizeof title, "%s-Confidence Curve", curves.metric);
+        float middle = (axes.left + axes.right) / 2, half = (axes.top + axes.bottom) / 2;
+        plot_draw_axes(&canvas, &axes, 10, 10, false, 17);
+        plot_text(&canvas, middle, axes.top - 26, 0.5f, 1, plot_type(24, plot_ink), plot_wide, title);
+        plot_text(&canvas, middle, axes.bottom + 56, 0.5f, 0, plot_type(20, plot_ink), plot_wide, curves.ap ? "Recall" : "Confidence");
+        plot_text(&canvas, 42, half, 0.5f, 0.5f, (img_type){20, 0, true, plot_ink}, plot_wide, curves.ap ? "Precision" : curves.metric);
+        if (!curves.rows) plot_text(&canvas, middle, half, 0.5f, 0.5f, plot_type(20, plot_gray), plot_wide, "no data");
+        else plot_curve_lines(&canvas, &axes, &curves, block, block + points, 1800 - axes.right - 56);
+    }
+    mem_free(block);
+    return plot_close(&canvas, path, status, error);
+}
+
+/* ---- confusion matrix ---- */
+
+/* White to dark blue, part 0..1. */
+static void plot_blues(double part, uint8_t colour[3]) {
+    static const uint8_t stops[][3] = {{255, 255, 255}, {214, 230, 244}, {140, 190, 224}, {58, 132, 192}, {16, 76, 148}, {8, 40, 96}};
+    double at = YOLO_CLAMP(part > 0 ? part : 0, 0.0, 1.0) * (YOLO_COUNT(stops) - 1);
+    int low = YOLO_MIN((int)at, YOLO_COUNT(stops) - 2);
+    for (int c = 0; c < 3; c++) colour[c] = (uint8_t)lrint(stops[low][c] + (at - low) * (stops[low + 1][c] - stops[low][c]));
+}
+
+typedef struct plot_matrix { const int64_t *counts; int size; bool normalised; double *sums; double most; } plot_matrix;
+
+/* What a cell shows: predicted in rows, true in columns. */
+static double plot_matrix_cell(const plot_matrix *m, int predicted, int true_class) {
+    double count = (double)m->counts[(size_t)predicted * (size_t)m->size + (size_t)true_class];
+    return !m->normalised ? count : m->sums[true_class] > 0 ? count / m->sums[true_class] : 0;
+}
+
+static void plot_matrix_cells(plot_canvas *canvas, const plot_axes *axes, const plot_matrix *m) {
+    float side = (axes->right - axes->left) / (float)m->size, size = YOLO_MIN(18.0f, side * 0.3f);
+    for (int p = 0; p < m->size; p++)
+        for (int t = 0; t < m->size; t++) {
+            double value = plot_matrix_cell(m, p, t), part = value / m->most;
+            float x = axes->left + side * (float)t, y = axes->top + side * (float)p;
+            uint8_t colour[3];
+            char text[40];
+            if (!(value > 0)) continue;
+            plot_blues(side < 8 ? 0.15 + 0.85 * part : part, colour);
+            plot_rectangle(canvas, x, y, YOLO_MAX(floorf(x) + 1, x + side), YOLO_MAX(floorf(y) + 1, y + side), colour);
+            if (side < 36 || value < 0.005) continue;
+            if (m->normalised) snprintf(text, sizeof text, "%.2f", value);
+            else snprintf(text, sizeof text, "%.0f", value);
+            float width = img_text_width(text, size), fit = YOLO_MIN(1.0f, (side - 8) / width);
+            plot_text(canvas, x + side / 2, y + side / 2, 0.5f, 0.5f, plot_type(size * fit, part > 0.45 ? plot_white : plot_ink), plot_wide, text);
+        }
+    for (int i = 0; i <= m->size && side >= 8; i++) {
+        float x = axes->left + side * (float)i, y = axes->top + side * (float)i;
+        plot_rectangle(canvas, x, axes->top, x + 1, axes->bottom + 1, plot_grid);
+        plot_rectangle(canvas, axes->left, y, axes->right + 1, y + 1, plot_grid);
+    }
+}
+
+/* Class names, or numbers where names find no room, along both axes. */
+static void plot_matrix_names(plot_canvas *canvas, const plot_axes *axes, const plot_matrix *m, const char *const *names, float room) {
+    float side = (axes->right - axes->left) / (float)m->size, size = YOLO_CLAMP(side * 0.62f, 7.0f, 18.0f);
+    bool named = side >= 11;
+    int step = named ? 1 : (int)plot_step(m->size, 12, true);
+    for (int i = 0; i < m->size; i += step) {
+        char text[160];
+        if (i == m->size - 1 && named) snprintf(text, sizeof text, "background");
+        else img_class_label(text, 140, named && names ? names[i] : NULL, i);
+        float at = side * ((float)i + 0.5f), tick = floorf(at);
+        img_type type = plot_type(named ? size : 15, plot_ink);
+        plot_rectangle(canvas, axes->left + tick, axes->bottom, axes->left + tick + 1, axes->bottom + 7, plot_gray);
+        plot_rectangle(canvas, axes->left - 6, axes->top + tick, axes->left, axes->top + tick + 1, plot_gray);
+        plot_text(canvas, axes->left - 12, axes->top + at, 1, 0.5f, type, room, text);
+        type.upwards = named;
+        if (named) plot_text(canvas, axes->left + at, axes->bottom + 14, 1, 0.5f, type, room, text);
+        else plot_text(canvas, axes->left + at, axes->bottom + 14, 0.5f, 0, type, room, text);
+    }
+}
+
+static void plot_matrix_scale(plot_canvas *canvas, const plot_axes *axes, const plot_matrix *m) {
+    plot_axes bar = {axes->right + 60, axes->top, axes->right + 92, axes->bottom, 0, 1, 0, m->most};
+    for (float y = bar.top; y < bar.bottom; y++) {
+        uint8_t colour[3];
+        plot_blues((double)((bar.bottom - y) / (bar.bottom - bar.top)), colour);
+        plot_rectangle(canvas, bar.left, y, bar.right, y + 1, colour);
+    }
+    double step = plot_step(m->most, 6, !m->normalised);
+    for (double at = 0; at <= m->most + step * 1e-6; at += step) {
+        char text[40];
+        float y = floorf(bar.bottom - (float)(at / m->most) * (bar.bottom - bar.top));
+        plot_number(text, at, step);
+        plot_rectangle(canvas, bar.right, y, bar.right + 7, y + 1, plot_gray);
+        plot_text(canvas, bar.right + 14, y + 1, 0, 0.5f, plot_type(15, plot_ink), plot_wide, text);
+    }
+}
+
+/* Widest class name in pixels, at most `most`. */
+static float plot_names_width(const char *const *names, int count, float size, float most) {
+    float widest = img_text_width("background", size);
+    for (int i = 0; i < count; i++) {
+        char text[160];
+        img_class_label(text, 140, names ? names[i] : NULL, i);
+        widest = YOLO_MAX(widest, img_text_width(text, size));
+    }
+    return YOLO_MIN(widest, most);
+}
+
+/* confusion_matrix.png and confusion_matrix_normalized.png. `counts` is (class_count + 1) squared, row = predicted class,
+   column = true class, the last of either the background; `normalised` = parts of the column's sum. */
+static yolo_status plot_confusion(const char *path, const int64_t *counts, const char *const *names, int class_count, bool normalised, yolo_error *error) {
+    plot_canvas canvas = {.across = 0};
+    plot_matrix m = {counts, class_count + 1, normalised, mem_array((uint64_t)class_count + 1, sizeof *m.sums), normalised ? 1 : 0};
+    if (!m.sums) return err_memory(error, (uint64_t)class_count * 8);
+    for (int p = 0; p < m.size; p++)
+        for (int t = 0; t < m.size; t++) {
+            double count = (double)counts[(size_t)p * (size_t)m.size + (size_t)t];
+            m.sums[t] += count;
+            if (!normalised) m.most = YOLO_MAX(m.most, count);
+        }
+    if (m.most <= 0) m.most = 1;
+    float side = YOLO_CLAMP(floorf(1200.0f / (float)m.size), 1.0f, 240.0f), whole = YOLO_MAX(side * (float)m.size, 480.0f);
+    float room = side >= 11 ? plot_names_width(names, class_count, YOLO_CLAMP(side * 0.62f, 7.0f, 18.0f), 340) : 60;
+    plot_axes axes = {.left = room + 96, .top = 84};
+    axes.right = axes.left + whole;
+    axes.bottom = axes.top + whole;
+    yolo_status status = plot_open(&canvas, (int)axes.right + 200, (int)(axes.bottom + (side >= 11 ? room : 30) + 80), error);
+    if (status == YOLO_OK) {
+        plot_text(&canvas, (axes.left + axes.right) / 2, 28, 0.5f, 0, plot_type(24, plot_ink), plot_wide, normalised ? "Confusion Matrix Normalized" : "Confusion Matrix");
+        plot_text(&canvas, (axes.left + axes.right) / 2, (float)canvas.image.height - 20, 0.5f, 1, plot_type(20, plot_ink), plot_wide, "True");
+        plot_text(&canvas, 36, (axes.top + axes.bottom) / 2, 0.5f, 0.5f, (img_type){20, 0, true, plot_ink}, plot_wide, "Predicted");
+        plot_matrix_cells(&canvas, &axes, &m);
+        plot_matrix_names(&canvas, &axes, &m, names, room);
+        plot_matrix_scale(&canvas, &axes, &m);
+    }
+    mem_free(m.sums);
+    return plot_close(&canvas, path, status, error);
+}
+
+/* ---- labels.jpg ---- */
+
+static void plot_bars(plot_canvas *canvas, plot_axes axes, const int64_t *instances, const char *const *names, int class_count) {
+    int64_t most = 0;
+    for (int i = 0; i < class_count; i++) most = YOLO_MAX(most, instances[i]);
+    axes.y2 = (double)YOLO_MAX(most, 1) * 1.08;
+    axes.x2 = YOLO_MAX(class_count, 1);
+    plot_draw_axes(canvas, &axes, 0, 7, false, 15);
+    float step = (axes.right - axes.left) / (float)YOLO_MAX(class_count, 1), size = YOLO_CLAMP(step * 0.5f, 8.0f, 16.0f);
+    bool named = class_count <= 50;
+    int tick = named ? 1 : (int)plot_step(class_count, 8, true);
+    for (int i = 0; i < class_count; i++) {
+        char text[160];
+        float x = axes.left + step * (float)i, y = axes.bottom - (float)((double)instances[i] / axes.y2) * (axes.bottom - axes.top);
+        float left = x + step * 0.1f, right = YOLO_MAX(x + step * 0.9f, floorf(left) + 1);
+        const uint8_t *colour = img_class_colour(i);
+        bool pale = colour[0] > 225 && colour[1] > 225 && colour[2] > 225;
+        if (pale) plot_rectangle(canvas, left, y, right, axes.bottom, plot_gray);
+        if (!pale || right - left > 4) plot_rectangle(canvas, left + pale, y + pale, right - pale, axes.bottom, colour);
+        img_class_label(text, 140, named && names ? names[i] : NULL, i);
+        img_type type = plot_type(named ? size : 15, plot_ink);
+        type.upwards = named;
+        if (named) plot_text(canvas, x + step / 2, axes.bottom + 12, 1, 0.5f, type, 150, text);
+        else if (i % tick == 0) plot_text(canvas, x + step / 2, axes.bottom + 12, 0.5f, 0, type, plot_wide, text);
+        snprintf(text, sizeof text, "%lld", (long long)instances[i]);
+        if (named && img_text_width(text, 13) < step) plot_text(canvas, x + step / 2, y - 5, 0.5f, 1, plot_type(13, plot_ink), plot_wide, text);
+    }
+    plot_text(canvas, axes.left, axes.top - 18, 0, 1, plot_type(18, plot_ink), plot_wide, "instances");
+}
+
+/* Where boxes lie, or how large they are: 50 x 50 fields, darker = more. */
+static void plot_density(plot_canvas *canvas, plot_axes axes, const yolo_box *boxes, int64_t count, bool sizes) {
+    enum { FIELDS = 50 };
+    int32_t fields[FIELDS][FIELDS] = {{0}}, most = 1;
+    for (int64_t i = 0; i < count; i++) {
+        float x = sizes ? boxes[i].x2 - boxes[i].x1 : (boxes[i].x1 + boxes[i].x2) / 2, y = sizes ? boxes[i].y2 - boxes[i].y1 : (boxes[i].y1 + boxes[i].y2) / 2;
+        if (!(x >= 0 && x <= 1 && y >= 0 && y <= 1)) continue;
+        int32_t *field = &fields[YOLO_MIN((int)(y * FIELDS), FIELDS - 1)][YOLO_MIN((int)(x * FIELDS), FIELDS - 1)];
+        *field += *field < INT32_MAX;
+        most = YOLO_MAX(most, *field);
+    }
+    plot_draw_axes(canvas, &axes, 5, 5, false, 15);
+    float side = (axes.right - axes.left) / FIELDS, tall = (axes.bottom - axes.top) / FIELDS;
+    for (int y = 0; y < FIELDS; y++)
+        for (int x = 0; x < FIELDS; x++) {
+            uint8_t colour[3];
+            float left = axes.left + side * (float)x, bottom = axes.bottom - tall * (float)y;
+            if (!fields[y][x]) continue;
+            plot_blues(0.12 + 0.88 * sqrt((double)fields[y][x] / most), colour);
+            plot_rectangle(canvas, left, bottom - tall, left + side, bottom, colour);
+        }
+    plot_text(canvas, (axes.left + axes.right) / 2, axes.bottom + 46, 0.5f, 0, plot_type(18, plot_ink), plot_wide, sizes ? "width" : "x");
+    plot_text(canvas, axes.left - 62, (axes.top + axes.bottom) / 2, 0.5f, 0.5f, (img_type){18, 0, true, plot_ink}, plot_wide, sizes ? "height" : "y");
+}
+
+/* Boxes over one another, as if all had the same centre: at most a thousand of them, evenly chosen. */
+static void plot_overlay(plot_canvas *canvas, plot_axes axes, const yolo_box *boxes, int64_t count) {
+    int64_t step = count / 1000 + 1;
+    for (int64_t i = 0; i < count; i += step) {
+        float w = (boxes[i].x2 - boxes[i].x1) / 2, h = (boxes[i].y2 - boxes[i].y1) / 2, x[2], y[2];
+        if (!(w >= 0 && w <= 0.5f && h >= 0 && h <= 0.5f)) continue;
+        for (int k = 0; k < 2; k++) {
+            x[k] = floorf(axes.left + (axes.right - axes.left) * (k ? 0.5f + w : 0.5f - w)) + 0.5f;
+            y[k] = floorf(axes.top + (axes.bottom - axes.top) * (k ? 0.5f + h : 0.5f - h)) + 0.5f;
+        }
+        for (int k = 0; k < 2; k++) {
+            plot_stroke(canvas, x[0], y[k], x[1], y[k], 1);
+            plot_stroke(canvas, x[k], y[0], x[k], y[1], 1);
+        }
+        plot_paint(canvas, img_class_colour(boxes[i].class_id), 160);
+    }
+    plot_text(canvas, axes.left, axes.top - 18, 0, 1, plot_type(18, plot_ink), plot_wide, "boxes");
+}
+
+/* labels.jpg: instances of each class, boxes over one another, where they lie, how large they are. The boxes are in parts
+   of their picture's sides. */
+static yolo_status plot_labels(const char *path, const yolo_box *boxes, int64_t count, const int64_t *instances, const char *const *names,
+                               int class_count, yolo_error *error) {
+    plot_canvas canvas;
+    yolo_status status = plot_open(&canvas, 1600, 1600, error);
+    if (status == YOLO_OK) {
+        bool named = class_count <= 50;
+        plot_bars(&canvas, (plot_axes){120, 70, 770, named ? 560.0f : 680.0f, 0, 1, 0, 1}, instances, names, class_count);
+        plot_overlay(&canvas, (plot_axes){880, 70, 1560, 750, 0, 1, 0, 1}, boxes, count);
+        plot_density(&canvas, (plot_axes){120, 840, 770, 1490, 0, 1, 0, 1}, boxes, count, false);
+        plot_density(&canvas, (plot_axes){910, 840, 1560, 1490, 0, 1, 0, 1}, boxes, count, true);
+    }
+    return plot_close(&canvas, path, status, error);
+}
+
+/* ---- sheets of pictures ---- */
+
+/* A picture of a sheet: boxes in its own pixels; a confidence below 0 is not written. */
+typedef struct plot_picture { yolo_image image; const yolo_box *boxes; int box_count; const char *name; } plot_picture;
+
+typedef struct plot_sheet {
+    const plot_picture *pictures; /* the first 16 are shown */
+    int count;
+    const char *const *names;     /* by class, NULL = numbers */
+    int class_count;
+    float confidence;             /* boxes of less are left out, but for those below 0 */
+} plot_sheet;
+
+enum { PLOT_SIDE = 1920, PLOT_NAMED_BOXES = 300 };
+
+/* One picture scaled into its cell, with its boxes and its file name. */
+static void plot_cell(yolo_image *cell, const plot_picture *picture, const plot_sheet *sheet, double scale) {
+    const yolo_image *in = &picture->image;
+    int width = YOLO_CLAMP((int)(in->width * scale), 1, cell->width), height = YOLO_CLAMP((int)(in->height * scale), 1, cell->height);
+    float size = cell->width < 200 ? 9.0f : 11.0f;
+    for (int first = 0; first < width; first += IMG_TILE) {
+        img_tile tile;
+        img_tile_start(&tile, in, width, height, first);
+        for (int y = 0; y < height; y++) img_tile_row(&tile, y, cell->pixels + ((size_t)y * (size_t)cell->width + (size_t)first) * 3);
+    }
+    for (int i = 0; i < picture->box_count; i++) {
+        yolo_box box = picture->boxes[i];
+        if (box.confidence >= 0 && box.confidence < sheet->confidence) continue;
+        const char *name = sheet->names && box.class_id >= 0 && box.class_id < sheet->class_count ? sheet->names[box.class_id] : NULL;
+        box.x1 *= (float)scale; box.y1 *= (float)scale; box.x2 *= (float)scale; box.y2 *= (float)scale;
+        if (i < PLOT_NAMED_BOXES) img_draw_marked(cell, &box, name, 2, size);
+        else img_draw_frame(cell, &box, 1);
+    }
+    if (!picture->name) return;
+    static const uint8_t shade[3] = {40, 40, 40};
+    float taken;
+    size_t length = img_text_fit(path_name(picture->name), size, (float)cell->width - 16, &taken);
+    img_draw_rectangle(cell, 0, 0, (int)taken + 16, (int)size + 14, shade);
+    img_draw_text(cell, 8, 7, (img_type){.size = size, .colour = plot_white}, path_name(picture->name), length);
+}
+
+/* train_batchN.jpg, val_batchN_labels.jpg, val_batchN_pred.jpg: pictures in a square grid, row by row. */
+static yolo_status plot_batch(const char *path, const plot_sheet *sheet, yolo_error *error) {
+    plot_canvas canvas = {.across = 0};
+    int count = YOLO_CLAMP(sheet->count, 0, PLOT_SHEET), across = 1, widest = 1, tallest = 1;
+    while (across * across < count) across++;
+    int down = YOLO_MAX((count + across - 1) / across, 1);
+    for (int i = 0; i < count; i++) {
+        widest = YOLO_MAX(widest, sheet->pictures[i].image.width);
+        tallest = YOLO_MAX(tallest, sheet->pictures[i].image.height);
+    }
+    double scale = YOLO_MIN((double)PLOT_SIDE / across / widest, (double)PLOT_SIDE / down / tallest);
+    yolo_image cell = {NULL, YOLO_MAX((int)(widest * scale), 1), YOLO_MAX((int)(tallest * scale), 1)};
+    if (scale > 1) { /* small pictures grow, up to three times */
+        scale = YOLO_MIN(scale, 3);
+        cell.width = (int)(widest * scale);
+        cell.height = (int)(tallest * scale);
+    }
+    cell.pixels = mem_array((uint64_t)cell.width * (uint64_t)cell.height, 3);
+    yolo_status status = plot_open(&canvas, (cell.width + 2) * across, (cell.height + 2) * down, error);
+    if (status == YOLO_OK && !cell.pixels) status = err_memory(error, (uint64_t)cell.width * (uint64_t)cell.height * 3);
+    for (int i = 0; i < count && status == YOLO_OK; i++) {
+        const plot_picture *picture = &sheet->pictures[i];
+        memset(cell.pixels, 114, (size_t)cell.width * (size_t)cell.height * 3);
+        if (picture->image.pixels && picture->image.width > 0 && picture->image.height > 0) plot_cell(&cell, picture, sheet, scale);
+        int left = (cell.width + 2) * (i % across) + 1, top = (cell.height + 2) * (i / across) + 1;
+        for (int y = 0; y < cell.height; y++)
+            memcpy(canvas.image.pixels + ((size_t)(top + y) * (size_t)canvas.image.width + (size_t)left) * 3,
+                   cell.pixels + (size_t)y * (size_t)cell.width * 3, (size_t)cell.width * 3);
+    }
+    mem_free(cell.pixels);
+    return plot_close(&canvas, path, status, error);
+}
 
 /* ==== 23 prep_: data preparation ================================================================================
    1 The source is only read; `out` may lie within it and is then not searched.

@@ -119,6 +119,7 @@ static const test_case tests_planted[] = {
 #include "test_cli.c"
 #include "test_demo.c"
 #include "test_img.c"
+#include "test_plot.c"
 #include "test_faults.c"
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
@@ -138,6 +139,7 @@ static const test_area test_areas[] = {
     {"cli", tests_cli, YOLO_COUNT(tests_cli)},
     {"demo", tests_demo, YOLO_COUNT(tests_demo)},
     {"img", tests_img, YOLO_COUNT(tests_img)},
+    {"plot", tests_plot, YOLO_COUNT(tests_plot)},
     {"faults", tests_faults, YOLO_COUNT(tests_faults)},
 };
 
