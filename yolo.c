@@ -1936,21 +1936,48 @@ static void img_pen_draw(const img_pen *pen, const img_mask *mask, const img_pie
     }
 }
 
-/* A character, tile by tile. */
-static void img_draw_glyph(yolo_image *image, const img_pen *pen, const img_glyph *glyph, const uint8_t colour[3]) {
+/* Paints [x1, x2) x [y1, y2), clipped, tile by tile, with what draw() covers of each. */
+static void img_draw_covered(yolo_image *image, float x1, float y1, float x2, float y2, const uint8_t colour[3],
+                             void (*draw)(const void *what, const img_mask *mask), const void *what) {
     enum { TILE = 64 };
     uint8_t cover[TILE * TILE] = {0};
-    float along = pen->unit * (glyph->width + 2) + pen->thickness + 1, up = pen->unit * 3 + pen->thickness + 1, down = pen->unit * 17 + pen->thickness + 1;
-    float side = pen->unit * 2 + pen->thickness + 1;
-    int x1 = (int)YOLO_MAX(pen->upwards ? pen->x - up : pen->x - side, 0.0f), y1 = (int)YOLO_MAX(pen->upwards ? pen->y - along : pen->y - up, 0.0f);
-    int x2 = (int)YOLO_MIN(pen->upwards ? pen->x + down : pen->x + along, (float)image->width);
-    int y2 = (int)YOLO_MIN(pen->upwards ? pen->y + side : pen->y + down, (float)image->height);
-    for (int top = y1; top < y2; top += TILE)
-        for (int left = x1; left < x2; left += TILE) {
-            img_mask mask = {cover, left, top, YOLO_MIN(TILE, x2 - left), YOLO_MIN(TILE, y2 - top)};
-            for (int i = 0; i < glyph->count; i++) img_pen_draw(pen, &mask, &glyph->pieces[i]);
-            img_mask_paint(&mask, image, left, top, left + mask.width, top + mask.height, colour, 255);
+    int left = (int)YOLO_MAX(x1, 0.0f), right = (int)YOLO_MIN(x2, (float)image->width);
+    int top = (int)YOLO_MAX(y1, 0.0f), bottom = (int)YOLO_MIN(y2, (float)image->height);
+    for (int y = top; y < bottom; y += TILE)
+        for (int x = left; x < right; x += TILE) {
+            img_mask mask = {cover, x, y, YOLO_MIN(TILE, right - x), YOLO_MIN(TILE, bottom - y)};
+            draw(what, &mask);
+            img_mask_paint(&mask, image, x, y, x + mask.width, y + mask.height, colour, 255);
         }
+}
+
+typedef struct img_stroke { float x1, y1, x2, y2, thickness; } img_stroke;
+
+static void img_stroke_cover(const void *what, const img_mask *mask) {
+    const img_stroke *s = what;
+    img_mask_stroke(mask, s->x1, s->y1, s->x2, s->y2, s->thickness);
+}
+
+/* A line with round ends and soft edges, clipped. */
+static void img_draw_stroke(yolo_image *image, float x1, float y1, float x2, float y2, float thickness, const uint8_t colour[3]) {
+    img_stroke stroke = {x1, y1, x2, y2, thickness};
+    float reach = thickness / 2 + 2;
+    img_draw_covered(image, YOLO_MIN(x1, x2) - reach, YOLO_MIN(y1, y2) - reach, YOLO_MAX(x1, x2) + reach, YOLO_MAX(y1, y2) + reach, colour, img_stroke_cover, &stroke);
+}
+
+typedef struct img_character { const img_pen *pen; const img_glyph *glyph; } img_character;
+
+static void img_character_cover(const void *what, const img_mask *mask) {
+    const img_character *c = what;
+    for (int i = 0; i < c->glyph->count; i++) img_pen_draw(c->pen, mask, &c->glyph->pieces[i]);
+}
+
+static void img_draw_character(yolo_image *image, const img_pen *pen, const img_glyph *glyph, const uint8_t colour[3]) {
+    img_character character = {pen, glyph};
+    float reach = pen->thickness + 2, side = pen->unit * 2 + reach, up = pen->unit * 3 + reach; /* accents and such reach out */
+    float along = pen->unit * (glyph->width + 2) + reach, down = pen->unit * 17 + reach;
+    if (pen->upwards) img_draw_covered(image, pen->x - up, pen->y - along, pen->x + down, pen->y + side, colour, img_character_cover, &character);
+    else img_draw_covered(image, pen->x - side, pen->y - up, pen->x + along, pen->y + down, colour, img_character_cover, &character);
 }
 
 /* Draws the first `length` bytes of a line of text, its left end at the top of capitals at (x, y). What the font lacks
@@ -1962,7 +1989,7 @@ static void img_draw_text(yolo_image *image, float x, float y, img_type type, co
         img_glyph glyph = img_text_glyph(&text, &code);
         if (!code) return;
         img_pen pen = {x, y, unit, thickness, type.upwards, code >= 0xac00 && code <= 0xd7a3};
-        img_draw_glyph(image, &pen, &glyph, type.colour);
+        img_draw_character(image, &pen, &glyph, type.colour);
         if (type.upwards) y -= unit * (glyph.width + IMG_GAP);
         else x += unit * (glyph.width + IMG_GAP);
     }
