@@ -11154,9 +11154,10 @@ static void loss_gradient(void *context, int image, int worker) {
                 float spare[4 * NET_REG_MAX], *gradient = run->gradients ? ten_at(&run->gradients[l], image, y, x) : spare;
                 int g = out->target[anchor], positive = g < 0 ? -1 : run->targets[g].class_id;
                 double sum = 0;
-                for (int z = 0; z < run->net->class_count; z++) { /* BCE with logits */
+                for (int z = 0; z < run->net->class_count; z++) { /* BCE with logits, rounded where torch rounds: sure background rounds to 0 */
                     float logit = logits[4 * NET_REG_MAX + z], wanted = z == positive ? out->score[anchor] : 0, e = expf(-fabsf(logit));
-                    sum += (double)(YOLO_MAX(logit, 0.0f) - logit * wanted + log1pf(e));
+                    float log_sigmoid = YOLO_MIN(logit, 0.0f) - log1pf(e);
+                    sum += (double)((1 - wanted) * logit - log_sigmoid);
                     if (run->gradients) gradient[4 * NET_REG_MAX + z] = ((logit >= 0 ? 1 / (1 + e) : e / (1 + e)) - wanted) * scale * batch;
                 }
                 out->parts.cls += sum * (double)scale;
