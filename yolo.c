@@ -5999,7 +5999,7 @@ typedef struct net {
     net_op *ops;       int op_count;
     net_tensor *tensors; int tensor_count;
     net_buffer *buffers; int buffer_count;
-    int *plan_order;        /* buffers by falling size: the same order at every input size */
+    int *plan_order, plan_count; /* of net_order */
     net_param *params; int param_count;
     int64_t param_elements; /* size of the block of parameters */
     int input;              /* tensor */
@@ -6652,21 +6652,21 @@ static bool net_emit(net_builder *b) {
     return b->status == YOLO_OK;
 }
 
-/* Sizes are proportional at every input size, so the order by size is found once. REF ultralytics takes at least 32
-   as the stride. */
-static void net_order(net *net) {
-    net->max_stride = 32;
-    for (int i = 0; i < net->buffer_count; i++) {
-        const net_buffer *buffer = &net->buffers[i];
-        net->max_stride = YOLO_MAX(net->max_stride, buffer->down);
-        int at = i;
+/* The buffers that live at all by falling size, for net_plan; sizes are proportional at every input size. Returns how many. */
+static int net_order(const net_buffer *buffers, int count, int *order) {
+    int ordered = 0;
+    for (int i = 0; i < count; i++) {
+        const net_buffer *buffer = &buffers[i];
+        if (buffer->last_op < buffer->first_op) continue;
+        int at = ordered++;
         for (; at > 0; at--) {
-            const net_buffer *other = &net->buffers[net->plan_order[at - 1]];
+            const net_buffer *other = &buffers[order[at - 1]];
             if ((double)other->channels * buffer->down * buffer->down >= (double)buffer->channels * other->down * other->down) break;
-            net->plan_order[at] = net->plan_order[at - 1];
+            order[at] = order[at - 1];
         }
-        net->plan_order[at] = i;
+        order[at] = i;
     }
+    return ordered;
 }
 
 static void net_free(net *net) {
@@ -6687,7 +6687,9 @@ static yolo_status net_build_with(net *net, const val *yaml, const char *scale, 
     if (net->yaml && net_read_classes(&b, class_count, names) && net_read_scale(&b, scale) &&
         net_read_activation(&b, activation) && net_read_rows(&b) && net_reserve(&b) && net_emit(&b)) {
         if (!net_set_val(&net->memory, net->yaml, "channels", val_int(&net->memory, 3))) net_fail_memory(&b);
-        net_order(net);
+        net->max_stride = 32; /* REF ultralytics takes at least 32 */
+        for (int i = 0; i < net->buffer_count; i++) net->max_stride = YOLO_MAX(net->max_stride, net->buffers[i].down);
+        net->plan_count = net_order(net->buffers, net->buffer_count, net->plan_order);
     }
     if (b.status != YOLO_OK) net_free(net);
     return b.status;
@@ -6723,18 +6725,18 @@ static int64_t net_buffer_floats(const net_buffer *buffer, int n) {
     return ((int64_t)n * buffer->h * buffer->w * buffer->channels + 15) & ~(int64_t)15;
 }
 
-/* Gives each of `buffers` (a copy of net->buffers, or those) its size and place for a checked input size and returns
-   the floats needed: the largest first, each at the lowest place that is free for its whole life. */
-static int64_t net_plan(const net *net, int n, int h, int w, net_buffer *buffers) {
+/* Gives each of the buffers in `order` (of net_order) its size and place for a checked input size and returns the floats
+   needed: the largest first, each at the lowest place that is free for its whole life. */
+static int64_t net_plan(net_buffer *buffers, const int *order, int count, int n, int h, int w) {
     int64_t total = 0;
-    for (int k = 0; k < net->buffer_count; k++) {
-        net_buffer *buffer = &buffers[net->plan_order[k]];
+    for (int k = 0; k < count; k++) {
+        net_buffer *buffer = &buffers[order[k]];
         buffer->h = h / buffer->down;
         buffer->w = w / buffer->down;
         buffer->offset = 0;
         int64_t size = net_buffer_floats(buffer, n);
         for (int j = 0; j < k; j++) {
-            const net_buffer *other = &buffers[net->plan_order[j]];
+            const net_buffer *other = &buffers[order[j]];
             int64_t end = other->offset + net_buffer_floats(other, n);
             if (other->last_op < buffer->first_op || buffer->last_op < other->first_op) continue;
             if (end <= buffer->offset || buffer->offset + size <= other->offset) continue;
@@ -6761,7 +6763,7 @@ static yolo_status net_shape(net *net, int n, int h, int w, yolo_error *error) {
     net->n = n;
     net->h = h;
     net->w = w;
-    net->arena_floats = net_plan(net, n, h, w, net->buffers);
+    net->arena_floats = net_plan(net->buffers, net->plan_order, net->plan_count, n, h, w);
     net->flops = 0;
     for (int i = 0; i < net->op_count; i++) net->flops += net_op_flops(net, &net->ops[i], n, h, w);
     return YOLO_OK;
@@ -8716,6 +8718,32 @@ typedef struct op_pairs { /* two views of the same rows x columns pixels */
 
 typedef void op_outer_kernel(float *out, ptrdiff_t out_stride, const op_pairs *pairs);
 
+typedef struct op_norm { /* a batch norm and its activation; arrays of op_align(channels) floats */
+    int channels;
+    net_activation activation;
+    float slope;             /* of NET_LEAKYRELU */
+    float *mean, *inverse;   /* 1 / sqrt(variance + eps) */
+    float *scale, *shift;    /* out = activation(scale * (z - mean) + shift) */
+    float *d_shift, *d_mean; /* d_z = scale * g - d_mean * (z - mean) - d_shift, g = d_out * activation' */
+} op_norm;
+
+typedef struct op_norm_rows { /* pixels that go through one; steps are floats from pixel to pixel */
+    int pixels;
+    const float *z;
+    float *out;              /* forward: result. backward: d_out, turned into d_z */
+    float *residual;         /* or NULL. forward: added. backward: gets d_out */
+    ptrdiff_t z_step, out_step, residual_step;
+    bool accumulate;         /* backward: residual += */
+    float *sums, *products;  /* of the backward's first pass: whole vectors */
+} op_norm_rows;
+
+typedef struct op_window { /* of a pooling: the part inside the image */
+    const float *in;
+    float *d_in;
+    ptrdiff_t step, pitch, d_step, d_pitch; /* floats from pixel to pixel and from row to row */
+    int rows, columns, channels;
+} op_window;
+
 typedef struct op_kernels {
     int vector;   /* floats */
     int tile_rows;
@@ -8728,6 +8756,12 @@ typedef struct op_kernels {
     void (*winograd_d_out)(float *v, ptrdiff_t frequency, const float *in, ptrdiff_t pixel, ptrdiff_t pitch, int channels, float *scratch);
     void (*winograd_d_filter)(float *g, ptrdiff_t tap, const float *u, ptrdiff_t frequency, int channels);
     void (*largest)(float *out, const float *in, ptrdiff_t step, int count, int channels);
+    void (*moments)(float *mean, float *squares, const float *z, ptrdiff_t step, int pixels, int channels);
+    void (*norm_fwd)(const op_norm *norm, const op_norm_rows *rows);
+    void (*norm_sums)(const op_norm *norm, const op_norm_rows *rows);
+    void (*norm_bwd)(const op_norm *norm, const op_norm_rows *rows);
+    void (*sum)(float *out, const float *const *in, int count, int channels, bool accumulate);
+    void (*largest_bwd)(const op_window *window, const float *largest, const float *d_out);
 } op_kernels;
 
 #if defined(__GNUC__)
@@ -8761,6 +8795,8 @@ typedef struct op_kernels {
     _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32(_mm512_castps_si512(bits), 23)))
 #define v_reciprocal_estimate(a) _mm512_rcp14_ps(a)
 #define v_keep_nan(a, b) _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a)
+#define v_if_greater(a, b, x, y) _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), x)
+#define v_if_equal(a, b, x, y) _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), x)
 #elif OP_PASS == 1 /* 16 registers of 8 floats */
 #define OP_(name) OP_JOIN(name, avx2)
 #define V __m256
@@ -8779,6 +8815,8 @@ typedef struct op_kernels {
     _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_castps_si256(bits), 23)))
 #define v_reciprocal_estimate(a) _mm256_rcp_ps(a)
 #define v_keep_nan(a, b) _mm256_blendv_ps(b, a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q))
+#define v_if_greater(a, b, x, y) _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ))
+#define v_if_equal(a, b, x, y) _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_EQ_OQ))
 #else
 #define OP_(name) OP_JOIN(name, portable)
 #define OP_TILE 6
@@ -8795,6 +8833,8 @@ typedef uint32_t op_u4 __attribute__((vector_size(16), may_alias));
 #define v_max(a, b) op_v4_select((op_u4)((a) > (b)), a, b)
 #define v_min(a, b) op_v4_select((op_u4)((a) < (b)), a, b)
 #define v_keep_nan(a, b) op_v4_select((op_u4)((a) != (a)), a, b)
+#define v_if_greater(a, b, x, y) op_v4_select((op_u4)((a) > (b)), x, y)
+#define v_if_equal(a, b, x, y) op_v4_select((op_u4)((a) == (b)), x, y)
 OP_INLINE op_v4 op_v4_set1(float x) { return (op_v4){x, x, x, x}; }
 OP_INLINE op_v4 op_v4_select(op_u4 mask, op_v4 a, op_v4 b) { return (op_v4)(((op_u4)a & mask) | ((op_u4)b & ~mask)); }
 #else
@@ -8807,6 +8847,8 @@ OP_INLINE op_v4 op_v4_select(op_u4 mask, op_v4 a, op_v4 b) { return (op_v4)(((op
 #define v_max(a, b) ((a) > (b) ? (a) : (b))
 #define v_min(a, b) ((a) < (b) ? (a) : (b))
 #define v_keep_nan(a, b) ((a) != (a) ? (a) : (b))
+#define v_if_greater(a, b, x, y) ((a) > (b) ? (x) : (y))
+#define v_if_equal(a, b, x, y) ((a) == (b) ? (x) : (y))
 OP_INLINE float op_float_shift(float a, float bits) {
     uint32_t x, y;
     memcpy(&x, &a, 4);
@@ -9144,6 +9186,140 @@ static void OP_(largest)(float *out, const float *in, ptrdiff_t step, int count,
     }
 }
 
+/* The derivative of OP_(activate), as torch has it at 0. */
+OP_INLINE V OP_(activate_slope)(V x, const net_activation activation, const V slope) {
+    const V one = v_set1(1.0f), zero = v_set1(0.0f), low = v_max(v_set1(-80.0f), x);
+    if (activation == NET_SILU) { /* s + x s (1 - s) */
+        const V inside = v_min(v_set1(80.0f), low);
+        const V s = OP_(reciprocal)(v_add(one, OP_(exp)(v_sub(zero, inside))));
+        return v_fma(v_mul(inside, s), v_sub(one, s), s);
+    }
+    if (activation == NET_RELU) return v_if_greater(x, zero, one, zero);
+    if (activation == NET_LEAKYRELU) return v_if_greater(x, zero, one, slope);
+    if (activation == NET_MISH) { /* n r + 4 x e (e + 1) r^2, n = e (e + 2), r = 1 / (n + 2) */
+        const V inside = v_min(v_set1(20.0f), low), e = OP_(exp)(inside);
+        const V n = v_mul(e, v_add(e, v_set1(2.0f))), r = OP_(reciprocal)(v_add(n, v_set1(2.0f)));
+        const V bend = v_mul(v_mul(v_set1(4.0f), inside), v_mul(v_mul(e, r), v_mul(v_add(e, one), r)));
+        return v_fma(n, r, bend);
+    }
+    return one;
+}
+
+OP_INLINE V OP_(load)(const float *p, int count) { return count >= OP_VECTOR ? v_load(p) : OP_(load_some)(p, count); }
+OP_INLINE void OP_(store)(float *p, V a, int count) {
+    if (count >= OP_VECTOR) v_store(p, a);
+    else OP_(store_some)(p, a, count);
+}
+
+/* Mean and sum of squared deviations of each channel; both arrays are whole vectors. */
+static void OP_(moments)(float *mean, float *squares, const float *z, ptrdiff_t step, int pixels, int channels) {
+    const V share = v_set1(1.0f / (float)pixels), zero = v_set1(0.0f);
+    for (int c = 0; c < channels; c += OP_VECTOR) v_store(mean + c, zero), v_store(squares + c, zero);
+    const float *p = z;
+    for (int i = 0; i < pixels; i++, p += step)
+        for (int c = 0; c < channels; c += OP_VECTOR) v_store(mean + c, v_add(v_load(mean + c), OP_(load)(p + c, channels - c)));
+    for (int c = 0; c < channels; c += OP_VECTOR) v_store(mean + c, v_mul(v_load(mean + c), share));
+    for (int i = 0; i < pixels; i++, z += step)
+        for (int c = 0; c < channels; c += OP_VECTOR) {
+            const V d = v_sub(OP_(load)(z + c, channels - c), v_load(mean + c));
+            v_store(squares + c, v_fma(d, d, v_load(squares + c)));
+        }
+}
+
+OP_INLINE void OP_(norm_fwd_as)(const op_norm *norm, const op_norm_rows *rows, const net_activation activation) {
+    const V slope = v_set1(norm->slope);
+    const int channels = norm->channels;
+    const float *z = rows->z, *residual = rows->residual;
+    float *out = rows->out;
+    for (int i = 0; i < rows->pixels; i++, z += rows->z_step, out += rows->out_step) {
+        for (int c = 0; c < channels; c += OP_VECTOR) {
+            const V d = v_sub(OP_(load)(z + c, channels - c), v_load(norm->mean + c));
+            V x = OP_(activate)(v_fma(v_load(norm->scale + c), d, v_load(norm->shift + c)), activation, slope);
+            if (residual) x = v_add(x, OP_(load)(residual + c, channels - c));
+            OP_(store)(out + c, x, channels - c);
+        }
+        if (residual) residual += rows->residual_step;
+    }
+}
+
+/* Sums of g = d_out * activation' and of g * (z - mean); both arrays are whole vectors. */
+OP_INLINE void OP_(norm_sums_as)(const op_norm *norm, const op_norm_rows *rows, const net_activation activation) {
+    const V slope = v_set1(norm->slope), zero = v_set1(0.0f);
+    float *sums = rows->sums, *products = rows->products;
+    const int channels = norm->channels;
+    const float *z = rows->z, *d_out = rows->out;
+    for (int c = 0; c < channels; c += OP_VECTOR) v_store(sums + c, zero), v_store(products + c, zero);
+    for (int i = 0; i < rows->pixels; i++, z += rows->z_step, d_out += rows->out_step)
+        for (int c = 0; c < channels; c += OP_VECTOR) {
+            const V d = v_sub(OP_(load)(z + c, channels - c), v_load(norm->mean + c));
+            const V x = v_fma(v_load(norm->scale + c), d, v_load(norm->shift + c));
+            const V g = v_mul(OP_(load)(d_out + c, channels - c), OP_(activate_slope)(x, activation, slope));
+            v_store(sums + c, v_add(v_load(sums + c), g));
+            v_store(products + c, v_fma(g, d, v_load(products + c)));
+        }
+}
+
+OP_INLINE void OP_(norm_bwd_as)(const op_norm *norm, const op_norm_rows *rows, const net_activation activation) {
+    const V slope = v_set1(norm->slope);
+    const int channels = norm->channels;
+    const float *z = rows->z;
+    float *out = rows->out, *residual = rows->residual;
+    for (int i = 0; i < rows->pixels; i++, z += rows->z_step, out += rows->out_step) {
+        for (int c = 0; c < channels; c += OP_VECTOR) {
+            const V scale = v_load(norm->scale + c), d_out = OP_(load)(out + c, channels - c);
+            const V d = v_sub(OP_(load)(z + c, channels - c), v_load(norm->mean + c));
+            const V g = v_mul(d_out, OP_(activate_slope)(v_fma(scale, d, v_load(norm->shift + c)), activation, slope));
+            const V through = v_fma(v_load(norm->d_mean + c), d, v_load(norm->d_shift + c));
+            OP_(store)(out + c, v_sub(v_mul(scale, g), through), channels - c);
+            if (!residual) continue;
+            if (rows->accumulate) OP_(store)(residual + c, v_add(OP_(load)(residual + c, channels - c), d_out), channels - c);
+            else OP_(store)(residual + c, d_out, channels - c);
+        }
+        if (residual) residual += rows->residual_step;
+    }
+}
+
+#define OP_BY_ACTIVATION(function)                                                      \
+    static void OP_(function)(const op_norm *norm, const op_norm_rows *rows) {          \
+        switch (norm->activation) {                                                     \
+        case NET_SILU: OP_(function##_as)(norm, rows, NET_SILU); break;                 \
+        case NET_RELU: OP_(function##_as)(norm, rows, NET_RELU); break;                 \
+        case NET_LEAKYRELU: OP_(function##_as)(norm, rows, NET_LEAKYRELU); break;       \
+        case NET_MISH: OP_(function##_as)(norm, rows, NET_MISH); break;                 \
+        default: OP_(function##_as)(norm, rows, NET_LINEAR);                            \
+        }                                                                               \
+    }
+OP_BY_ACTIVATION(norm_fwd)
+OP_BY_ACTIVATION(norm_sums)
+OP_BY_ACTIVATION(norm_bwd)
+
+/* out (= or +=) the sum of `count` pixels. */
+static void OP_(sum)(float *out, const float *const *in, int count, int channels, bool accumulate) {
+    for (int c = 0; c < channels; c += OP_VECTOR) {
+        V x = OP_(load)(in[0] + c, channels - c);
+        for (int i = 1; i < count; i++) x = v_add(x, OP_(load)(in[i] + c, channels - c));
+        if (accumulate) x = v_add(x, OP_(load)(out + c, channels - c));
+        OP_(store)(out + c, x, channels - c);
+    }
+}
+
+/* d_in += d_out at the first pixel of the window that is the largest. */
+static void OP_(largest_bwd)(const op_window *window, const float *largest, const float *d_out) {
+    const V zero = v_set1(0.0f);
+    for (int c = 0; c < window->channels; c += OP_VECTOR) {
+        const int some = window->channels - c;
+        const V most = OP_(load)(largest + c, some);
+        V rest = OP_(load)(d_out + c, some);
+        for (int y = 0; y < window->rows; y++)
+            for (int x = 0; x < window->columns; x++) {
+                const V in = OP_(load)(window->in + y * window->pitch + x * window->step + c, some);
+                float *d_in = window->d_in + y * window->d_pitch + x * window->d_step + c;
+                OP_(store)(d_in, v_add(OP_(load)(d_in, some), v_if_equal(in, most, rest, zero)), some);
+                rest = v_if_equal(in, most, zero, rest);
+            }
+    }
+}
+
 #define OP_TILE_NAMES_1(i, p, s) OP_(tile_##i##_1),
 #define OP_TILE_NAMES_2(i, p, s) OP_(tile_##i##_2),
 #define OP_OUTER_NAMES_1(i, p, s) OP_(outer_##i##_1),
@@ -9151,7 +9327,8 @@ static void OP_(largest)(float *out, const float *in, ptrdiff_t step, int count,
 static const op_kernels OP_(kernels) = {
     OP_VECTOR, OP_TILE, {{OP_ROWS(OP_TILE_NAMES_1)}, {OP_ROWS(OP_TILE_NAMES_2)}},
     {{OP_ROWS(OP_OUTER_NAMES_1)}, {OP_ROWS(OP_OUTER_NAMES_2)}},
-    OP_(finish), OP_(winograd_in), OP_(winograd_out), OP_(winograd_filter), OP_(winograd_d_out), OP_(winograd_d_filter), OP_(largest)};
+    OP_(finish), OP_(winograd_in), OP_(winograd_out), OP_(winograd_filter), OP_(winograd_d_out), OP_(winograd_d_filter), OP_(largest),
+    OP_(moments), OP_(norm_fwd), OP_(norm_sums), OP_(norm_bwd), OP_(sum), OP_(largest_bwd)};
 
 #undef OP_JOIN
 #undef OP_
@@ -9186,6 +9363,9 @@ static const op_kernels OP_(kernels) = {
 #undef v_times_power_of_2
 #undef v_reciprocal_estimate
 #undef v_keep_nan
+#undef v_if_greater
+#undef v_if_equal
+#undef OP_BY_ACTIVATION
 
 #endif /* OP_PASS */
 #ifndef OP_PASS
@@ -9360,9 +9540,10 @@ static void op_conv_destroy(op_conv *conv) {
     memset(conv, 0, sizeof *conv);
 }
 
-/* A convolution without weights yet; by Winograd where that pays, if it may be. */
-static yolo_status op_conv_shape(op_conv *conv, op_isa isa, int in_channels, int out_channels, int kernel, int stride,
-                                 int padding, net_activation activation, bool winograd, yolo_error *error) {
+/* A convolution without memory: `weight` and `bias` are to point at op_conv_floats and op_conv_bias_floats floats before it
+   is packed. By Winograd where that pays, if it may be. */
+static void op_conv_init(op_conv *conv, op_isa isa, int in_channels, int out_channels, int kernel, int stride, int padding,
+                         net_activation activation, bool winograd) {
     YOLO_ASSERT(in_channels > 0 && out_channels > 0 && kernel > 0 && stride > 0 && padding >= 0);
     const op_kernels *kernels = op_kernels_for(isa);
     memset(conv, 0, sizeof *conv);
@@ -9377,19 +9558,30 @@ static yolo_status op_conv_shape(op_conv *conv, op_isa isa, int in_channels, int
     conv->winograd = winograd && kernel == 3 && stride == 1 && in_channels >= YOLO_MAX(kernels->vector, 8); /* fewer do not pay for the transforms */
     const int wide = 2 * kernels->vector;
     conv->panels = (out_channels + wide - 1) / wide;
-    const uint64_t padded = (uint64_t)conv->panels * wide, taps = conv->winograd ? OP_FREQUENCIES : (uint64_t)kernel * kernel;
-    conv->weight = mem_array(taps * in_channels * padded, sizeof(float));
-    conv->bias = mem_array(padded, sizeof(float));
+}
+
+static int64_t op_conv_bias_floats(const op_conv *conv) { return (int64_t)conv->panels * 2 * conv->kernels->vector; }
+static int64_t op_conv_floats(const op_conv *conv) {
+    const int64_t taps = conv->winograd ? OP_FREQUENCIES : conv->kernel * conv->kernel;
+    return taps * conv->in_channels * op_conv_bias_floats(conv);
+}
+
+/* Gives a convolution zeroed memory of its own, for op_conv_destroy to free. */
+static yolo_status op_conv_reserve(op_conv *conv, yolo_error *error) {
+    const uint64_t floats = (uint64_t)op_conv_floats(conv);
+    conv->weight = mem_array(floats, sizeof(float));
+    conv->bias = mem_array((uint64_t)op_conv_bias_floats(conv), sizeof(float));
     if (conv->weight && conv->bias) return YOLO_OK;
     op_conv_destroy(conv);
-    return err_memory(error, taps * in_channels * padded * sizeof(float));
+    return err_memory(error, floats * sizeof(float));
 }
 
 /* Packs weight (K,R,S,C) and bias (K, or NULL for none); neither is needed afterwards. */
 static yolo_status op_conv_create(op_conv *conv, op_isa isa, int in_channels, int out_channels, int kernel, int stride,
                                   int padding, net_activation activation, const float *weight, const float *bias,
                                   yolo_error *error) {
-    yolo_status status = op_conv_shape(conv, isa, in_channels, out_channels, kernel, stride, padding, activation, true, error);
+    op_conv_init(conv, isa, in_channels, out_channels, kernel, stride, padding, activation, true);
+    yolo_status status = op_conv_reserve(conv, error);
     if (status != YOLO_OK) return status;
     op_conv_repack(conv, weight, NULL);
     if (bias) memcpy(conv->bias, bias, (size_t)out_channels * sizeof(float));
@@ -9728,14 +9920,20 @@ static void op_dgrad_order(op_dgrad *dgrad) {
 
 static void op_dgrad_destroy(op_dgrad *dgrad) { op_conv_destroy(&dgrad->conv); }
 
-/* For the convolution in_channels -> out_channels; op_dgrad_pack gives it weights. */
-static yolo_status op_dgrad_create(op_dgrad *dgrad, op_isa isa, int in_channels, int out_channels, int kernel, int stride,
-                                   int padding, yolo_error *error) {
+/* For the convolution in_channels -> out_channels; dgrad->conv is without memory, as op_conv_init leaves it. */
+static void op_dgrad_init(op_dgrad *dgrad, op_isa isa, int in_channels, int out_channels, int kernel, int stride, int padding) {
     YOLO_ASSERT(kernel <= OP_GRAD_KERNEL && stride > 0 && padding >= 0);
     *dgrad = (op_dgrad){.kernel = kernel, .stride = stride, .padding = padding, .phases = stride > 1 || padding >= kernel};
     op_dgrad_order(dgrad);
-    return op_conv_shape(&dgrad->conv, isa, out_channels, in_channels, kernel, stride, dgrad->phases ? 0 : kernel - 1 - padding,
-                         NET_LINEAR, !dgrad->phases, error);
+    op_conv_init(&dgrad->conv, isa, out_channels, in_channels, kernel, stride, dgrad->phases ? 0 : kernel - 1 - padding, NET_LINEAR,
+                 !dgrad->phases);
+}
+
+/* The same with memory of its own; op_dgrad_pack gives it weights. */
+static yolo_status op_dgrad_create(op_dgrad *dgrad, op_isa isa, int in_channels, int out_channels, int kernel, int stride,
+                                   int padding, yolo_error *error) {
+    op_dgrad_init(dgrad, isa, in_channels, out_channels, kernel, stride, padding);
+    return op_conv_reserve(&dgrad->conv, error);
 }
 
 /* weight: (K,R,S,C) of the forward convolution. */
@@ -10175,6 +10373,245 @@ static void op_copy_fwd(const ten *out, const ten *in, thr_pool *pool) {
     thr_parallel_for(pool, in->n * in->h, op_copy_body, &map);
 }
 
+/* ---- batch norm with its activation; backward of pooling, upsampling, copying ---- */
+
+enum { OP_NORM_PIECE = 16384, OP_NORM_ARRAYS = 6 }; /* floats of a piece */
+
+typedef struct op_norm_job {
+    const op_norm *norm;
+    const op_kernels *kernels;
+    ten z, out, residual; /* residual.data NULL = none */
+    bool accumulate;
+    int pieces;           /* an image's */
+    int pixels;           /* in each but the last */
+    int64_t padded;       /* floats of a channel array */
+    float *partial;       /* two channel arrays a piece */
+} op_norm_job;
+
+/* `memory`: OP_NORM_ARRAYS * op_align(channels) floats. */
+static void op_norm_place(op_norm *norm, int channels, net_activation activation, float slope, float *memory) {
+    const int64_t padded = op_align(channels);
+    float **const arrays[OP_NORM_ARRAYS] = {&norm->mean, &norm->inverse, &norm->scale, &norm->shift, &norm->d_shift, &norm->d_mean};
+    norm->channels = channels;
+    norm->activation = activation;
+    norm->slope = slope;
+    memset(memory, 0, (size_t)(OP_NORM_ARRAYS * padded) * sizeof *memory);
+    for (int i = 0; i < OP_NORM_ARRAYS; i++) *arrays[i] = memory + i * padded;
+}
+
+/* The pieces into which a tensor is cut are a function of its shape alone: sums over them have the same bits on any
+   number of threads. */
+static op_norm_job op_norm_cut(const op_norm *norm, const ten *z, op_isa isa, void *workspace) {
+    op_norm_job job = {.norm = norm, .kernels = op_kernels_for(isa), .z = *z, .padded = op_align(norm->channels), .partial = workspace};
+    const int64_t pixels = (int64_t)z->h * z->w;
+    job.pieces = (int)YOLO_MIN((pixels * z->c + OP_NORM_PIECE - 1) / OP_NORM_PIECE, pixels);
+    job.pixels = (int)((pixels + job.pieces - 1) / job.pieces);
+    job.pieces = (int)((pixels + job.pixels - 1) / job.pixels);
+    YOLO_ASSERT(z->c == norm->channels);
+    return job;
+}
+
+/* Bytes that op_norm_measure and op_norm_sums need for n,h,w. */
+static size_t op_norm_workspace(int channels, int n, int h, int w) {
+    const op_norm norm = {.channels = channels};
+    const ten z = {.n = n, .h = h, .w = w, .c = channels};
+    const op_norm_job job = op_norm_cut(&norm, &z, OP_PORTABLE, NULL);
+    return (size_t)(2 * job.padded * job.pieces) * (size_t)n * sizeof(float);
+}
+
+static op_norm_rows op_norm_rows_at(const op_norm_job *job, int index) {
+    const int image = index / job->pieces, first = index % job->pieces * job->pixels;
+    const int64_t pixel = (int64_t)image * job->z.h * job->z.w + first;
+    op_norm_rows rows = {.pixels = YOLO_MIN(job->pixels, job->z.h * job->z.w - first), .accumulate = job->accumulate};
+    rows.z = job->z.data + pixel * job->z.pixel;
+    rows.z_step = (ptrdiff_t)job->z.pixel;
+    if (job->out.data) rows.out = job->out.data + pixel * job->out.pixel;
+    rows.out_step = (ptrdiff_t)job->out.pixel;
+    if (job->residual.data) rows.residual = job->residual.data + pixel * job->residual.pixel;
+    rows.residual_step = (ptrdiff_t)job->residual.pixel;
+    rows.sums = job->partial + 2 * index * job->padded;
+    rows.products = rows.sums + job->padded;
+    return rows;
+}
+
+static void op_norm_moments_body(void *context, int index, int worker) {
+    const op_norm_job *job = context;
+    const op_norm_rows rows = op_norm_rows_at(job, index);
+    (void)worker;
+    job->kernels->moments(rows.sums, rows.products, rows.z, rows.z_step, rows.pixels, job->z.c);
+}
+static void op_norm_sums_body(void *context, int index, int worker) {
+    const op_norm_job *job = context;
+    const op_norm_rows rows = op_norm_rows_at(job, index);
+    (void)worker;
+    job->kernels->norm_sums(job->norm, &rows);
+}
+static void op_norm_fwd_body(void *context, int index, int worker) {
+    const op_norm_job *job = context;
+    const op_norm_rows rows = op_norm_rows_at(job, index);
+    (void)worker;
+    job->kernels->norm_fwd(job->norm, &rows);
+}
+static void op_norm_bwd_body(void *context, int index, int worker) {
+    const op_norm_job *job = context;
+    const op_norm_rows rows = op_norm_rows_at(job, index);
+    (void)worker;
+    job->kernels->norm_bwd(job->norm, &rows);
+}
+
+/* Mean and (biased) variance of a channel from the pieces' moments. */
+static void op_norm_combine(const op_norm_job *job, int channel, double *mean, double *variance) {
+    const int64_t pixels = (int64_t)job->z.h * job->z.w, all = pixels * job->z.n;
+    const float *partial = job->partial + channel;
+    double sum = 0, squares = 0;
+    for (int i = 0; i < job->z.n * job->pieces; i++)
+        sum += (double)partial[2 * i * job->padded] * YOLO_MIN(job->pixels, pixels - i % job->pieces * job->pixels);
+    *mean = sum / (double)all;
+    for (int i = 0; i < job->z.n * job->pieces; i++) {
+        const double count = YOLO_MIN(job->pixels, pixels - i % job->pieces * job->pixels);
+        const double off = partial[2 * i * job->padded] - *mean;
+        squares += partial[(2 * i + 1) * job->padded] + count * off * off;
+    }
+    *variance = squares / (double)all;
+}
+
+/* What a channel's mean and variance make of z. */
+static void op_norm_set(op_norm *norm, int channel, double mean, double variance, double eps, float gamma, float beta) {
+    const double inverse = 1 / sqrt(variance + eps);
+    norm->mean[channel] = (float)mean;
+    norm->inverse[channel] = (float)inverse;
+    norm->scale[channel] = (float)(gamma * inverse);
+    norm->shift[channel] = beta;
+    norm->d_shift[channel] = norm->d_mean[channel] = 0;
+}
+
+/* Statistics of the batch z, put to use, and into the running ones (with `momentum`, variance unbiased). */
+static void op_norm_measure(op_norm *norm, const ten *z, const float *gamma, const float *beta, float *running_mean, float *running_variance,
+                            double eps, double momentum, op_isa isa, void *workspace, thr_pool *pool) {
+    op_norm_job job = op_norm_cut(norm, z, isa, workspace);
+    const double count = (double)z->n * z->h * z->w;
+    thr_parallel_for(pool, z->n * job.pieces, op_norm_moments_body, &job);
+    for (int c = 0; c < z->c; c++) {
+        double mean, variance;
+        op_norm_combine(&job, c, &mean, &variance);
+        op_norm_set(norm, c, mean, variance, eps, gamma[c], beta[c]);
+        const double unbiased = variance * count / YOLO_MAX(count - 1, 1);
+        running_mean[c] = (float)(running_mean[c] * (1 - momentum) + mean * momentum);
+        running_variance[c] = (float)(running_variance[c] * (1 - momentum) + unbiased * momentum);
+    }
+}
+
+/* out = activation(norm(z)), plus residual where it is not NULL; out may be z or residual itself. */
+static void op_norm_fwd(const ten *out, const ten *z, const op_norm *norm, const ten *residual, op_isa isa, thr_pool *pool) {
+    op_norm_job job = op_norm_cut(norm, z, isa, NULL);
+    job.out = *out;
+    if (residual) job.residual = *residual;
+    thr_parallel_for(pool, z->n * job.pieces, op_norm_fwd_body, &job);
+}
+
+/* d_gamma and d_beta +=, and what of d_z comes through the statistics of the batch; before op_norm_bwd. */
+static void op_norm_sums(op_norm *norm, float *d_gamma, float *d_beta, const ten *d_out, const ten *z, op_isa isa, void *workspace, thr_pool *pool) {
+    op_norm_job job = op_norm_cut(norm, z, isa, workspace);
+    job.out = *d_out;
+    const double count = (double)z->n * z->h * z->w;
+    thr_parallel_for(pool, z->n * job.pieces, op_norm_sums_body, &job);
+    for (int c = 0; c < z->c; c++) {
+        double sum = 0, product = 0;
+        for (int i = 0; i < z->n * job.pieces; i++) {
+            sum += job.partial[2 * i * job.padded + c];
+            product += job.partial[(2 * i + 1) * job.padded + c];
+        }
+        const double inverse = norm->inverse[c];
+        d_gamma[c] += (float)(product * inverse);
+        d_beta[c] += (float)sum;
+        norm->d_shift[c] = (float)(norm->scale[c] * sum / count);
+        norm->d_mean[c] = (float)(norm->scale[c] * inverse * inverse * product / count);
+    }
+}
+
+/* Turns d (the gradient of the output) into that of z; d_residual, where it is not NULL, gets d before, += when `accumulate`. */
+static void op_norm_bwd(const ten *d, const ten *d_residual, bool accumulate, const ten *z, const op_norm *norm, op_isa isa, thr_pool *pool) {
+    op_norm_job job = op_norm_cut(norm, z, isa, NULL);
+    job.out = *d;
+    job.accumulate = accumulate;
+    if (d_residual) job.residual = *d_residual;
+    thr_parallel_for(pool, z->n * job.pieces, op_norm_bwd_body, &job);
+}
+
+typedef struct op_back { const ten *d_in, *d_out, *in, *out; const op_kernels *kernels; int kernel, stride, padding; bool accumulate; } op_back;
+
+static void op_copy_bwd_body(void *context, int index, int worker) {
+    const op_back *job = context;
+    (void)worker;
+    for (int x = 0; x < job->d_in->w; x++) {
+        const float *from = ten_at(job->d_out, 0, index, x);
+        job->kernels->sum(ten_at(job->d_in, 0, index, x), &from, 1, job->d_in->c, job->accumulate);
+    }
+}
+
+/* d_in (= or +=) d_out. */
+static void op_copy_bwd(const ten *d_in, const ten *d_out, bool accumulate, op_isa isa, thr_pool *pool) {
+    YOLO_ASSERT(d_out->n == d_in->n && d_out->h == d_in->h && d_out->w == d_in->w && d_out->c == d_in->c);
+    op_back job = {.d_in = d_in, .d_out = d_out, .kernels = op_kernels_for(isa), .accumulate = accumulate};
+    thr_parallel_for(pool, d_in->n * d_in->h, op_copy_bwd_body, &job);
+}
+
+static void op_upsample2_bwd_body(void *context, int index, int worker) {
+    const op_back *job = context;
+    (void)worker;
+    for (int x = 0; x < job->d_in->w; x++) {
+        const float *above = ten_at(job->d_out, 0, 2 * index, 2 * x), *below = ten_at(job->d_out, 0, 2 * index + 1, 2 * x);
+        const float *four[4] = {above, above + job->d_out->pixel, below, below + job->d_out->pixel};
+        job->kernels->sum(ten_at(job->d_in, 0, index, x), four, 4, job->d_in->c, job->accumulate);
+    }
+}
+
+/* d_in (= or +=) the sum of the four pixels that each became. */
+static void op_upsample2_bwd(const ten *d_in, const ten *d_out, bool accumulate, op_isa isa, thr_pool *pool) {
+    YOLO_ASSERT(d_out->n == d_in->n && d_out->h == 2 * d_in->h && d_out->w == 2 * d_in->w && d_out->c == d_in->c);
+    op_back job = {.d_in = d_in, .d_out = d_out, .kernels = op_kernels_for(isa), .accumulate = accumulate};
+    thr_parallel_for(pool, d_in->n * d_in->h, op_upsample2_bwd_body, &job);
+}
+
+static void op_zero_body(void *context, int index, int worker) {
+    const ten *t = context;
+    (void)worker;
+    for (int x = 0; x < t->w; x++) memset(ten_at(t, 0, index, x), 0, (size_t)t->c * sizeof(float));
+}
+
+static void op_zero(const ten *t, thr_pool *pool) {
+    ten copy = *t;
+    thr_parallel_for(pool, t->n * t->h, op_zero_body, &copy);
+}
+
+/* Some channels of an image. */
+static void op_maxpool_bwd_body(void *context, int index, int worker) {
+    const op_back *job = context;
+    const ten *in = job->in, *out = job->out;
+    const int blocks = (in->c + OP_POOL_CHANNELS - 1) / OP_POOL_CHANNELS, n = index / blocks, c = index % blocks * OP_POOL_CHANNELS;
+    op_window window = {.step = (ptrdiff_t)in->pixel, .pitch = (ptrdiff_t)(in->pixel * in->w), .d_step = (ptrdiff_t)job->d_in->pixel,
+                        .d_pitch = (ptrdiff_t)(job->d_in->pixel * in->w), .channels = YOLO_MIN(OP_POOL_CHANNELS, in->c - c)};
+    (void)worker;
+    for (int y = 0; y < out->h; y++)
+        for (int x = 0; x < out->w; x++) {
+            const int top = YOLO_MAX(y * job->stride - job->padding, 0), left = YOLO_MAX(x * job->stride - job->padding, 0);
+            window.rows = YOLO_MIN(y * job->stride - job->padding + job->kernel, in->h) - top;
+            window.columns = YOLO_MIN(x * job->stride - job->padding + job->kernel, in->w) - left;
+            window.in = ten_at(in, n, top, left) + c;
+            window.d_in = ten_at(job->d_in, n, top, left) + c;
+            job->kernels->largest_bwd(&window, ten_at(out, n, y, x) + c, ten_at(job->d_out, n, y, x) + c);
+        }
+}
+
+/* d_in += d_out at the first largest pixel of each window, row by row, as torch chooses; in and out as they were in
+   op_maxpool_fwd. */
+static void op_maxpool_bwd(const ten *d_in, const ten *d_out, const ten *in, const ten *out, op_isa isa, int kernel, int stride,
+                           int padding, thr_pool *pool) {
+    op_back job = {d_in, d_out, in, out, op_kernels_for(isa), kernel, stride, padding, true};
+    YOLO_ASSERT(d_in->c == in->c && d_out->c == in->c && out->c == in->c && d_out->h == out->h && d_out->w == out->w);
+    thr_parallel_for(pool, in->n * ((in->c + OP_POOL_CHANNELS - 1) / OP_POOL_CHANNELS), op_maxpool_bwd_body, &job);
+}
+
 /* ==== 15 run_: executor =========================================================================================
    run_weights are a graph's convolutions with batch norm folded in, packed for one instruction set; they are shared by
    any number of lanes and read-only but for run_weights_refresh, which runs alone. A lane is the memory of one forward pass at a time: one block of activations laid
@@ -10305,7 +10742,7 @@ static yolo_status run_lane_shape(run_lane *lane, int n, int h, int w, yolo_erro
     yolo_status status = net_check_size(lane->net, n, h, w, error);
     if (status != YOLO_OK) return status;
     int old_n = lane->n, old_h = lane->h, old_w = lane->w;
-    int64_t floats = net_plan(lane->net, n, h, w, lane->buffers);
+    int64_t floats = net_plan(lane->buffers, lane->net->plan_order, lane->net->plan_count, n, h, w);
     lane->n = n;
     lane->h = h;
     lane->w = w;
@@ -10320,7 +10757,7 @@ static yolo_status run_lane_shape(run_lane *lane, int n, int h, int w, yolo_erro
     lane->n = old_n;
     lane->h = old_h;
     lane->w = old_w;
-    if (old_n) net_plan(lane->net, old_n, old_h, old_w, lane->buffers);
+    if (old_n) net_plan(lane->buffers, lane->net->plan_order, lane->net->plan_count, old_n, old_h, old_w);
     return err_memory(error, (uint64_t)floats * 4 + bytes);
 }
 
@@ -10404,7 +10841,477 @@ struct yolo_model {
 };
 
 /* ==== 16 grad_: training pass ======================================================================================
-   Forward with batch norm in batch mode, and backward, over the graph of section 12. */
+   Forward with batch norm in batch mode, and backward, over the graph of section 12. A pass owns all of its memory;
+   grad_shape plans another size in what is there when it suffices; grad_forward and grad_backward never allocate.
+
+   1. Operator i of N runs forward at time i, the loss at N, operator i backward at 2N - i. Every buffer of the graph, its
+      gradient, and every convolution's result before batch norm (z) lives for a part of that time, and one plan places them
+      all in one block: gradients come to lie where activations are no longer needed. Input, heads and gradients of heads
+      are lost in grad_backward.
+   2. The gradient of a convolution's output is turned in place into that of z: all readers of the output come later, so
+      they have been through the backward before.
+   3. The first to hand a gradient to a channel, in the order of the backward, writes it and the others add to it. Who is
+      first is decided once; where only some of an operator's channels have a gradient by then, the others are zeroed.
+   4. An operator takes part in the backward when it or something before it learns and a gradient reaches it.
+   5. A frozen layer uses its running statistics, leaves them as they are, and its rows get no gradient.
+   6. Weights are packed just before they are used, one operator's at a time in the same memory. */
+
+typedef enum grad_write { GRAD_NONE, GRAD_SET, GRAD_ADD } grad_write; /* how an operator hands a gradient on */
+
+typedef struct grad_fill { int buffer, channel, channels; } grad_fill; /* channels of a gradient to be zeroed */
+
+typedef struct grad_op {
+    bool learns, back;
+    grad_write in, residual;
+    int first_fill, fill_count; /* before its backward */
+    net_tensor z;
+    op_conv conv;
+    op_dgrad dgrad;
+    op_norm norm;
+} grad_op;
+
+typedef struct grad_memory { uint64_t activations, gradients, weights, workspace; } grad_memory; /* bytes */
+
+typedef struct grad_pass {
+    const net *net;
+    op_isa isa;
+    thr_pool *pool;      /* NULL = the calling thread alone */
+    int threads;
+    arena arena;         /* holds the arrays below */
+    bool *frozen;        /* per layer */
+    grad_op *ops;
+    net_buffer *buffers; /* the graph's, as many gradients, then a z per operator */
+    int buffer_count;
+    int *order, order_count;
+    grad_fill *fills;
+    int fill_count;
+    int64_t fill_capacity;
+    int n, h, w;
+    const float *params; /* of the last grad_forward */
+    float *block; int64_t block_floats;
+    float *norms;        /* what the backward needs of each batch norm */
+    float *packed;       /* weights and, at packed_bias, biases of the operator that runs */
+    int64_t norm_floats, packed_bias, packed_floats;
+    void *workspace; size_t workspace_bytes;
+    grad_memory memory;
+} grad_pass;
+
+/* Planning what takes part and how. `marks` has an entry for every channel of every buffer of the graph. */
+
+typedef struct grad_marks { const net *net; bool *marks; int *first; /* of a buffer */ } grad_marks;
+
+static bool *grad_marks_of(const grad_marks *m, int tensor) {
+    const net_tensor *t = &m->net->tensors[tensor];
+    return m->marks + m->first[t->buffer] + t->channel;
+}
+
+static int grad_count(const grad_marks *m, int tensor) {
+    const bool *marks = grad_marks_of(m, tensor);
+    int count = 0;
+    for (int c = 0; c < m->net->tensors[tensor].channels; c++) count += marks[c];
+    return count;
+}
+
+static void grad_mark(const grad_marks *m, int tensor) {
+    memset(grad_marks_of(m, tensor), true, (size_t)m->net->tensors[tensor].channels * sizeof(bool));
+}
+
+/* Which operators learn, or lead to one that does; `in` and `residual` become GRAD_ADD where a gradient is wanted. */
+static void grad_find_learners(grad_pass *pass, const grad_marks *wanted) {
+    for (int i = 0; i < pass->net->op_count; i++) {
+        const net_op *op = &pass->net->ops[i];
+        grad_op *g = &pass->ops[i];
+        g->learns = op->kind == NET_CONV && !pass->frozen[op->layer];
+        g->in = grad_count(wanted, op->in) ? GRAD_ADD : GRAD_NONE;
+        g->residual = op->residual >= 0 && grad_count(wanted, op->residual) ? GRAD_ADD : GRAD_NONE;
+        g->back = g->learns || g->in || g->residual;
+        if (g->back) grad_mark(wanted, op->out);
+    }
+}
+
+/* Zeroes what of a tensor's gradient is not there when operator `op` runs backward. */
+static bool grad_fill_rest(grad_pass *pass, grad_op *g, const grad_marks *there, int tensor) {
+    const net_tensor *t = &pass->net->tensors[tensor];
+    const bool *marks = grad_marks_of(there, tensor);
+    for (int c = 0, end; c < t->channels; c = end) {
+        for (end = c + 1; end < t->channels && marks[end] == marks[c];) end++;
+        if (marks[c]) continue;
+        if (!mem_grow(&pass->fills, &pass->fill_capacity, pass->fill_count + 1, sizeof *pass->fills)) return false;
+        pass->fills[pass->fill_count++] = (grad_fill){t->buffer, t->channel + c, end - c};
+        g->fill_count++;
+    }
+    grad_mark(there, tensor);
+    return true;
+}
+
+/* Decides how the gradient of `tensor` is written; pooling can only add. */
+static bool grad_plan_write(grad_pass *pass, grad_op *g, const grad_marks *there, int tensor, bool adds, grad_write *write) {
+    if (*write == GRAD_NONE) return true;
+    if (grad_count(there, tensor) || adds) return grad_fill_rest(pass, g, there, tensor);
+    grad_mark(there, tensor);
+    *write = GRAD_SET;
+    return true;
+}
+
+/* Walks back from the heads, whose gradients are all there. */
+static bool grad_plan_writes(grad_pass *pass, const grad_marks *there) {
+    for (int j = 0; j < pass->net->level_count; j++) grad_mark(there, pass->net->heads[j]);
+    for (int i = pass->net->op_count - 1; i >= 0; i--) {
+        const net_op *op = &pass->net->ops[i];
+        grad_op *g = &pass->ops[i];
+        g->back = g->back && grad_count(there, op->out) > 0;
+        g->first_fill = pass->fill_count;
+        if (!g->back) {
+            g->learns = false;
+            g->in = g->residual = GRAD_NONE;
+            continue;
+        }
+        if (!grad_fill_rest(pass, g, there, op->out)) return false;
+        if (op->residual >= 0 && !grad_plan_write(pass, g, there, op->residual, false, &g->residual)) return false;
+        if (!grad_plan_write(pass, g, there, op->in, op->kind == NET_MAXPOOL, &g->in)) return false;
+    }
+    return true;
+}
+
+static void grad_live(grad_pass *pass, int buffer, int time) {
+    net_buffer *b = &pass->buffers[buffer];
+    b->first_op = YOLO_MIN(b->first_op, time);
+    b->last_op = YOLO_MAX(b->last_op, time);
+}
+
+/* The lives of the buffers an operator touches, see 1 above. */
+static void grad_plan_lives(grad_pass *pass, int i) {
+    const net *net = pass->net;
+    const net_op *op = &net->ops[i];
+    grad_op *g = &pass->ops[i];
+    const int in = net->tensors[op->in].buffer, out = net->tensors[op->out].buffer, back = 2 * net->op_count - i;
+    const int residual = op->residual < 0 ? -1 : net->tensors[op->residual].buffer;
+    grad_live(pass, in, i);
+    grad_live(pass, out, i);
+    if (residual >= 0) grad_live(pass, residual, i);
+    g->z = net->tensors[op->out];
+    if (!g->back) return;
+    const bool pool = op->kind == NET_MAXPOOL;
+    if (g->learns || pool) grad_live(pass, in, back);
+    if (pool) grad_live(pass, out, back);
+    grad_live(pass, net->buffer_count + out, back);
+    if (g->in) grad_live(pass, net->buffer_count + in, back);
+    if (g->residual) grad_live(pass, net->buffer_count + residual, back);
+    if (op->bn < 0) return;
+    g->z = (net_tensor){2 * net->buffer_count + i, 0, net->tensors[op->out].channels};
+    grad_live(pass, g->z.buffer, i);
+    grad_live(pass, g->z.buffer, back);
+}
+
+static void grad_plan_buffers(grad_pass *pass) {
+    const net *net = pass->net;
+    for (int i = 0; i < pass->buffer_count; i++) {
+        net_buffer *b = &pass->buffers[i];
+        if (i < 2 * net->buffer_count) *b = net->buffers[i % net->buffer_count];
+        else *b = (net_buffer){.channels = net->tensors[net->ops[i - 2 * net->buffer_count].out].channels,
+                               .down = net->buffers[net->tensors[net->ops[i - 2 * net->buffer_count].out].buffer].down};
+        b->first_op = INT_MAX;
+        b->last_op = -1;
+    }
+    for (int i = 0; i < net->op_count; i++) grad_plan_lives(pass, i);
+    grad_live(pass, net->tensors[net->input].buffer, 0);
+    for (int j = 0; j < net->level_count; j++) {
+        grad_live(pass, net->tensors[net->heads[j]].buffer, net->op_count);
+        grad_live(pass, net->buffer_count + net->tensors[net->heads[j]].buffer, net->op_count);
+    }
+}
+
+static bool grad_plan_graph(grad_pass *pass) {
+    const net *net = pass->net;
+    int channels = 0;
+    for (int i = 0; i < net->buffer_count; i++) channels += net->buffers[i].channels;
+    grad_marks marks = {net, mem_array((uint64_t)channels, sizeof(bool)), mem_array((uint64_t)net->buffer_count, sizeof(int))};
+    bool planned = marks.marks && marks.first;
+    for (int i = 1; planned && i < net->buffer_count; i++) marks.first[i] = marks.first[i - 1] + net->buffers[i - 1].channels;
+    if (planned) {
+        grad_find_learners(pass, &marks);
+        memset(marks.marks, 0, (size_t)channels * sizeof(bool));
+        planned = grad_plan_writes(pass, &marks);
+    }
+    if (planned) grad_plan_buffers(pass);
+    mem_free(marks.marks);
+    mem_free(marks.first);
+    return planned;
+}
+
+/* Memory. */
+
+/* Shapes of the operators, and the floats of weights and statistics. */
+static void grad_plan_operators(grad_pass *pass) {
+    const net *net = pass->net;
+    for (int i = 0; i < net->op_count; i++) {
+        const net_op *op = &net->ops[i];
+        grad_op *g = &pass->ops[i];
+        const int in = net->tensors[op->in].channels, out = net->tensors[op->out].channels;
+        if (op->kind != NET_CONV) continue;
+        YOLO_ASSERT(op->bn >= 0 || op->activation == NET_LINEAR);
+        op_conv_init(&g->conv, pass->isa, in, out, op->kernel, op->stride, op->padding, NET_LINEAR, true);
+        pass->packed_bias = YOLO_MAX(pass->packed_bias, op_conv_floats(&g->conv));
+        pass->packed_floats = YOLO_MAX(pass->packed_floats, op_conv_bias_floats(&g->conv));
+        if (op->bn >= 0) pass->norm_floats += OP_NORM_ARRAYS * op_align(out);
+        if (!g->in) continue;
+        op_dgrad_init(&g->dgrad, pass->isa, in, out, op->kernel, op->stride, op->padding);
+        pass->packed_bias = YOLO_MAX(pass->packed_bias, op_conv_floats(&g->dgrad.conv));
+        pass->packed_floats = YOLO_MAX(pass->packed_floats, op_conv_bias_floats(&g->dgrad.conv));
+    }
+    pass->packed_floats += pass->packed_bias;
+}
+
+/* Bytes of workspace that an operator wants. */
+static size_t grad_op_workspace(const grad_pass *pass, int i) {
+    const net *net = pass->net;
+    const net_op *op = &net->ops[i];
+    const grad_op *g = &pass->ops[i];
+    const net_buffer *in = &pass->buffers[net->tensors[op->in].buffer], *out = &pass->buffers[net->tensors[op->out].buffer];
+    const int K = net->tensors[op->out].channels;
+    if (op->kind != NET_CONV) return 0;
+    size_t most = op_conv_workspace(&g->conv, pass->n, in->h, in->w, pass->threads);
+    if (op->bn >= 0) most = YOLO_MAX(most, op_norm_workspace(K, pass->n, out->h, out->w));
+    if (g->in) most = YOLO_MAX(most, op_dgrad_workspace(&g->dgrad, pass->n, in->h, in->w, pass->threads));
+    if (g->learns)
+        most = YOLO_MAX(most, op_wgrad_workspace(pass->isa, net->tensors[op->in].channels, K, op->kernel, op->stride, op->padding,
+                                                 pass->n, in->h, in->w, pass->threads));
+    return most;
+}
+
+/* Places everything for n,h,w and fills pass->memory; the places are what grad_create or grad_shape then have room for. */
+static void grad_place(grad_pass *pass, int n, int h, int w) {
+    const net *net = pass->net;
+    size_t workspace = 0;
+    pass->n = n;
+    pass->h = h;
+    pass->w = w;
+    int activations = 0, *order = pass->order + pass->buffer_count;
+    for (int i = 0; i < pass->order_count; i++) {
+        const int at = pass->order[i];
+        if (at < net->buffer_count || at >= 2 * net->buffer_count) order[activations++] = at;
+    }
+    const uint64_t alone = (uint64_t)net_plan(pass->buffers, order, activations, n, h, w) * sizeof(float);
+    const uint64_t all = (uint64_t)net_plan(pass->buffers, pass->order, pass->order_count, n, h, w) * sizeof(float);
+    for (int i = 0; i < net->op_count; i++) workspace = YOLO_MAX(workspace, grad_op_workspace(pass, i));
+    pass->memory = (grad_memory){alone, YOLO_MAX(all, alone) - alone, (uint64_t)(pass->norm_floats + pass->packed_floats) * sizeof(float), workspace};
+}
+
+static void grad_destroy(grad_pass *pass) {
+    if (!pass) return;
+    mem_free(pass->fills);
+    mem_free(pass->block);
+    mem_free(pass->norms);
+    mem_free(pass->packed);
+    mem_free(pass->workspace);
+    arena_free(&pass->arena);
+    mem_free(pass);
+}
+
+/* A pass that is planned for n,h,w but has no memory yet. */
+static yolo_status grad_open(grad_pass **out, const net *net, op_isa isa, thr_pool *pool, int threads, const bool *frozen, int n,
+                             int h, int w, yolo_error *error) {
+    *out = NULL;
+    if (net->fused)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "this model's batch norms are folded into its convolutions (a fused checkpoint), so it "
+                       "cannot be trained; train from the checkpoint that it was fused from");
+    yolo_status status = net_check_size(net, n, h, w, error);
+    if (status != YOLO_OK) return status;
+    grad_pass *pass = *out = mem_array(1, sizeof *pass);
+    if (!pass) return err_memory(error, sizeof *pass);
+    *pass = (grad_pass){.net = net, .isa = isa, .pool = pool, .threads = threads, .buffer_count = 2 * net->buffer_count + net->op_count};
+    pass->frozen = arena_array(&pass->arena, (uint64_t)net->layer_count, sizeof *pass->frozen);
+    pass->ops = arena_array(&pass->arena, (uint64_t)net->op_count, sizeof *pass->ops);
+    pass->buffers = arena_array(&pass->arena, (uint64_t)pass->buffer_count, sizeof *pass->buffers);
+    pass->order = arena_array(&pass->arena, 2 * (uint64_t)pass->buffer_count, sizeof *pass->order);
+    if (frozen && pass->frozen) memcpy(pass->frozen, frozen, (size_t)net->layer_count * sizeof *frozen);
+    if (!pass->frozen || !pass->ops || !pass->buffers || !pass->order || !grad_plan_graph(pass)) {
+        grad_destroy(pass);
+        *out = NULL;
+        return err_memory(error, (uint64_t)pass->buffer_count * sizeof *pass->buffers);
+    }
+    pass->order_count = net_order(pass->buffers, pass->buffer_count, pass->order);
+    grad_plan_operators(pass);
+    grad_place(pass, n, h, w);
+    return YOLO_OK;
+}
+
+/* Bytes that grad_create will take, without taking them. */
+static yolo_status grad_measure(const net *net, op_isa isa, int threads, int n, int h, int w, grad_memory *out, yolo_error *error) {
+    grad_pass *pass;
+    yolo_status status = grad_open(&pass, net, isa, NULL, threads, NULL, n, h, w, error);
+    if (status == YOLO_OK) *out = pass->memory;
+    grad_destroy(pass);
+    return status;
+}
+
+/* Makes room for what grad_place has planned. */
+static bool grad_reserve(grad_pass *pass) {
+    const int64_t floats = (int64_t)((pass->memory.activations + pass->memory.gradients) / sizeof(float));
+    if (!run_reserve(&pass->block, (uint64_t)pass->block_floats * sizeof(float), (uint64_t)floats * sizeof(float))) return false;
+    pass->block_floats = YOLO_MAX(pass->block_floats, floats);
+    if (!run_reserve(&pass->workspace, pass->workspace_bytes, pass->memory.workspace)) return false;
+    pass->workspace_bytes = YOLO_MAX(pass->workspace_bytes, (size_t)pass->memory.workspace);
+    return true;
+}
+
+/* Plans the pass for another input size; allocates only when it needs more than any before. On error it keeps its size. The
+   contents of input and heads are lost. */
+static yolo_status grad_shape(grad_pass *pass, int n, int h, int w, yolo_error *error) {
+    if (pass->n == n && pass->h == h && pass->w == w) return YOLO_OK;
+    const int old_n = pass->n, old_h = pass->h, old_w = pass->w;
+    yolo_status status = net_check_size(pass->net, n, h, w, error);
+    if (status != YOLO_OK) return status;
+    grad_place(pass, n, h, w);
+    if (grad_reserve(pass)) return YOLO_OK;
+    const grad_memory wanted = pass->memory;
+    grad_place(pass, old_n, old_h, old_w);
+    return err_memory(error, wanted.activations + wanted.gradients + wanted.workspace);
+}
+
+/* A pass for inputs of n,h,w at first. `frozen`, NULL = nothing, has an entry a layer and is copied; net and pool (NULL = no
+   threads) outlive the pass. */
+static yolo_status grad_create(grad_pass **out, const net *net, op_isa isa, thr_pool *pool, const bool *frozen, int n, int h, int w,
+                               yolo_error *error) {
+    yolo_status status = grad_open(out, net, isa, pool, thr_pool_size(pool), frozen, n, h, w, error);
+    if (status != YOLO_OK) return status;
+    grad_pass *pass = *out;
+    pass->norms = mem_alloc((size_t)pass->norm_floats * sizeof(float));
+    pass->packed = mem_alloc((size_t)pass->packed_floats * sizeof(float));
+    if (!pass->norms || !pass->packed || !grad_reserve(pass)) {
+        const grad_memory wanted = pass->memory;
+        grad_destroy(pass);
+        *out = NULL;
+        return err_memory(error, wanted.activations + wanted.gradients + wanted.weights + wanted.workspace);
+    }
+    float *norm = pass->norms;
+    for (int i = 0; i < net->op_count; i++) {
+        const net_op *op = &net->ops[i];
+        grad_op *g = &pass->ops[i];
+        g->conv.weight = g->dgrad.conv.weight = pass->packed;
+        g->conv.bias = g->dgrad.conv.bias = pass->packed + pass->packed_bias;
+        if (op->bn < 0) continue;
+        op_norm_place(&g->norm, net->tensors[op->out].channels, op->activation, (float)net->slope, norm);
+        norm += OP_NORM_ARRAYS * op_align(g->norm.channels);
+    }
+    return YOLO_OK;
+}
+
+static ten grad_view(const grad_pass *pass, net_tensor t) {
+    const net_buffer *b = &pass->buffers[t.buffer];
+    return (ten){pass->block + b->offset + t.channel, pass->n, b->h, b->w, t.channels, b->channels};
+}
+
+static ten grad_activation(const grad_pass *pass, int tensor) { return grad_view(pass, pass->net->tensors[tensor]); }
+
+static ten grad_gradient(const grad_pass *pass, int tensor) {
+    net_tensor t = pass->net->tensors[tensor];
+    t.buffer += pass->net->buffer_count;
+    return grad_view(pass, t);
+}
+
+/* (n,h,w,3), to be filled before grad_forward. */
+static float *grad_input(grad_pass *pass) { return grad_activation(pass, pass->net->input).data; }
+
+/* (n,h,w,4*16+classes) of a detection level: raw logits, after grad_forward, and where their gradient goes before
+   grad_backward, every element of it. */
+static ten grad_head(const grad_pass *pass, int level) { return grad_activation(pass, pass->net->heads[level]); }
+static ten grad_head_gradient(const grad_pass *pass, int level) { return grad_gradient(pass, pass->net->heads[level]); }
+
+/* The statistics of a batch norm for this batch, or the running ones when its layer is frozen. */
+static void grad_forward_norm(grad_pass *pass, int i, const ten *z, float *params) {
+    const net *net = pass->net;
+    const net_op *op = &net->ops[i];
+    float *rows[5];
+    for (int j = 0; j < YOLO_COUNT(rows); j++) rows[j] = params + net->params[op->bn + j].offset;
+    if (pass->frozen[op->layer]) {
+        for (int c = 0; c < z->c; c++) op_norm_set(&pass->ops[i].norm, c, rows[2][c], rows[3][c], net->bn_eps, rows[0][c], rows[1][c]);
+        return;
+    }
+    op_norm_measure(&pass->ops[i].norm, z, rows[0], rows[1], rows[2], rows[3], net->bn_eps, net->bn_momentum, pass->isa, pass->workspace, pass->pool);
+    rows[4][0] += 1;
+}
+
+static void grad_forward_conv(grad_pass *pass, int i, float *params) {
+    const net *net = pass->net;
+    const net_op *op = &net->ops[i];
+    grad_op *g = &pass->ops[i];
+    ten in = grad_activation(pass, op->in), out = grad_activation(pass, op->out), z = grad_view(pass, g->z), residual;
+    if (op->residual >= 0) residual = grad_activation(pass, op->residual);
+    memset(g->conv.bias, 0, (size_t)op_conv_bias_floats(&g->conv) * sizeof(float));
+    if (op->bias >= 0) memcpy(g->conv.bias, params + net->params[op->bias].offset, (size_t)out.c * sizeof(float));
+    op_conv_repack(&g->conv, params + net->params[op->weight].offset, pass->pool);
+    op_conv_fwd(&z, &in, &g->conv, op->bn < 0 && op->residual >= 0 ? &residual : NULL, pass->workspace, pass->pool);
+    if (op->bn < 0) return;
+    grad_forward_norm(pass, i, &z, params);
+    op_norm_fwd(&out, &z, &g->norm, op->residual >= 0 ? &residual : NULL, pass->isa, pass->pool);
+}
+
+static void grad_forward_op(grad_pass *pass, int i, float *params) {
+    const net_op *op = &pass->net->ops[i];
+    ten in = grad_activation(pass, op->in), out = grad_activation(pass, op->out);
+    switch (op->kind) {
+    case NET_CONV: grad_forward_conv(pass, i, params); break;
+    case NET_MAXPOOL: op_maxpool_fwd(&out, &in, pass->isa, op->kernel, op->stride, op->padding, pass->pool); break;
+    case NET_UPSAMPLE: op_upsample2_fwd(&out, &in, pass->pool); break;
+    case NET_COPY: op_copy_fwd(&out, &in, pass->pool); break;
+    }
+}
+
+/* From grad_input to the heads. `params` are read, and the running statistics among them brought up to date; they stay as
+   they are until grad_backward. */
+static void grad_forward(grad_pass *pass, float *params) {
+    pass->params = params;
+    for (int i = 0; i < pass->net->op_count; i++) grad_forward_op(pass, i, params);
+}
+
+static void grad_backward_conv(grad_pass *pass, int i, float *gradients) {
+    const net *net = pass->net;
+    const net_op *op = &net->ops[i];
+    grad_op *g = &pass->ops[i];
+    ten in = grad_activation(pass, op->in), z = grad_view(pass, g->z), d = grad_gradient(pass, op->out), d_residual;
+    if (g->residual) d_residual = grad_gradient(pass, op->residual);
+    if (op->bn >= 0) {
+        if (g->learns)
+            op_norm_sums(&g->norm, gradients + net->params[op->bn].offset, gradients + net->params[op->bn + 1].offset, &d, &z, pass->isa,
+                         pass->workspace, pass->pool);
+        op_norm_bwd(&d, g->residual ? &d_residual : NULL, g->residual == GRAD_ADD, &z, &g->norm, pass->isa, pass->pool);
+    } else if (g->residual) op_copy_bwd(&d_residual, &d, g->residual == GRAD_ADD, pass->isa, pass->pool);
+    if (g->learns)
+        op_conv_wgrad(gradients + net->params[op->weight].offset, op->bias < 0 ? NULL : gradients + net->params[op->bias].offset, &d, &in,
+                      pass->isa, op->kernel, op->stride, op->padding, pass->workspace, pass->pool);
+    if (!g->in) return;
+    ten d_in = grad_gradient(pass, op->in);
+    memset(g->dgrad.conv.bias, 0, (size_t)op_conv_bias_floats(&g->dgrad.conv) * sizeof(float));
+    op_dgrad_pack(&g->dgrad, pass->params + net->params[op->weight].offset, pass->pool);
+    op_conv_dgrad(&d_in, &d, &g->dgrad, g->in == GRAD_ADD, pass->workspace, pass->pool);
+}
+
+static void grad_backward_op(grad_pass *pass, int i, float *gradients) {
+    const net_op *op = &pass->net->ops[i];
+    const grad_op *g = &pass->ops[i];
+    for (int j = 0; j < g->fill_count; j++) {
+        const grad_fill *fill = &pass->fills[g->first_fill + j];
+        ten t = grad_view(pass, (net_tensor){pass->net->buffer_count + fill->buffer, fill->channel, fill->channels});
+        op_zero(&t, pass->pool);
+    }
+    if (op->kind == NET_CONV) {
+        grad_backward_conv(pass, i, gradients);
+        return;
+    }
+    ten d_in = grad_gradient(pass, op->in), d_out = grad_gradient(pass, op->out);
+    if (op->kind == NET_MAXPOOL) {
+        ten in = grad_activation(pass, op->in), out = grad_activation(pass, op->out);
+        op_maxpool_bwd(&d_in, &d_out, &in, &out, pass->isa, op->kernel, op->stride, op->padding, pass->pool);
+    } else if (op->kind == NET_UPSAMPLE) op_upsample2_bwd(&d_in, &d_out, g->in == GRAD_ADD, pass->isa, pass->pool);
+    else op_copy_bwd(&d_in, &d_out, g->in == GRAD_ADD, pass->isa, pass->pool);
+}
+
+/* gradients += those of every row that learns, from grad_head_gradient of all levels. */
+static void grad_backward(grad_pass *pass, float *gradients) {
+    for (int i = pass->net->op_count - 1; i >= 0; i--)
+        if (pass->ops[i].back) grad_backward_op(pass, i, gradients);
+}
 
 /* ==== 17 det_ nms_ pipe_: head decoding and suppression, pictures in and boxes out ==============================
    From raw head views to boxes with ultralytics' semantics, for one picture of a batch at a time; nothing is kept
