@@ -9189,10 +9189,10 @@ static void OP_(largest)(float *out, const float *in, ptrdiff_t step, int count,
 /* The derivative of OP_(activate), as torch has it at 0. */
 OP_INLINE V OP_(activate_slope)(V x, const net_activation activation, const V slope) {
     const V one = v_set1(1.0f), zero = v_set1(0.0f), low = v_max(v_set1(-80.0f), x);
-    if (activation == NET_SILU) { /* s + x s (1 - s) */
-        const V inside = v_min(v_set1(80.0f), low);
-        const V s = OP_(reciprocal)(v_add(one, OP_(exp)(v_sub(zero, inside))));
-        return v_fma(v_mul(inside, s), v_sub(one, s), s);
+    if (activation == NET_SILU) { /* s + x s (1 - s), 1 - s = e s */
+        const V inside = v_min(v_set1(80.0f), low), e = OP_(exp)(v_sub(zero, inside));
+        const V s = OP_(reciprocal)(v_add(one, e));
+        return v_fma(v_mul(inside, s), v_mul(e, s), s);
     }
     if (activation == NET_RELU) return v_if_greater(x, zero, one, zero);
     if (activation == NET_LEAKYRELU) return v_if_greater(x, zero, one, slope);
@@ -9211,14 +9211,16 @@ OP_INLINE void OP_(store)(float *p, V a, int count) {
     else OP_(store_some)(p, a, count);
 }
 
-/* Mean and sum of squared deviations of each channel; both arrays are whole vectors. */
+/* Mean and sum of squared deviations of each channel; both arrays are whole vectors. What is summed for the mean is the
+   distance from the first pixel, because rounding goes by the size of the sum. */
 static void OP_(moments)(float *mean, float *squares, const float *z, ptrdiff_t step, int pixels, int channels) {
     const V share = v_set1(1.0f / (float)pixels), zero = v_set1(0.0f);
     for (int c = 0; c < channels; c += OP_VECTOR) v_store(mean + c, zero), v_store(squares + c, zero);
     const float *p = z;
     for (int i = 0; i < pixels; i++, p += step)
-        for (int c = 0; c < channels; c += OP_VECTOR) v_store(mean + c, v_add(v_load(mean + c), OP_(load)(p + c, channels - c)));
-    for (int c = 0; c < channels; c += OP_VECTOR) v_store(mean + c, v_mul(v_load(mean + c), share));
+        for (int c = 0; c < channels; c += OP_VECTOR)
+            v_store(mean + c, v_add(v_load(mean + c), v_sub(OP_(load)(p + c, channels - c), OP_(load)(z + c, channels - c))));
+    for (int c = 0; c < channels; c += OP_VECTOR) v_store(mean + c, v_fma(v_load(mean + c), share, OP_(load)(z + c, channels - c)));
     for (int i = 0; i < pixels; i++, z += step)
         for (int c = 0; c < channels; c += OP_VECTOR) {
             const V d = v_sub(OP_(load)(z + c, channels - c), v_load(mean + c));

@@ -113,6 +113,7 @@ static const test_case tests_planted[] = {
 #include "test_ops.c"
 #include "test_grads.c"
 #include "test_net.c"
+#include "test_grad.c"
 #include "test_opt.c"
 #include "test_pt.c"
 #include "test_eval.c"
@@ -133,6 +134,7 @@ static const test_area test_areas[] = {
     {"ops", tests_ops, YOLO_COUNT(tests_ops)},
     {"grads", tests_grads, YOLO_COUNT(tests_grads)},
     {"net", tests_net, YOLO_COUNT(tests_net)},
+    {"grad", tests_grad, YOLO_COUNT(tests_grad)},
     {"opt", tests_opt, YOLO_COUNT(tests_opt)},
     {"pt", tests_pt, YOLO_COUNT(tests_pt)},
     {"eval", tests_eval, YOLO_COUNT(tests_eval)},
