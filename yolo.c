@@ -11816,322 +11816,486 @@ static yolo_status pipe_run(const pipe_job *wanted, yolo_error *error) {
 
 /* ==== 18 loss_: training loss ======================================================================================
    Task-aligned assignment, CIoU, distribution focal loss and BCE with soft targets, and their gradients with respect
-   to the raw head outputs. Images are independent but for one number, the sum of the target scores, so the work is
-   one parallel loop over images, that sum in image order, and a second loop: same bits for any thread count.
-   Boxes of the loss are in units of a level's stride, targets of the assignment in network pixels.
+   to the raw head outputs.
+   1. Pictures are independent but for one number, the sum of the target scores, so the work is one parallel loop over
+      pictures, that sum in their order, and a second loop: the same bits for any number of threads.
+   2. Boxes of the loss are in units of a level's stride, targets of the assignment in network pixels.
+   3. An anchor is a cell of a level, numbered level by level, row by row, as in ultralytics.
+   4. What is not a number stays so: a NaN among the logits or an infinite box logit that the loss sees makes a loss NaN.
    REF ultralytics/utils/loss.py v8DetectionLoss, utils/tal.py TaskAlignedAssigner, utils/metrics.py bbox_iou */
 
-enum { LOSS_TOPK = 10 };
+enum { LOSS_TOPK = 10, LOSS_SIDES = 4 * NET_REG_MAX };
 #define LOSS_EPS 1e-9f     /* of the assigner */
 #define LOSS_IOU_EPS 1e-7f /* of CIoU */
+#define LOSS_ASPECT 0.40528473456935109f /* 4 / pi^2 */
 
 typedef struct loss_target { int class_id; float box[4]; } loss_target; /* x1 y1 x2 y2, network pixels */
 typedef struct loss_gains { float box, cls, dfl; } loss_gains;
 typedef struct loss_parts { double box, cls, dfl; } loss_parts; /* scaled by their gains, not by the batch size */
 typedef struct loss_sums { double box, cls, dfl, score; } loss_sums; /* gain * sum, to be divided by the sum of scores */
 
-typedef struct loss_pair { int anchor; float metric, overlap; } loss_pair; /* an anchor that a target may claim */
+typedef struct loss_pair { int anchor; float metric, overlap; } loss_pair; /* a target and an anchor; -1 = outside it */
 
-typedef struct loss_image { /* what the two loops pass on for one image; arrays of `anchors` entries */
+typedef struct loss_image { /* what the two loops pass on for one picture; arrays of an entry an anchor */
     float (*box)[4];  /* predicted, network pixels */
     int *target;      /* index of the assigned target, -1 = background */
     int *claims;      /* how many targets claim the anchor */
     float *metric, *overlap; /* of the assigned pair */
     float *score;     /* the soft target of the assigned class */
-    double score_sum;
-    loss_parts parts;
+    loss_sums sums;
 } loss_image;
 
 typedef struct loss_run { /* one call, shared by its loops */
     const net *net;
-    const ten *heads, *gradients; /* gradients NULL = losses only */
+    const ten *heads, *gradients;
     const loss_target *targets;
-    const int *first; /* image i owns targets first[i] .. first[i+1] */
+    const int *first; /* picture i owns targets first[i] .. first[i+1] */
     loss_gains gains;
     loss_image *images;
     int level_first[NET_MAX_LEVELS + 1]; /* anchors before a level */
     double score_sum;
-    loss_pair *pairs; /* LOSS_TOPK a target */
+    loss_pair *tops;  /* a target: the best metric and overlap among its anchors */
 } loss_run;
+
+/* x[i] = exp(x[i]) for x[i] <= 0, to one unit in the last place; below -87 as there. Written so that compilers make
+   vectors of it. */
+static void loss_exp(float *x, int count) {
+    const float shift = 12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the lowest bits */
+    for (int i = 0; i < count; i++) {
+        float v = x[i] < -87.0f ? -87.0f : x[i], turns = v * 1.44269504f + shift, whole = turns - shift, power;
+        float r = v - whole * 0.693359375f + whole * 2.12194440e-4f, p = 1.9875691500e-4f; /* r in +-ln(2)/2; Cephes' expf */
+        uint32_t bits;
+        memcpy(&bits, &turns, 4);
+        bits = (bits + 127u) << 23;
+        memcpy(&power, &bits, 4);
+        p = p * r + 1.3981999507e-3f;
+        p = p * r + 8.3334519073e-3f;
+        p = p * r + 4.1665795894e-2f;
+        p = p * r + 1.6666665459e-1f;
+        p = p * r + 5.0000001201e-1f;
+        x[i] = (p * r * r + r + 1.0f) * power;
+    }
+}
 
 static float loss_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-/* Softmax over the bins of one side of a box; returns the expected distance in strides. */
-static float loss_side(const float *logits, float *probability) {
-    float highest = logits[0], sum = 0, expected = 0;
-    for (int i = 1; i < NET_REG_MAX; i++) highest = YOLO_MAX(highest, logits[i]);
-    for (int i = 0; i < NET_REG_MAX; i++) sum += probability[i] = expf(logits[i] - highest);
-    for (int i = 0; i < NET_REG_MAX; i++) expected += (probability[i] /= sum) * (float)i;
-    return expected;
-}
+typedef struct loss_bins { /* softmax over the bins of each side of a box */
+    float share[4][NET_REG_MAX]; /* before division by sum */
+    float sum[4], highest[4];    /* share = exp(logit - highest) */
+    float distance[4];           /* expected, in strides */
+} loss_bins;
 
-/* Complete IoU (Zheng et al. 2020) of prediction a and target b; with `slope`, d CIoU / d a as autograd gives it
-   (alpha is a constant there). */
-static float loss_ciou(const float *a, const float *b, float *slope) {
-    float wa = a[2] - a[0], ha = a[3] - a[1] + LOSS_IOU_EPS, wb = b[2] - b[0], hb = b[3] - b[1] + LOSS_IOU_EPS;
-    float iw = YOLO_MIN(a[2], b[2]) - YOLO_MAX(a[0], b[0]), ih = YOLO_MIN(a[3], b[3]) - YOLO_MAX(a[1], b[1]);
-    bool meet = iw > 0 && ih > 0;
-    float inter = meet ? iw * ih : 0, joined = wa * ha + wb * hb - inter + LOSS_IOU_EPS, iou = inter / joined;
-    float cw = YOLO_MAX(a[2], b[2]) - YOLO_MIN(a[0], b[0]), ch = YOLO_MAX(a[3], b[3]) - YOLO_MIN(a[1], b[1]);
-    float diagonal = cw * cw + ch * ch + LOSS_IOU_EPS;
-    float dx = b[0] + b[2] - a[0] - a[2], dy = b[1] + b[3] - a[1] - a[3], distance = (dx * dx + dy * dy) / 4;
-    const float scale = 0.40528473456935109f; /* 4 / pi^2 */
-    float angle = atanf(wb / hb) - atanf(wa / ha), aspect = scale * angle * angle;
-    float alpha = aspect / (1 - iou + aspect + LOSS_IOU_EPS);
-    if (slope) {
-        float turn = 2 * scale * angle * alpha / (wa * wa + ha * ha); /* d(-v alpha)/dwa = turn*ha, /dha = -turn*wa */
-        for (int side = 0; side < 4; side++) {
-            bool horizontal = !(side & 1), low = side < 2;
-            float sign = low ? -1.0f : 1.0f, across = horizontal ? ha : wa;
-            bool inside = low ? a[side] > b[side] : a[side] < b[side];
-            float d_inter = meet && inside ? sign * (horizontal ? ih : iw) : 0;
-            float d_joined = sign * across - d_inter;
-            float d_diagonal = inside ? 0 : sign * 2 * (horizontal ? cw : ch);
-            float d_distance = -(horizontal ? dx : dy) / 2;
-            slope[side] = (d_inter * joined - inter * d_joined) / (joined * joined) -
-                          (d_distance * diagonal - distance * d_diagonal) / (diagonal * diagonal) +
-                          sign * turn * (horizontal ? ha : -wa);
-        }
+static void loss_read_bins(const float *logits, loss_bins *bins) {
+    for (int side = 0; side < 4; side++) {
+        const float *in = logits + side * NET_REG_MAX;
+        float highest = in[0];
+        for (int i = 1; i < NET_REG_MAX; i++) highest = YOLO_MAX(highest, in[i]);
+        for (int i = 0; i < NET_REG_MAX; i++) bins->share[side][i] = in[i] - highest;
+        bins->highest[side] = highest;
     }
-    return iou - (distance / diagonal + aspect * alpha);
+    loss_exp(bins->share[0], LOSS_SIDES);
+    for (int side = 0; side < 4; side++) {
+        float sum = 0, weighted = 0;
+        for (int i = 0; i < NET_REG_MAX; i++) {
+            sum += bins->share[side][i];
+            weighted += bins->share[side][i] * (float)i;
+        }
+        bins->sum[side] = sum;
+        bins->distance[side] = weighted / sum;
+    }
 }
 
-static const float *loss_logits(const loss_run *run, const ten *views, int image, int anchor, int *level) {
-    int l = 0;
-    while (anchor >= run->level_first[l + 1]) l++;
-    int at = anchor - run->level_first[l], w = views[l].w;
-    *level = l;
-    return ten_at(&views[l], image, at / w, at % w);
+/* Left, top, right, bottom distances from a centre -> box. */
+static void loss_place(const float *centre, const float *distance, float scale, float *box) {
+    for (int side = 0; side < 4; side++)
+        box[side] = (centre[side & 1] + (side < 2 ? -distance[side] : distance[side])) * scale;
+}
+
+typedef struct loss_ciou_terms { float wa, ha, iw, ih, cw, ch, dx, dy, inter, joined, diagonal, distance, angle, alpha; } loss_ciou_terms;
+
+/* Complete IoU (Zheng et al. 2020) of prediction a and target b. */
+static float loss_ciou(const float *a, const float *b, loss_ciou_terms *t) {
+    float wb = b[2] - b[0], hb = b[3] - b[1] + LOSS_IOU_EPS;
+    t->wa = a[2] - a[0];
+    t->ha = a[3] - a[1] + LOSS_IOU_EPS;
+    t->iw = YOLO_MIN(a[2], b[2]) - YOLO_MAX(a[0], b[0]);
+    t->ih = YOLO_MIN(a[3], b[3]) - YOLO_MAX(a[1], b[1]);
+    t->inter = t->iw > 0 && t->ih > 0 ? t->iw * t->ih : 0;
+    t->joined = t->wa * t->ha + wb * hb - t->inter + LOSS_IOU_EPS;
+    t->cw = YOLO_MAX(a[2], b[2]) - YOLO_MIN(a[0], b[0]);
+    t->ch = YOLO_MAX(a[3], b[3]) - YOLO_MIN(a[1], b[1]);
+    t->diagonal = t->cw * t->cw + t->ch * t->ch + LOSS_IOU_EPS;
+    t->dx = b[0] + b[2] - a[0] - a[2];
+    t->dy = b[1] + b[3] - a[1] - a[3];
+    t->distance = (t->dx * t->dx + t->dy * t->dy) / 4;
+    t->angle = atanf(wb / hb) - atanf(t->wa / t->ha);
+    float iou = t->inter / t->joined, aspect = LOSS_ASPECT * t->angle * t->angle;
+    t->alpha = aspect / (1 - iou + aspect + LOSS_IOU_EPS);
+    return iou - (t->distance / t->diagonal + aspect * t->alpha);
+}
+
+/* d CIoU / d a, as autograd gives it: alpha is a constant there. */
+static void loss_ciou_slope(const float *a, const float *b, const loss_ciou_terms *t, float *slope) {
+    float turn = 2 * LOSS_ASPECT * t->angle * t->alpha / (t->wa * t->wa + t->ha * t->ha); /* of the aspect: turn*ha for wa, -turn*wa for ha */
+    for (int side = 0; side < 4; side++) {
+        bool horizontal = !(side & 1), low = side < 2;
+        float sign = low ? -1.0f : 1.0f, across = horizontal ? t->ha : t->wa;
+        bool inside = low ? a[side] > b[side] : a[side] < b[side];
+        float d_inter = t->inter > 0 && inside ? sign * (horizontal ? t->ih : t->iw) : 0;
+        float d_joined = sign * across - d_inter;
+        float d_diagonal = inside ? 0 : sign * 2 * (horizontal ? t->cw : t->ch);
+        float d_distance = -(horizontal ? t->dx : t->dy) / 2;
+        slope[side] = (d_inter * t->joined - t->inter * d_joined) / (t->joined * t->joined) -
+                      (d_distance * t->diagonal - t->distance * d_diagonal) / (t->diagonal * t->diagonal) +
+                      sign * turn * (horizontal ? t->ha : -t->wa);
+    }
+}
+
+typedef struct loss_cell { int level, x, y; float stride, centre[2]; } loss_cell; /* where an anchor is; centre in strides */
+
+static loss_cell loss_cell_at(const loss_run *run, int level, int x, int y) {
+    return (loss_cell){level, x, y, (float)run->net->strides[level], {(float)x + 0.5f, (float)y + 0.5f}};
+}
+
+static loss_cell loss_cell_of(const loss_run *run, int anchor) {
+    int level = 0;
+    while (anchor >= run->level_first[level + 1]) level++;
+    int at = anchor - run->level_first[level], w = run->heads[level].w;
+    return loss_cell_at(run, level, at % w, at / w);
 }
 
 static void loss_decode(const loss_run *run, int image) {
-    float probability[NET_REG_MAX];
-    for (int l = 0, anchor = 0; l < run->net->level_count; l++) {
-        float stride = (float)run->net->strides[l];
+    loss_bins bins;
+    for (int l = 0, anchor = 0; l < run->net->level_count; l++)
         for (int y = 0; y < run->heads[l].h; y++)
             for (int x = 0; x < run->heads[l].w; x++, anchor++) {
-                const float *logits = ten_at(&run->heads[l], image, y, x);
-                float centre[2] = {(float)x + 0.5f, (float)y + 0.5f}, *box = run->images[image].box[anchor];
-                for (int side = 0; side < 4; side++) {
-                    float distance = loss_side(logits + side * NET_REG_MAX, probability);
-                    box[side] = (centre[side & 1] + (side < 2 ? -distance : distance)) * stride;
-                }
+                loss_cell cell = loss_cell_at(run, l, x, y);
+                loss_read_bins(ten_at(&run->heads[l], image, y, x), &bins);
+                loss_place(cell.centre, bins.distance, cell.stride, run->images[image].box[anchor]);
             }
-    }
 }
 
-/* The target's box with sides under the second level's stride widened to it, so that small things have candidates. */
-static void loss_reach(const loss_run *run, const loss_target *target, float *reach) {
+/* The assignment. */
+
+/* Where a target's anchors have their centres: its box with sides under the second level's stride widened to it, so that
+   small things have candidates. False for a box left and above of the picture, which has none. */
+static bool loss_reach(const loss_run *run, const loss_target *target, float *reach) {
+    const float *box = target->box;
     float least = (float)run->net->strides[run->net->level_count > 1 ? 1 : 0];
     for (int axis = 0; axis < 2; axis++) {
-        float low = target->box[axis], high = target->box[axis + 2], side = high - low, centre = (low + high) / 2;
+        float side = box[axis + 2] - box[axis], centre = (box[axis] + box[axis + 2]) / 2;
         if (side < least) side = least;
         reach[axis] = centre - side / 2;
         reach[axis + 2] = centre + side / 2;
     }
+    return box[0] + box[1] + box[2] + box[3] > 0;
 }
 
-static bool loss_inside(float x, float y, const float *reach) {
-    return x - reach[0] > LOSS_EPS && y - reach[1] > LOSS_EPS && reach[2] - x > LOSS_EPS && reach[3] - y > LOSS_EPS;
+/* The pair of a target and an anchor; outside the target both numbers are 0. */
+static loss_pair loss_align(const loss_run *run, int image, const loss_target *target, const float *reach, int anchor, loss_cell cell) {
+    loss_ciou_terms terms;
+    float x = cell.centre[0] * cell.stride, y = cell.centre[1] * cell.stride;
+    if (!(x - reach[0] > LOSS_EPS && y - reach[1] > LOSS_EPS && reach[2] - x > LOSS_EPS && reach[3] - y > LOSS_EPS))
+        return (loss_pair){-1, 0, 0};
+    float overlap = loss_ciou(target->box, run->images[image].box[anchor], &terms), cubed;
+    if (overlap < 0) overlap = 0;
+    cubed = overlap * overlap * overlap;
+    float logit = ten_at(&run->heads[cell.level], image, cell.y, cell.x)[LOSS_SIDES + target->class_id];
+    return (loss_pair){anchor, sqrtf(loss_sigmoid(logit)) * cubed * cubed, overlap};
 }
 
-static loss_pair loss_align(const loss_run *run, int image, const loss_target *target, int anchor) {
-    int level;
-    const float *logits = loss_logits(run, run->heads, image, anchor, &level);
-    float overlap = loss_ciou(target->box, run->images[image].box[anchor], NULL);
-    overlap = YOLO_MAX(overlap, 0.0f);
-    float cubed = overlap * overlap * overlap;
-    return (loss_pair){anchor, sqrtf(loss_sigmoid(logits[4 * NET_REG_MAX + target->class_id])) * cubed * cubed, overlap};
+/* A NaN is above all numbers. */
+static bool loss_above(float a, float b) { return a > b || (a != a && b == b); }
+
+/* Puts `pair` into the hole at `at` of a heap whose root is lowest: down to a leaf, then up again. */
+static void loss_sift(loss_pair *heap, int count, int at, loss_pair pair) {
+    int hole = at;
+    for (int child; (child = 2 * hole + 1) < count; hole = child) {
+        if (child + 1 < count && !loss_above(heap[child + 1].metric, heap[child].metric)) child++;
+        heap[hole] = heap[child];
+    }
+    for (; hole > at && loss_above(heap[(hole - 1) / 2].metric, pair.metric); hole = (hole - 1) / 2) heap[hole] = heap[(hole - 1) / 2];
+    heap[hole] = pair;
 }
 
-/* The LOSS_TOPK best aligned anchors inside a target, best first; pairs that align by nothing weigh nothing. */
+/* The order of equals. torch's topk keeps the best of a heap of the first anchors when there are many anchors, else it
+   partitions all (libstdc++'s partial_sort and nth_element). That decides which of several anchors that align by nothing
+   are claimed, and a claim by nothing can still turn an anchor over to a third target. */
+
+/* Makes the first `count` of all pairs the best, by a heap whose root is the lowest of them. */
+static void loss_select_by_heap(loss_pair *pairs, int size, int count) {
+    for (int i = count / 2 - 1; i >= 0; i--) loss_sift(pairs, count, i, pairs[i]);
+    for (int i = count; i < size; i++)
+        if (loss_above(pairs[i].metric, pairs[0].metric)) loss_sift(pairs, count, 0, pairs[i]);
+}
+
+static void loss_swap(loss_pair *a, loss_pair *b) {
+    loss_pair kept = *a;
+    *a = *b;
+    *b = kept;
+}
+
+/* Splits pairs [0, size) by the median of the second, middle and last, which goes to the front. Returns where the lower
+   part begins. */
+static int loss_split(loss_pair *pairs, int size) {
+    loss_pair *a = pairs + 1, *b = pairs + size / 2, *c = pairs + size - 1;
+    bool ab = loss_above(a->metric, b->metric), bc = loss_above(b->metric, c->metric), ac = loss_above(a->metric, c->metric);
+    loss_swap(pairs, ab ? bc ? b : ac ? c : a : ac ? a : bc ? c : b);
+    float pivot = pairs->metric;
+    for (int low = 1, high = size;; low++) {
+        while (loss_above(pairs[low].metric, pivot)) low++;
+        do high--; while (loss_above(pivot, pairs[high].metric));
+        if (low >= high) return low;
+        loss_swap(&pairs[low], &pairs[high]);
+    }
+}
+
+/* The same as loss_select_by_heap by partitions. */
+static void loss_select(loss_pair *pairs, int size, int count) {
+    int first = 0, last = size, depth = 0;
+    for (int rest = size; rest > 1; rest /= 2) depth += 2;
+    while (last - first > 3 && depth--) {
+        int cut = first + loss_split(pairs + first, last - first);
+        if (cut < count) first = cut;
+        else last = cut;
+    }
+    if (last - first > 3) loss_select_by_heap(pairs + first, last - first, count - first);
+    for (int i = first + 1; i < last && last - first <= 3; i++)
+        for (int j = i; j > first && loss_above(pairs[j].metric, pairs[j - 1].metric); j--) loss_swap(&pairs[j], &pairs[j - 1]);
+}
+
+/* The LOSS_TOPK best aligned of all anchors, where those outside the target (-1) align by nothing. */
 static int loss_candidates(const loss_run *run, int image, const loss_target *target, loss_pair *best) {
-    int count = 0;
+    enum { FEW = 64 * LOSS_TOPK };
     float reach[4];
-    loss_reach(run, target, reach);
-    for (int l = 0; l < run->net->level_count; l++) {
+    int anchors = run->level_first[run->net->level_count], count = YOLO_MIN(LOSS_TOPK, anchors), some = anchors < FEW ? anchors : count;
+    loss_pair pairs[FEW];
+    if (!loss_reach(run, target, reach)) return 0;
+    for (int i = 0; i < some; i++) pairs[i] = loss_align(run, image, target, reach, i, loss_cell_of(run, i));
+    if (some > count) loss_select(pairs, some, count);
+    else loss_select_by_heap(pairs, some, count);
+    for (int l = 0; l < run->net->level_count && some < anchors; l++) {
         const ten *head = &run->heads[l];
-        float stride = (float)run->net->strides[l];
-        int x0 = (int)YOLO_CLAMP(floorf(reach[0] / stride - 0.5f), 0, (float)head->w), x1 = (int)YOLO_CLAMP(ceilf(reach[2] / stride + 0.5f), 0, (float)head->w);
-        int y0 = (int)YOLO_CLAMP(floorf(reach[1] / stride - 0.5f), 0, (float)head->h), y1 = (int)YOLO_CLAMP(ceilf(reach[3] / stride + 0.5f), 0, (float)head->h);
+        float stride = (float)run->net->strides[l], w = (float)head->w, h = (float)head->h;
+        int x0 = (int)YOLO_CLAMP(floorf(reach[0] / stride - 0.5f), 0, w), x1 = (int)YOLO_CLAMP(ceilf(reach[2] / stride + 0.5f), 0, w);
+        int y0 = (int)YOLO_CLAMP(floorf(reach[1] / stride - 0.5f), 0, h), y1 = (int)YOLO_CLAMP(ceilf(reach[3] / stride + 0.5f), 0, h);
         for (int y = y0; y < y1; y++)
             for (int x = x0; x < x1; x++) {
-                if (!loss_inside(((float)x + 0.5f) * stride, ((float)y + 0.5f) * stride, reach)) continue;
-                loss_pair pair = loss_align(run, image, target, run->level_first[l] + y * head->w + x);
-                if (!(pair.metric > 0) || (count == LOSS_TOPK && !(pair.metric > best[count - 1].metric))) continue;
-                int at = count < LOSS_TOPK ? count++ : count - 1;
-                for (; at && pair.metric > best[at - 1].metric; at--) best[at] = best[at - 1];
-                best[at] = pair;
+                int anchor = run->level_first[l] + y * head->w + x;
+                if (anchor < some) continue;
+                loss_pair pair = loss_align(run, image, target, reach, anchor, loss_cell_at(run, l, x, y));
+                if (loss_above(pair.metric, pairs[0].metric)) loss_sift(pairs, count, 0, pair);
             }
     }
+    memcpy(best, pairs, (size_t)count * sizeof *best);
     return count;
 }
 
-/* An anchor claimed twice goes to the target it overlaps most, claimed by that one or not. */
+/* An anchor claimed twice goes to the target it overlaps most, claimed by that one or not; the first of equals. */
 static void loss_settle(const loss_run *run, int image, int anchor) {
     loss_image *out = &run->images[image];
-    int level;
-    loss_logits(run, run->heads, image, anchor, &level);
-    int at = anchor - run->level_first[level], w = run->heads[level].w;
-    float stride = (float)run->net->strides[level], x = ((float)(at % w) + 0.5f) * stride, y = ((float)(at / w) + 0.5f) * stride;
-    out->overlap[anchor] = -1;
-    for (int g = run->first[image]; g < run->first[image + 1]; g++) {
+    loss_pair best = {-1, 0, 0};
+    loss_cell cell = loss_cell_of(run, anchor);
+    int first = run->first[image];
+    out->target[anchor] = first;
+    for (int g = first; g < run->first[image + 1]; g++) {
         float reach[4];
-        loss_reach(run, &run->targets[g], reach);
-        if (!loss_inside(x, y, reach)) continue;
-        loss_pair pair = loss_align(run, image, &run->targets[g], anchor);
-        if (!(pair.overlap > out->overlap[anchor])) continue;
+        if (!loss_reach(run, &run->targets[g], reach)) continue;
+        loss_pair pair = loss_align(run, image, &run->targets[g], reach, anchor, cell);
+        if (!loss_above(pair.overlap, best.overlap)) continue;
         out->target[anchor] = g;
-        out->metric[anchor] = pair.metric;
-        out->overlap[anchor] = pair.overlap;
+        best = pair;
+    }
+    out->metric[anchor] = best.metric;
+    out->overlap[anchor] = best.overlap;
+}
+
+static void loss_claim(const loss_run *run, int image) {
+    loss_image *out = &run->images[image];
+    int anchors = run->level_first[run->net->level_count];
+    for (int a = 0; a < anchors; a++) out->target[a] = -1, out->claims[a] = 0, out->score[a] = 0;
+    for (int g = run->first[image]; g < run->first[image + 1]; g++) {
+        loss_pair best[LOSS_TOPK];
+        int count = loss_candidates(run, image, &run->targets[g], best);
+        for (int i = 0; i < count; i++) {
+            int anchor = best[i].anchor;
+            if (anchor < 0) continue;
+            out->claims[anchor]++;
+            out->target[anchor] = g;
+            out->metric[anchor] = best[i].metric;
+            out->overlap[anchor] = best[i].overlap;
+        }
+    }
+    for (int a = 0; a < anchors; a++)
+        if (out->claims[a] > 1) loss_settle(run, image, a);
+}
+
+/* The soft target of each assigned anchor: its metric, scaled so that a target's best one is the target's best overlap. */
+static void loss_score(const loss_run *run, int image) {
+    loss_image *out = &run->images[image];
+    int anchors = run->level_first[run->net->level_count];
+    for (int g = run->first[image]; g < run->first[image + 1]; g++) run->tops[g] = (loss_pair){0, 0, 0};
+    for (int a = 0; a < anchors; a++) {
+        if (out->target[a] < 0) continue;
+        loss_pair *top = &run->tops[out->target[a]];
+        if (loss_above(out->metric[a], top->metric)) top->metric = out->metric[a];
+        if (loss_above(out->overlap[a], top->overlap)) top->overlap = out->overlap[a];
+    }
+    for (int a = 0; a < anchors; a++) {
+        if (out->target[a] < 0) continue;
+        const loss_pair *top = &run->tops[out->target[a]];
+        out->score[a] = out->metric[a] * top->overlap / (top->metric + LOSS_EPS);
+        out->sums.score += (double)out->score[a];
     }
 }
 
 static void loss_assign(void *context, int image, int worker) {
     loss_run *run = context;
-    loss_image *out = &run->images[image];
-    int anchors = run->level_first[run->net->level_count], from = run->first[image], to = run->first[image + 1];
     (void)worker;
-    loss_decode(run, image);
-    for (int a = 0; a < anchors; a++) out->target[a] = -1, out->claims[a] = 0, out->score[a] = 0;
-    for (int g = from; g < to; g++) {
-        loss_pair *best = run->pairs + (size_t)g * LOSS_TOPK;
-        int count = loss_candidates(run, image, &run->targets[g], best);
-        for (int i = 0; i < count; i++) {
-            out->claims[best[i].anchor]++;
-            out->target[best[i].anchor] = g;
-            out->metric[best[i].anchor] = best[i].metric;
-            out->overlap[best[i].anchor] = best[i].overlap;
-        }
-    }
-    for (int a = 0; a < anchors; a++)
-        if (out->claims[a] > 1) loss_settle(run, image, a);
-    /* Each target's best metric and overlap over the anchors it got; the first pair of a target holds them now. */
-    for (int g = from; g < to; g++) run->pairs[(size_t)g * LOSS_TOPK] = (loss_pair){0, 0, 0};
-    for (int a = 0; a < anchors; a++)
-        if (out->target[a] >= 0) {
-            loss_pair *top = &run->pairs[(size_t)out->target[a] * LOSS_TOPK];
-            top->metric = YOLO_MAX(top->metric, out->metric[a]);
-            top->overlap = YOLO_MAX(top->overlap, out->overlap[a]);
-        }
-    out->score_sum = 0;
-    for (int a = 0; a < anchors; a++)
-        if (out->target[a] >= 0) {
-            const loss_pair *top = &run->pairs[(size_t)out->target[a] * LOSS_TOPK];
-            out->score[a] = out->metric[a] * top->overlap / (top->metric + LOSS_EPS);
-            out->score_sum += out->score[a];
-        }
+    run->images[image].sums = (loss_sums){0, 0, 0, 0};
+    if (run->first[image] < run->first[image + 1]) loss_decode(run, image);
+    loss_claim(run, image);
+    loss_score(run, image);
 }
 
-/* Box and DFL terms of one positive anchor: adds the losses, writes the gradient of its 4*NET_REG_MAX logits. */
-static void loss_box(const loss_run *run, loss_image *out, int anchor, float x, float y, float stride, const float *logits, float *gradient, float batch) {
+/* The losses of what was assigned. */
+
+/* Box and DFL terms of one assigned anchor, and the gradient of its box logits (NULL = not wanted). */
+static void loss_box(const loss_run *run, loss_image *out, int anchor, const loss_cell *cell, const float *logits, float *gradient) {
     const float *pixels = run->targets[out->target[anchor]].box;
-    float weight = out->score[anchor] / (float)run->score_sum, centre[2] = {x, y};
-    float probability[4][NET_REG_MAX], distance[4], box[4], target[4], slope[4];
+    float score = out->score[anchor], box[4], target[4], slope[4];
+    float scale = score / (float)run->score_sum * (float)run->heads[0].n, focal = scale * run->gains.dfl / 4;
+    loss_bins bins;
+    loss_ciou_terms terms;
+    loss_read_bins(logits, &bins);
+    loss_place(cell->centre, bins.distance, 1, box);
+    for (int side = 0; side < 4; side++) target[side] = pixels[side] / cell->stride;
+    out->sums.box += (double)((1 - loss_ciou(box, target, &terms)) * score);
+    loss_ciou_slope(box, target, &terms, slope);
     for (int side = 0; side < 4; side++) {
-        distance[side] = loss_side(logits + side * NET_REG_MAX, probability[side]);
-        box[side] = centre[side & 1] + (side < 2 ? -distance[side] : distance[side]);
-        target[side] = pixels[side] / stride;
-    }
-    out->parts.box += (double)((1 - loss_ciou(box, target, slope)) * weight * run->gains.box);
-    double dfl = 0;
-    for (int side = 0; side < 4; side++) {
-        float wanted = side < 2 ? centre[side & 1] - target[side] : target[side] - centre[side & 1];
+        float centre = cell->centre[side & 1], wanted = side < 2 ? centre - target[side] : target[side] - centre;
         wanted = YOLO_CLAMP(wanted, 0, NET_REG_MAX - 1 - 0.01f);
         int left = (int)wanted;
-        float right_share = wanted - (float)left, *p = probability[side];
-        dfl -= (double)(logf(p[left] + FLT_MIN) * (1 - right_share) + logf(p[left + 1] + FLT_MIN) * right_share) / 4;
-        float pull = -slope[side] * (side < 2 ? -1.0f : 1.0f) * weight * run->gains.box * batch;
-        float focal = weight * run->gains.dfl * batch / 4;
+        const float *in = logits + side * NET_REG_MAX;
+        float right_share = wanted - (float)left, left_share = 1 - right_share;
+        float log_sum = bins.highest[side] + logf(bins.sum[side]);
+        out->sums.dfl += (double)(((log_sum - in[left]) * left_share + (log_sum - in[left + 1]) * right_share) / 4 * score);
+        if (!gradient) continue;
+        float pull = (side < 2 ? slope[side] : -slope[side]) * scale * run->gains.box, *d = gradient + side * NET_REG_MAX;
         for (int i = 0; i < NET_REG_MAX; i++)
-            gradient[side * NET_REG_MAX + i] = pull * p[i] * ((float)i - distance[side]) +
-                focal * (p[i] - (i == left ? 1 - right_share : i == left + 1 ? right_share : 0));
+            d[i] = bins.share[side][i] / bins.sum[side] * (pull * ((float)i - bins.distance[side]) + focal);
+        d[left] -= focal * left_share;
+        d[left + 1] -= focal * right_share;
     }
-    out->parts.dfl += dfl * (double)(weight * run->gains.dfl);
 }
 
-static void loss_gradient(void *context, int image, int worker) {
+/* BCE of class logits against all zeros, and its gradient times `scale` (NULL = not wanted). Rounded where torch rounds:
+   a background that is sure costs 0. */
+static double loss_absent(const float *logits, int count, float scale, float *gradient) {
+    enum { CHUNK = 64, LANES = 8 };
+    float e[CHUNK], losses[CHUNK], sums[LANES] = {0};
+    double total = 0;
+    for (int at = 0; at < count; at += CHUNK) {
+        const float *in = logits + at;
+        int some = YOLO_MIN(CHUNK, count - at);
+        for (int i = 0; i < some; i++) e[i] = -fabsf(in[i]);
+        loss_exp(e, some);
+        for (int i = 0; i < some; i++) { /* x - (min(x, 0) - log(1 + e)), the logarithm as 2 artanh(e / (2 + e)) */
+            float s = e[i] / (2 + e[i]), q = s * s, p = 1.0f / 15;
+            p = p * q + 1.0f / 13;
+            p = p * q + 1.0f / 11;
+            p = p * q + 1.0f / 9;
+            p = p * q + 1.0f / 7;
+            p = p * q + 1.0f / 5;
+            p = p * q + 1.0f / 3;
+            losses[i] = in[i] - (0.5f * (in[i] - fabsf(in[i])) - 2 * s * (p * q + 1.0f));
+        }
+        for (int i = 0; i < some && gradient; i++) gradient[at + i] = (0.5f + copysignf(0.5f - e[i] / (1 + e[i]), in[i])) * scale;
+        for (int i = some; i % LANES; i++) losses[i] = 0;
+        for (int i = 0; i < some; i += LANES)
+            for (int j = 0; j < LANES; j++) sums[j] += losses[i + j];
+    }
+    for (int j = 0; j < LANES; j++) total += (double)sums[j];
+    return total;
+}
+
+static void loss_picture(void *context, int image, int worker) {
     loss_run *run = context;
     loss_image *out = &run->images[image];
-    float batch = (float)run->heads[0].n, scale = run->gains.cls / (float)run->score_sum;
+    float scale = run->gains.cls / (float)run->score_sum * (float)run->heads[0].n;
+    int anchors = run->level_first[run->net->level_count];
     (void)worker;
-    out->parts = (loss_parts){0, 0, 0};
-    for (int l = 0, anchor = 0; l < run->net->level_count; l++)
-        for (int y = 0; y < run->heads[l].h; y++)
-            for (int x = 0; x < run->heads[l].w; x++, anchor++) {
-                const float *logits = ten_at(&run->heads[l], image, y, x);
-                float spare[4 * NET_REG_MAX], *gradient = run->gradients ? ten_at(&run->gradients[l], image, y, x) : spare;
-                int g = out->target[anchor], positive = g < 0 ? -1 : run->targets[g].class_id;
-                double sum = 0;
-                for (int z = 0; z < run->net->class_count; z++) { /* BCE with logits, rounded where torch rounds: sure background rounds to 0 */
-                    float logit = logits[4 * NET_REG_MAX + z], wanted = z == positive ? out->score[anchor] : 0, e = expf(-fabsf(logit));
-                    float log_sigmoid = YOLO_MIN(logit, 0.0f) - log1pf(e);
-                    sum += (double)((1 - wanted) * logit - log_sigmoid);
-                    if (run->gradients) gradient[4 * NET_REG_MAX + z] = ((logit >= 0 ? 1 / (1 + e) : e / (1 + e)) - wanted) * scale * batch;
-                }
-                out->parts.cls += sum * (double)scale;
-                if (g >= 0) loss_box(run, out, anchor, (float)x + 0.5f, (float)y + 0.5f, (float)run->net->strides[l], logits, gradient, batch);
-                else memset(gradient, 0, 4 * NET_REG_MAX * sizeof *gradient);
-            }
+    for (int anchor = 0; anchor < anchors; anchor++) {
+        loss_cell cell = loss_cell_of(run, anchor);
+        const float *logits = ten_at(&run->heads[cell.level], image, cell.y, cell.x);
+        float *gradient = run->gradients ? ten_at(&run->gradients[cell.level], image, cell.y, cell.x) : NULL;
+        out->sums.cls += loss_absent(logits + LOSS_SIDES, run->net->class_count, scale, gradient ? gradient + LOSS_SIDES : NULL);
+        if (out->target[anchor] >= 0) {
+            int class_id = run->targets[out->target[anchor]].class_id;
+            out->sums.cls -= (double)(logits[LOSS_SIDES + class_id] * out->score[anchor]);
+            if (gradient) gradient[LOSS_SIDES + class_id] -= out->score[anchor] * scale;
+            loss_box(run, out, anchor, &cell, logits, gradient);
+        } else if (gradient) memset(gradient, 0, LOSS_SIDES * sizeof *gradient);
+    }
 }
 
 static size_t loss_workspace(const net *net, const ten *heads, int target_count) {
     size_t anchors = 0, images = (size_t)heads[0].n;
     for (int l = 0; l < net->level_count; l++) anchors += (size_t)heads[l].h * (size_t)heads[l].w;
-    return images * sizeof(loss_image) + images * anchors * 9 * sizeof(float) + (size_t)target_count * LOSS_TOPK * sizeof(loss_pair) + 256;
+    return images * sizeof(loss_image) + images * anchors * 9 * sizeof(float) + (size_t)target_count * sizeof(loss_pair) + 64;
 }
 
-/* Lays out the workspace and assigns targets to anchors; returns the sum of their scores. */
-static double loss_start(loss_run *run, void *workspace, thr_pool *pool) {
-    int images = run->heads[0].n, levels = run->net->level_count;
-    double sum = 0;
-    for (int l = 0; l < levels; l++) run->level_first[l + 1] = run->level_first[l] + run->heads[l].h * run->heads[l].w;
-    int anchors = run->level_first[levels];
+/* Divides the workspace; a picture's 9 floats an anchor, then the targets' tops. */
+static void loss_lay_out(loss_run *run, void *workspace) {
+    size_t anchors = (size_t)run->level_first[run->net->level_count];
+    int images = run->heads[0].n;
     run->images = workspace;
-    float *free_floats = (float *)(run->images + images);
-    for (int i = 0; i < images; i++, free_floats += (size_t)anchors * 9) {
+    float *rest = (float *)(run->images + images);
+    for (int i = 0; i < images; i++, rest += anchors * 9) {
         loss_image *image = &run->images[i];
-        image->box = (float(*)[4])free_floats;
-        image->target = (int *)(free_floats + (size_t)anchors * 4);
+        image->box = (float(*)[4])rest;
+        image->target = (int *)(rest + anchors * 4);
         image->claims = image->target + anchors;
         image->metric = (float *)(image->claims + anchors);
         image->overlap = image->metric + anchors;
         image->score = image->overlap + anchors;
     }
-    run->pairs = (loss_pair *)free_floats;
-    thr_parallel_for(pool, images, loss_assign, run);
-    for (int i = 0; i < images; i++) sum += run->images[i].score_sum;
-    return sum;
+    run->tops = (loss_pair *)rest;
 }
 
-static loss_parts loss_total(loss_run *run, thr_pool *pool) {
-    loss_parts total = {0, 0, 0};
-    thr_parallel_for(pool, run->heads[0].n, loss_gradient, run);
-    for (int i = 0; i < run->heads[0].n; i++) {
-        total.box += run->images[i].parts.box;
-        total.cls += run->images[i].parts.cls;
-        total.dfl += run->images[i].parts.dfl;
+/* Sums over the pictures, and the gradients as loss_detect has them. */
+static loss_sums loss_sum(const net *net, const ten *heads, const ten *gradients, const loss_target *targets, const int *first,
+                          loss_gains gains, void *workspace, thr_pool *pool) {
+    loss_run run = {.net = net, .heads = heads, .gradients = gradients, .targets = targets, .first = first, .gains = gains};
+    loss_sums total = {0, 0, 0, 0};
+    for (int l = 0; l < net->level_count; l++) run.level_first[l + 1] = run.level_first[l] + heads[l].h * heads[l].w;
+    loss_lay_out(&run, workspace);
+    thr_parallel_for(pool, heads[0].n, loss_assign, &run);
+    for (int i = 0; i < heads[0].n; i++) total.score += run.images[i].sums.score;
+    run.score_sum = total.score < 1 ? 1 : total.score;
+    thr_parallel_for(pool, heads[0].n, loss_picture, &run);
+    for (int i = 0; i < heads[0].n; i++) {
+        total.box += run.images[i].sums.box * (double)gains.box;
+        total.cls += run.images[i].sums.cls * (double)gains.cls;
+        total.dfl += run.images[i].sums.dfl * (double)gains.dfl;
     }
     return total;
 }
 
-/* Losses of a batch and their gradients (overwritten; NULL = losses only) with respect to the raw heads, scaled as
-   ultralytics scales what it calls backward on: gain * loss * batch. Targets lie image by image (see loss_run.first);
-   `workspace` holds loss_workspace bytes. */
+/* Losses of a batch and, unless `gradients` is NULL, their gradients (overwritten) with respect to the raw heads, scaled as
+   ultralytics scales what it calls backward on: gain * loss * batch. Targets lie picture by picture (see loss_run.first),
+   their classes in [0, class_count); `workspace` holds loss_workspace bytes. */
 static loss_parts loss_detect(const net *net, const ten *heads, const ten *gradients, const loss_target *targets, const int *first,
                               loss_gains gains, void *workspace, thr_pool *pool) {
-    loss_run run = {.net = net, .heads = heads, .gradients = gradients, .targets = targets, .first = first, .gains = gains};
-    run.score_sum = YOLO_MAX(loss_start(&run, workspace, pool), 1.0);
-    return loss_total(&run, pool);
+    loss_sums sums = loss_sum(net, heads, gradients, targets, first, gains, workspace, pool);
+    double score = sums.score < 1 ? 1 : sums.score;
+    return (loss_parts){sums.box / score, sums.cls / score, sums.dfl / score};
 }
 
-/* The losses before their division by max(score, 1), for batches that are not in memory at once. */
+/* The same before it is divided by max(sum of scores, 1), so that a batch may be measured picture by picture. */
 static loss_sums loss_measure(const net *net, const ten *heads, const loss_target *targets, const int *first, loss_gains gains,
                               void *workspace, thr_pool *pool) {
-    loss_run run = {.net = net, .heads = heads, .targets = targets, .first = first, .gains = gains, .score_sum = 1};
-    double score = loss_start(&run, workspace, pool);
-    loss_parts total = loss_total(&run, pool);
-    return (loss_sums){total.box, total.cls, total.dfl, score};
+    return loss_sum(net, heads, NULL, targets, first, gains, workspace, pool);
 }
 
 /* ==== 19 opt_: optimizers, schedules, moving average of the weights ================================================
@@ -12322,16 +12486,7 @@ static opt_rates opt_rates_of(const opt_state *s, const opt_group *group, float 
 /* MuSGD: the momentum of a convolution's weight, as a matrix of its rows O, is made nearly orthogonal by five Newton-Schulz
    iterations with products rounded to bfloat16, as the reference computes them. */
 
-/* To bfloat16 and back; half to even. */
-static float opt_bf16(float x) {
-    uint32_t bits;
-    if (x != x) return x;
-    memcpy(&bits, &x, 4);
-    bits += 0x7fff + (bits >> 16 & 1);
-    bits &= 0xffff0000u;
-    memcpy(&x, &bits, 4);
-    return x;
-}
+static float opt_bf16(float x) { return f16_from_bfloat(f16_to_bfloat(x)); }
 
 typedef struct opt_product { /* out(m,n) = bf16(add * plus(m,n) + scale * a(m,k) b(k,n)), plus NULL = nothing */
     float *out;

@@ -114,6 +114,7 @@ static const test_case tests_planted[] = {
 #include "test_grads.c"
 #include "test_net.c"
 #include "test_grad.c"
+#include "test_loss.c"
 #include "test_opt.c"
 #include "test_pt.c"
 #include "test_eval.c"
@@ -135,6 +136,7 @@ static const test_area test_areas[] = {
     {"grads", tests_grads, YOLO_COUNT(tests_grads)},
     {"net", tests_net, YOLO_COUNT(tests_net)},
     {"grad", tests_grad, YOLO_COUNT(tests_grad)},
+    {"loss", tests_loss, YOLO_COUNT(tests_loss)},
     {"opt", tests_opt, YOLO_COUNT(tests_opt)},
     {"pt", tests_pt, YOLO_COUNT(tests_pt)},
     {"eval", tests_eval, YOLO_COUNT(tests_eval)},
