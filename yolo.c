@@ -8275,7 +8275,7 @@ static void pt_put_progress(pt_writer *w) {
     pkl_put(o, '(');
     pkl_put_key(o, "best_fitness");
     pkl_put_float(o, val_number(fitness, 0));
-    pt_put_key_int(o, "best_epoch", val_integer(val_get(numbers, "best_epoch"), 0));
+    pt_put_key_int(o, "best_epoch", val_integer(val_get(numbers, "best_epoch"), -1) + 1); /* there from 1 */
     pkl_put(o, 'u');
 }
 

@@ -1,4 +1,4 @@
-/* fuzz.c - damaged files: seeded mutations of pictures, labels, yaml and checkpoints, each read in a process of its own.
+/* fuzz.c - damaged files: seeded mutations of pictures, labels, yaml, checkpoints and trainings, each read in a process of its own.
 
    fuzz [COUNT] [FIRST_SEED] [TARGET]    COUNT mutations (2,000), of one TARGET or of all in turn
    A case is a function of its seed alone: "fuzz 1 SEED TARGET" repeats it; what it read stays in the scratch folder.
@@ -147,7 +147,8 @@ static void fuzz_mutate_checkpoint(rng *r, fuzz_file *file) {
     size_t name = (size_t)cur_le(&c, 2), data = local + 30 + name + (size_t)cur_le(&c, 2);
     if (c.failed || data + size > file->size) return;
     int changes = 1 + (int)(rng_next(r) % 4);
-    for (int i = 0; i < changes; i++) fuzz_change(r, file, data, size, rng_next(r) % 4 == 0, false);
+    size_t end = rng_next(r) % 2 ? YOLO_MIN(size, 1000) : size; /* behind the model: arguments, state */
+    for (int i = 0; i < changes; i++) fuzz_change(r, file, data + size - end, end, rng_next(r) % 4 == 0, false);
     uint32_t crc = fuzz_crc(file->bytes + data, size);
     for (int b = 0; b < 4; b++) file->bytes[local + 14 + b] = file->bytes[entry + 16 + b] = (uint8_t)(crc >> (8 * b));
 }
@@ -214,6 +215,46 @@ static void fuzz_seed_pictures(fuzz_target *target) {
     data_list_free(&list);
 }
 
+/* Reads all that going on with a training takes, and writes it again. */
+static int fuzz_training(const char *path, const fuzz_file *file) {
+    yolo_error error = {0};
+    pt_model m;
+    yolo_status status = pt_read_memory(path, file->bytes, file->size, true, &m, &error);
+    int verdict = fuzz_verdict(status, &error);
+    if (status != YOLO_OK) return verdict;
+    float *weights = mem_array((uint64_t)m.net.param_elements, sizeof *weights);
+    if (m.state && weights) {
+        error = (yolo_error){0};
+        verdict = fuzz_verdict(pt_state_take(m.state, path, "weights", weights, m.net.param_elements, &error), &error);
+        if (verdict < 2) verdict = fuzz_verdict(pt_write_training("build/fuzz/again.pt", &m, m.state, &error), &error);
+    }
+    mem_free(weights);
+    pt_free(&m);
+    return YOLO_MAX(verdict, fuzz_model(path, file));
+}
+
+/* A tiny network in the middle of a training. */
+static void fuzz_seed_training(fuzz_target *target) {
+    yolo_open_options options = yolo_open_defaults();
+    yolo_error error;
+    pt_model m;
+    pt_state state = {0};
+    yolo_status status = path_write("build/fuzz/yolov8n-tiny.yaml", fuzz_net_text, sizeof fuzz_net_text - 1, false, &error);
+    if (status == YOLO_OK) status = pt_load("build/fuzz/yolov8n-tiny.yaml", &options, &m, &error);
+    if (status == YOLO_OK) {
+        m.epoch = 4;
+        pt_state_add(&state, "weights", m.params, m.net.param_elements);
+        pt_state_add(&state, "exp_avg", m.params, m.net.param_elements);
+        if (!pt_state_set(&state, "best_fitness", val_float(&state.memory, 0.5)) || !pt_state_set(&state, "optimizer", val_string(&state.memory, "SGD", 3)))
+            status = YOLO_ERROR_MEMORY;
+        if (status == YOLO_OK) status = pt_write_training("build/fuzz/seed.pt", &m, &state, &error);
+        fuzz_seed_file(target, "build/fuzz/seed.pt");
+        pt_state_free(&state);
+        pt_free(&m);
+    }
+    if (status != YOLO_OK) printf("FAIL %s\n", error.message);
+}
+
 /* A tiny network written as a checkpoint, in float and in half. */
 static void fuzz_seed_checkpoints(fuzz_target *target) {
     yolo_error error;
@@ -277,6 +318,7 @@ int main(int argc, char **argv) {
         {.name = "dataset", .extension = ".yaml", .text = true, .read = fuzz_dataset},
         {.name = "network", .extension = ".yaml", .text = true, .read = fuzz_model},
         {.name = "checkpoint", .extension = ".pt", .mutate = fuzz_mutate_checkpoint, .read = fuzz_model},
+        {.name = "training", .extension = ".pt", .mutate = fuzz_mutate_checkpoint, .read = fuzz_training},
     };
     int count = argc > 1 ? atoi(argv[1]) : 2000, passed = 0, failed = 0;
     uint64_t first = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
@@ -288,6 +330,7 @@ int main(int argc, char **argv) {
     fuzz_seed(&targets[2], fuzz_names_text, sizeof fuzz_names_text - 1);
     fuzz_seed(&targets[3], fuzz_net_text, sizeof fuzz_net_text - 1);
     fuzz_seed_checkpoints(&targets[4]);
+    fuzz_seed_training(&targets[5]);
     int only = -1;
     for (int t = 0; argc > 3 && t < YOLO_COUNT(targets); t++)
         if (!strcmp(targets[t].name, argv[3])) only = t;

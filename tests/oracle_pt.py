@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import yaml
 from ultralytics import YOLO
-from ultralytics.nn.tasks import yaml_model_load
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils.torch_utils import strip_optimizer
 
 shared = os.path.abspath(os.environ.get("YOLO_SHARED", "../shared"))
@@ -213,11 +213,70 @@ def check_use(path, copy):
     return "; ".join(said)
 
 
-def check_safe(path):
-    """torch.load(weights_only=True) with ultralytics' list of classes."""
+def check_last(path, original):
+    """The training state is there as plain tensors; ultralytics takes the average of the weights, and its trainer resumes from it."""
+    from ultralytics.nn.tasks import load_checkpoint
+    model, checkpoint = load_checkpoint(path)
+    assert checkpoint["model"] is None and checkpoint["epoch"] == 2 and checkpoint["best_fitness"] == 0.25 and checkpoint["updates"] == 1234
+    assert checkpoint["stopper"] == {"best_fitness": 0.25, "best_epoch": 2}
+    state = YOLO(original).model.float().state_dict()
+    assert all(torch.equal(a.float(), b.float()) for a, b in zip(model.state_dict().values(), state.values())), "rows"
+    assert all(t.dtype == torch.float32 for t in model.state_dict().values() if t.is_floating_point())
+    kept = checkpoint["yolo_state"]
+    total = sum(t.numel() for t in state.values())
+    assert kept["numbers"]["optimizer"] == "AdamW" and list(kept["blocks"]) == ["weights", "exp_avg", "exp_avg_sq"]
+    assert all(t.shape == (total,) for t in kept["blocks"].values())
+    ohwi = torch.cat([(t.float().permute(0, 2, 3, 1) if t.dim() == 4 else t.float()).flatten() for t in state.values()])
+    assert torch.equal(kept["blocks"]["exp_avg"], ohwi * 3)
+    check_safe_key(path, "ema")
+
+
+def check_resume(path, folder):
+    """ultralytics' own trainer goes on from our last.pt, with fresh moments of its optimizer: resume=PATH."""
+    mini(8, 80)
+    os.makedirs(f"{folder}/weights", exist_ok=True)
+    shutil.copy(path, f"{folder}/weights/last.pt")
+    again = YOLO(f"{folder}/weights/last.pt")
+    again.add_callback("on_train_epoch_end", lambda trainer: setattr(trainer, "stop", True))
+    again.train(resume=f"{folder}/weights/last.pt", data="mini.yaml", imgsz=64, batch=4, device="cpu", workers=0, plots=False)
+    line = open(f"{again.trainer.save_dir}/results.csv").read().strip().split("\n")[1].split(",")
+    assert line[0].strip() == "4" and np.isfinite([float(x) for x in line[2:5]]).all(), line
+    trainer = again.trainer
+    assert trainer.ema.updates in (1234, 1235, 1236) and trainer.stopper.best_epoch in (2, 4), (trainer.ema.updates, trainer.stopper.best_epoch)
+
+
+def check_transfer(path, lists):
+    """What of a checkpoint's weights a model for other classes gets is what ultralytics' model gets."""
+    for wanted in lists:
+        tool("transfer", path, "transferred.pt", ",".join(wanted))
+        found = rows("transferred.pt")
+        weights = YOLO(path).model.float()
+        model = DetectionModel(weights.yaml, nc=len(wanted), verbose=False)
+        for t in model.state_dict().values():
+            t.zero_()
+        model.names = dict(enumerate(wanted))
+        with torch.no_grad():
+            model.load(weights, verbose=False)
+        for name, t in model.state_dict().items():
+            mine = torch.from_numpy(found[name].copy())
+            if ".dfl." not in name and not torch.equal(mine, t.float()):
+                fresh = ".2." in name and not bool((t == 0).all())  # a branch rebuilt by ultralytics: its own fresh numbers
+                placeholders = any(list(n) == [str(i) for i in range(len(n))] for n in (wanted, list(weights.names.values())))
+                known = [] if placeholders else [v.lower() for v in weights.names.values()]
+                shared = [i for i, n in enumerate(wanted) if n.strip().lower() in known]
+                assert fresh and torch.equal(mine[shared], t.float()[shared]), f"{wanted[:3]}: {name}"
+    return f"{len(lists)} lists of classes"
+
+
+def check_safe_key(path, key):
     from ultralytics.nn.tasks import torch_safe_load
     checkpoint, _ = torch_safe_load(path, safe_only=True)
-    assert type(checkpoint["model"]).__name__ == "DetectionModel"
+    assert type(checkpoint[key]).__name__ == "DetectionModel"
+
+
+def check_safe(path):
+    """torch.load(weights_only=True) with ultralytics' list of classes."""
+    check_safe_key(path, "model")
 
 
 def main(names):
@@ -243,6 +302,17 @@ def main(names):
             shutil.copy("copy.pt", "used.pt")
             shutil.copy(path, "original.pt")
             report(f"{name}: use", check_use, "original.pt", "used.pt")
+        if name in ("coco", "best.pt", "n"):
+            tool("last", path, "last.pt")
+            report(f"{name}: as last.pt, loaded", check_last, "last.pt", path)
+            shutil.copy("last.pt", "trained.pt")
+            if name == "coco":
+                report(f"{name}: as last.pt, resumed by ultralytics", check_resume, "last.pt", os.path.abspath("runs/resumed"))
+                report(f"{name}: as last.pt, use", check_use, path, "trained.pt")
+            named = list(YOLO(path).names.values())
+            lists = [named, named[::-1], ["zebra", " Person", "unknown"], ["a", "b", "c"], [str(i) for i in range(80)], [str(i) for i in range(5)],
+                     [n.upper() for n in named[40:]] + ["x"], ["dog", "dog"]]
+            report(f"{name}: transfer to other classes", check_transfer, path, lists)
         if name in ("nc=3, half", "best.pt", "n"):
             report(f"{name}: fp16 copy", lambda: (tool("copy", path, "copy.pt", "half"), check_loads("copy.pt", None, {k: v.half() if v.is_floating_point() else v for k, v in state.items()}))[1])
     print(f"{passed} passed, {failed} failed, 0 skipped")

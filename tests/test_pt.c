@@ -1,4 +1,7 @@
 /* Sections 10, 11, 13: zip archives, pickles, checkpoints. Fixtures: tests/make_pt.py. */
+#ifndef _WIN32
+#include <sys/mman.h>
+#endif
 
 /* ---- zip ---- */
 
@@ -177,6 +180,69 @@ static void test_zip_write(void) {
     CHECK(zip_end(&w, false, &error) == YOLO_OK); /* given up: the old file stays */
     CHECK(path_read(path, 1 << 20, &file, &size, &error) == YOLO_OK && size > 300);
     mem_free(file);
+}
+
+/* An entry behind 4 GiB of nothing: a sparse file, mapped. And more entries than 16 bits count. */
+static void test_zip_large(void) {
+    const char *path = test_temp("large.zip");
+    zip_writer w;
+    zip_archive zip;
+    yolo_error error;
+    uint8_t *file = NULL;
+    size_t size = 0;
+    char name[16];
+    CHECK(zip_begin(&w, path, &error) == YOLO_OK);
+    for (int i = 0; i < 66000; i++) {
+        snprintf(name, sizeof name, "%d", i);
+        zip_add(&w, name, name, strlen(name));
+    }
+    CHECK_MSG(zip_end(&w, true, &error) == YOLO_OK, "%s", error.message);
+    CHECK(path_read(path, 1 << 26, &file, &size, &error) == YOLO_OK);
+    CHECK_MSG(zip_open(&zip, path, file, size, &error) == YOLO_OK && zip.count == 66000 && zip_find(&zip, "65999"), "%s", error.message);
+    zip_close(&zip);
+    mem_free(file);
+#ifndef _WIN32
+    const uint8_t *bytes = NULL;
+    uint64_t far = (uint64_t)5 << 30;
+    CHECK(zip_begin(&w, path, &error) == YOLO_OK);
+    zip_add(&w, "archive/near", "abc", 3);
+    CHECK(fseeko(w.file, (off_t)far, SEEK_SET) == 0);
+    w.at = far;
+    zip_add(&w, "archive/far", "0123456789", 10);
+    zip_add(&w, "archive/empty", "", 0);
+    CHECK_MSG(zip_end(&w, true, &error) == YOLO_OK, "%s", error.message);
+    FILE *f = fopen(path, "rb");
+    int64_t length = f ? os_file_size(f) : 0;
+    void *map = length > (int64_t)far ? mmap(NULL, (size_t)length, PROT_READ, MAP_PRIVATE, fileno(f), 0) : MAP_FAILED;
+    CHECK(map != MAP_FAILED);
+    if (map != MAP_FAILED) {
+        CHECK_MSG(zip_open(&zip, path, map, (size_t)length, &error) == YOLO_OK && zip.count == 3, "%s", error.message);
+        for (int i = 0; i < zip.count; i++) CHECK(zip.entries[i].data % 64 == 0 && zip_read(&zip, &zip.entries[i], &bytes, &error) == YOLO_OK);
+        CHECK(zip_find(&zip, "archive/far")->header == far && !memcmp(zip_find(&zip, "archive/far")->bytes, "0123456789", 10));
+        zip_close(&zip);
+        munmap(map, (size_t)length);
+    }
+    if (f) fclose(f);
+#endif
+    os_remove(path);
+}
+
+/* A size that needs 64 bits, in both headers: the fields alone, nothing that long is written. */
+static void test_zip_wide(void) {
+    str s = {0};
+    zip_entry entry = {.size = 0xffffffffu, .packed = 0xffffffffu, .header = 0xffffffffu};
+    zip_put_extra64(&s, (uint64_t)6 << 30, (uint64_t)7 << 30);
+    zip_extra64(cur_make(s.text, (size_t)s.length), &entry);
+    CHECK(s.length == 28 && entry.size == (uint64_t)6 << 30 && entry.packed == entry.size && entry.header == (uint64_t)7 << 30);
+    s.length = 0;
+    entry = (zip_entry){.size = 5, .packed = 5, .header = 0xffffffffu};
+    zip_put_extra64(&s, 5, ZIP_FULL);
+    zip_extra64(cur_make(s.text, (size_t)s.length), &entry);
+    CHECK(s.length == 12 && entry.size == 5 && entry.packed == 5 && entry.header == ZIP_FULL);
+    s.length = 0;
+    zip_put_extra64(&s, ZIP_FULL - 1, ZIP_FULL - 1);
+    CHECK(s.length == 0);
+    str_free(&s);
 }
 
 /* ---- pickle ---- */
@@ -592,35 +658,6 @@ static void test_read_coco(void) {
     mem_free(text);
 }
 
-/* Every allocation fails once: an error each time, nothing lost. */
-static void test_read_faults(void) {
-    pt_model m, copy;
-    yolo_error error;
-    bool done = false;
-    int n = 0;
-    while (!done && n < 20000) {
-        os_atomic_set(&mem_fail_after, ++n);
-        done = pt_read("tests/fixtures/pt_training.pt", &copy, &error) == YOLO_OK && os_atomic_get(&mem_fail_after) > 0;
-        os_atomic_set(&mem_fail_after, 0);
-        if (done) pt_free(&copy);
-        else if (!copy.params) CHECK_MSG(error.status == YOLO_ERROR_MEMORY, "allocation %d: %s", n, error.message);
-        else pt_free(&copy);
-    }
-    CHECK(done && n > 20);
-    CHECK(pt_read("tests/fixtures/pt_training.pt", &m, &error) == YOLO_OK);
-    const char *path = test_temp("faults.pt");
-    os_remove(path);
-    for (done = false, n = 0; !done && n < 20000;) {
-        os_atomic_set(&mem_fail_after, ++n);
-        bool written = pt_write(path, &m, false, &error) == YOLO_OK;
-        done = written && os_atomic_get(&mem_fail_after) > 0;
-        os_atomic_set(&mem_fail_after, 0);
-        CHECK(os_path_kind(path) == (written ? OS_FILE : OS_NOTHING));
-    }
-    CHECK(done && n > 20);
-    pt_free(&m);
-}
-
 /* ---- training state ---- */
 
 static float pt_bits(uint32_t bits) {
@@ -646,6 +683,50 @@ static bool pt_make_training(pt_model *m, pt_state *state) {
     m->epoch = 6;
     return pt_state_set(state, "epoch", val_int(a, 6)) && pt_state_set(state, "best_epoch", val_int(a, 4)) && pt_state_set(state, "updates", val_int(a, -7000000000)) &&
            pt_state_set(state, "best_fitness", val_float(a, 0.1 + 0.2)) && pt_state_set(state, "optimizer", val_string(a, "AdamW", 5));
+}
+
+/* Every allocation fails once while the file is read: an error each time, nothing lost. */
+static void pt_read_faults(const char *path) {
+    pt_model copy;
+    yolo_error error;
+    bool done = false;
+    int n = 0;
+    while (!done && n < 20000) {
+        os_atomic_set(&mem_fail_after, ++n);
+        done = pt_read(path, &copy, &error) == YOLO_OK && os_atomic_get(&mem_fail_after) > 0;
+        os_atomic_set(&mem_fail_after, 0);
+        if (done) pt_free(&copy);
+        else if (!copy.params) CHECK_MSG(error.status == YOLO_ERROR_MEMORY, "allocation %d: %s", n, error.message);
+        else pt_free(&copy);
+    }
+    CHECK(done && n > 20);
+}
+
+static void test_read_faults(void) {
+    pt_model m;
+    pt_state state;
+    yolo_error error;
+    pt_read_faults("tests/fixtures/pt_training.pt");
+    CHECK(pt_make_training(&m, &state));
+    if (!m.params) return;
+    const char *path = test_temp("faults.pt");
+    for (int training = 0; training < 2; training++) {
+        bool done = false;
+        os_remove(path);
+        int n = 0;
+        while (!done && n < 20000) {
+            os_atomic_set(&mem_fail_after, ++n);
+            bool written = (training ? pt_write_training(path, &m, &state, &error) : pt_write(path, &m, false, &error)) == YOLO_OK;
+            done = written && os_atomic_get(&mem_fail_after) > 0;
+            os_atomic_set(&mem_fail_after, 0);
+            CHECK(os_path_kind(path) == (written ? OS_FILE : OS_NOTHING));
+            if (!written) CHECK_MSG(error.status == YOLO_ERROR_MEMORY, "allocation %d: %s", n, error.message);
+        }
+        CHECK(done && n > 20);
+    }
+    pt_read_faults(path);
+    pt_state_free(&state);
+    pt_free(&m);
 }
 
 static void test_training_state(void) {
@@ -693,6 +774,134 @@ static void test_training_state(void) {
     pt_free(&again);
     pt_state_free(&state);
     pt_free(&m);
+}
+
+/* Names and bytes of the archive's pickle and of its last storage change; what is refused is said, by pt_read alone. */
+static void test_training_damage(void) {
+    static const struct { const char *from, *to; const char *expected; } cases[] = {
+        {"numbers", "numberz", "expected 'numbers', a map"},
+        {"blocks", "blockz", "expected 'blocks', a map of at most 12 tensors"},
+        {"exp_avg", "weights", "two blocks of the same name"},
+        {"exp_avg", "exp_av\n", NULL}, /* a strange name hurts nobody */
+    };
+    pt_model m, again;
+    pt_state state;
+    yolo_error error;
+    const char *path = test_temp("damaged.pt");
+    uint8_t *file = NULL;
+    size_t size = 0;
+    CHECK(pt_make_training(&m, &state));
+    if (!m.params) return;
+    CHECK(pt_write_training(path, &m, &state, &error) == YOLO_OK && path_read(path, 1u << 30, &file, &size, &error) == YOLO_OK);
+    for (int i = 0; i < YOLO_COUNT(cases) && file; i++) {
+        zip_archive zip;
+        CHECK(zip_open(&zip, path, file, size, &error) == YOLO_OK);
+        pt_made *entries = mem_array((uint64_t)zip.count, sizeof *entries);
+        uint8_t *copy = mem_alloc(size);
+        memcpy(copy, file, size);
+        for (int e = 0; e < zip.count; e++) {
+            entries[e] = (pt_made){zip.entries[e].name, (char *)copy + zip.entries[e].data, (size_t)zip.entries[e].size};
+            char *text = (char *)copy + zip.entries[e].data;
+            for (size_t at = 0; !strcmp(zip.entries[e].name, "archive/data.pkl") && at + 20 < zip.entries[e].size; at++)
+                if (!memcmp(text + at, cases[i].from, strlen(cases[i].from)) && text[at - 5] == 'X' && text[at - 4] == (char)strlen(cases[i].from))
+                    memcpy(text + at, cases[i].to, strlen(cases[i].to));
+        }
+        str changed = pt_make_zip(entries, zip.count, false, 0);
+        yolo_status status = pt_read_memory("x.pt", (uint8_t *)changed.text, (size_t)changed.length, true, &again, &error);
+        CHECK_MSG((status == YOLO_OK) == !cases[i].expected, "%s", cases[i].to);
+        if (status == YOLO_OK) pt_free(&again);
+        else CHECK_MSG(strstr(error.message, "x.pt: damaged training state: ") && strstr(error.message, cases[i].expected), "%s", error.message);
+        str_free(&changed);
+        mem_free(entries);
+        mem_free(copy);
+        zip_close(&zip);
+    }
+    zip_archive zip;
+    CHECK(zip_open(&zip, path, file, size, &error) == YOLO_OK);
+    char name[40];
+    snprintf(name, sizeof name, "archive/data/%d", m.net.param_count + 3);
+    file[zip_find(&zip, name)->data + 100] ^= 1; /* a bit of a moment */
+    zip_close(&zip);
+    CHECK(pt_read_memory("x.pt", file, size, true, &again, &error) == YOLO_ERROR_FORMAT && strstr(error.message, "CRC-32"));
+    CHECK(pt_read_memory("x.pt", file, size, false, &again, &error) == YOLO_OK && again.state->block_count == 3); /* the model is whole */
+    pt_free(&again);
+    mem_free(file);
+    pt_state_free(&state);
+    pt_free(&m);
+}
+
+/* Twelve blocks that are all of one storage, stretched: refused before the memory is taken. */
+static void test_training_bomb(void) {
+    str pickle = {0};
+    pt_reader r = {.path = "x.pt"};
+    pt_model m = {0};
+    yolo_error error;
+    r.error = &error;
+    r.blocks = true;
+    uint8_t *zeros = mem_array(1, 4000);
+    static const char head[] = "}X\x0a\0\0\0yolo_state}(X\x07\0\0\0numbers}X\6\0\0\0" "blocks}(";
+    str_append(&pickle, head, sizeof head - 1);
+    for (int i = 0; i < 12; i++) {
+        static const char tensor[] = "ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" "0X\3\0\0\0cpuM\xe8\3tQK\0(M\xe8\3t(K\1t\x89}tR";
+        str_append(&pickle, "X\1\0\0\0", 5);
+        str_append(&pickle, &"abcdefghijkl"[i], 1);
+        str_append(&pickle, tensor, sizeof tensor - 1);
+    }
+    str_append(&pickle, "uus.", 4); /* inner map, state, checkpoint */
+    const pt_made entries[] = {{"archive/data.pkl", pickle.text, (size_t)pickle.length}, {"archive/data/0", (char *)zeros, 4000}};
+    str file = pt_make_zip(entries, 2, false, 0);
+    zip_entry *entry = NULL;
+    CHECK(zip_open(&r.zip, "x.pt", (uint8_t *)file.text, (size_t)file.length, &error) == YOLO_OK && pt_find_pickle(&r, &entry) == YOLO_OK);
+    CHECK_MSG(pkl_read(&r.pickle, "x.pt", (uint8_t *)pickle.text, (size_t)pickle.length, &error) == YOLO_OK, "%s", error.message);
+    r.root = r.pickle.root;
+    CHECK(pt_read_state(&r, &m) == YOLO_ERROR_FORMAT);
+    CHECK_MSG(strstr(error.message, "its blocks are larger than the file"), "%s", error.message);
+    pt_free(&m);
+    pkl_close(&r.pickle);
+    zip_close(&r.zip);
+    str_free(&file);
+    str_free(&pickle);
+    mem_free(zeros);
+}
+
+/* A disk that fills up, at every place: the old file stays whole, nothing is left beside it, the sentence says why. */
+static void test_training_full_disk(void) {
+#ifdef _WIN32
+    SKIP("needs a limit on the size of files");
+#else
+    pt_model m, again;
+    pt_state state;
+    yolo_error error;
+    const char *path = test_temp("full.pt"), *partial = test_temp("full.pt.partial");
+    CHECK(pt_make_training(&m, &state));
+    if (!m.params) return;
+    CHECK(pt_write_training(path, &m, &state, &error) == YOLO_OK);
+    m.epoch = 77;
+    struct rlimit before, limit;
+    getrlimit(RLIMIT_FSIZE, &before);
+    void (*old)(int) = signal(SIGXFSZ, SIG_IGN);
+    FILE *f = fopen(path, "rb");
+    int64_t size = os_file_size(f);
+    fclose(f);
+    int refused = 0;
+    for (int64_t allowed = 0; allowed < size; allowed += size / 37) {
+        limit = before;
+        limit.rlim_cur = (rlim_t)allowed;
+        setrlimit(RLIMIT_FSIZE, &limit);
+        error.message[0] = 0;
+        yolo_status status = pt_write_training(path, &m, &state, &error);
+        setrlimit(RLIMIT_FSIZE, &before);
+        refused += status == YOLO_ERROR_IO;
+        CHECK_MSG(!strncmp(error.message, path, strlen(path)) && strstr(error.message, "cannot write") && strstr(error.message, "large"), "%s", error.message);
+        CHECK(os_path_kind(partial) == OS_NOTHING && pt_read(path, &again, &error) == YOLO_OK && again.epoch == 6);
+        pt_free(&again);
+    }
+    signal(SIGXFSZ, old);
+    CHECK(refused >= 37 && pt_write_training(path, &m, &state, &error) == YOLO_OK && pt_read(path, &again, &error) == YOLO_OK && again.epoch == 77);
+    pt_free(&again);
+    pt_state_free(&state);
+    pt_free(&m);
+#endif
 }
 
 static char pt_said[600];
@@ -857,8 +1066,9 @@ static void pt_damage(uint8_t *bytes, size_t size, rng *r) {
 }
 
 static void test_mutations(void) {
-    enum { ROUNDS = 2500 };
-    const char *stored = test_temp("stored.pt"), *files[] = {"tests/fixtures/pt_training.pt", "tests/fixtures/pt_fused.pt", "tests/fixtures/pt_tensors.pt", NULL};
+    enum { ROUNDS = 4000 };
+    const char *stored = test_temp("stored.pt"), *last = test_temp("last.pt");
+    const char *files[] = {"tests/fixtures/pt_training.pt", "tests/fixtures/pt_fused.pt", "tests/fixtures/pt_tensors.pt", last, stored};
     zip_crc *crc = mem_alloc(sizeof *crc);
     pt_model m;
     yolo_error error;
@@ -866,15 +1076,17 @@ static void test_mutations(void) {
     int good = 0, bad = 0, plain = 0;
     double slowest = 0;
     zip_crc_init(crc);
-    CHECK(pt_read(files[0], &m, &error) == YOLO_OK && pt_write(stored, &m, false, &error) == YOLO_OK);
+    pt_state state;
+    CHECK(pt_make_training(&m, &state) && pt_write(stored, &m, false, &error) == YOLO_OK && pt_write_training(last, &m, &state, &error) == YOLO_OK);
+    pt_state_free(&state);
     pt_free(&m);
-    files[3] = stored;
     for (int round = 0; round < ROUNDS; round++) {
         pt_victim v;
         bool deep = round % 2; /* the pickle, its CRC put right */
-        CHECK(pt_victim_load(&v, files[deep ? 3 : round / 2 % 3]));
+        CHECK(pt_victim_load(&v, files[deep ? 3 + round / 2 % 2 : round / 2 % 4]));
         if (deep && v.record) {
-            pt_damage(v.bytes + v.pickle, v.pickle_size, &r);
+            size_t tail = round % 4 == 1 && round % 3 ? v.pickle_size / 40 : v.pickle_size; /* the state stands at the end */
+            pt_damage(v.bytes + v.pickle + v.pickle_size - tail, tail, &r);
             uint32_t sum = zip_crc_of(crc, v.bytes + v.pickle, v.pickle_size);
             for (int b = 0; b < 4; b++) v.bytes[v.record + 16 + (size_t)b] = (uint8_t)(sum >> (8 * b));
         } else if (round % 8 < 4) pt_damage(v.bytes + v.size - v.size / 4, v.size / 4, &r); /* the directory */
@@ -910,6 +1122,8 @@ static const test_case tests_pt[] = {
     {"zip_refused", "double names, overlaps, wrong CRC, bombs", test_zip_refused},
     {"zip_inflate", "all kinds of deflate blocks; damaged streams", test_zip_inflate},
     {"zip_write", "written archives read back, aligned, atomic", test_zip_write},
+    {"zip_large", "a place beyond 4 GiB, 66,000 entries", test_zip_large},
+    {"zip_wide", "zip64 fields", test_zip_wide},
     {"pickle_protocols", "one value in protocols 0 to 5", test_pickle_protocols},
     {"pickle_opcodes", "each opcode; what is refused, and how it is said", test_pickle_opcodes},
     {"pickle_hostile", "deep, wide and shared pickles stay within time and memory", test_pickle_hostile},
@@ -925,6 +1139,9 @@ static const test_case tests_pt[] = {
     {"training_state", "last.pt there and back: every bit, info, stripped again", test_training_state},
     {"transfer", "classes by name, as ultralytics does", test_transfer},
     {"transfer_sizes", "into another size; class branch of the source", test_transfer_sizes},
+    {"training_damage", "training states that are none; a damaged moment hurts going on alone", test_training_damage},
+    {"training_bomb", "blocks that share a storage", test_training_bomb},
+    {"training_full_disk", "a disk that fills up leaves the old file", test_training_full_disk},
     {"training_speed", "last.pt and best.pt of yolov8n", test_training_speed},
-    {"mutations", "2,500 damaged checkpoints: an error or a result", test_mutations},
+    {"mutations", "4,000 damaged checkpoints: an error or a result", test_mutations},
 };

@@ -2,6 +2,8 @@
 
    tool_pt rows IN.pt OUT.ref         every row of the parameter table as float32, in the order and layout of a state dict
    tool_pt copy IN.pt OUT.pt [half]   reads and writes
+   tool_pt last IN.pt OUT.pt          writes it as a training's last.pt after 3 epochs, with made-up optimizer state
+   tool_pt transfer IN.pt OUT.pt A,B  a model for the classes A, B with what IN.pt has for them (initial weights are zeros)
    tool_pt info IN.pt                 what `yolo info` prints
    Exit status 1 with the sentence of the error on stderr. */
 #define YOLO_NO_MAIN
@@ -33,6 +35,39 @@ static bool tool_rows(const pt_model *m, const char *path) {
     return fclose(f) == 0;
 }
 
+/* A state of blocks that are functions of the weights, so that a reader can check them. */
+static yolo_status tool_last(pt_model *m, const char *path, yolo_error *error) {
+    static const char *const names[] = {"weights", "exp_avg", "exp_avg_sq"};
+    pt_state state = {0};
+    arena *a = &state.memory;
+    for (int b = 0; b < YOLO_COUNT(names); b++) {
+        float *block = arena_array(a, (uint64_t)m->net.param_elements, sizeof *block);
+        if (!block) return err_memory(error, (uint64_t)m->net.param_elements * sizeof *block);
+        for (int64_t i = 0; i < m->net.param_elements; i++) block[i] = m->params[i] * (float)(b + 2);
+        pt_state_add(&state, names[b], block, m->net.param_elements);
+    }
+    m->epoch = 2;
+    bool good = pt_state_set(&state, "best_fitness", val_float(a, 0.25)) && pt_state_set(&state, "best_epoch", val_int(a, 1)) &&
+                pt_state_set(&state, "updates", val_int(a, 1234)) && pt_state_set(&state, "optimizer", val_string(a, "AdamW", 5));
+    yolo_status status = good ? pt_write_training(path, m, &state, error) : err_memory(error, 0);
+    pt_state_free(&state);
+    return status;
+}
+
+static yolo_status tool_transfer(const pt_model *from, const char *path, char *list, yolo_error *error) {
+    char *names[100];
+    int count = 0;
+    pt_model to;
+    for (char *name = strtok(list, ","); name && count < YOLO_COUNT(names); name = strtok(NULL, ",")) names[count++] = name;
+    yolo_status status = pt_create(&to, from, count, names, -1, 0, from, error);
+    if (status != YOLO_OK) return status;
+    memset(to.params, 0, (size_t)to.net.param_elements * sizeof *to.params);
+    status = pt_transfer(&to, from, NULL, NULL, error);
+    if (status == YOLO_OK) status = pt_write(path, &to, false, error);
+    pt_free(&to);
+    return status;
+}
+
 int main(int argc, char **argv) {
     const char *verb = argc > 2 ? argv[1] : "";
     yolo_error error = {0};
@@ -43,9 +78,11 @@ int main(int argc, char **argv) {
             fputs(text, stdout);
             mem_free(text);
         }
-    } else if (argc < 4) snprintf(error.message, sizeof error.message, "usage: tool_pt rows|copy|info IN.pt [OUT [half]]");
+    } else if (argc < 4) snprintf(error.message, sizeof error.message, "usage: tool_pt rows|copy|last|transfer|info IN.pt [OUT [half]]");
     else if (pt_read(argv[2], &m, &error) == YOLO_OK) {
         if (!strcmp(verb, "copy")) pt_write(argv[3], &m, argc > 4, &error);
+        else if (!strcmp(verb, "last")) tool_last(&m, argv[3], &error);
+        else if (!strcmp(verb, "transfer") && argc > 4) tool_transfer(&m, argv[3], argv[4], &error);
         else if (!tool_rows(&m, argv[3])) snprintf(error.message, sizeof error.message, "cannot write %s", argv[3]);
     }
     pt_free(&m);
