@@ -10652,7 +10652,7 @@ static void run_fold(const net *net, const net_op *op, const float *params, floa
 
 /* Makes the operator's convolution, or fills the one that is there with other weights. */
 static yolo_status run_pack(const net *net, const net_op *op, op_isa isa, const float *params, float *weight, float *bias,
-                            op_conv *conv, yolo_error *error) {
+                            op_conv *conv, thr_pool *pool, yolo_error *error) {
     const float *plain = params + net->params[op->weight].offset, *plain_bias = op->bias < 0 ? NULL : params + net->params[op->bias].offset;
     yolo_status status = YOLO_OK;
     if (op->bn >= 0) {
@@ -10665,7 +10665,7 @@ static yolo_status run_pack(const net *net, const net_op *op, op_isa isa, const 
                                 op->stride, op->padding, op->activation, plain, plain_bias, error);
         conv->slope = (float)net->slope;
     } else {
-        op_conv_repack(conv, plain, NULL);
+        op_conv_repack(conv, plain, pool);
         if (plain_bias) memcpy(conv->bias, plain_bias, (size_t)conv->out_channels * sizeof(float));
     }
     return status;
@@ -10681,7 +10681,7 @@ static void run_weights_destroy(run_weights *weights) {
 
 /* Takes over other parameters (laid out by the net's parameter table), in the memory that is there, while no lane runs;
    `params` is not needed afterwards. On failure nothing has changed. */
-static yolo_status run_weights_refresh(run_weights *weights, const float *params, yolo_error *error) {
+static yolo_status run_weights_refresh(run_weights *weights, const float *params, thr_pool *pool, yolo_error *error) {
     const net *net = weights->net;
     int64_t elements = 0, channels = 0;
     for (int i = 0; i < net->op_count; i++) {
@@ -10693,7 +10693,7 @@ static yolo_status run_weights_refresh(run_weights *weights, const float *params
     yolo_status status = weight && bias ? YOLO_OK : err_memory(error, (uint64_t)elements * sizeof *weight);
     for (int i = 0; i < net->op_count && status == YOLO_OK; i++)
         if (net->ops[i].kind == NET_CONV)
-            status = run_pack(net, &net->ops[i], weights->isa, params, weight, bias, &weights->convolutions[i], error);
+            status = run_pack(net, &net->ops[i], weights->isa, params, weight, bias, &weights->convolutions[i], pool, error);
     mem_free(weight);
     mem_free(bias);
     return status;
@@ -10705,7 +10705,7 @@ static yolo_status run_weights_create(run_weights **out, const net *net, const f
     *out = mem_array(1, sizeof **out);
     if (*out) **out = (run_weights){net, isa, mem_array((uint64_t)net->op_count, sizeof(op_conv))};
     if (!*out || !(*out)->convolutions) status = err_memory(error, (uint64_t)net->op_count * sizeof(op_conv));
-    if (status == YOLO_OK) status = run_weights_refresh(*out, params, error);
+    if (status == YOLO_OK) status = run_weights_refresh(*out, params, NULL, error);
     if (status != YOLO_OK) {
         run_weights_destroy(*out);
         *out = NULL;
@@ -13127,6 +13127,7 @@ typedef struct ev_set {
     int64_t target_count, target_capacity;
     int64_t most;                   /* targets in a picture */
     int damaged;                    /* pictures without a readable header: left out */
+    bool told;                      /* that `most` is above max_det */
 } ev_set;
 
 /* Which labels count. */
@@ -13267,8 +13268,10 @@ static int ev_max_det(const ev_run *run) {
     int wanted = run->options->max_det;
     if (most <= wanted || most > INT32_MAX) return wanted;
     bool raise = wanted == EV_MAX_DET;
-    log_write(&run->options->log, YOLO_LOG_WARNING, "a picture has %lld objects, more than max_det=%d%s", (long long)most, wanted,
-              raise ? "; max_det is raised to that" : ", so not all of them can be found");
+    if (!run->set->told)
+        log_write(&run->options->log, YOLO_LOG_WARNING, "a picture has %lld objects, more than max_det=%d%s", (long long)most, wanted,
+                  raise ? "; max_det is raised to that" : ", so not all of them can be found");
+    run->set->told = true;
     return raise ? (int)most : wanted;
 }
 

@@ -596,7 +596,7 @@ static void test_check_refresh(void) {
     run_weights *fresh = NULL;
     for (int64_t i = 0; i < net->param_elements; i++) params[i] *= 1.1f;
     CHECK(run_weights_create(&fresh, net, params, model->isa, &error) == YOLO_OK);
-    CHECK(run_weights_refresh(model->weights, params, &error) == YOLO_OK);
+    CHECK(run_weights_refresh(model->weights, params, model->pool, &error) == YOLO_OK);
     for (int which = 0; fresh && which < 2; which++) {
         CHECK(eval_check_run(&check, model, which ? fresh : model->weights, 2, 8, true) == YOLO_OK);
         losses[which] = check.out.losses;
@@ -604,7 +604,7 @@ static void test_check_refresh(void) {
     }
     CHECK(!memcmp(&losses[0], &losses[1], sizeof losses[0]));
     for (int64_t i = 0; i < net->param_elements; i++) params[i] = NAN;
-    CHECK(run_weights_refresh(model->weights, params, &error) == YOLO_OK);
+    CHECK(run_weights_refresh(model->weights, params, model->pool, &error) == YOLO_OK);
     CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_OK);
     CHECK(check.out.fitness == 0 && isnan(check.out.losses.cls) && check.look.boxes == 0 && check.out.metrics.map50 == 0);
     CHECK(eval_matrix_targets(&check.out.matrix) == 40);
