@@ -93,7 +93,8 @@ def random_boxes(rng, count, near=None):
 
 
 def ap_cases(rng):
-    """Per case: pictures one after the other (counts), their targets and predictions, which of them match, the table."""
+    """Per case: pictures one after the other (counts), their targets and predictions, which of them match, the table,
+    each 27th point of the curves, the confusion matrix at its defaults (confidence 0.25, overlap 0.45)."""
     cases = [  # pictures, targets a picture, predictions a picture, classes, coarse confidences (ties)
         (3, 6, 12, 3, False),
         (6, 8, 30, 4, True),
@@ -108,6 +109,7 @@ def ap_cases(rng):
     arrays = {"count": np.array([len(cases)], np.int32), "levels": matcher.iouv.numpy()}
     for i, (pictures, most_targets, most_predictions, classes, coarse) in enumerate(cases):
         det_metrics = metrics.DetMetrics({c: str(c) for c in range(classes)})
+        confusion = metrics.ConfusionMatrix({c: str(c) for c in range(classes)})
         counts, targets, predictions, matched = [], [], [], []
         for picture in range(pictures):
             t = rng.integers(most_targets > 0, most_targets + 1) if picture else most_targets
@@ -123,6 +125,8 @@ def ap_cases(rng):
                 tp = np.zeros((n, 10), bool)
             det_metrics.update_stats({"tp": tp, "conf": conf, "pred_cls": box_class.astype(np.float32), "im_name": str(picture),
                                       "target_cls": truth_class.astype(np.float32), "target_img": np.unique(truth_class).astype(np.float32)})
+            confusion.process_batch({"bboxes": torch.from_numpy(boxes), "conf": torch.from_numpy(conf), "cls": torch.from_numpy(box_class)},
+                                    {"bboxes": torch.from_numpy(truth), "cls": torch.from_numpy(truth_class)})
             counts.append((t, n))
             targets.append(np.concatenate((truth, truth_class[:, None]), 1))
             predictions.append(np.concatenate((boxes, conf[:, None], box_class[:, None]), 1))
@@ -137,6 +141,8 @@ def ap_cases(rng):
         arrays[f"{i}.predictions"] = np.concatenate(predictions).reshape(-1, 6)
         arrays[f"{i}.matched"] = np.concatenate(matched).astype(np.int32)
         arrays[f"{i}.table"] = np.array(table)
+        arrays[f"{i}.curves"] = np.stack([x.reshape(-1, 1000)[: len(table) - 1, ::27] for x in (box.p_curve, box.r_curve, box.f1_curve, box.prec_values)], 1)
+        arrays[f"{i}.matrix"] = confusion.matrix.astype(np.int32)
     np.argsort = argsort
     return arrays
 

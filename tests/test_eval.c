@@ -242,12 +242,28 @@ static void eval_check_table(const yolo_metrics *m, const ref_array *table, int 
     }
 }
 
+/* Each 27th point. */
+static void eval_check_curves(const ev_curve *curves, int count, const ref_array *expected, int which) {
+    const float *e = expected->data;
+    CHECK(expected->count == (int64_t)count * 4 * 38);
+    for (int c = 0; c < count && expected->count == (int64_t)count * 4 * 38; c++)
+        for (int kind = 0; kind < 4; kind++)
+            for (int p = 0; p < EV_POINTS; p += 27, e++) {
+                const double got[] = {curves[c].precision[p], curves[c].recall[p], curves[c].f1[p], curves[c].envelope[p]};
+                CHECK_MSG(fabs(got[kind] - (double)*e) <= 1e-6, "case %d class %d curve %d at %d: %g, expected %g", which, c, kind, p, got[kind], (double)*e);
+            }
+}
+
 static void eval_metrics_case(const ref_file *ref, int which) {
     const ref_array *counts = eval_get(ref, which, "counts"), *targets = eval_get(ref, which, "targets");
     const ref_array *predictions = eval_get(ref, which, "predictions"), *matched = eval_get(ref, which, "matched");
+    const ref_array *cells = eval_get(ref, which, "matrix");
     ev_stats stats;
+    ev_matrix matrix;
+    ev_curve *curves = NULL;
     yolo_metrics metrics = {0};
     CHECK(ev_stats_init(&stats, eval_get(ref, which, "classes")->ints[0], NULL) == YOLO_OK);
+    CHECK(ev_matrix_init(&matrix, stats.class_count, NULL) == YOLO_OK && matrix.side == cells->dims[0]);
     const float *t = targets->data, *p = predictions->data;
     for (int picture = 0; picture < counts->dims[0]; picture++) {
         loss_target truth[64];
@@ -257,13 +273,18 @@ static void eval_metrics_case(const ref_file *ref, int which) {
         for (int i = 0; i < truth_count; i++, t += 5) truth[i] = (loss_target){(int)t[4], {t[0], t[1], t[2], t[3]}};
         for (int i = 0; i < boxes.count; i++, p += 6) items[i] = (yolo_box){p[0], p[1], p[2], p[3], p[4], (int)p[5]};
         CHECK(ev_add(&stats, &boxes, truth, truth_count, NULL) == YOLO_OK);
+        CHECK(ev_matrix_add(&matrix, &boxes, truth, truth_count, 0.25f, NULL) == YOLO_OK);
     }
     CHECK(stats.count == matched->count);
     for (int64_t i = 0; i < stats.count && i < matched->count; i++)
         CHECK_MSG(stats.predictions[i].correct == (uint32_t)matched->ints[i], "case %d prediction %d: %x, expected %x", which, (int)i,
                   (unsigned)stats.predictions[i].correct, (unsigned)matched->ints[i]);
-    CHECK(ev_summarise(&stats, &metrics, NULL, NULL) == YOLO_OK);
+    CHECK(ev_summarise(&stats, &metrics, &curves, NULL) == YOLO_OK);
     eval_check_table(&metrics, eval_get(ref, which, "table"), which);
+    eval_check_curves(curves, metrics.class_count, eval_get(ref, which, "curves"), which);
+    CHECK_MSG(!memcmp(matrix.cells, cells->ints, (size_t)cells->count * sizeof *matrix.cells), "case %d: confusion matrix", which);
+    mem_free(matrix.cells);
+    mem_free(curves);
     yolo_metrics_free(&metrics);
     ev_stats_free(&stats);
 }
@@ -614,6 +635,49 @@ static void test_check_refresh(void) {
     str_free(&list);
 }
 
+/* Nothing to look at, nothing to find, nothing found; an interrupt. */
+static void test_check_edges(void) {
+    static eval_check check;
+    static const int none = 3;
+    char real[1024];
+    str list = {0}, damaged = {0};
+    eval_labelled(&list);
+    yolo_model *model = eval_model(2);
+    if (!model || !eval_check_open(&check, eval_data("edges", list.text, "names: [a, b, c, d]"), model, &none, 1)) return;
+    CHECK(check.set.target_count == 0); /* all background */
+    CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_OK);
+    CHECK(check.out.fitness == 0 && check.out.metrics.class_count == 0 && check.out.losses.box == 0 && check.out.losses.cls > 0 && check.look.sheets == 3);
+    CHECK(eval_matrix_targets(&check.out.matrix) == 0);
+    eval_check_close(&check);
+    CHECK(eval_check_open(&check, test_temp("eval/edges.yaml"), model, NULL, 0));
+    CHECK(eval_check_run(&check, model, model->weights, 2, 8, false) == YOLO_OK); /* conf 0.3 of random weights: no boxes */
+    CHECK(check.out.metrics.map50 == 0 && check.out.metrics.class_count == 3 && check.out.metrics.images == 23);
+    ev_outcome_free(&check.out);
+    yolo_interrupt();
+    CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_ERROR_INTERRUPTED);
+    yolo_interrupt_clear();
+    eval_check_close(&check);
+    snprintf(real, sizeof real, "%s", test_temp("eval/broken.png")); /* a header that can be read, and nothing behind it */
+    uint8_t *bytes;
+    size_t size;
+    CHECK(path_read(test_temp("eval/images/00.png"), 1 << 20, &bytes, &size, NULL) == YOLO_OK && path_write(real, bytes, 60, false, NULL) == YOLO_OK);
+    mem_free(bytes);
+    str_format(&damaged, "./broken.png\n./images/%02d.png\n", EVAL_DAMAGED);
+    CHECK(eval_check_open(&check, eval_data("broken", damaged.text, "names: [a, b, c, d]"), model, NULL, 0));
+    CHECK(check.set.count == 1 && check.set.damaged == 1);
+    for (int epoch = 0; epoch < 2; epoch++) {
+        CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_OK);
+        CHECK(check.out.metrics.images == 0 && check.out.metrics.damaged == 2 && check.out.fitness == 0 && check.look.sheets == 1 && check.out.losses.cls == 0);
+        ev_outcome_free(&check.out);
+    }
+    check.set.count = 0; /* no picture at all */
+    CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_OK && check.out.fitness == 0 && check.out.metrics.images == 0);
+    eval_check_close(&check);
+    yolo_model_close(model);
+    str_free(&list);
+    str_free(&damaged);
+}
+
 /* The first 16 pictures of coco128 against what ultralytics 8.4.190 measures on them (batch 16, rect). */
 static void test_val_coco(void) {
     yolo_error error;
@@ -654,11 +718,12 @@ static const test_case tests_eval[] = {
     {"nms-damaged", "NaN, infinities, failing allocations", test_nms_damaged},
     {"nms-speed", "all anchors above the threshold", test_nms_speed},
     {"unletterbox", "back to pixels of the picture", test_unletterbox},
-    {"metrics-reference", "matching and average precision give ultralytics' numbers", test_metrics_reference},
+    {"metrics-reference", "matching, average precision, curves and confusion matrix are ultralytics'", test_metrics_reference},
     {"pipe", "in order, the same for any number of threads, damage, failure, interrupt", test_pipe},
     {"predict-extremes", "pictures of 1x1 and 65500x10; options out of range", test_predict_extremes},
     {"val-counts", "pictures, instances, damage, unknown classes, one class, json", test_val_counts},
     {"check", "the trainer's look: losses, curves, matrix, sheets; the same bits for any number of threads", test_check},
     {"check-refresh", "new weights in place; weights that are not numbers", test_check_refresh},
+    {"check-edges", "no pictures, no labels, no predictions, damage, interrupt", test_check_edges},
     {"val-coco", "16 photographs within the tolerance of ultralytics' numbers", test_val_coco},
 };

@@ -104,6 +104,39 @@ static yolo_status faults_val(yolo_error *error) {
     return status;
 }
 
+static void faults_sheet(void *user, const ev_sheet *sheet) { (void)user, (void)sheet; }
+
+/* As the trainer looks: weights refreshed, losses, curves, matrix, sheets. */
+static yolo_status faults_check(yolo_error *error) {
+    static const loss_gains gains = {7.5f, 0.5f, 1.5f};
+    static const ev_extra extra = {&gains, true, faults_sheet, NULL};
+    yolo_model *model = NULL;
+    data_set data;
+    const data_list *list;
+    ev_set set = {0};
+    ev_outcome out = {0};
+    yolo_val_options options = yolo_val_defaults();
+    options.imgsz = 64;
+    yolo_status status = faults_open(faults.pt, &model, error);
+    if (status == YOLO_OK) {
+        const net *net = &model->checkpoint.net;
+        const ev_labels labels = {.data_classes = net->class_count, .net_classes = net->class_count};
+        pipe_job job = {.net = net, .weights = model->weights, .pool = model->pool};
+        status = data_open(&data, faults.data, error);
+        if (status == YOLO_OK) {
+            status = data_split(&data, "val", &list, error);
+            if (status == YOLO_OK) status = ev_set_open(&set, list, &labels, true, &options.log, error);
+            if (status == YOLO_OK) status = run_weights_refresh(model->weights, model->checkpoint.params, model->pool, error);
+            if (status == YOLO_OK) status = ev_check(&job, &set, &options, &extra, &out, error);
+            data_close(&data);
+        }
+    }
+    ev_outcome_free(&out);
+    ev_set_close(&set);
+    yolo_model_close(model);
+    return status;
+}
+
 static yolo_status faults_label(yolo_error *error) {
     yolo_model *model = NULL;
     yolo_label_report report = {0};
@@ -181,6 +214,7 @@ static void test_faults_info(void) { faults_run(faults_info, false); }
 static void test_faults_predict(void) { faults_run(faults_predict, false); }
 static void test_faults_prepare(void) { faults_run(faults_prepare, true); }
 static void test_faults_val(void) { faults_run(faults_val, true); }
+static void test_faults_check(void) { faults_run(faults_check, true); }
 static void test_faults_label(void) { faults_run(faults_label, true); }
 
 static const test_case tests_faults[] = {
@@ -194,5 +228,6 @@ static const test_case tests_faults[] = {
     {"predict", "finding objects when memory is short", test_faults_predict},
     {"prepare", "preparing data when memory is short", test_faults_prepare},
     {"val", "validating when memory is short", test_faults_val},
+    {"check", "looking as the trainer does when memory is short", test_faults_check},
     {"label", "labelling a tree when memory is short", test_faults_label},
 };
