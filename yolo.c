@@ -7800,6 +7800,10 @@ static void pt_put_key_int(pkl_out *o, const char *key, int64_t value) {
     pkl_put_key(o, key);
     pkl_put_int(o, value);
 }
+static void pt_put_key_float(pkl_out *o, const char *key, double value) {
+    pkl_put_key(o, key);
+    pkl_put_float(o, value);
+}
 static void pt_put_key_bool(pkl_out *o, const char *key, bool value) {
     pkl_put_key(o, key);
     pkl_put_bool(o, value);
@@ -7968,10 +7972,8 @@ static void pt_put_norm(pt_writer *w) {
     int features = net->params[w->row].dims[0];
     pt_open_leaf(w, "torch.nn.modules.batchnorm\nBatchNorm2d\n", 2, true);
     pt_put_key_int(o, "num_features", features);
-    pkl_put_key(o, "eps");
-    pkl_put_float(o, net->bn_eps);
-    pkl_put_key(o, "momentum");
-    pkl_put_float(o, net->bn_momentum);
+    pt_put_key_float(o, "eps", net->bn_eps);
+    pt_put_key_float(o, "momentum", net->bn_momentum);
     pt_put_key_bool(o, "affine", true);
     pt_put_key_bool(o, "track_running_stats", true);
     pt_close(o);
@@ -7985,10 +7987,7 @@ static void pt_put_activation(pt_writer *w, net_activation activation) {
         return;
     }
     int self = pt_open_leaf(w, classes[activation], 0, false);
-    if (activation == NET_LEAKYRELU) {
-        pkl_put_key(&w->out, "negative_slope");
-        pkl_put_float(&w->out, w->model->net.slope);
-    }
+    if (activation == NET_LEAKYRELU) pt_put_key_float(&w->out, "negative_slope", w->model->net.slope);
     if (activation != NET_LINEAR) {
         pt_put_key_bool(&w->out, "inplace", true);
         w->activation = self;
@@ -8081,8 +8080,7 @@ static void pt_open_upsample(pt_writer *w) {
     pkl_put_key(o, "name");
     pkl_put_key(o, "Upsample");
     pt_put_key_none(o, "size");
-    pkl_put_key(o, "scale_factor");
-    pkl_put_float(o, 2);
+    pt_put_key_float(o, "scale_factor", 2);
     pkl_put_key(o, "mode");
     pkl_put_key(o, "nearest");
     pt_put_key_none(o, "align_corners");
@@ -8266,16 +8264,17 @@ static void pt_put_state(pt_writer *w) {
 /* What ultralytics' trainer looks for beside the model. */
 static void pt_put_progress(pt_writer *w) {
     pkl_out *o = &w->out;
-    const val *numbers = w->state->numbers, *fitness = val_get(numbers, "best_fitness");
+    const val *numbers = w->state->numbers;
+    double fitness = val_number(val_get(numbers, "best_fitness"), -1);
     pt_put_key_int(o, "epoch", w->model->epoch);
-    pt_put_key_val(o, "best_fitness", fitness);
-    pt_put_key_val(o, "updates", val_get(numbers, "updates"));
+    if (fitness < 0) pt_put_key_none(o, "best_fitness");
+    else pt_put_key_float(o, "best_fitness", fitness);
+    pt_put_key_int(o, "updates", val_integer(val_get(numbers, "updates"), 0));
     pkl_put_key(o, "stopper");
     pkl_put(o, '}');
     pkl_put(o, '(');
-    pkl_put_key(o, "best_fitness");
-    pkl_put_float(o, val_number(fitness, 0));
-    pt_put_key_int(o, "best_epoch", val_integer(val_get(numbers, "best_epoch"), -1) + 1); /* there from 1 */
+    pt_put_key_float(o, "best_fitness", YOLO_MAX(fitness, 0));
+    pt_put_key_int(o, "best_epoch", val_integer(val_get(numbers, "best_epoch"), 0));
     pkl_put(o, 'u');
 }
 
@@ -8383,7 +8382,8 @@ static yolo_status pt_write(const char *path, const pt_model *m, bool half, yolo
 }
 
 /* Writes a last.pt: m->params is the moving average, kept in fp32; m->epoch the last whole epoch; `state` what pt_read
-   gives back bit for bit. Its numbers best_fitness, best_epoch and updates are told to ultralytics, too. */
+   gives back bit for bit. Its numbers best_fitness (below 0 = none yet), best_epoch (from 1) and updates are told to
+   ultralytics, too. */
 static yolo_status pt_write_training(const char *path, const pt_model *m, const pt_state *state, yolo_error *error) {
     for (int i = 0; i < state->block_count; i++) YOLO_ASSERT(state->blocks[i].count >= 0 && state->blocks[i].count <= INT32_MAX);
     return pt_write_with(path, m, state, false, error);
@@ -8410,11 +8410,11 @@ static void pt_info_training(const pt_model *m, str *out) {
     const val *numbers = m->state ? m->state->numbers : NULL, *epochs = val_get(m->train_args, "epochs"), *best = val_get(numbers, "best_epoch");
     const char *optimizer = val_text(val_get(numbers, "optimizer"), val_text(val_get(m->train_args, "optimizer"), NULL));
     str_add(out, "\ntraining     ");
-    if (m->epoch < 0) str_add(out, "finished");
+    if (m->epoch < 0) str_add(out, m->state ? "begun" : "finished");
     else str_format(out, "epoch %lld", (long long)m->epoch + 1);
     if (m->epoch >= 0 && val_is_number(epochs)) str_format(out, " of %lld", (long long)val_integer(epochs, 0));
     if (m->best_fitness) str_format(out, ", best fitness %.5f", val_number(m->best_fitness, 0));
-    if (m->best_fitness && val_is_number(best)) str_format(out, " in epoch %lld", (long long)val_integer(best, 0) + 1);
+    if (m->best_fitness && val_is_number(best)) str_format(out, " in epoch %lld", (long long)val_integer(best, 0));
     if (m->from_ema) str_add(out, ", moving average of the weights");
     if (m->has_optimizer) {
         str_add(out, ", with optimizer state");

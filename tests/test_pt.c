@@ -681,7 +681,7 @@ static bool pt_make_training(pt_model *m, pt_state *state) {
     }
     m->params[5] = 0x1.23456p-30f; /* no half */
     m->epoch = 6;
-    return pt_state_set(state, "epoch", val_int(a, 6)) && pt_state_set(state, "best_epoch", val_int(a, 4)) && pt_state_set(state, "updates", val_int(a, -7000000000)) &&
+    return pt_state_set(state, "epoch", val_int(a, 6)) && pt_state_set(state, "best_epoch", val_int(a, 5)) && pt_state_set(state, "updates", val_int(a, -7000000000)) &&
            pt_state_set(state, "best_fitness", val_float(a, 0.1 + 0.2)) && pt_state_set(state, "optimizer", val_string(a, "AdamW", 5));
 }
 

@@ -47,7 +47,7 @@ static yolo_status tool_last(pt_model *m, const char *path, yolo_error *error) {
         pt_state_add(&state, names[b], block, m->net.param_elements);
     }
     m->epoch = 2;
-    bool good = pt_state_set(&state, "best_fitness", val_float(a, 0.25)) && pt_state_set(&state, "best_epoch", val_int(a, 1)) &&
+    bool good = pt_state_set(&state, "best_fitness", val_float(a, 0.25)) && pt_state_set(&state, "best_epoch", val_int(a, 2)) &&
                 pt_state_set(&state, "updates", val_int(a, 1234)) && pt_state_set(&state, "optimizer", val_string(a, "AdamW", 5));
     yolo_status status = good ? pt_write_training(path, m, &state, error) : err_memory(error, 0);
     pt_state_free(&state);
