@@ -12812,7 +12812,1279 @@ static double *opt_number(opt_state *s, int index, const char **name) {
 }
 
 /* ==== 20 aug_ dl_: augmentation and training batches ===============================================================
-   Pictures and labels of a batch, as a function of (seed, epoch, position). */
+   A batch is a function of (seed, epoch, position): each picture's random numbers come from a generator of that key, drawn
+   all at once (aug_draw_sample) before a pixel is touched, and the order of an epoch from one of (seed, epoch). So neither
+   the number of threads nor the cache decides anything but the time it takes.
+     aug_draw    what chance decided, as ultralytics' transforms draw it, in their order and with their distributions
+     aug_view    a picture or a mosaic of four, and the matrix that places it in the output. The canvas of twice the size
+                 is never made: a row of the output is sampled straight from the pictures, bit for bit as if it were.
+     aug_scene   up to three views (own, mixup's, cutmix's), colours and flips: aug_render makes the picture row by row
+   Boxes go the same way in floats, as numpy has them. Nothing of aug_ allocates but lists of boxes.
+   The mosaic takes its other three pictures from the window of the last 8 batches (at most 1000 pictures) in the order of
+   the epoch, which is ultralytics' buffer for one worker, but runs round the end of the epoch instead of starting empty.
+   A dl_loader's fields below its mutex are guarded by it, except a slot's pictures, each of which belongs to the worker that
+   claimed it, and the pixels of a held picture, which nobody changes.
+   REF ultralytics/data/augment.py v8_transforms, data/base.py BaseDataset, data/dataset.py YOLODataset, data/build.py */
+
+enum { AUG_VIEWS = 3, AUG_TILES = 4, AUG_AREAS = 3, AUG_BORDER = 114, AUG_ONE = 2048, AUG_MAX_SIZE = 8192 };
+
+typedef struct aug_settings { /* names and meanings of ultralytics' training arguments */
+    double hsv_h, hsv_s, hsv_v, degrees, translate, scale, shear, perspective, flipud, fliplr, bgr, mosaic, mixup, cutmix;
+    double scale_min, scale_max; /* with scale_max > 0 these factors instead of 1 - scale .. 1 + scale */
+} aug_settings;
+
+/* ---- chance */
+
+typedef struct aug_view_draw {
+    bool mosaic;
+    int center_x, center_y;      /* of the mosaic, pixels of its canvas */
+    double partners[AUG_TILES - 1]; /* shares of the window */
+    double perspective[2], degrees, factor, shear[2], translate[2];
+} aug_view_draw;
+
+typedef struct aug_draw {
+    aug_view_draw views[AUG_VIEWS]; /* own, mixup's, cutmix's */
+    bool mixed[AUG_VIEWS];       /* [0] is always so */
+    double others[AUG_VIEWS];    /* which picture, as a share of the set; [0] unused */
+    double ratio;                /* mixup: of the own picture */
+    double areas[AUG_AREAS][3];  /* cutmix: lambda, centre x, centre y, all 0..1 */
+    double area;                 /* which of the free areas, 0..1 */
+    double gains[3];             /* of hue, saturation, value */
+    bool flip_y, flip_x, bgr;
+} aug_draw;
+
+static double aug_between(rng *r, double low, double high) { return low + (high - low) * rng_uniform(r); }
+
+/* Beta(32, 32) is the median of 63 uniform numbers. */
+static double aug_beta32(rng *r) {
+    double sorted[63];
+    for (int i = 0; i < YOLO_COUNT(sorted); i++) {
+        double number = rng_uniform(r);
+        int at = i;
+        for (; at > 0 && sorted[at - 1] > number; at--) sorted[at] = sorted[at - 1];
+        sorted[at] = number;
+    }
+    return sorted[YOLO_COUNT(sorted) / 2];
+}
+
+static void aug_draw_view(aug_view_draw *d, rng *r, const aug_settings *s, int imgsz, bool mosaic) {
+    d->mosaic = mosaic && !(rng_uniform(r) > s->mosaic);
+    d->center_y = (int)aug_between(r, imgsz / 2, 2 * imgsz - imgsz / 2);
+    d->center_x = (int)aug_between(r, imgsz / 2, 2 * imgsz - imgsz / 2);
+    for (int i = 0; i < AUG_TILES - 1; i++) d->partners[i] = rng_uniform(r);
+    for (int i = 0; i < 2; i++) d->perspective[i] = aug_between(r, -s->perspective, s->perspective);
+    d->degrees = aug_between(r, -s->degrees, s->degrees);
+    d->factor = s->scale_max > 0 ? aug_between(r, s->scale_min, s->scale_max) : aug_between(r, 1 - s->scale, 1 + s->scale);
+    for (int i = 0; i < 2; i++) d->shear[i] = aug_between(r, -s->shear, s->shear);
+    for (int i = 0; i < 2; i++) d->translate[i] = aug_between(r, 0.5 - s->translate, 0.5 + s->translate);
+}
+
+/* Everything that chance decides about one picture. `mosaic` false leaves mosaic, mixup and cutmix out. */
+static void aug_draw_sample(aug_draw *d, rng *r, const aug_settings *s, int imgsz, bool mosaic) {
+    const double share[AUG_VIEWS] = {1, s->mixup, s->cutmix};
+    for (int i = 0; i < AUG_VIEWS; i++) {
+        d->mixed[i] = !i || (mosaic && !(rng_uniform(r) > share[i]));
+        d->others[i] = rng_uniform(r);
+        aug_draw_view(&d->views[i], r, s, imgsz, mosaic);
+    }
+    d->ratio = d->mixed[1] ? aug_beta32(r) : 1;
+    for (int i = 0; i < AUG_AREAS; i++)
+        for (int k = 0; k < 3; k++) d->areas[i][k] = rng_uniform(r);
+    d->area = rng_uniform(r);
+    const double gains[3] = {s->hsv_h, s->hsv_s, s->hsv_v};
+    for (int i = 0; i < 3; i++) d->gains[i] = aug_between(r, -1, 1) * gains[i];
+    d->flip_y = rng_uniform(r) < s->flipud;
+    d->flip_x = rng_uniform(r) < s->fliplr;
+    d->bgr = !(rng_uniform(r) > s->bgr);
+}
+
+/* ---- boxes */
+
+typedef struct aug_label { int32_t class_id; float x, y, w, h; } aug_label; /* centre and size, normalised */
+typedef struct aug_boxes { loss_target *items; int64_t count, capacity; } aug_boxes;
+
+/* Appends a picture's labels in pixels of a canvas on which it lies, width x height, at (shift_x, shift_y). */
+static bool aug_boxes_add(aug_boxes *boxes, const aug_label *labels, int64_t count, float width, float height, float shift_x, float shift_y) {
+    if (!mem_grow(&boxes->items, &boxes->capacity, boxes->count + count, sizeof *boxes->items)) return false;
+    for (int64_t i = 0; i < count; i++) {
+        const aug_label *l = &labels[i];
+        float half_w = l->w / 2, half_h = l->h / 2;
+        boxes->items[boxes->count++] = (loss_target){l->class_id, {(l->x - half_w) * width + shift_x, (l->y - half_h) * height + shift_y,
+                                                                   (l->x + half_w) * width + shift_x, (l->y + half_h) * height + shift_y}};
+    }
+    return true;
+}
+
+static bool aug_boxes_append(aug_boxes *to, const loss_target *items, int64_t count) {
+    if (!mem_grow(&to->items, &to->capacity, to->count + count, sizeof *to->items)) return false;
+    if (count) memcpy(to->items + to->count, items, (size_t)count * sizeof *items);
+    to->count += count;
+    return true;
+}
+
+static void aug_clip(float *box, float width, float height) {
+    for (int i = 0; i < 4; i++) box[i] = YOLO_CLAMP(box[i], 0.0f, i & 1 ? height : width);
+}
+
+static float aug_area(const float *box) { return (box[2] - box[0]) * (box[3] - box[1]); }
+
+/* What leaves the mosaic's canvas is cut off; boxes without area go. */
+static void aug_boxes_crop(aug_boxes *boxes, int width, int height) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < boxes->count; i++) {
+        aug_clip(boxes->items[i].box, (float)width, (float)height);
+        if (aug_area(boxes->items[i].box) > 0) boxes->items[kept++] = boxes->items[i];
+    }
+    boxes->count = kept;
+}
+
+/* The box around the four corners as the matrix moves them. */
+static void aug_box_move(const float *box, const float *m, bool perspective, float *out) {
+    for (int corner = 0; corner < 4; corner++) {
+        float x = box[corner & 1 ? 2 : 0], y = box[corner & 2 ? 3 : 1];
+        float u = m[0] * x + m[1] * y + m[2], v = m[3] * x + m[4] * y + m[5], w = m[6] * x + m[7] * y + m[8];
+        if (perspective) {
+            u /= w;
+            v /= w;
+        }
+        out[0] = corner ? YOLO_MIN(out[0], u) : u;
+        out[1] = corner ? YOLO_MIN(out[1], v) : v;
+        out[2] = corner ? YOLO_MAX(out[2], u) : u;
+        out[3] = corner ? YOLO_MAX(out[3], v) : v;
+    }
+}
+
+/* Is enough left of a box: two pixels a side, a tenth of its (scaled) area, no splinter? NaN is not enough. */
+static bool aug_box_stays(const float *before, const float *after, float factor) {
+    float w1 = before[2] * factor - before[0] * factor, h1 = before[3] * factor - before[1] * factor;
+    float w2 = after[2] - after[0], h2 = after[3] - after[1];
+    float ratio = YOLO_MAX(w2 / (h2 + 1e-16f), h2 / (w2 + 1e-16f));
+    return w2 > 2 && h2 > 2 && w2 * h2 / (w1 * h1 + 1e-16f) > 0.1f && ratio < 100;
+}
+
+static void aug_boxes_move(aug_boxes *boxes, const float *matrix, bool perspective, double factor, int width, int height) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < boxes->count; i++) {
+        loss_target moved = boxes->items[i];
+        aug_box_move(boxes->items[i].box, matrix, perspective, moved.box);
+        aug_clip(moved.box, (float)width, (float)height);
+        if (aug_box_stays(boxes->items[i].box, moved.box, (float)factor)) boxes->items[kept++] = moved;
+    }
+    boxes->count = kept;
+}
+
+static float aug_shared(const float *a, const float *b) {
+    float w = YOLO_MIN(a[2], b[2]) - YOLO_MAX(a[0], b[0]), h = YOLO_MIN(a[3], b[3]) - YOLO_MAX(a[1], b[1]);
+    return YOLO_MAX(w, 0.0f) * YOLO_MAX(h, 0.0f);
+}
+
+/* The rectangle of draw `area`: its centre anywhere, its share of the picture 1 - lambda. */
+static void aug_cut_area(const double *area, int width, int height, float *box) {
+    double ratio = sqrt(1.0 - area[0]);
+    int w = (int)(width * ratio), h = (int)(height * ratio);
+    int x = (int)(area[1] * width), y = (int)(area[2] * height);
+    box[0] = (float)YOLO_CLAMP(x - w / 2, 0, width);
+    box[1] = (float)YOLO_CLAMP(y - h / 2, 0, height);
+    box[2] = (float)YOLO_CLAMP(x + w / 2, 0, width);
+    box[3] = (float)YOLO_CLAMP(y + h / 2, 0, height);
+}
+
+/* Cutmix: of the drawn areas one that meets no box of `boxes`, and that has a tenth of a box of `others`; those are
+   appended, cut to it. Without such an area nothing happens: `cut` is empty. False for want of memory. */
+static bool aug_cut(const aug_draw *d, aug_boxes *boxes, const aug_boxes *others, int width, int height, int *cut) {
+    float areas[AUG_AREAS][4];
+    int count = 0;
+    memset(cut, 0, 4 * sizeof *cut);
+    for (int i = 0; i < AUG_AREAS; i++) {
+        bool clear = true;
+        aug_cut_area(d->areas[i], width, height, areas[count]);
+        for (int64_t k = 0; clear && k < boxes->count; k++) clear = !(aug_shared(areas[count], boxes->items[k].box) > 0);
+        count += clear;
+    }
+    if (!count) return true;
+    const float *area = areas[(int)(d->area * count)];
+    int64_t before = boxes->count;
+    for (int64_t k = 0; k < others->count; k++) {
+        loss_target t = others->items[k];
+        if (!(aug_shared(area, t.box) / (aug_area(t.box) + 1e-7f) >= 0.1f)) continue;
+        for (int i = 0; i < 4; i++) t.box[i] = YOLO_CLAMP(t.box[i], area[i & 1], area[2 + (i & 1)]);
+        if (!aug_boxes_append(boxes, &t, 1)) return false;
+    }
+    for (int i = 0; boxes->count > before && i < 4; i++) cut[i] = (int)area[i];
+    return true;
+}
+
+static void aug_boxes_flip(aug_boxes *boxes, bool flip_x, bool flip_y, float width, float height) {
+    for (int64_t i = 0; i < boxes->count; i++) {
+        float *b = boxes->items[i].box, left = width - b[2], top = height - b[3];
+        if (flip_x) {
+            b[2] = width - b[0];
+            b[0] = left;
+        }
+        if (flip_y) {
+            b[3] = height - b[1];
+            b[1] = top;
+        }
+    }
+}
+
+/* ---- sampling */
+
+typedef struct aug_tile {      /* where a picture lies on the canvas */
+    const uint8_t *pixels;     /* AUG_SLACK bytes behind the last row may be read */
+    int stride;                /* bytes a row */
+    int x1, y1, x2, y2;        /* what it covers */
+    int shift_x, shift_y;      /* canvas position of its first pixel */
+} aug_tile;
+enum { AUG_SLACK = 16 };
+
+typedef struct aug_view {
+    aug_tile tiles[AUG_TILES];
+    int tile_count, canvas_width, canvas_height;
+    float matrix[9];           /* canvas to output */
+    double inverse[9];
+    bool perspective;
+} aug_view;
+
+/* Four pictures around the centre. REF ultralytics/data/augment.py Mosaic.get_params */
+static void aug_tile_place(aug_tile *t, int which, int width, int height, int center_x, int center_y, int canvas) {
+    bool right = which & 1, low = which & 2;
+    t->shift_x = right ? center_x : center_x - width;
+    t->shift_y = low ? center_y : center_y - height;
+    t->x1 = YOLO_MAX(t->shift_x, 0);
+    t->y1 = YOLO_MAX(t->shift_y, 0);
+    t->x2 = YOLO_MIN(t->shift_x + width, canvas);
+    t->y2 = YOLO_MIN(t->shift_y + height, canvas);
+}
+
+static void aug_multiply(double *out, const double *a, const double *b) {
+    for (int i = 0; i < 9; i++) {
+        const double *row = a + i / 3 * 3, *column = b + i % 3;
+        out[i] = row[0] * column[0] + row[1] * column[3] + row[2] * column[6];
+    }
+}
+
+/* Zeros, as cv2 has it, where there is no inverse. */
+static void aug_invert(double *out, const float *m) {
+    double a[9], determinant = 0;
+    for (int i = 0; i < 9; i++) a[i] = m[i];
+    for (int i = 0; i < 9; i++) {
+        int r = i % 3, c = i / 3; /* transposed */
+        int r1 = (r + 1) % 3, r2 = (r + 2) % 3, c1 = (c + 1) % 3, c2 = (c + 2) % 3;
+        out[i] = a[r1 * 3 + c1] * a[r2 * 3 + c2] - a[r1 * 3 + c2] * a[r2 * 3 + c1];
+    }
+    for (int i = 0; i < 3; i++) determinant += a[i] * out[i * 3];
+    bool good = fabs(determinant) > 1e-9;
+    for (int i = 0; i < 9; i++) out[i] = good ? out[i] / determinant : 0;
+}
+
+/* Centre to the origin, perspective, rotation and scale, shear, translation into the output. */
+static void aug_view_aim(aug_view *v, const aug_view_draw *d, bool perspective, int width, int height) {
+    const double pi = 3.14159265358979323846, turn = d->degrees * pi / 180;
+    const double center[9] = {1, 0, -v->canvas_width / 2.0, 0, 1, -v->canvas_height / 2.0, 0, 0, 1};
+    const double tilt[9] = {1, 0, 0, 0, 1, 0, d->perspective[0], d->perspective[1], 1};
+    const double c = cos(turn) * d->factor, s = sin(turn) * d->factor, rotate[9] = {c, s, 0, -s, c, 0, 0, 0, 1};
+    const double shear[9] = {1, tan(d->shear[0] * pi / 180), 0, tan(d->shear[1] * pi / 180), 1, 0, 0, 0, 1};
+    const double move[9] = {1, 0, d->translate[0] * width, 0, 1, d->translate[1] * height, 0, 0, 1};
+    double a[9], b[9];
+    aug_multiply(a, tilt, center);
+    aug_multiply(b, rotate, a);
+    aug_multiply(a, shear, b);
+    aug_multiply(b, move, a);
+    for (int i = 0; i < 9; i++) v->matrix[i] = (float)b[i];
+    v->perspective = perspective;
+    aug_invert(v->inverse, v->matrix);
+}
+
+/* Canvas coordinates along a row of the output: x of pixel i is i * step_x + start_x. */
+typedef struct aug_line { float step_x, start_x, step_y, start_y; } aug_line;
+
+/* Bilinear, as cv2 has it, with weights of 11 bits: within 0.1 of the exact value, then rounded. */
+static void aug_mix(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d, int right, int low, uint8_t *out) {
+    for (int i = 0; i < 3; i++) {
+        int above = (a[i] * (AUG_ONE - right) + b[i] * right) >> 4, below = (c[i] * (AUG_ONE - right) + d[i] * right) >> 4;
+        out[i] = (uint8_t)((above * (AUG_ONE - low) + below * low + (1 << 17)) >> 18);
+    }
+}
+
+static int aug_weight(float at) { return (int)lrintf((at - floorf(at)) * AUG_ONE); }
+
+static const uint8_t *aug_canvas(const aug_view *v, int x, int y) {
+    static const uint8_t border[3] = {AUG_BORDER, AUG_BORDER, AUG_BORDER};
+    for (int i = 0; i < v->tile_count; i++) {
+        const aug_tile *t = &v->tiles[i];
+        if (x >= t->x1 && x < t->x2 && y >= t->y1 && y < t->y2)
+            return t->pixels + (ptrdiff_t)(y - t->shift_y) * t->stride + (x - t->shift_x) * 3;
+    }
+    return border;
+}
+
+/* One pixel, wherever it is. */
+static void aug_sample(const aug_view *v, float x, float y, uint8_t *out) {
+    if (!(x >= -1 && x < (float)v->canvas_width && y >= -1 && y < (float)v->canvas_height)) {
+        memset(out, AUG_BORDER, 3);
+        return;
+    }
+    int left = (int)floorf(x), top = (int)floorf(y);
+    aug_mix(aug_canvas(v, left, top), aug_canvas(v, left + 1, top), aug_canvas(v, left, top + 1), aug_canvas(v, left + 1, top + 1),
+            aug_weight(x), aug_weight(y), out);
+}
+
+static void aug_row_perspective(const aug_view *v, int y, int first, int end, uint8_t *row) {
+    const double *m = v->inverse;
+    float start_x = (float)(m[1] * y + m[2]), start_y = (float)(m[4] * y + m[5]), start_w = (float)(m[7] * y + m[8]);
+    for (int x = first; x < end; x++) {
+        float w = (float)m[6] * (float)x + start_w;
+        aug_sample(v, ((float)m[0] * (float)x + start_x) / w, ((float)m[3] * (float)x + start_y) / w, row + 4 * x);
+    }
+}
+
+/* Keeps of [*from, *to] the positions where low <= position * step + start < high, give or take rounding. */
+static void aug_narrow(double step, double start, double low, double high, double *from, double *to) {
+    if (step == 0) {
+        if (!(start >= low && start < high)) *to = *from - 1;
+        return;
+    }
+    double a = (low - start) / step, b = (high - start) / step;
+    *from = YOLO_MAX(*from, YOLO_MIN(a, b));
+    *to = YOLO_MIN(*to, YOLO_MAX(a, b));
+}
+
+/* Of the pixels [*first, *end): those whose coordinates lie in [x1, x2) x [y1, y2), give or take one. */
+static void aug_span(const aug_line *l, int x1, int y1, int x2, int y2, int *first, int *end) {
+    double from = *first, to = *end - 1;
+    aug_narrow(l->step_x, l->start_x, x1, x2, &from, &to);
+    aug_narrow(l->step_y, l->start_y, y1, y2, &from, &to);
+    if (from > to) {
+        *end = *first;
+        return;
+    }
+    *first = YOLO_MAX(*first, (int)floor(from));
+    *end = YOLO_MIN(*end, (int)ceil(to) + 1);
+}
+
+static bool aug_inside(const aug_line *l, const aug_tile *t, int i) {
+    float x = (float)i * l->step_x + l->start_x, y = (float)i * l->step_y + l->start_y;
+    return x >= (float)t->x1 && x < (float)(t->x2 - 1) && y >= (float)t->y1 && y < (float)(t->y2 - 1);
+}
+
+#ifdef YOLO_X86
+/* right, low: AUG_ONE - weight and weight, in every 32 bits. Gives red, green, blue and nonsense. */
+static inline __m128i aug_mix_x86(const uint8_t *p, int stride, __m128i right, __m128i low) {
+    const __m128i zero = _mm_setzero_si128(), half = _mm_set1_epi32(1 << 17);
+    __m128i above = _mm_loadl_epi64((const __m128i *)(const void *)p), below = _mm_loadl_epi64((const __m128i *)(const void *)(p + stride));
+    above = _mm_unpacklo_epi8(_mm_unpacklo_epi8(above, _mm_srli_si128(above, 3)), zero); /* r r' g g' b b' */
+    below = _mm_unpacklo_epi8(_mm_unpacklo_epi8(below, _mm_srli_si128(below, 3)), zero);
+    above = _mm_srli_epi32(_mm_madd_epi16(above, right), 4);
+    below = _mm_srli_epi32(_mm_madd_epi16(below, right), 4);
+    return _mm_srli_epi32(_mm_add_epi32(_mm_madd_epi16(_mm_or_si128(above, _mm_slli_epi32(below, 16)), low), half), 18);
+}
+
+/* Pixels [x, end) of a run, four at a time; returns where it stopped. */
+static int aug_run_x86(const aug_tile *t, const aug_line *l, int x, int end, uint8_t *row) {
+    const __m128 step_x = _mm_set1_ps(l->step_x), start_x = _mm_set1_ps(l->start_x), step_y = _mm_set1_ps(l->step_y),
+                 start_y = _mm_set1_ps(l->start_y), unit = _mm_set1_ps(AUG_ONE);
+    const __m128i one = _mm_set1_epi32(AUG_ONE), pitch = _mm_set1_epi32(t->stride | 3 << 16);
+    const __m128i base = _mm_set1_epi32(t->shift_y * t->stride + t->shift_x * 3), lanes = _mm_set_epi32(3, 2, 1, 0);
+    for (; x + 4 <= end; x += 4) {
+        __m128 i = _mm_cvtepi32_ps(_mm_add_epi32(_mm_set1_epi32(x), lanes));
+        __m128 at_x = _mm_add_ps(_mm_mul_ps(i, step_x), start_x), at_y = _mm_add_ps(_mm_mul_ps(i, step_y), start_y);
+        __m128i left = _mm_cvttps_epi32(at_x), top = _mm_cvttps_epi32(at_y);
+        __m128i right = _mm_cvtps_epi32(_mm_mul_ps(_mm_sub_ps(at_x, _mm_cvtepi32_ps(left)), unit));
+        __m128i low = _mm_cvtps_epi32(_mm_mul_ps(_mm_sub_ps(at_y, _mm_cvtepi32_ps(top)), unit));
+        __m128i offset = _mm_sub_epi32(_mm_madd_epi16(_mm_or_si128(top, _mm_slli_epi32(left, 16)), pitch), base);
+        int32_t at[4];
+        _mm_storeu_si128((__m128i *)(void *)at, offset);
+        right = _mm_sub_epi32(_mm_add_epi32(one, _mm_slli_epi32(right, 16)), right);
+        low = _mm_sub_epi32(_mm_add_epi32(one, _mm_slli_epi32(low, 16)), low);
+        __m128i a = aug_mix_x86(t->pixels + at[0], t->stride, _mm_shuffle_epi32(right, 0x00), _mm_shuffle_epi32(low, 0x00));
+        __m128i b = aug_mix_x86(t->pixels + at[1], t->stride, _mm_shuffle_epi32(right, 0x55), _mm_shuffle_epi32(low, 0x55));
+        __m128i c = aug_mix_x86(t->pixels + at[2], t->stride, _mm_shuffle_epi32(right, 0xaa), _mm_shuffle_epi32(low, 0xaa));
+        __m128i d = aug_mix_x86(t->pixels + at[3], t->stride, _mm_shuffle_epi32(right, 0xff), _mm_shuffle_epi32(low, 0xff));
+        _mm_storeu_si128((__m128i *)(void *)(row + 4 * x), _mm_packus_epi16(_mm_packs_epi32(a, b), _mm_packs_epi32(c, d)));
+    }
+    return x;
+}
+#endif
+
+/* Pixels whose four neighbours all lie in one tile. */
+static void aug_run(const aug_tile *t, const aug_line *l, int x, int end, uint8_t *row) {
+#ifdef YOLO_X86
+    x = aug_run_x86(t, l, x, end, row);
+#endif
+    for (; x < end; x++) {
+        float at_x = (float)x * l->step_x + l->start_x, at_y = (float)x * l->step_y + l->start_y;
+        const uint8_t *p = t->pixels + (ptrdiff_t)((int)at_y - t->shift_y) * t->stride + ((int)at_x - t->shift_x) * 3, *q = p + t->stride;
+        aug_mix(p, p + 3, q, q + 3, aug_weight(at_x), aug_weight(at_y), row + 4 * x);
+    }
+}
+
+/* Pixels [first, end) of row y of the output, four bytes each, of which the last means nothing. A line crosses a tile
+   in one run; only at its ends, where pixels of a tile meet others or the border, each neighbour is looked up. */
+static void aug_row(const aug_view *v, int y, int first, int end, uint8_t *row) {
+    if (v->perspective) {
+        aug_row_perspective(v, y, first, end, row);
+        return;
+    }
+    const double *m = v->inverse;
+    const aug_line line = {(float)m[0], (float)(m[1] * y + m[2]), (float)m[3], (float)(m[4] * y + m[5])};
+    memset(row + 4 * first, AUG_BORDER, (size_t)(end - first) * 4);
+    for (int i = 0; i < v->tile_count; i++) {
+        const aug_tile *t = &v->tiles[i];
+        int from = first, to = end;
+        aug_span(&line, t->x1 - 1, t->y1 - 1, t->x2, t->y2, &from, &to);
+        int run = from, stop = to;
+        aug_span(&line, t->x1, t->y1, t->x2 - 1, t->y2 - 1, &run, &stop);
+        while (run < stop && !aug_inside(&line, t, run)) run++;
+        while (run < stop && !aug_inside(&line, t, stop - 1)) stop--;
+        aug_run(t, &line, run, stop, row);
+        for (int x = from; x < to; x++) {
+            if (x == run && run < stop) x = stop;
+            if (x < to) aug_sample(v, (float)x * line.step_x + line.start_x, (float)x * line.step_y + line.start_y, row + 4 * x);
+        }
+    }
+}
+
+/* ---- colours */
+
+/* cv2's 8-bit RGB -> HSV (12-bit reciprocals), the three look-up tables of the gains, and HSV -> RGB: each channel is
+   value * (1 - saturation * weight of the hue), truncated as cv2's vector code does. */
+typedef struct aug_hsv {
+    int32_t by_value[256], by_range[256];
+    float saturation[256], value[256]; /* after the gain, 0..1 */
+    float weight[256][4];              /* of a hue before the gain, for each byte of the output */
+} aug_hsv;
+
+static void aug_hue_weights(float *weight, double hue, bool bgr) {
+    static const uint8_t sectors[6][3] = {{0, 3, 1}, {2, 0, 1}, {1, 0, 3}, {1, 2, 0}, {3, 1, 0}, {0, 1, 2}}; /* for red, green, blue */
+    float at = (float)(int)hue * (6.0f / 180.0f);
+    int sector = (int)at;
+    float part = at - (float)sector, kinds[4] = {0, 1, part, 1.0f - part};
+    for (int i = 0; i < 3; i++) weight[bgr ? 2 - i : i] = kinds[sectors[sector % 6][i]];
+    weight[3] = 0;
+}
+
+static void aug_hsv_make(aug_hsv *t, const double *gains, bool bgr) {
+    memset(t, 0, sizeof *t);
+    for (int i = 0; i < 256; i++) {
+        if (i) t->by_value[i] = (int32_t)lrint((255 << 12) / (double)i);
+        if (i) t->by_range[i] = (int32_t)lrint((180 << 12) / (6.0 * i));
+        double hue = fmod(i + gains[0] * 180, 180.0);
+        aug_hue_weights(t->weight[i], hue < 0 ? hue + 180 : hue, bgr);
+        t->saturation[i] = (float)(int)YOLO_CLAMP(i * (gains[1] + 1), 0.0, 255.0) * (1.0f / 255.0f);
+        t->value[i] = (float)(int)YOLO_CLAMP(i * (gains[2] + 1), 0.0, 255.0) * (1.0f / 255.0f);
+    }
+    t->saturation[0] = 0; /* white and gray stay so */
+}
+
+/* count pixels of four bytes into three bytes each, `step` (3 or -3) apart. */
+static void aug_hsv_row(const aug_hsv *t, const uint8_t *row, int count, uint8_t *out, ptrdiff_t step) {
+    for (int i = 0; i < count; i++, row += 4, out += step) {
+        int r = row[0], g = row[1], b = row[2];
+        int high = YOLO_MAX(r, YOLO_MAX(g, b)), range = high - YOLO_MIN(r, YOLO_MIN(g, b));
+        int around = high == r ? g - b : high == g ? b - r + 2 * range : r - g + 4 * range;
+        int hue = (around * t->by_range[range] + 2048) >> 12, saturation = (range * t->by_value[high] + 2048) >> 12;
+        const float *weight = t->weight[hue < 0 ? hue + 180 : hue], s = t->saturation[saturation], v = t->value[high];
+#ifdef YOLO_X86
+        __m128 rest = _mm_sub_ps(_mm_set1_ps(1.0f), _mm_mul_ps(_mm_set1_ps(s), _mm_loadu_ps(weight)));
+        __m128i all = _mm_cvttps_epi32(_mm_mul_ps(_mm_mul_ps(_mm_set1_ps(v), rest), _mm_set1_ps(255.0f)));
+        all = _mm_packs_epi32(all, all);
+        uint32_t pixel = (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(all, all));
+        out[0] = (uint8_t)pixel;
+        out[1] = (uint8_t)(pixel >> 8);
+        out[2] = (uint8_t)(pixel >> 16);
+#else
+        for (int c = 0; c < 3; c++) out[c] = (uint8_t)(int)(v * (1.0f - s * weight[c]) * 255.0f);
+#endif
+    }
+}
+
+/* ---- the picture */
+
+typedef struct aug_scene {
+    aug_view views[AUG_VIEWS];
+    bool mixup;
+    double ratio;
+    int cut[4];           /* cutmix: x1 y1 x2 y2; empty = none */
+    bool coloured, flip_x, flip_y, bgr;
+    aug_hsv colours;
+    int width, height;
+    uint8_t *rows[2];     /* width * 4 bytes each */
+} aug_scene;
+
+static void aug_blend(uint8_t *row, const uint8_t *other, int count, double ratio) {
+    for (int i = 0; i < count * 4; i++) row[i] = (uint8_t)(row[i] * ratio + other[i] * (1 - ratio));
+}
+
+/* Three bytes of each pixel, in the order asked for. */
+static void aug_plain_row(const uint8_t *row, int count, uint8_t *out, ptrdiff_t step, bool bgr) {
+    int red = bgr ? 2 : 0;
+    for (int i = 0; i < count; i++, row += 4, out += step) {
+        out[red] = row[0];
+        out[1] = row[1];
+        out[2 - red] = row[2];
+    }
+}
+
+/* Makes the picture: width * height * 3 bytes. */
+static void aug_render(const aug_scene *s, uint8_t *out) {
+    size_t size = (size_t)s->width * 3;
+    for (int line = 0; line < s->height; line++) {
+        int y = s->flip_y ? s->height - 1 - line : line;
+        uint8_t *row = s->rows[0], *to = out + size * (size_t)line + (s->flip_x ? size - 3 : 0);
+        ptrdiff_t step = s->flip_x ? -3 : 3;
+        aug_row(&s->views[0], y, 0, s->width, row);
+        if (s->mixup) {
+            aug_row(&s->views[1], y, 0, s->width, s->rows[1]);
+            aug_blend(row, s->rows[1], s->width, s->ratio);
+        }
+        if (y >= s->cut[1] && y < s->cut[3]) aug_row(&s->views[2], y, s->cut[0], s->cut[2], row);
+        if (s->coloured) aug_hsv_row(&s->colours, row, s->width, to, step);
+        else aug_plain_row(row, s->width, to, step, s->bgr);
+    }
+}
+
+/* ---- the loader: what there is */
+
+enum { DL_SLOTS = 3, DL_WINDOW = 1000, DL_HELD = AUG_VIEWS * AUG_TILES };
+
+typedef struct dl_options {
+    int imgsz, batch, stride; /* pixels, multiple of the stride; pictures; 32 */
+    int workers;              /* threads of its own; 0 = dl_next does the work itself, on `pool` */
+    thr_pool *pool;           /* for workers == 0; NULL = the calling thread alone */
+    bool rect;                /* batches of like shapes: no mosaic, mixup or cutmix */
+    bool shuffle, augment, single_cls;
+    uint64_t seed;
+    uint64_t cache_bytes;     /* for decoded pictures between uses; 0 = what the mosaic's window takes */
+    double fraction;          /* of the pictures, 0..1; above 1: so many of them */
+    const int *classes;       /* keep labels of these only; NULL = all */
+    int class_count;
+    aug_settings augmentation;
+    yolo_log log;
+} dl_options;
+
+typedef enum dl_state { DL_ABSENT, DL_LOADING, DL_READY, DL_DAMAGED } dl_state;
+
+typedef struct dl_item {
+    const char *path;
+    int width, height;        /* as loaded: longer side imgsz */
+    int file_width, file_height;
+    int64_t first_label, label_count;
+    dl_state state;           /* from here on under the mutex */
+    int holders;
+    uint64_t used;            /* when last, for what does not stay */
+    uint8_t *pixels;          /* not to be changed while held */
+} dl_item;
+
+typedef struct dl_batch { /* owned by the loader, valid until the next dl_next or dl_start */
+    uint8_t *pixels;          /* n,h,w,3 RGB */
+    int n, h, w;
+    loss_target *targets;     /* network pixels */
+    int *first;               /* n + 1: picture i owns targets first[i] .. first[i + 1] */
+    const int64_t *pictures;  /* index in loader->items of the picture each one was made of first */
+} dl_batch;
+
+typedef struct dl_slot {      /* a batch in the making */
+    uint8_t *pixels;
+    aug_boxes *boxes;         /* of each picture */
+    int64_t *pictures;
+    int done;
+} dl_slot;
+
+typedef struct dl_loader dl_loader;
+typedef struct dl_worker {
+    dl_loader *loader;
+    os_thread thread;
+    aug_scene scene;
+    aug_boxes boxes[AUG_VIEWS];
+    int64_t held[DL_HELD];    /* items whose pixels the scene points to */
+    int held_count;
+} dl_worker;
+
+struct dl_loader {
+    dl_options options;
+    dl_item *items;
+    aug_label *labels;
+    int *rect_height, *rect_width; /* of each batch with rect */
+    int64_t pictures;         /* of the set, damaged headers left out */
+    int64_t label_count, background, damaged, unlabelled, bad_lines, duplicates;
+    int64_t *instances;       /* labels of each class */
+    int class_count, window;
+    bool shuffles;
+    uint64_t cache_limit, keep_limit; /* bytes in all, and of what stays */
+    dl_worker *workers;
+    int worker_count, thread_count;
+
+    os_mutex mutex;
+    os_condition changed;
+    uint64_t cached_bytes, kept_bytes, clock;
+    int64_t cached;           /* pictures */
+    int64_t *passing;         /* those of them that do not stay */
+    int64_t passing_count;
+    str news;                 /* damaged pictures to be told by the calling thread, a NUL behind each */
+    int64_t *order;           /* items in the order of the epoch */
+    int epoch;
+    bool mosaic, closing;
+    int64_t claimed, end;     /* positions of the epoch */
+    int64_t delivered, released; /* batches: handed out, and their slots free again */
+    int busy;                 /* workers with a claim */
+    dl_slot slots[DL_SLOTS];
+    yolo_status status;       /* the first failure; everyone stops on it */
+    yolo_error error;
+    dl_batch batch;
+    int64_t target_capacity;
+};
+
+static int64_t dl_batch_count(const dl_loader *dl) { return (dl->pictures + dl->options.batch - 1) / dl->options.batch; }
+
+static yolo_status dl_check(const data_list *train, int class_count, const dl_options *o, yolo_error *error) {
+    const aug_settings *a = &o->augmentation;
+    const struct { const char *name; double value, low, high; } ranges[] = {
+        {"batch", o->batch, 1, 65536}, {"stride", o->stride, 1, 1024}, {"imgsz", o->imgsz, o->stride, AUG_MAX_SIZE},
+        {"hsv_h", a->hsv_h, 0, 1}, {"hsv_s", a->hsv_s, 0, 1}, {"hsv_v", a->hsv_v, 0, 1}, {"degrees", a->degrees, 0, 180},
+        {"translate", a->translate, 0, 1}, {"scale", a->scale, 0, 1}, {"shear", a->shear, 0, 89}, {"perspective", a->perspective, 0, 0.1},
+        {"flipud", a->flipud, 0, 1}, {"fliplr", a->fliplr, 0, 1}, {"bgr", a->bgr, 0, 1}, {"mosaic", a->mosaic, 0, 1},
+        {"mixup", a->mixup, 0, 1}, {"cutmix", a->cutmix, 0, 1}, {"scale", a->scale_min, 0, a->scale_max}, {"scale", a->scale_max, 0, 100}};
+    for (int i = 0; i < YOLO_COUNT(ranges); i++)
+        if (!(ranges[i].value >= ranges[i].low && ranges[i].value <= ranges[i].high))
+            return err_set(error, YOLO_ERROR_USAGE, "%s=%g: expected %g to %g", ranges[i].name, ranges[i].value, ranges[i].low, ranges[i].high);
+    if (o->imgsz % o->stride)
+        return err_set(error, YOLO_ERROR_USAGE, "imgsz=%d: expected a multiple of the stride %d", o->imgsz, o->stride);
+    if (!(o->fraction > 0 && o->fraction < 1e9))
+        return err_set(error, YOLO_ERROR_USAGE, "fraction=%g: expected a share above 0, at most 1", o->fraction);
+    for (int i = 0; i < o->class_count; i++)
+        if (o->classes[i] < 0 || o->classes[i] >= class_count)
+            return err_set(error, YOLO_ERROR_USAGE, "classes: %d is no class, expected 0 to %d", o->classes[i], class_count - 1);
+    if (!train->count)
+        return err_set(error, YOLO_ERROR_IO, "%s", train->complaint[0] ? train->complaint : "no pictures to train on");
+    return YOLO_OK;
+}
+
+static bool dl_class_wanted(const dl_options *o, int class_id) {
+    bool wanted = !o->classes;
+    for (int i = 0; i < o->class_count; i++) wanted |= o->classes[i] == class_id;
+    return wanted;
+}
+
+static yolo_status dl_read_labels(dl_loader *dl, dl_item *item, int64_t *capacity, yolo_error *error) {
+    const dl_options *o = &dl->options;
+    lbl_list list = {0};
+    char *path = data_label_path(item->path);
+    yolo_status status = path ? lbl_read(path, o->single_cls ? 0 : dl->class_count, &list, &o->log, error) : err_memory(error, DATA_PATH_SIZE);
+    mem_free(path);
+    if (status == YOLO_OK && !mem_grow(&dl->labels, capacity, dl->label_count + list.count, sizeof *dl->labels))
+        status = err_memory(error, (uint64_t)(dl->label_count + list.count) * sizeof *dl->labels);
+    item->first_label = dl->label_count;
+    for (int64_t i = 0; status == YOLO_OK && i < list.count; i++) {
+        const lbl_box *b = &list.items[i];
+        if (!dl_class_wanted(o, b->class_id)) continue;
+        aug_label label = {o->single_cls ? 0 : b->class_id, (float)b->x, (float)b->y, (float)b->w, (float)b->h};
+        dl->labels[dl->label_count++] = label;
+        dl->instances[label.class_id]++;
+    }
+    item->label_count = dl->label_count - item->first_label;
+    dl->unlabelled += list.missing;
+    dl->bad_lines += list.bad_lines;
+    dl->duplicates += list.duplicates;
+    dl->background += !item->label_count;
+    lbl_list_free(&list);
+    return status;
+}
+
+/* Sizes from the headers, and the labels. What has no readable header is told and left out. */
+static yolo_status dl_gather(dl_loader *dl, const data_list *train, yolo_error *error) {
+    const dl_options *o = &dl->options;
+    int64_t count = o->fraction > 1 ? (int64_t)o->fraction : (int64_t)rint((double)train->count * o->fraction), capacity = 0;
+    count = YOLO_CLAMP(count, 1, train->count);
+    dl->items = mem_array((uint64_t)count, sizeof *dl->items);
+    dl->instances = mem_array((uint64_t)YOLO_MAX(dl->class_count, 1), sizeof *dl->instances);
+    if (!dl->items || !dl->instances) return err_memory(error, (uint64_t)count * sizeof *dl->items);
+    yolo_error damage;
+    for (int64_t i = 0; i < count; i++) {
+        if (err_interrupted) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted while labels were read");
+        dl_item *item = &dl->items[dl->pictures];
+        memset(item, 0, sizeof *item);
+        item->path = train->paths[i];
+        yolo_status status = codec_size(item->path, &item->file_width, &item->file_height, &damage);
+        if (status == YOLO_ERROR_MEMORY && !item->file_width) return err_set(error, status, "%s", damage.message); /* not the picture's fault */
+        if (status != YOLO_OK) {
+            log_write(&o->log, YOLO_LOG_WARNING, "%s", damage.message);
+            dl->damaged++;
+            continue;
+        }
+        img_load_size(item->file_width, item->file_height, o->imgsz, &item->width, &item->height);
+        if ((status = dl_read_labels(dl, item, &capacity, error)) != YOLO_OK) return status;
+        dl->pictures++;
+    }
+    if (!dl->pictures)
+        return err_set(error, YOLO_ERROR_FORMAT, "none of the %lld pictures to train on can be read: %s", (long long)count, damage.message);
+    if (dl->unlabelled < dl->pictures) return YOLO_OK;
+    char *path = data_label_path(dl->items[0].path);
+    err_set(error, YOLO_ERROR_IO, "no label file for any of the %lld pictures to train on: expected %s and so on", (long long)dl->pictures,
+            path ? path : "one beside each");
+    mem_free(path);
+    return YOLO_ERROR_IO;
+}
+
+static int dl_ratio_order(const void *a, const void *b) {
+    const dl_item *x = a, *y = b;
+    double p = (double)x->file_height / x->file_width, q = (double)y->file_height / y->file_width;
+    return p != q ? (p < q ? -1 : 1) : strcmp(x->path, y->path);
+}
+
+/* Sorts the pictures by shape; each batch gets the smallest rectangle. Where shapes differ it is never shuffled. */
+static yolo_status dl_rectangles(dl_loader *dl, yolo_error *error) {
+    const dl_options *o = &dl->options;
+    int64_t batches = dl_batch_count(dl);
+    dl->rect_width = mem_array((uint64_t)batches, sizeof *dl->rect_width);
+    dl->rect_height = mem_array((uint64_t)batches, sizeof *dl->rect_height);
+    if (!dl->rect_width || !dl->rect_height) return err_memory(error, (uint64_t)batches * 8);
+    qsort(dl->items, (size_t)dl->pictures, sizeof *dl->items, dl_ratio_order);
+    for (int64_t i = 0; i < batches; i++) {
+        const dl_item *low = &dl->items[i * o->batch], *high = &dl->items[YOLO_MIN((i + 1) * o->batch, dl->pictures) - 1];
+        double least = (double)low->file_height / low->file_width, most = (double)high->file_height / high->file_width;
+        double tall = most < 1 ? most : 1, wide = least > 1 ? 1 / least : 1;
+        dl->rect_height[i] = (int)ceil(tall * o->imgsz / o->stride) * o->stride;
+        dl->rect_width[i] = (int)ceil(wide * o->imgsz / o->stride) * o->stride;
+        if (dl->rect_height[i] != dl->rect_height[0] || dl->rect_width[i] != dl->rect_width[0]) dl->shuffles = false;
+    }
+    return YOLO_OK;
+}
+
+static uint64_t dl_item_bytes(const dl_item *item) { return (uint64_t)item->width * (uint64_t)item->height * 3 + AUG_SLACK; }
+
+/* All of it stays when it fits; else what comes first stays, and the rest of the budget, half of it at least where the
+   window takes that much, is for the pictures used last. */
+static void dl_plan_cache(dl_loader *dl) {
+    uint64_t total = 0, largest = 0;
+    for (int64_t i = 0; i < dl->pictures; i++) {
+        total += dl_item_bytes(&dl->items[i]);
+        largest = YOLO_MAX(largest, dl_item_bytes(&dl->items[i]));
+    }
+    uint64_t window = YOLO_MIN(total, (uint64_t)dl->window * largest);
+    dl->cache_limit = dl->options.cache_bytes ? dl->options.cache_bytes : window;
+    dl->keep_limit = total <= dl->cache_limit ? dl->cache_limit : dl->cache_limit - YOLO_MIN(window, dl->cache_limit / 2);
+    if (!dl->options.cache_bytes) dl->keep_limit = 0;
+}
+
+static yolo_status dl_make_room(dl_loader *dl, yolo_error *error) {
+    const dl_options *o = &dl->options;
+    uint64_t size = (uint64_t)o->imgsz * (uint64_t)o->imgsz * 3;
+    int slots = o->workers > 0 ? DL_SLOTS : 1, batch = (int)YOLO_MIN(o->batch, dl->pictures);
+    bool good = (dl->order = mem_array((uint64_t)dl->pictures, sizeof *dl->order)) != NULL;
+    good = (dl->passing = mem_array((uint64_t)dl->pictures, sizeof *dl->passing)) && good;
+    good = (dl->batch.first = mem_array((uint64_t)batch + 1, sizeof *dl->batch.first)) && good;
+    good = (dl->workers = mem_array((uint64_t)dl->worker_count, sizeof *dl->workers)) && good;
+    for (int i = 0; good && i < slots; i++) {
+        dl_slot *slot = &dl->slots[i];
+        good = (slot->pixels = mem_alloc((size_t)(size * (uint64_t)batch))) && (slot->boxes = mem_array((uint64_t)batch, sizeof *slot->boxes)) &&
+               (slot->pictures = mem_array((uint64_t)batch, sizeof *slot->pictures));
+    }
+    for (int i = 0; good && i < dl->worker_count; i++) {
+        dl->workers[i].loader = dl;
+        for (int k = 0; k < 2; k++) good = (dl->workers[i].scene.rows[k] = mem_array((uint64_t)o->imgsz * 4, 1)) && good;
+    }
+    return good ? YOLO_OK : err_memory(error, size * (uint64_t)batch * (uint64_t)slots);
+}
+
+/* ---- the loader: decoded pictures */
+
+/* Decodes and resizes as ultralytics loads. The block has AUG_SLACK bytes behind the pixels. */
+static yolo_status dl_decode(const dl_loader *dl, const dl_item *item, uint8_t **pixels, yolo_error *error) {
+    yolo_image image;
+    (void)dl;
+    *pixels = NULL;
+    yolo_status status = codec_read(item->path, &image, error);
+    if (status != YOLO_OK) return status;
+    size_t row = (size_t)item->width * 3, size = row * (size_t)item->height;
+    if (image.width != item->file_width || image.height != item->file_height)
+        status = err_set(error, YOLO_ERROR_FORMAT, "%s: now %d x %d pixels, was %d x %d when the run began", item->path, image.width,
+                         image.height, item->file_width, item->file_height);
+    else if (!(*pixels = mem_alloc(size + AUG_SLACK))) status = err_memory(error, size);
+    else {
+        img_tile tile;
+        memset(*pixels + size, 0, AUG_SLACK);
+        for (int first = 0; first < item->width; first += IMG_TILE) {
+            img_tile_start(&tile, &image, item->width, item->height, first);
+            for (int y = 0; y < item->height; y++) img_tile_row(&tile, y, *pixels + row * (size_t)y + (size_t)first * 3);
+        }
+    }
+    mem_free(image.pixels);
+    return status;
+}
+
+/* Under the mutex. Takes a picture that nobody holds out of the cache. */
+static void dl_drop(dl_loader *dl, int64_t at) {
+    dl_item *item = &dl->items[dl->passing[at]];
+    dl->cached_bytes -= dl_item_bytes(item);
+    dl->cached--;
+    mem_free(item->pixels);
+    item->pixels = NULL;
+    item->state = DL_ABSENT;
+    dl->passing[at] = dl->passing[--dl->passing_count];
+}
+
+/* Under the mutex. Frees what was used longest ago until `bytes` fit; what is held or stays is not touched. */
+static void dl_evict(dl_loader *dl, uint64_t bytes) {
+    while (dl->cached_bytes + bytes > dl->cache_limit) {
+        int64_t oldest = -1;
+        for (int64_t i = 0; i < dl->passing_count; i++) {
+            const dl_item *item = &dl->items[dl->passing[i]];
+            if (!item->holders && (oldest < 0 || item->used < dl->items[dl->passing[oldest]].used)) oldest = i;
+        }
+        if (oldest < 0) return;
+        dl_drop(dl, oldest);
+    }
+}
+
+/* Under the mutex. */
+static void dl_fail(dl_loader *dl, yolo_status status, const yolo_error *error) {
+    if (dl->status == YOLO_OK) {
+        dl->status = status;
+        dl->error = *error;
+        dl->error.status = status;
+    }
+    os_condition_wake_all(&dl->changed);
+}
+
+/* Loads an absent picture; the mutex is let go meanwhile. A damaged one is told once. */
+static yolo_status dl_load(dl_loader *dl, dl_item *item, yolo_error *error) {
+    uint8_t *pixels;
+    item->state = DL_LOADING;
+    os_mutex_unlock(&dl->mutex);
+    yolo_status status = dl_decode(dl, item, &pixels, error);
+    os_mutex_lock(&dl->mutex);
+    bool memory = status == YOLO_ERROR_MEMORY;
+    item->state = status == YOLO_OK ? DL_READY : memory ? DL_ABSENT : DL_DAMAGED;
+    if (status == YOLO_OK) {
+        uint64_t bytes = dl_item_bytes(item);
+        dl_evict(dl, bytes);
+        item->pixels = pixels;
+        if (dl->kept_bytes + bytes <= dl->keep_limit) dl->kept_bytes += bytes;
+        else dl->passing[dl->passing_count++] = item - dl->items;
+        dl->cached_bytes += bytes;
+        dl->cached++;
+    } else if (!memory) {
+        dl->damaged++;
+        str_append(&dl->news, error->message, strlen(error->message) + 1);
+    }
+    os_condition_wake_all(&dl->changed);
+    return memory ? status : YOLO_OK;
+}
+
+/* Keeps picture `index` decoded until dl_release: or, where it is damaged, the next one that is not. Sets *index. */
+static yolo_status dl_hold(dl_worker *w, int64_t *index, yolo_error *error) {
+    dl_loader *dl = w->loader;
+    yolo_status status = YOLO_OK;
+    os_mutex_lock(&dl->mutex);
+    for (int64_t tried = 0; status == YOLO_OK; ) {
+        dl_item *item = &dl->items[*index];
+        if (item->state == DL_READY) {
+            item->holders++;
+            item->used = ++dl->clock;
+            w->held[w->held_count++] = *index;
+            break;
+        }
+        if (item->state == DL_LOADING) os_condition_wait(&dl->changed, &dl->mutex);
+        else if (item->state == DL_ABSENT) status = dl_load(dl, item, error);
+        else if (++tried == dl->pictures)
+            status = err_set(error, YOLO_ERROR_FORMAT, "none of the %lld pictures to train on can be read", (long long)dl->pictures);
+        else *index = (*index + 1) % dl->pictures;
+    }
+    os_mutex_unlock(&dl->mutex);
+    return status;
+}
+
+static void dl_release(dl_worker *w) {
+    dl_loader *dl = w->loader;
+    os_mutex_lock(&dl->mutex);
+    while (w->held_count) dl->items[w->held[--w->held_count]].holders--;
+    dl_evict(dl, 0);
+    os_mutex_unlock(&dl->mutex);
+}
+
+/* ---- the loader: one picture of a batch */
+
+static rng dl_rng(const dl_loader *dl, int64_t position) {
+    uint64_t key[3] = {dl->options.seed, (uint64_t)dl->epoch, (uint64_t)position};
+    return (rng){hash_bytes(key, sizeof key, 20), 0};
+}
+
+/* Adds a held picture to a view, and its boxes. */
+static yolo_status dl_add_tile(dl_worker *w, aug_view *v, aug_boxes *boxes, int64_t index, const aug_view_draw *d, yolo_error *error) {
+    const dl_item *item = &w->loader->items[index];
+    aug_tile *t = &v->tiles[v->tile_count];
+    *t = (aug_tile){.pixels = item->pixels, .stride = item->width * 3, .x2 = item->width, .y2 = item->height};
+    if (d->mosaic) aug_tile_place(t, v->tile_count, item->width, item->height, d->center_x, d->center_y, v->canvas_width);
+    else {
+        v->canvas_width = item->width;
+        v->canvas_height = item->height;
+    }
+    v->tile_count++;
+    return aug_boxes_add(boxes, w->loader->labels + item->first_label, item->label_count, (float)item->width, (float)item->height,
+                         (float)t->shift_x, (float)t->shift_y) ? YOLO_OK : err_memory(error, (uint64_t)item->label_count * sizeof *boxes->items);
+}
+
+/* View `which` of the scene: picture `index`, alone or in a mosaic with three of the window that ends at `position`. */
+static yolo_status dl_view(dl_worker *w, int which, int64_t *index, int64_t position, const aug_view_draw *d, yolo_error *error) {
+    const dl_loader *dl = w->loader;
+    aug_scene *s = &w->scene;
+    aug_view *v = &s->views[which];
+    aug_boxes *boxes = &w->boxes[which];
+    v->tile_count = 0;
+    boxes->count = 0;
+    v->canvas_width = v->canvas_height = 2 * dl->options.imgsz;
+    yolo_status status = dl_hold(w, index, error);
+    if (status == YOLO_OK) status = dl_add_tile(w, v, boxes, *index, d, error);
+    for (int i = 0; d->mosaic && status == YOLO_OK && i < AUG_TILES - 1; i++) {
+        int64_t back = (int64_t)(d->partners[i] * dl->window), other = dl->order[(position - back + dl->pictures) % dl->pictures];
+        status = dl_hold(w, &other, error);
+        if (status == YOLO_OK) status = dl_add_tile(w, v, boxes, other, d, error);
+    }
+    if (status != YOLO_OK) return status;
+    aug_view_aim(v, d, dl->options.augmentation.perspective > 0, s->width, s->height);
+    if (d->mosaic) aug_boxes_crop(boxes, v->canvas_width, v->canvas_height);
+    aug_boxes_move(boxes, v->matrix, v->perspective, d->factor, s->width, s->height);
+    return YOLO_OK;
+}
+
+/* Draws, places and renders; w->boxes[0] gets the boxes. */
+static yolo_status dl_make_augmented(dl_worker *w, int64_t position, int64_t *index, uint8_t *out, yolo_error *error) {
+    const dl_loader *dl = w->loader;
+    const aug_settings *a = &dl->options.augmentation;
+    aug_scene *s = &w->scene;
+    aug_draw d;
+    rng r = dl_rng(dl, position);
+    aug_draw_sample(&d, &r, a, dl->options.imgsz, dl->mosaic && !dl->options.rect);
+    yolo_status status = dl_view(w, 0, index, position, &d.views[0], error);
+    for (int i = 1; status == YOLO_OK && i < AUG_VIEWS; i++) {
+        int64_t other = (int64_t)(d.others[i] * (double)dl->pictures);
+        if (d.mixed[i]) status = dl_view(w, i, &other, position, &d.views[i], error);
+    }
+    if (status != YOLO_OK) return status;
+    s->mixup = d.mixed[1];
+    s->ratio = d.ratio;
+    memset(s->cut, 0, sizeof s->cut);
+    bool good = !d.mixed[1] || aug_boxes_append(&w->boxes[0], w->boxes[1].items, w->boxes[1].count);
+    good = good && (!d.mixed[2] || aug_cut(&d, &w->boxes[0], &w->boxes[2], s->width, s->height, s->cut));
+    if (!good) return err_memory(error, (uint64_t)w->boxes[0].count * sizeof(loss_target));
+    s->coloured = a->hsv_h > 0 || a->hsv_s > 0 || a->hsv_v > 0;
+    if (s->coloured) aug_hsv_make(&s->colours, d.gains, d.bgr);
+    s->bgr = d.bgr;
+    s->flip_x = d.flip_x;
+    s->flip_y = d.flip_y;
+    aug_boxes_flip(&w->boxes[0], d.flip_x, d.flip_y, (float)s->width, (float)s->height);
+    aug_render(s, out);
+    return YOLO_OK;
+}
+
+/* Without augmentation: the picture as loaded, centred in gray, never enlarged. */
+static yolo_status dl_make_plain(dl_worker *w, int64_t *index, uint8_t *out, yolo_error *error) {
+    const aug_scene *s = &w->scene;
+    yolo_status status = dl_hold(w, index, error);
+    if (status != YOLO_OK) return status;
+    const dl_item *item = &w->loader->items[*index];
+    img_letterbox plan = img_letterbox_plan_fixed(item->width, item->height, s->width, s->height, false);
+    yolo_image image = {item->pixels, item->width, item->height};
+    size_t row = (size_t)s->width * 3;
+    img_tile tile;
+    memset(out, AUG_BORDER, row * (size_t)s->height);
+    for (int first = 0; first < plan.scaled_width; first += IMG_TILE) {
+        img_tile_start(&tile, &image, plan.scaled_width, plan.scaled_height, first);
+        for (int y = 0; y < plan.scaled_height; y++)
+            img_tile_row(&tile, y, out + row * (size_t)(plan.pad_top + y) + (size_t)(plan.pad_left + first) * 3);
+    }
+    w->boxes[0].count = 0;
+    float scale = (float)plan.scale;
+    bool good = aug_boxes_add(&w->boxes[0], w->loader->labels + item->first_label, item->label_count, (float)item->width * scale,
+                              (float)item->height * scale, (float)plan.pad_left, (float)plan.pad_top);
+    return good ? YOLO_OK : err_memory(error, (uint64_t)item->label_count * sizeof(loss_target));
+}
+
+/* Makes the picture at a position of the epoch in its slot. */
+static yolo_status dl_make(dl_worker *w, int64_t position, yolo_error *error) {
+    dl_loader *dl = w->loader;
+    const dl_options *o = &dl->options;
+    int64_t batch = position / o->batch, index = dl->order[position];
+    int place = (int)(position % o->batch);
+    dl_slot *slot = &dl->slots[o->workers > 0 ? batch % DL_SLOTS : 0];
+    w->scene.width = o->rect ? dl->rect_width[batch] : o->imgsz;
+    w->scene.height = o->rect ? dl->rect_height[batch] : o->imgsz;
+    uint8_t *out = slot->pixels + (size_t)w->scene.width * (size_t)w->scene.height * 3 * (size_t)place;
+    yolo_status status = o->augment ? dl_make_augmented(w, position, &index, out, error) : dl_make_plain(w, &index, out, error);
+    dl_release(w);
+    slot->pictures[place] = index;
+    slot->boxes[place].count = 0;
+    if (status == YOLO_OK && !aug_boxes_append(&slot->boxes[place], w->boxes[0].items, w->boxes[0].count))
+        status = err_memory(error, (uint64_t)w->boxes[0].count * sizeof(loss_target));
+    return status;
+}
+
+/* ---- the loader: batches */
+
+static OS_THREAD_RESULT OS_THREAD_CALL dl_main(void *argument) {
+    dl_worker *w = argument;
+    dl_loader *dl = w->loader;
+    yolo_error error;
+    os_mutex_lock(&dl->mutex);
+    while (!dl->closing) {
+        if (dl->status != YOLO_OK || dl->claimed >= dl->end || dl->claimed / dl->options.batch >= dl->released + DL_SLOTS) {
+            os_condition_wait(&dl->changed, &dl->mutex);
+            continue;
+        }
+        int64_t position = dl->claimed++;
+        dl->busy++;
+        os_mutex_unlock(&dl->mutex);
+        yolo_status status = dl_make(w, position, &error);
+        os_mutex_lock(&dl->mutex);
+        dl->busy--;
+        dl->slots[position / dl->options.batch % DL_SLOTS].done++;
+        if (status != YOLO_OK) dl_fail(dl, status, &error);
+        os_condition_wake_all(&dl->changed);
+    }
+    os_mutex_unlock(&dl->mutex);
+    return 0;
+}
+
+static void dl_destroy(dl_loader *dl) {
+    if (!dl) return;
+    os_mutex_lock(&dl->mutex);
+    dl->closing = true;
+    os_condition_wake_all(&dl->changed);
+    os_mutex_unlock(&dl->mutex);
+    for (int i = 0; i < dl->thread_count; i++) os_thread_join(dl->workers[i].thread);
+    for (int64_t i = 0; i < dl->pictures; i++) mem_free(dl->items[i].pixels);
+    for (int i = 0; i < DL_SLOTS; i++) {
+        for (int64_t k = 0; dl->slots[i].boxes && k < YOLO_MIN(dl->options.batch, dl->pictures); k++) mem_free(dl->slots[i].boxes[k].items);
+        mem_free(dl->slots[i].pixels);
+        mem_free(dl->slots[i].boxes);
+        mem_free(dl->slots[i].pictures);
+    }
+    for (int i = 0; dl->workers && i < dl->worker_count; i++) {
+        for (int k = 0; k < 2; k++) mem_free(dl->workers[i].scene.rows[k]);
+        for (int k = 0; k < AUG_VIEWS; k++) mem_free(dl->workers[i].boxes[k].items);
+    }
+    os_condition_destroy(&dl->changed);
+    os_mutex_destroy(&dl->mutex);
+    void *const blocks[] = {dl->items, dl->labels, dl->rect_height, dl->rect_width, dl->instances, dl->workers, dl->order, dl->passing,
+                            dl->news.text, dl->batch.first, dl->batch.targets, dl};
+    for (int i = 0; i < YOLO_COUNT(blocks); i++) mem_free(blocks[i]);
+}
+
+static void dl_tell(const dl_loader *dl) {
+    const yolo_log *log = &dl->options.log;
+    log_write(log, YOLO_LOG_INFO, "train: %lld pictures, %lld labels, %lld background, %lld damaged", (long long)dl->pictures,
+              (long long)dl->label_count, (long long)dl->background, (long long)dl->damaged);
+    if (!dl->label_count)
+        log_write(log, YOLO_LOG_WARNING, "none of the %lld pictures to train on has a labelled object: nothing but background can be learnt",
+                  (long long)dl->pictures);
+}
+
+/* Reads sizes and labels of the pictures, whose list must outlive the loader. dl_destroy, also without an epoch begun;
+   on error there is nothing to destroy. */
+static yolo_status dl_create(dl_loader **out, const data_list *train, int class_count, const dl_options *options, yolo_error *error) {
+    *out = NULL;
+    yolo_status status = dl_check(train, class_count, options, error);
+    if (status != YOLO_OK) return status;
+    dl_loader *dl = mem_array(1, sizeof *dl);
+    if (!dl) return err_memory(error, sizeof *dl);
+    dl->options = *options;
+    dl->class_count = class_count;
+    dl->shuffles = options->shuffle;
+    dl->worker_count = options->workers > 0 ? YOLO_MIN(options->workers, THR_MAX) : thr_pool_size(options->pool);
+    os_mutex_init(&dl->mutex);
+    os_condition_init(&dl->changed);
+    status = dl_gather(dl, train, error);
+    if (status == YOLO_OK && options->rect) status = dl_rectangles(dl, error);
+    if (status == YOLO_OK) {
+        dl->window = (int)YOLO_MIN(dl->pictures, YOLO_MIN((int64_t)options->batch * 8, DL_WINDOW));
+        dl_plan_cache(dl);
+        status = dl_make_room(dl, error);
+    }
+    if (status != YOLO_OK) {
+        dl_destroy(dl);
+        return status;
+    }
+    dl_tell(dl);
+    *out = dl;
+    return YOLO_OK;
+}
+
+static void dl_shuffle(dl_loader *dl) {
+    for (int64_t i = 0; i < dl->pictures; i++) dl->order[i] = i;
+    rng r = dl_rng(dl, -1);
+    for (int64_t i = dl->pictures - 1; dl->shuffles && i > 0; i--) {
+        int64_t other = (int64_t)(rng_uniform(&r) * (double)(i + 1)), item = dl->order[i];
+        dl->order[i] = dl->order[other];
+        dl->order[other] = item;
+    }
+}
+
+/* Begins an epoch, also in the middle of another. `mosaic` false leaves mosaic, mixup and cutmix out (close_mosaic). */
+static yolo_status dl_start(dl_loader *dl, int epoch, bool mosaic) {
+    if (err_interrupted) return YOLO_ERROR_INTERRUPTED;
+    os_mutex_lock(&dl->mutex);
+    dl->end = 0;
+    while (dl->busy) os_condition_wait(&dl->changed, &dl->mutex);
+    dl->epoch = epoch;
+    dl->mosaic = mosaic;
+    dl->status = YOLO_OK;
+    dl->claimed = dl->delivered = dl->released = 0;
+    for (int i = 0; i < DL_SLOTS; i++) dl->slots[i].done = 0;
+    dl_shuffle(dl);
+    dl->end = dl->pictures;
+    while (dl->thread_count < dl->options.workers && dl->thread_count < dl->worker_count &&
+           os_thread_start(&dl->workers[dl->thread_count].thread, dl_main, &dl->workers[dl->thread_count])) dl->thread_count++;
+    os_condition_wake_all(&dl->changed);
+    os_mutex_unlock(&dl->mutex);
+    return YOLO_OK;
+}
+
+/* A picture of the batch that dl_next makes itself. */
+static void dl_body(void *context, int index, int worker) {
+    dl_loader *dl = context;
+    yolo_error error;
+    yolo_status status = dl_make(&dl->workers[worker], dl->delivered * dl->options.batch + index, &error);
+    if (status == YOLO_OK) return;
+    os_mutex_lock(&dl->mutex);
+    dl_fail(dl, status, &error);
+    os_mutex_unlock(&dl->mutex);
+}
+
+/* Gathers the targets of a slot that is done. */
+static yolo_status dl_collect(dl_loader *dl, dl_slot *slot, int n, yolo_error *error) {
+    const dl_options *o = &dl->options;
+    dl_batch *b = &dl->batch;
+    int64_t count = 0;
+    for (int i = 0; i < n; i++) count += slot->boxes[i].count;
+    if (count > INT_MAX || !mem_grow(&b->targets, &dl->target_capacity, count, sizeof *b->targets))
+        return err_memory(error, (uint64_t)count * sizeof *b->targets);
+    for (int i = 0; i < n; i++) {
+        const aug_boxes *boxes = &slot->boxes[i];
+        if (boxes->count) memcpy(b->targets + b->first[i], boxes->items, (size_t)boxes->count * sizeof *boxes->items);
+        b->first[i + 1] = b->first[i] + (int)boxes->count;
+    }
+    b->pixels = slot->pixels;
+    b->pictures = slot->pictures;
+    b->n = n;
+    b->h = o->rect ? dl->rect_height[dl->delivered] : o->imgsz;
+    b->w = o->rect ? dl->rect_width[dl->delivered] : o->imgsz;
+    return YOLO_OK;
+}
+
+/* Tells of pictures that turned out to be damaged, in the calling thread, so that lines of the log are one after another. */
+static void dl_tell_news(dl_loader *dl) {
+    os_mutex_lock(&dl->mutex);
+    str news = dl->news;
+    memset(&dl->news, 0, sizeof dl->news);
+    os_mutex_unlock(&dl->mutex);
+    for (int64_t at = 0; at < news.length; at += (int64_t)strlen(news.text + at) + 1)
+        log_write(&dl->options.log, YOLO_LOG_WARNING, "%s; the next picture stands in for it", news.text + at);
+    str_free(&news);
+}
+
+/* The next batch of the epoch, or NULL after the last. Waits for the workers. */
+static yolo_status dl_next(dl_loader *dl, dl_batch **out, yolo_error *error) {
+    const dl_options *o = &dl->options;
+    *out = NULL;
+    os_mutex_lock(&dl->mutex);
+    dl->released = dl->delivered;
+    os_condition_wake_all(&dl->changed);
+    int n = (int)YOLO_MIN(o->batch, dl->end - dl->delivered * o->batch);
+    dl_slot *slot = &dl->slots[o->workers > 0 ? dl->delivered % DL_SLOTS : 0];
+    while (n > 0 && dl->thread_count && slot->done < n && dl->status == YOLO_OK && !err_interrupted) os_condition_wait(&dl->changed, &dl->mutex);
+    os_mutex_unlock(&dl->mutex);
+    if (n <= 0) return YOLO_OK;
+    if (!dl->thread_count && !err_interrupted) thr_parallel_for(o->workers > 0 ? NULL : o->pool, n, dl_body, dl);
+    dl_tell_news(dl);
+    os_mutex_lock(&dl->mutex);
+    yolo_status status = dl->status;
+    if (status != YOLO_OK && error) *error = dl->error;
+    os_mutex_unlock(&dl->mutex);
+    if (status != YOLO_OK) return status;
+    if (err_interrupted)
+        return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted at batch %lld of %lld", (long long)dl->delivered + 1, (long long)dl_batch_count(dl));
+    if ((status = dl_collect(dl, slot, n, error)) != YOLO_OK) return status;
+    os_mutex_lock(&dl->mutex);
+    slot->done = 0;
+    dl->delivered++;
+    os_mutex_unlock(&dl->mutex);
+    *out = &dl->batch;
+    return YOLO_OK;
+}
+
+/* ---- from batch to network */
+
+/* The size of a batch with multi_scale: a multiple of the stride, within a share of imgsz up or down. The batch is `batch`
+   of the epoch. REF ultralytics/models/yolo/detect/train.py preprocess_batch */
+static int dl_scale(uint64_t seed, int epoch, int64_t batch, int imgsz, double multi_scale, int stride) {
+    uint64_t key[3] = {seed, (uint64_t)epoch, (uint64_t)batch};
+    rng r = {hash_bytes(key, sizeof key, 21), 0};
+    int low = YOLO_MAX(stride, (int)(imgsz * (1.0 - multi_scale))), high = (int)(imgsz * (1.0 + multi_scale) + stride);
+    return (low + (int)(rng_uniform(&r) * (high - low))) / stride * stride;
+}
+
+/* Height and width of a batch whose longer side becomes `size`. */
+static void dl_scaled_size(const dl_batch *batch, int size, int stride, int *h, int *w) {
+    double factor = (double)size / YOLO_MAX(batch->h, batch->w);
+    *h = factor == 1 ? batch->h : (int)ceil(batch->h * factor / stride) * stride;
+    *w = factor == 1 ? batch->w : (int)ceil(batch->w * factor / stride) * stride;
+}
+
+/* The targets of a batch for an input of h x w: `out` has room for first[n]. */
+static void dl_scaled_targets(const dl_batch *batch, loss_target *out, int h, int w) {
+    float x = (float)w / (float)batch->w, y = (float)h / (float)batch->h;
+    for (int i = 0; i < batch->first[batch->n]; i++) {
+        out[i].class_id = batch->targets[i].class_id;
+        for (int k = 0; k < 4; k++) out[i].box[k] = batch->targets[i].box[k] * (k & 1 ? y : x);
+    }
+}
+
+typedef struct dl_floating { const dl_batch *batch; float *out; int h, w, bands; float shares[256]; } dl_floating;
+
+/* Where torch's interpolate(mode='bilinear', align_corners=False) samples: between `at` and `next`. */
+static float dl_tap(int position, int out, int in, int *at, int *next) {
+    float scale = (float)in / (float)out, source = YOLO_MAX(scale * ((float)position + 0.5f) - 0.5f, 0.0f);
+    *at = YOLO_MIN((int)source, in - 1);
+    *next = YOLO_MIN(*at + 1, in - 1);
+    return source - (float)*at;
+}
+
+static void dl_floats_row(const dl_floating *f, const uint8_t *pixels, int y, float *restrict out) {
+    const dl_batch *b = f->batch;
+    int top, bottom, left, right;
+    if (f->h == b->h && f->w == b->w) {
+        const uint8_t *restrict row = pixels + (size_t)y * (size_t)f->w * 3;
+        for (int i = 0; i < f->w * 3; i++) out[i] = (float)row[i] / 255.0f;
+        return;
+    }
+    float low = dl_tap(y, f->h, b->h, &top, &bottom);
+    const uint8_t *p = pixels + (size_t)top * (size_t)b->w * 3, *q = pixels + (size_t)bottom * (size_t)b->w * 3;
+    for (int x = 0; x < f->w; x++) {
+        float part = dl_tap(x, f->w, b->w, &left, &right);
+        for (int c = 0; c < 3; c++) {
+            float above = (1 - part) * f->shares[p[left * 3 + c]] + part * f->shares[p[right * 3 + c]];
+            float below = (1 - part) * f->shares[q[left * 3 + c]] + part * f->shares[q[right * 3 + c]];
+            *out++ = (1 - low) * above + low * below;
+        }
+    }
+}
+
+static void dl_floats_band(void *context, int index, int worker) {
+    const dl_floating *f = context;
+    int n = index / f->bands, band = index % f->bands;
+    const uint8_t *pixels = f->batch->pixels + (size_t)n * (size_t)f->batch->h * (size_t)f->batch->w * 3;
+    (void)worker;
+    for (int y = f->h * band / f->bands; y < f->h * (band + 1) / f->bands; y++)
+        dl_floats_row(f, pixels, y, f->out + ((size_t)n * (size_t)f->h + (size_t)y) * (size_t)f->w * 3);
+}
+
+/* The batch as the network's input: out (n, h, w, 3), 0..1; resized where h x w is another size. */
+static void dl_floats(const dl_batch *batch, float *out, int h, int w, thr_pool *pool) {
+    dl_floating f = {.batch = batch, .out = out, .h = h, .w = w, .bands = 8};
+    for (int i = 0; i < 256; i++) f.shares[i] = (float)i / 255.0f;
+    thr_parallel_for(pool, batch->n * f.bands, dl_floats_band, &f);
+}
 
 /* ==== 21 ev_: evaluator =========================================================================================
    Precision, recall and average precision as ultralytics counts them. Predictions meet targets in the network's pixels,

@@ -117,6 +117,7 @@ static const test_case tests_planted[] = {
 #include "test_loss.c"
 #include "test_opt.c"
 #include "test_pt.c"
+#include "test_aug.c"
 #include "test_eval.c"
 #include "test_cli.c"
 #include "test_demo.c"
@@ -139,6 +140,7 @@ static const test_area test_areas[] = {
     {"loss", tests_loss, YOLO_COUNT(tests_loss)},
     {"opt", tests_opt, YOLO_COUNT(tests_opt)},
     {"pt", tests_pt, YOLO_COUNT(tests_pt)},
+    {"aug", tests_aug, YOLO_COUNT(tests_aug)},
     {"eval", tests_eval, YOLO_COUNT(tests_eval)},
     {"cli", tests_cli, YOLO_COUNT(tests_cli)},
     {"demo", tests_demo, YOLO_COUNT(tests_demo)},
