@@ -11934,16 +11934,17 @@ static float loss_ciou(const float *a, const float *b, loss_ciou_terms *t) {
     return iou - (t->distance / t->diagonal + aspect * t->alpha);
 }
 
-/* d CIoU / d a, as autograd gives it: alpha is a constant there. */
+/* d CIoU / d a, as autograd gives it: alpha is a constant, and an edge that two boxes share counts half for each. */
 static void loss_ciou_slope(const float *a, const float *b, const loss_ciou_terms *t, float *slope) {
     float turn = 2 * LOSS_ASPECT * t->angle * t->alpha / (t->wa * t->wa + t->ha * t->ha); /* of the aspect: turn*ha for wa, -turn*wa for ha */
+    bool meet = t->iw >= 0 && t->ih >= 0;
     for (int side = 0; side < 4; side++) {
         bool horizontal = !(side & 1), low = side < 2;
         float sign = low ? -1.0f : 1.0f, across = horizontal ? t->ha : t->wa;
-        bool inside = low ? a[side] > b[side] : a[side] < b[side];
-        float d_inter = t->inter > 0 && inside ? sign * (horizontal ? t->ih : t->iw) : 0;
+        float inside = a[side] == b[side] ? 0.5f : low == (a[side] > b[side]) ? 1.0f : 0.0f;
+        float d_inter = meet ? inside * sign * (horizontal ? t->ih : t->iw) : 0;
         float d_joined = sign * across - d_inter;
-        float d_diagonal = inside ? 0 : sign * 2 * (horizontal ? t->cw : t->ch);
+        float d_diagonal = (1 - inside) * sign * 2 * (horizontal ? t->cw : t->ch);
         float d_distance = -(horizontal ? t->dx : t->dy) / 2;
         slope[side] = (d_inter * t->joined - t->inter * d_joined) / (t->joined * t->joined) -
                       (d_distance * t->diagonal - t->distance * d_diagonal) / (t->diagonal * t->diagonal) +
