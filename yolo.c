@@ -12335,6 +12335,7 @@ typedef struct opt_settings { /* names and meanings of yolo_train_options */
     int64_t batches;  /* of an epoch */
     int64_t pictures; /* of an epoch */
     int class_count;
+    op_isa isa;       /* for MuSGD's products */
 } opt_settings;
 
 typedef struct opt_group { bool bias, muon; double weight_decay, initial_lr, lr; int rows; } opt_group;
@@ -12491,40 +12492,40 @@ static float opt_bf16(float x) { return f16_from_bfloat(f16_to_bfloat(x)); }
 
 typedef struct opt_product { /* out(m,n) = bf16(add * plus(m,n) + scale * a(m,k) b(k,n)), plus NULL = nothing */
     float *out;
-    const float *a, *b, *plus;
+    const float *a, *plus;
+    op_source b; /* packed as the weight of a convolution: its `in` runs over k, its `out` over n */
     int m, k, n;
     float add, scale;
+    op_conv packed;
 } opt_product;
 
-enum { OPT_TILE_ROWS = 4, OPT_TILE_COLUMNS = 16 };
+enum { OPT_ROWS = 28 }; /* of a product done at a time: whole tiles of every instruction set but the smallest */
 
 static void opt_multiply_rows(void *context, int block, int worker) {
     const opt_product *job = context;
-    int row = block * OPT_TILE_ROWS, rows = YOLO_MIN(OPT_TILE_ROWS, job->m - row);
+    const op_kernels *kernels = job->packed.kernels;
+    const int wide = 2 * kernels->vector, end = YOLO_MIN((block + 1) * OPT_ROWS, job->m);
+    float sums[OP_MAX_TILE * 32];
     (void)worker;
-    for (int column = 0; column < job->n; column += OPT_TILE_COLUMNS) {
-        float sums[OPT_TILE_ROWS][OPT_TILE_COLUMNS] = {{0}};
-        int columns = YOLO_MIN(OPT_TILE_COLUMNS, job->n - column);
-        for (int k = 0; k < job->k; k++) {
-            const float *b = job->b + (size_t)k * (size_t)job->n + column;
+    for (int panel = 0; panel < job->packed.panels; panel++)
+        for (int row = block * OPT_ROWS, rows; row < end; row += rows) {
+            const int columns = YOLO_MIN(wide, job->n - panel * wide);
+            rows = op_tile_height(kernels, end - row);
+            kernels->tile[op_panel_vectors(&job->packed, panel) - 1][rows - 1](sums, wide, job->a + (size_t)row * (size_t)job->k, job->k, 0,
+                                                                               op_panel_weight(&job->packed, panel), 1, job->k);
             for (int i = 0; i < rows; i++) {
-                float a = job->a[(size_t)(row + i) * (size_t)job->k + (size_t)k];
-                if (columns == OPT_TILE_COLUMNS)
-                    for (int j = 0; j < OPT_TILE_COLUMNS; j++) sums[i][j] += a * b[j];
-                else
-                    for (int j = 0; j < columns; j++) sums[i][j] += a * b[j];
+                const size_t at = (size_t)(row + i) * (size_t)job->n + (size_t)(panel * wide);
+                for (int j = 0; j < columns; j++)
+                    job->out[at + (size_t)j] = opt_bf16((job->plus ? job->add * job->plus[at + (size_t)j] : 0) + job->scale * sums[i * wide + j]);
             }
         }
-        for (int i = 0; i < rows; i++)
-            for (int j = 0; j < columns; j++) {
-                size_t at = (size_t)(row + i) * (size_t)job->n + (size_t)(column + j);
-                job->out[at] = opt_bf16((job->plus ? job->add * job->plus[at] : 0) + job->scale * sums[i][j]);
-            }
-    }
 }
 
-static void opt_multiply(thr_pool *pool, opt_product job) {
-    thr_parallel_for(pool, (job.m + OPT_TILE_ROWS - 1) / OPT_TILE_ROWS, opt_multiply_rows, &job);
+static void opt_multiply(thr_pool *pool, op_isa isa, float *packed, opt_product job) {
+    op_conv_init(&job.packed, isa, job.k, job.n, 1, 1, 0, NET_LINEAR, false);
+    job.packed.weight = packed;
+    op_pack_weight(&job.packed, job.b, pool);
+    thr_parallel_for(pool, (job.m + OPT_ROWS - 1) / OPT_ROWS, opt_multiply_rows, &job);
 }
 
 static void opt_transpose(float *out, const float *in, int rows, int columns) {
@@ -12532,22 +12533,25 @@ static void opt_transpose(float *out, const float *in, int rows, int columns) {
         for (int j = 0; j < columns; j++) out[(size_t)j * (size_t)rows + (size_t)i] = in[(size_t)i * (size_t)columns + (size_t)j];
 }
 
-/* Floats of scratch for a matrix: itself, its transpose, its next value, and three of its shorter side squared. */
+/* Floats of scratch for a matrix: itself, its next value (or itself turned), two of its shorter side squared, and a packed
+   factor, whose width is rounded up to at most 32 columns. */
 static int64_t opt_muon_floats(const net_param *row) {
-    int64_t rows = row->dims[0], columns = row->count / rows, side = YOLO_MIN(rows, columns);
-    return 3 * row->count + 3 * side * side;
+    int64_t rows = row->dims[0], columns = row->count / rows, side = YOLO_MIN(rows, columns), other = YOLO_MAX(rows, columns);
+    return 2 * row->count + 2 * side * side + YOLO_MAX(side * (other + 32), other * (side + 32));
 }
 
 /* x (rows, columns; rows <= columns) becomes nearly orthogonal. */
-static void opt_orthogonal(thr_pool *pool, float *x, int rows, int columns, float *scratch) {
+static void opt_orthogonal(thr_pool *pool, op_isa isa, float *x, int rows, int columns, float *scratch) {
     const float a = 3.4445f, b = -4.7750f, c = 2.0315f;
     size_t count = (size_t)rows * (size_t)columns, square = (size_t)rows * (size_t)rows;
-    float *turned = scratch, *next = turned + count, *outer = next + count, *mixed = outer + square;
+    float *next = scratch, *outer = next + count, *mixed = outer + square, *packed = mixed + square;
     for (int i = 0; i < OPT_MUON_STEPS; i++) {
-        opt_transpose(turned, x, rows, columns);
-        opt_multiply(pool, (opt_product){.out = outer, .a = x, .b = turned, .m = rows, .k = columns, .n = rows, .scale = 1});
-        opt_multiply(pool, (opt_product){.out = mixed, .a = outer, .b = outer, .plus = outer, .m = rows, .k = rows, .n = rows, .add = b, .scale = c});
-        opt_multiply(pool, (opt_product){.out = next, .a = mixed, .b = x, .plus = x, .m = rows, .k = rows, .n = columns, .add = a, .scale = 1});
+        op_source turned = {x, columns, 1, 0, NULL}, same = {x, 1, columns, 0, NULL}, symmetric = {outer, 1, rows, 0, NULL};
+        opt_multiply(pool, isa, packed, (opt_product){.out = outer, .a = x, .b = turned, .m = rows, .k = columns, .n = rows, .scale = 1});
+        opt_multiply(pool, isa, packed, (opt_product){.out = mixed, .a = outer, .b = symmetric, .plus = outer, .m = rows, .k = rows,
+                                                      .n = rows, .add = b, .scale = c});
+        opt_multiply(pool, isa, packed, (opt_product){.out = next, .a = mixed, .b = same, .plus = x, .m = rows, .k = rows,
+                                                      .n = columns, .add = a, .scale = 1});
         memcpy(x, next, count * sizeof *x);
     }
 }
@@ -12571,7 +12575,7 @@ static void opt_muon_row(opt_state *s, const net_param *row, const opt_group *gr
         opt_transpose(turned, x, rows, columns);
         memcpy(x, turned, (size_t)row->count * sizeof *x);
     }
-    opt_orthogonal(pool, x, tall ? columns : rows, tall ? rows : columns, turned);
+    opt_orthogonal(pool, s->settings.isa, x, tall ? columns : rows, tall ? rows : columns, turned);
     if (tall) opt_transpose(turned, x, columns, rows);
     for (int64_t i = 0; i < row->count; i++) p[i] -= lr * (tall ? turned : x)[i];
 }

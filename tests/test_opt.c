@@ -51,7 +51,8 @@ static void test_opt_batch(test_opt_run *t, int64_t batch, int frozen) {
 static opt_settings test_opt_settings(const double *v, opt_kind kind) {
     return (opt_settings){.kind = kind, .lr0 = v[0], .lrf = v[1], .momentum = v[2], .weight_decay = v[3], .warmup_epochs = v[4],
                           .warmup_momentum = v[5], .warmup_bias_lr = v[6], .cos_lr = v[7] != 0, .epochs = (int)v[8], .batch = (int)v[9],
-                          .nbs = (int)v[10], .batches = (int64_t)v[11], .pictures = (int64_t)v[12], .class_count = 4};
+                          .nbs = (int)v[10], .batches = (int64_t)v[11], .pictures = (int64_t)v[12], .class_count = 4,
+                          .isa = op_isa_best()};
 }
 
 /* Largest difference of the samples of a block, by the size of the largest sample of its row. */
@@ -125,7 +126,8 @@ static void test_opt_go(test_opt_run *t, int from, int to, thr_pool *pool) {
 
 static bool test_opt_default(test_opt_run *t, opt_kind kind) {
     opt_settings set = {.kind = kind, .lr0 = 0.01, .lrf = 0.01, .momentum = 0.937, .weight_decay = 5e-4, .warmup_epochs = 1, .warmup_momentum = 0.8,
-                        .warmup_bias_lr = 0.1, .epochs = 4, .batch = 16, .nbs = 32, .batches = 5, .pictures = 80, .class_count = 4};
+                        .warmup_bias_lr = 0.1, .epochs = 4, .batch = 16, .nbs = 32, .batches = 5, .pictures = 80, .class_count = 4,
+                        .isa = op_isa_best()};
     return test_opt_start(t, &set, 0);
 }
 
