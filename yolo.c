@@ -1674,7 +1674,7 @@ static const struct { char name; uint16_t combining; const char *strokes; int wi
 
 /* Hangul syllables are put together: consonants on a grid of 12 x 12 that is stretched over the place the vowel leaves
    them, vowels on a grid of 14 x 12 over the syllable, or over the part of it above the final. */
-static const char *const img_consonants[] = { /* ㄱㄴㄷㄹㅁㅂㅅㅇㅈㅊㅋㅌㅍㅎ, then ㄱ and ㅋ left of a vowel */
+static const char *const img_consonants[] = { /* g n d r m b s ng j ch k t p h, then g and k left of an upright vowel */
     "0aCaCm", "0a0mCm", "Ca0a0mCm", "0aCaCg0g0mCm", "0aCaCm0m0a", "0a0mCmCa 0gCg", "6a6F0m 6e7ICm", "6aCACgCM6m0M0g0A6a", "0aCa 6a6H0m 6f7KCm",
     "4a8a 0dCd 6d6I0m 6h7KCm", "0aCaCm 0gCg", "Ca0a0mCm 0gCg", "0aCa 3a3m 9a9m 0mCm", "4a8a 0dCd 6fBFBiBM6m1M1i1F6f",
     "0aCaCI1m", "0aCaCI1m 0gBg",
@@ -1728,7 +1728,7 @@ static void img_glyph_consonants(img_glyph *glyph, const char *two, bool left, f
 static void img_glyph_syllable(img_glyph *glyph, uint32_t index) {
     const char *initial = img_initials + index / 588 * 2, *final = img_finals + index % 28 * 2;
     int vowel = (int)(index % 588 / 28);
-    bool closed = *final != ' ', upright = img_vowels[vowel].x == 0;
+    bool closed = *final != ' ', upright = img_vowels[vowel].y > 1;
     float left = -0.7f, top = -1.5f, scale = (closed ? 8.6f : 15.0f) / 12;
     float h = closed ? img_vowels[vowel].h2 : img_vowels[vowel].h;
     img_glyph_consonants(glyph, initial, upright, left + img_vowels[vowel].x, top + img_vowels[vowel].y * scale, img_vowels[vowel].w, h * scale);
@@ -14847,7 +14847,7 @@ static yolo_status ev_val(pipe_job *job, const yolo_val_options *options, yolo_m
    darken where it meets itself. Numbers may be NaN or infinite (they are left out) and names anything at all; the same
    input gives the same bytes. Nothing here stops a training: what fails is want of memory or the disk. */
 
-enum { PLOT_TILE = 64, PLOT_LEGEND = 20, PLOT_SHEET = 16 };
+enum { PLOT_TILE = 64, PLOT_LEGEND = 20, PLOT_EXTREMES = 5, PLOT_SHEET = 16 };
 
 typedef struct plot_canvas {
     yolo_image image;
@@ -14856,7 +14856,7 @@ typedef struct plot_canvas {
 } plot_canvas;
 
 /* A chart's rectangle in pixels and what its edges stand for. */
-typedef struct plot_axes { float left, top, right, bottom; double x1, x2, y1, y2; } plot_axes;
+typedef struct plot_axes { float left, top, right, bottom; double x1, x2, y1, y2; bool whole_x, whole_y; } plot_axes;
 
 static const uint8_t plot_ink[3] = {38, 38, 38}, plot_gray[3] = {120, 120, 120}, plot_grid[3] = {228, 228, 228}, plot_white[3] = {255, 255, 255};
 static const uint8_t plot_blue[3] = {31, 100, 190}, plot_orange[3] = {245, 130, 20};
@@ -14981,17 +14981,17 @@ static void plot_number(char text[40], double number, double step) {
     if (dot) *dot = '.';
 }
 
-/* Grid, ticks and their numbers, and the two axes. */
-static void plot_draw_axes(plot_canvas *canvas, const plot_axes *axes, int x_ticks, int y_ticks, bool whole, float size) {
-    double step = plot_step(axes->x2 - axes->x1, x_ticks, whole);
+/* Grid, ticks and their numbers (about so many, 0 = none), and the two axes. */
+static void plot_draw_axes(plot_canvas *canvas, const plot_axes *axes, int x_ticks, int y_ticks, float size) {
+    double step = plot_step(axes->x2 - axes->x1, x_ticks, axes->whole_x);
     char text[40];
     for (double at = ceil(axes->x1 / step - 1e-9) * step; x_ticks && at <= axes->x2 + step * 1e-6; at += step) {
         float x = floorf(axes->left + (float)((at - axes->x1) / (axes->x2 - axes->x1)) * (axes->right - axes->left));
         plot_rectangle(canvas, x, axes->top, x + 1, axes->bottom + 6, plot_grid);
         plot_number(text, at, step);
-        plot_text(canvas, x, axes->bottom + 12, 0.5f, 0, plot_type(size, plot_ink), plot_wide, text);
+        plot_text(canvas, x, axes->bottom + 15, 0.5f, 0, plot_type(size, plot_ink), plot_wide, text);
     }
-    step = plot_step(axes->y2 - axes->y1, y_ticks, false);
+    step = plot_step(axes->y2 - axes->y1, y_ticks, axes->whole_y);
     for (double at = ceil(axes->y1 / step - 1e-9) * step; y_ticks && at <= axes->y2 + step * 1e-6; at += step) {
         float y = floorf(axes->bottom - (float)((at - axes->y1) / (axes->y2 - axes->y1)) * (axes->bottom - axes->top));
         plot_rectangle(canvas, axes->left - 6, y, axes->right, y + 1, plot_grid);
@@ -15124,18 +15124,19 @@ static void plot_result(plot_canvas *canvas, plot_axes axes, plot_table *table, 
     if (!plot_range(y, table->count, YOLO_MAX(fabs(y[0]) * 0.1, 0.01), &axes.y1, &axes.y2) || !plot_range(table->x, table->count, 0.5, &axes.x1, &axes.x2)) {
         axes.x1 = axes.y1 = 0;
         axes.x2 = axes.y2 = 1;
-        plot_draw_axes(canvas, &axes, 0, 0, false, size);
+        plot_draw_axes(canvas, &axes, 0, 0, size);
         plot_text(canvas, middle, (axes.top + axes.bottom) / 2, 0.5f, 0.5f, plot_type(size, plot_gray), plot_wide, "no data");
         return;
     }
-    plot_draw_axes(canvas, &axes, 5, 6, true, size);
+    axes.whole_x = true;
+    plot_draw_axes(canvas, &axes, 5, 6, size);
     float apart = (axes.right - axes.left) / (float)YOLO_MAX(table->count, 1);
-    plot_line(canvas, &axes, table->x, y, table->count, 2.6f, 0);
+    plot_line(canvas, &axes, table->x, y, table->count, apart > 2 ? 2.6f : 1.6f, 0);
     if (apart > 4)
         for (int i = 0; i < table->count; i++) plot_line(canvas, &axes, &table->x[i], &y[i], 1, YOLO_CLAMP(apart * 0.9f, 4.0f, 8.0f), 0);
     plot_paint(canvas, plot_blue, 255);
     plot_smooth(table->smooth, y, table->count);
-    plot_line(canvas, &axes, table->x, table->smooth, table->count, 3, 7);
+    plot_line(canvas, &axes, table->x, table->smooth, table->count, apart > 2 ? 3.0f : 3.6f, 7);
     plot_paint(canvas, plot_orange, 255);
     plot_best(canvas, &axes, table, series);
     if (!label) return;
@@ -15215,23 +15216,51 @@ static void plot_legend(plot_canvas *canvas, float x, float *y, const uint8_t *c
     *y += 36;
 }
 
+static double plot_curve_ap(const plot_curve_set *set, int row) {
+    double ap = set->ap ? set->ap[(size_t)row * set->ap_stride] : 0;
+    return isfinite(ap) ? ap : 0;
+}
+
+/* The rows that get a colour and a line of the legend: all where there are few; else, by AP, the five best and worst. */
+static int plot_curve_chosen(const plot_curve_set *set, int chosen[PLOT_LEGEND]) {
+    bool few = set->rows <= PLOT_LEGEND;
+    if (!few && !set->ap) return 0;
+    for (int r = 0; r < set->rows; r++) {
+        int rank = few ? r : 0;
+        for (int q = 0; q < set->rows && !few; q++) {
+            double more = plot_curve_ap(set, q) - plot_curve_ap(set, r);
+            rank += more > 0 || (more == 0 && q < r);
+        }
+        if (few || rank < PLOT_EXTREMES) chosen[rank] = r;
+        else if (rank >= set->rows - PLOT_EXTREMES) chosen[rank - set->rows + 2 * PLOT_EXTREMES] = r;
+    }
+    return few ? set->rows : 2 * PLOT_EXTREMES;
+}
+
+static void plot_curve_row(plot_canvas *canvas, const plot_axes *axes, const plot_curve_set *set, const double *x, int row, const uint8_t *colour, int alpha) {
+    plot_line(canvas, axes, x, set->y + (size_t)row * set->stride, set->points, alpha == 255 ? 2.2f : 1.4f, 0);
+    plot_paint(canvas, colour, alpha);
+}
+
 /* The lines, and the legend at their right: its last entry tells the best point, which is marked where it is one. */
 static void plot_curve_lines(plot_canvas *canvas, const plot_axes *axes, const plot_curve_set *set, const double *x, const double *mean, float room) {
+    int chosen[PLOT_LEGEND], count = plot_curve_chosen(set, chosen), best = 0;
     char name[160], text[240];
-    float legend = axes->top + 20;
+    float legend = axes->top + 20, left = axes->right + 36;
     double ap = 0;
-    int best = 0;
     for (int r = 0; r < set->rows; r++) {
-        bool named = set->rows <= PLOT_LEGEND;
-        const uint8_t *colour = named ? plot_colours[r] : plot_gray;
-        double row_ap = set->ap ? set->ap[(size_t)r * set->ap_stride] : 0;
-        ap += isfinite(row_ap) ? row_ap / set->rows : 0;
-        plot_line(canvas, axes, x, set->y + (size_t)r * set->stride, set->points, named ? 2.2f : 1.4f, 0);
-        plot_paint(canvas, colour, named ? 255 : 110);
-        if (!named) continue;
-        if (set->ap) snprintf(text, sizeof text, "%s %.3f", plot_class_name(set, r, name), row_ap);
-        else snprintf(text, sizeof text, "%s", plot_class_name(set, r, name));
-        plot_legend(canvas, axes->right + 36, &legend, colour, 2.2f, room, text);
+        ap += plot_curve_ap(set, r) / set->rows;
+        if (set->rows > PLOT_LEGEND) plot_curve_row(canvas, axes, set, x, r, plot_gray, 110);
+    }
+    for (int i = 0; i < count; i++) {
+        plot_curve_row(canvas, axes, set, x, chosen[i], plot_colours[i], 255);
+        if (set->ap) snprintf(text, sizeof text, "%s %.3f", plot_class_name(set, chosen[i], name), plot_curve_ap(set, chosen[i]));
+        else snprintf(text, sizeof text, "%s", plot_class_name(set, chosen[i], name));
+        if (set->rows > PLOT_LEGEND && i % PLOT_EXTREMES == 0) {
+            plot_text(canvas, left, legend + 2, 0, 0.5f, plot_type(17, plot_gray), room, i ? "worst classes" : "best classes");
+            legend += 36;
+        }
+        plot_legend(canvas, left, &legend, plot_colours[i], 2.2f, room, text);
     }
     for (int i = 1; i < set->points; i++)
         if (mean[i] > mean[best] || !isfinite(mean[best])) best = i;
@@ -15239,8 +15268,8 @@ static void plot_curve_lines(plot_canvas *canvas, const plot_axes *axes, const p
     plot_paint(canvas, plot_blue, 255);
     if (set->ap) snprintf(text, sizeof text, "all classes %.3f mAP@0.5", ap);
     else snprintf(text, sizeof text, "all classes %.2f at %.3f", mean[best], x[best]);
-    if (set->rows) plot_legend(canvas, axes->right + 36, &legend, plot_blue, 6, room, text);
-    if (!set->rows || set->ap) return;
+    plot_legend(canvas, left, &legend, plot_blue, 6, room, text);
+    if (set->ap) return;
     plot_line(canvas, axes, &x[best], &mean[best], 1, 18, 0);
     plot_paint(canvas, plot_white, 255);
     plot_line(canvas, axes, &x[best], &mean[best], 1, 12, 0);
@@ -15251,7 +15280,7 @@ static void plot_curve_lines(plot_canvas *canvas, const plot_axes *axes, const p
 static yolo_status plot_curves(const char *path, const plot_curve_set *set, yolo_error *error) {
     plot_canvas canvas;
     plot_curve_set curves = *set;
-    plot_axes axes = {130, 84, 1260, 1090, 0, 1, 0, 1};
+    plot_axes axes = {130, 84, 1260, 1090, 0, 1, 0, 1, false, false};
     char title[100];
     if (curves.points < 1) curves.rows = 0;
     int points = YOLO_MAX(curves.points, 1);
@@ -15265,7 +15294,7 @@ static yolo_status plot_curves(const char *path, const plot_curve_set *set, yolo
         snprintf(title, sizeof title, "%s Curve", curves.ap ? "Precision-Recall" : curves.metric);
         if (!curves.ap) snprintf(title, sizeof title, "%s-Confidence Curve", curves.metric);
         float middle = (axes.left + axes.right) / 2, half = (axes.top + axes.bottom) / 2;
-        plot_draw_axes(&canvas, &axes, 10, 10, false, 17);
+        plot_draw_axes(&canvas, &axes, 10, 10, 17);
         plot_text(&canvas, middle, axes.top - 26, 0.5f, 1, plot_type(24, plot_ink), plot_wide, title);
         plot_text(&canvas, middle, axes.bottom + 56, 0.5f, 0, plot_type(20, plot_ink), plot_wide, curves.ap ? "Recall" : "Confidence");
         plot_text(&canvas, 42, half, 0.5f, 0.5f, (img_type){20, 0, true, plot_ink}, plot_wide, curves.ap ? "Precision" : curves.metric);
@@ -15311,7 +15340,7 @@ static void plot_matrix_cells(plot_canvas *canvas, const plot_axes *axes, const 
             float width = img_text_width(text, size), fit = YOLO_MIN(1.0f, (side - 8) / width);
             plot_text(canvas, x + side / 2, y + side / 2, 0.5f, 0.5f, plot_type(size * fit, part > 0.45 ? plot_white : plot_ink), plot_wide, text);
         }
-    for (int i = 0; i <= m->size && side >= 8; i++) {
+    for (int i = 0; i <= m->size; i += side >= 8 ? 1 : m->size) {
         float x = axes->left + side * (float)i, y = axes->top + side * (float)i;
         plot_rectangle(canvas, x, axes->top, x + 1, axes->bottom + 1, plot_grid);
         plot_rectangle(canvas, axes->left, y, axes->right + 1, y + 1, plot_grid);
@@ -15339,7 +15368,7 @@ static void plot_matrix_names(plot_canvas *canvas, const plot_axes *axes, const 
 }
 
 static void plot_matrix_scale(plot_canvas *canvas, const plot_axes *axes, const plot_matrix *m) {
-    plot_axes bar = {axes->right + 60, axes->top, axes->right + 92, axes->bottom, 0, 1, 0, m->most};
+    plot_axes bar = {axes->right + 60, axes->top, axes->right + 92, axes->bottom, 0, 1, 0, m->most, false, false};
     for (float y = bar.top; y < bar.bottom; y++) {
         uint8_t colour[3];
         plot_blues((double)((bar.bottom - y) / (bar.bottom - bar.top)), colour);
@@ -15379,7 +15408,7 @@ static yolo_status plot_confusion(const char *path, const int64_t *counts, const
             if (!normalised) m.most = YOLO_MAX(m.most, count);
         }
     if (m.most <= 0) m.most = 1;
-    float side = YOLO_CLAMP(floorf(1200.0f / (float)m.size), 1.0f, 240.0f), whole = YOLO_MAX(side * (float)m.size, 480.0f);
+    float side = YOLO_CLAMP(rintf(1200.0f / (float)m.size), 1.0f, 240.0f), whole = YOLO_CLAMP(side * (float)m.size, 480.0f, 2400.0f);
     float room = side >= 11 ? plot_names_width(names, class_count, YOLO_CLAMP(side * 0.62f, 7.0f, 18.0f), 340) : 60;
     plot_axes axes = {.left = room + 96, .top = 84};
     axes.right = axes.left + whole;
@@ -15404,7 +15433,8 @@ static void plot_bars(plot_canvas *canvas, plot_axes axes, const int64_t *instan
     for (int i = 0; i < class_count; i++) most = YOLO_MAX(most, instances[i]);
     axes.y2 = (double)YOLO_MAX(most, 1) * 1.08;
     axes.x2 = YOLO_MAX(class_count, 1);
-    plot_draw_axes(canvas, &axes, 0, 7, false, 15);
+    axes.whole_y = true;
+    plot_draw_axes(canvas, &axes, 0, 7, 15);
     float step = (axes.right - axes.left) / (float)YOLO_MAX(class_count, 1), size = YOLO_CLAMP(step * 0.5f, 8.0f, 16.0f);
     bool named = class_count <= 50;
     int tick = named ? 1 : (int)plot_step(class_count, 8, true);
@@ -15438,14 +15468,14 @@ static void plot_density(plot_canvas *canvas, plot_axes axes, const yolo_box *bo
         *field += *field < INT32_MAX;
         most = YOLO_MAX(most, *field);
     }
-    plot_draw_axes(canvas, &axes, 5, 5, false, 15);
+    plot_draw_axes(canvas, &axes, 5, 5, 15);
     float side = (axes.right - axes.left) / FIELDS, tall = (axes.bottom - axes.top) / FIELDS;
     for (int y = 0; y < FIELDS; y++)
         for (int x = 0; x < FIELDS; x++) {
             uint8_t colour[3];
             float left = axes.left + side * (float)x, bottom = axes.bottom - tall * (float)y;
             if (!fields[y][x]) continue;
-            plot_blues(0.12 + 0.88 * sqrt((double)fields[y][x] / most), colour);
+            plot_blues(0.12 + 0.88 * log1p(fields[y][x]) / log1p(most), colour);
             plot_rectangle(canvas, left, bottom - tall, left + side, bottom, colour);
         }
     plot_text(canvas, (axes.left + axes.right) / 2, axes.bottom + 46, 0.5f, 0, plot_type(18, plot_ink), plot_wide, sizes ? "width" : "x");
@@ -15455,6 +15485,8 @@ static void plot_density(plot_canvas *canvas, plot_axes axes, const yolo_box *bo
 /* Boxes over one another, as if all had the same centre: at most a thousand of them, evenly chosen. */
 static void plot_overlay(plot_canvas *canvas, plot_axes axes, const yolo_box *boxes, int64_t count) {
     int64_t step = count / 1000 + 1;
+    plot_rectangle(canvas, axes.left - 1, axes.top - 1, axes.right + 1, axes.bottom + 1, plot_grid);
+    plot_rectangle(canvas, axes.left, axes.top, axes.right, axes.bottom, plot_white);
     for (int64_t i = 0; i < count; i += step) {
         float w = (boxes[i].x2 - boxes[i].x1) / 2, h = (boxes[i].y2 - boxes[i].y1) / 2, x[2], y[2];
         if (!(w >= 0 && w <= 0.5f && h >= 0 && h <= 0.5f)) continue;
@@ -15468,7 +15500,9 @@ static void plot_overlay(plot_canvas *canvas, plot_axes axes, const yolo_box *bo
         }
         plot_paint(canvas, img_class_colour(boxes[i].class_id), 160);
     }
-    plot_text(canvas, axes.left, axes.top - 18, 0, 1, plot_type(18, plot_ink), plot_wide, "boxes");
+    char text[80];
+    snprintf(text, sizeof text, "%lld boxes, centred", (long long)count);
+    plot_text(canvas, axes.left, axes.top - 18, 0, 1, plot_type(18, plot_ink), plot_wide, text);
 }
 
 /* labels.jpg: instances of each class, boxes over one another, where they lie, how large they are. The boxes are in parts
@@ -15479,10 +15513,10 @@ static yolo_status plot_labels(const char *path, const yolo_box *boxes, int64_t 
     yolo_status status = plot_open(&canvas, 1600, 1600, error);
     if (status == YOLO_OK) {
         bool named = class_count <= 50;
-        plot_bars(&canvas, (plot_axes){120, 70, 770, named ? 560.0f : 680.0f, 0, 1, 0, 1}, instances, names, class_count);
-        plot_overlay(&canvas, (plot_axes){880, 70, 1560, 750, 0, 1, 0, 1}, boxes, count);
-        plot_density(&canvas, (plot_axes){120, 840, 770, 1490, 0, 1, 0, 1}, boxes, count, false);
-        plot_density(&canvas, (plot_axes){910, 840, 1560, 1490, 0, 1, 0, 1}, boxes, count, true);
+        plot_bars(&canvas, (plot_axes){120, 70, 770, named ? 560.0f : 680.0f, 0, 1, 0, 1, false, false}, instances, names, class_count);
+        plot_overlay(&canvas, (plot_axes){880, 70, 1560, 750, 0, 1, 0, 1, false, false}, boxes, count);
+        plot_density(&canvas, (plot_axes){120, 840, 770, 1490, 0, 1, 0, 1, false, false}, boxes, count, false);
+        plot_density(&canvas, (plot_axes){910, 840, 1560, 1490, 0, 1, 0, 1, false, false}, boxes, count, true);
     }
     return plot_close(&canvas, path, status, error);
 }

@@ -281,6 +281,80 @@ static void test_img_draw(void) {
     CHECK(img_text_known("cat \xea\xb3\xa0\xec\x96\x91 \xc3\x85") && !img_text_known("a\tb") && !img_text_known("") && !img_text_known("\xe4\xb8\xad"));
 }
 
+/* The picture of one character in black on white; its hash. */
+static uint64_t img_test_character(yolo_image *image, uint32_t code, float size) {
+    static const uint8_t black[3] = {0, 0, 0};
+    char text[8] = {0};
+    if (code < 0x80) text[0] = (char)code;
+    else if (code < 0x800) snprintf(text, sizeof text, "%c%c", (int)(0xc0 | code >> 6), (int)(0x80 | (code & 63)));
+    else snprintf(text, sizeof text, "%c%c%c", (int)(0xe0 | code >> 12), (int)(0x80 | (code >> 6 & 63)), (int)(0x80 | (code & 63)));
+    memset(image->pixels, 255, (size_t)image->width * (size_t)image->height * 3);
+    img_draw_text(image, 20, 20, (img_type){.size = size, .colour = black}, text, strlen(text));
+    return hash_bytes(image->pixels, (size_t)image->width * (size_t)image->height * 3, 0);
+}
+
+/* Every character the font has: whole points on the grid, nothing cut off, and no two alike at 20 pixels. */
+static void test_img_font(void) {
+    yolo_image image = {mem_array(60 * 60, 3), 60, 60};
+    uint64_t *seen = mem_array(12000, sizeof *seen);
+    uint8_t cover[60 * 60];
+    int count = 0, alike = 0, cut = 0;
+    for (uint32_t code = '!'; code <= 0xd7a3; code = code == 0xff ? 0xac00 : code + 1) {
+        img_glyph glyph = img_glyph_make(code);
+        CHECK_MSG(glyph.count || (code > '~' && code < 0xc0), "U+%04X is missing", (unsigned)code);
+        if (!glyph.count || code == 0xa0) continue;
+        for (int i = 0; i < glyph.count; i++)
+            for (const char *p = glyph.pieces[i].strokes; *p; p += p[2] == ' ' ? 3 : 2)
+                CHECK_MSG(((*p >= '0' && *p <= '9') || (*p >= 'A' && *p <= 'F')) && isalpha((unsigned char)p[1]), "U+%04X: %s", (unsigned)code, p);
+        seen[count++] = img_test_character(&image, code, 14.6f);
+        if (code > 0xff && code % 7) continue;
+        img_pen pen = {20, 20, 14.6f / IMG_CAPITAL, 14.6f / IMG_CAPITAL * 1.35f, false, code > 0xff};
+        img_mask mask = {cover, 0, 0, 60, 60};
+        memset(cover, 0, sizeof cover);
+        for (int i = 0; i < glyph.count; i++) img_pen_draw(&pen, &mask, &glyph.pieces[i]);
+        for (int i = 0; i < 60 * 60; i++) cut += (cover[i] > 0) != (image.pixels[3 * i] < 255);
+    }
+    CHECK_MSG(count > 94 + 64 + 11172 - 1 && !cut, "%d characters, %d pixels cut off", count, cut);
+    for (int i = 0; i < count; i++) /* a full search would be 60 million comparisons: neighbours and a stride */
+        for (int k = i + 1; k < count && k < i + 600; k++) alike += seen[i] == seen[k];
+    CHECK_MSG(alike <= 2, "%d pairs of characters look the same", alike); /* '-' and the soft hyphen; "'" is none */
+    mem_free(seen);
+    yolo_image_free(&image);
+}
+
+/* Text that is no UTF-8, cut anywhere, in parts as macOS writes it. */
+static void test_img_text(void) {
+    static const struct { const char *text; uint32_t codes[4]; } cases[] = {
+        {"", {0}}, {"a\xea\xb0\x80", {'a', 0xac00}}, {"\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", {0xac01}}, {"\xe1\x84\x92\xe1\x85\xb5x", {0xd788, 'x'}},
+        {"e\xcc\x81", {0xe9}}, {"n\xcc\x83o", {0xf1, 'o'}}, {"x\xcc\x81", {'x', 0x301}}, {"\xea\xb0", {0xfffd, 0xfffd}}, {"\xed\xa0\x80", {0xfffd, 0xfffd, 0xfffd}},
+        {"\xc0\x80", {0xfffd, 0xfffd}}, {"\xf0\x9f\x90\xb1", {0x1f431}}, {"\xff", {0xfffd}}, {"\xe1\x84\x80", {0x1100}},
+    };
+    for (int i = 0; i < YOLO_COUNT(cases); i++) {
+        const char *text = cases[i].text;
+        for (int k = 0; k < 4; k++) {
+            uint32_t code = img_text_next(&text);
+            CHECK_MSG(code == cases[i].codes[k], "case %d: character %d is U+%04X", i, k, (unsigned)code);
+        }
+    }
+    yolo_image image = img_test_pattern(90, 40);
+    rng r = {9, 0};
+    for (int i = 0; i < 3000; i++) {
+        char text[24], label[20];
+        float width;
+        for (int k = 0; k < 23; k++) text[k] = (char)(rng_next(&r) % (i % 2 ? 256 : 64) + (i % 2 ? 0 : 0xc0));
+        text[rng_next(&r) % 23] = 0;
+        size_t length = strlen(text), fits = img_text_fit(text, 12, 60, &width);
+        CHECK(fits <= length && width <= 60);
+        img_draw_text(&image, (float)(i % 120) - 20, (float)(i % 50), (img_type){12, 0, i % 3 == 0, img_class_colour(i)}, text, length);
+        img_class_label(label, sizeof label, text, 7);
+        CHECK(strlen(label) < sizeof label && (!strcmp(label, "7") || str_is_utf8(label, strlen(label))));
+    }
+    char label[8];
+    img_class_label(label, sizeof label, "\xea\xb0\x80\xea\xb0\x80\xea\xb0\x80", 1);
+    CHECK(!strcmp(label, "\xea\xb0\x80\xea\xb0\x80"));
+    yolo_image_free(&image);
+}
+
 static const test_case tests_img[] = {
     {"img_resize", "bilinear resizing gives cv2's bytes", test_img_resize},
     {"img_plans", "letterbox and load sizes are ultralytics'", test_img_letterbox_plans},
@@ -290,5 +364,7 @@ static const test_case tests_img[] = {
     {"img_refused", "files that cannot be read say why", test_img_refused},
     {"img_mutations", "damaged pictures give a picture or an error", test_img_mutations},
     {"img_memory", "want of memory is an error while reading and writing", test_img_memory},
+    {"img_font", "every character is there, whole, and like no other", test_img_font},
+    {"img_text", "text that is damaged, cut or in parts", test_img_text},
     {"img_draw", "boxes and labels stay inside the picture", test_img_draw},
 };
