@@ -10793,6 +10793,31 @@ static yolo_status run_lane_create(run_lane **out, const run_weights *weights, c
     return status;
 }
 
+/* Bytes that weights and a lane without threads for n,h,w will take, without taking them. */
+static yolo_status run_measure(const net *net, op_isa isa, int n, int h, int w, uint64_t *weights, uint64_t *lane, yolo_error *error) {
+    yolo_status status = net_check_size(net, n, h, w, error);
+    if (status != YOLO_OK) return status;
+    const run_weights plan = {net, isa, mem_array((uint64_t)net->op_count, sizeof(op_conv))};
+    run_lane probe = {.weights = &plan, .net = net, .n = n, .h = h, .w = w, .buffers = mem_array((uint64_t)net->buffer_count, sizeof *net->buffers)};
+    *weights = *lane = 0;
+    if (!plan.convolutions || !probe.buffers) status = err_memory(error, (uint64_t)net->op_count * sizeof(op_conv));
+    for (int i = 0; status == YOLO_OK && i < net->op_count; i++) {
+        const net_op *op = &net->ops[i];
+        op_conv *conv = &plan.convolutions[i];
+        if (op->kind != NET_CONV) continue;
+        op_conv_init(conv, isa, net->tensors[op->in].channels, net->tensors[op->out].channels, op->kernel, op->stride, op->padding, op->activation, true);
+        *weights += (uint64_t)(op_conv_floats(conv) + op_conv_bias_floats(conv)) * sizeof(float);
+    }
+    if (status == YOLO_OK) {
+        memcpy(probe.buffers, net->buffers, (size_t)net->buffer_count * sizeof *net->buffers);
+        *lane = (uint64_t)net_plan(probe.buffers, net->plan_order, net->plan_count, n, h, w) * sizeof(float);
+        *lane += run_workspace(&probe);
+    }
+    mem_free(plan.convolutions);
+    mem_free(probe.buffers);
+    return status;
+}
+
 static ten run_view(const run_lane *lane, int tensor) {
     const net_tensor *t = &lane->net->tensors[tensor];
     const net_buffer *buffer = &lane->buffers[t->buffer];
@@ -14403,6 +14428,7 @@ typedef struct ev_set {
     loss_target *targets;           /* in parts of the picture */
     int64_t target_count, target_capacity;
     int64_t most;                   /* targets in a picture */
+    uint64_t largest;               /* bytes of a decoded picture */
     int damaged;                    /* pictures without a readable header: left out */
     bool told;                      /* that `most` is above max_det */
 } ev_set;
@@ -14475,6 +14501,7 @@ static yolo_status ev_set_open(ev_set *set, const data_list *list, const ev_labe
         }
         yolo_status status = ev_read_labels(set, picture, labels, log, error);
         if (status != YOLO_OK) return status;
+        set->largest = YOLO_MAX(set->largest, (uint64_t)picture->width * (uint64_t)picture->height * 3);
         set->count++;
     }
     if (rect) qsort(set->pictures, (size_t)set->count, sizeof *set->pictures, ev_picture_order);
@@ -14813,6 +14840,17 @@ static yolo_status ev_check(pipe_job *job, ev_set *set, const yolo_val_options *
     mem_free(run.placed);
     mem_free(run.losses);
     return status == YOLO_OK ? written : status;
+}
+
+/* Bytes that ev_check will hold at most, with its packed weights: lanes at the largest rectangle, pictures on their way
+   and sheets. */
+static yolo_status ev_memory(const net *net, op_isa isa, int threads, const ev_set *set, int imgsz, uint64_t *bytes, yolo_error *error) {
+    int stride = net->max_stride, side = (imgsz + stride - 1) / stride * stride + stride;
+    uint64_t weights, lane, ways = (uint64_t)threads, slots = 2 * ways + 2;
+    yolo_status status = run_measure(net, isa, 1, side, side, &weights, &lane, error);
+    *bytes = status == YOLO_OK ? weights + ways * lane + YOLO_MIN(slots * set->largest, PIPE_HELD_BYTES + ways * set->largest) +
+                                 (uint64_t)EV_SHEETS * EV_SHEET * (uint64_t)side * (uint64_t)side * 3 : 0;
+    return status;
 }
 
 /* Opens the data set for one look; `job` as for ev_check. */

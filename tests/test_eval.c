@@ -592,6 +592,13 @@ static void test_check(void) {
     }
     eval_check_close(&again);
     ev_outcome_free(&check.out);
+    uint64_t bytes, weights, lane;
+    CHECK(ev_memory(&model->checkpoint.net, model->isa, 3, &check.set, 64, &bytes, NULL) == YOLO_OK);
+    CHECK(run_measure(&model->checkpoint.net, model->isa, 1, 96, 96, &weights, &lane, NULL) == YOLO_OK && bytes > weights + 3 * lane);
+    run_lane *real = NULL;
+    CHECK(run_lane_create(&real, model->weights, &model->checkpoint.net, NULL, 1, 96, 96, NULL) == YOLO_OK);
+    if (real) CHECK(lane == (uint64_t)real->activation_floats * sizeof(float) + real->workspace_bytes);
+    run_lane_destroy(real);
     CHECK(eval_check_run(&check, model, model->weights, 2, 100, false) == YOLO_OK); /* nothing extra, one batch */
     CHECK(!check.out.curves && !check.out.matrix.cells && !check.look.sheets && check.out.losses.cls == 0 && check.out.fitness >= 0);
     eval_check_close(&check);
