@@ -1456,7 +1456,9 @@ static const char *ten_dtype_name(ten_dtype dtype) {
    8-bit RGB in, 8-bit RGB or NHWC floats out. Resizing is bilinear with the sampling rule and the 11-bit fixed-point
    weights of OpenCV's INTER_LINEAR, bit for bit, because ultralytics' numbers depend on them. Nothing here
    allocates or fails: resizing works in tiles of columns whose tables fit on the stack, so any number of threads may
-   resize at once. Drawing clips at the picture's edges. */
+   resize at once. Drawing clips at the picture's edges and takes any coordinates. Text is drawn by strokes: ASCII,
+   Latin-1 and Hangul, whose syllables are composed; it may be any bytes up to a NUL, and what is no UTF-8 or not in the
+   font is an empty frame. A class whose name has such a character is called by its number. */
 
 /* How a picture was placed in the network's input: x_network = x_picture * scale + pad. */
 typedef struct img_letterbox {
@@ -15152,13 +15154,13 @@ static void plot_best(plot_canvas *canvas, const plot_axes *axes, const plot_tab
     plot_paint(canvas, plot_white, 255);
     str_from_number(number, table->y[series][best], 4);
     snprintf(text, sizeof text, "best %s at %.0f", number, table->x[best]);
-    plot_text(canvas, axes->right - 8, loss ? axes->top + 10 : axes->bottom - 12, 1, loss ? 0 : 1, plot_type(13, plot_gray), axes->right - axes->left, text);
+    plot_text(canvas, axes->right - 8, loss ? axes->top + 10 : axes->bottom - 12, 1, loss ? 0 : 1, plot_type(15, plot_gray), axes->right - axes->left, text);
 }
 
 static void plot_result(plot_canvas *canvas, plot_axes axes, plot_table *table, int series, const char *label) {
     const double *y = table->y[series];
-    float size = 15, middle = (axes.left + axes.right) / 2;
-    plot_text(canvas, middle, axes.top - 14, 0.5f, 1, plot_type(18, plot_ink), axes.right - axes.left + 60, plot_result_names[series]);
+    float size = 17, middle = (axes.left + axes.right) / 2;
+    plot_text(canvas, middle, axes.top - 14, 0.5f, 1, plot_type(20, plot_ink), axes.right - axes.left + 66, plot_result_names[series]);
     if (!plot_range(y, table->count, YOLO_MAX(fabs(y[0]) * 0.1, 0.01), &axes.y1, &axes.y2) || !plot_range(table->x, table->count, 0.5, &axes.x1, &axes.x2)) {
         axes.x1 = axes.y1 = 0;
         axes.x2 = axes.y2 = 1;
@@ -15179,10 +15181,10 @@ static void plot_result(plot_canvas *canvas, plot_axes axes, plot_table *table, 
     plot_best(canvas, &axes, table, series);
     if (!label) return;
     for (int i = 0; i < 2; i++) {
-        float x = axes.right - 120, y_text = axes.top + 14 + 24 * (float)i;
+        float x = axes.right - 118, y_text = axes.top + 14 + 27 * (float)i;
         for (int k = 0; k <= 6; k++) plot_stroke(canvas, x - 46 + 7 * (float)(i ? k : 0), y_text, x - 46 + 7 * (float)(i ? k : 6), y_text, 3);
         plot_paint(canvas, i ? plot_orange : plot_blue, 255);
-        plot_text(canvas, x + 10, y_text + 1, 0, 0.5f, plot_type(14, plot_ink), 106, i ? "smooth" : label);
+        plot_text(canvas, x + 10, y_text + 1, 0, 0.5f, plot_type(16, plot_ink), 106, i ? "smooth" : label);
     }
 }
 
@@ -15198,9 +15200,9 @@ static yolo_status plot_results(const char *csv_path, const char *png_path, yolo
     if (status == YOLO_OK) status = plot_open(&canvas, 2000, 1000, error);
     else memset(&canvas, 0, sizeof canvas);
     for (int i = 0; i < PLOT_RESULTS && status == YOLO_OK; i++) {
-        float left = 396 * (float)(i % 5) + 84, top = 490 * (float)(i / 5) + 56;
+        float left = 396 * (float)(i % 5) + 88, top = 490 * (float)(i / 5) + 56;
         plot_result(&canvas, (plot_axes){.left = left, .top = top, .right = left + 316, .bottom = top + 380}, &table, i, i == 1 ? "results" : NULL);
-        if (i > 4) plot_text(&canvas, left + 158, top + 422, 0.5f, 0, plot_type(15, plot_ink), plot_wide, "epoch");
+        if (i > 4) plot_text(&canvas, left + 158, top + 422, 0.5f, 0, plot_type(17, plot_ink), plot_wide, "epoch");
     }
     mem_free(table.x);
     mem_free(bytes);
@@ -15387,7 +15389,7 @@ static void plot_matrix_cells(plot_canvas *canvas, const plot_axes *axes, const 
 
 /* Class names, or numbers where names find no room, along both axes. */
 static void plot_matrix_names(plot_canvas *canvas, const plot_axes *axes, const plot_matrix *m, const char *const *names, float room) {
-    float side = (axes->right - axes->left) / (float)m->size, size = YOLO_CLAMP(side * 0.62f, 7.0f, 18.0f);
+    float side = (axes->right - axes->left) / (float)m->size, size = YOLO_CLAMP(side * 0.66f, 7.0f, 18.0f);
     bool named = side >= 11;
     int step = named ? 1 : (int)plot_step(m->size, 12, true);
     for (int i = 0; i < m->size; i += step) {
@@ -15437,17 +15439,15 @@ static float plot_names_width(const char *const *names, int count, float size, f
    column = true class, the last of either the background; `normalised` = parts of the column's sum. */
 static yolo_status plot_confusion(const char *path, const int64_t *counts, const char *const *names, int class_count, bool normalised, yolo_error *error) {
     plot_canvas canvas = {.across = 0};
-    plot_matrix m = {counts, class_count + 1, normalised, mem_array((uint64_t)class_count + 1, sizeof *m.sums), normalised ? 1 : 0};
+    plot_matrix m = {counts, class_count + 1, normalised, mem_array((uint64_t)class_count + 1, sizeof *m.sums), 0};
     if (!m.sums) return err_memory(error, (uint64_t)class_count * 8);
     for (int p = 0; p < m.size; p++)
-        for (int t = 0; t < m.size; t++) {
-            double count = (double)counts[(size_t)p * (size_t)m.size + (size_t)t];
-            m.sums[t] += count;
-            if (!normalised) m.most = YOLO_MAX(m.most, count);
-        }
+        for (int t = 0; t < m.size; t++) m.sums[t] += (double)counts[(size_t)p * (size_t)m.size + (size_t)t];
+    for (int p = 0; p < m.size; p++)
+        for (int t = 0; t < m.size; t++) m.most = YOLO_MAX(m.most, plot_matrix_cell(&m, p, t));
     if (m.most <= 0) m.most = 1;
     float side = YOLO_CLAMP(rintf(1200.0f / (float)m.size), 1.0f, 240.0f), whole = YOLO_CLAMP(side * (float)m.size, 480.0f, 2400.0f);
-    float room = side >= 11 ? plot_names_width(names, class_count, YOLO_CLAMP(side * 0.62f, 7.0f, 18.0f), 340) : 60;
+    float room = side >= 11 ? plot_names_width(names, class_count, YOLO_CLAMP(side * 0.66f, 7.0f, 18.0f), 340) : 60;
     plot_axes axes = {.left = room + 96, .top = 84};
     axes.right = axes.left + whole;
     axes.bottom = axes.top + whole;
