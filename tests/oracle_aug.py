@@ -96,7 +96,8 @@ int oracle_sample(oracle *o, int position, double *draws, int *held, int *size, 
 }
 void oracle_floats(dl_batch *batch, float *out, int h, int w) { dl_floats(batch, out, h, w, NULL); }
 int oracle_scale(int batch, int imgsz, double multi_scale) { return dl_scale(1, 2, batch, imgsz, multi_scale, 32); }
-/* rows of hsv: n pixels of four bytes */
+void oracle_area(const double *area, int width, int height, float *box) { aug_cut_area(area, width, height, box); }
+/* n pixels of four bytes */
 void oracle_hsv(const unsigned char *in, int n, const double *gains, unsigned char *out) {
     aug_hsv t;
     aug_hsv_make(&t, gains, false);
@@ -132,9 +133,8 @@ def build(folder):
     lib.oracle_open.argtypes = [ctypes.c_char_p] + [ctypes.c_int] * 6 + [ctypes.c_double, ctypes.c_ulonglong, ctypes.c_ulonglong, ctypes.c_void_p, ctypes.c_int]
     lib.oracle_error.restype = lib.oracle_path.restype = ctypes.c_char_p
     lib.oracle_next.restype = ctypes.POINTER(Batch)
-    for name in ("close", "start", "count", "path", "order", "next", "draw", "sample"):
-        function = getattr(lib, "oracle_" + name)
-        function.argtypes = [ctypes.c_void_p] + [None] * 0 if name in ("close", "count", "next") else None
+    for name in ("close", "count", "next"):
+        getattr(lib, "oracle_" + name).argtypes = [ctypes.c_void_p]
     lib.oracle_start.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
     lib.oracle_path.argtypes = lib.oracle_order.argtypes = [ctypes.c_void_p, ctypes.c_int]
     lib.oracle_draw.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
@@ -348,7 +348,108 @@ def compare_augmented(lib, folder, name, imgsz=640, rect=False, closed=False, co
     tally.report(far=1e-3 if coloured else 0, name=f"{name} ({', '.join(f'{v} {k}' for k, v in used.items())} of {count - moved})")
 
 
+def compare_colours(lib):
+    """Every colour there is, through gains of every kind, in rows as long as cv2's vector code wants them."""
+    import cv2
+    from ultralytics.data.augment import RandomHSV
+    import ultralytics.data.augment as augment
+    colours = np.arange(1 << 24, dtype=np.uint32)
+    rgb = np.stack([colours >> 16 & 255, colours >> 8 & 255, colours & 255, colours & 0], -1).astype(np.uint8)
+    generator, worst, different = np.random.default_rng(2), 0, 0
+    for gains in [np.array(g, float) for g in ((0, 0, 0), (1, 1, 1), (-1, -1, -1), (.3, 1, .5))] + [generator.uniform(-1, 1, 3) for _ in range(4)]:
+        image = np.ascontiguousarray(rgb[:, 2::-1].reshape(4096, 4096, 3))
+        fake, saved = Script(), augment.np
+        fake.queue = [("gains", gains)]
+        augment.np = type("numpy", (), {"__getattr__": lambda self, key: fake if key == "random" else getattr(saved, key)})()
+        RandomHSV(.5, .9, .9).apply_image({"img": image})
+        augment.np = saved
+        drawn, out = gains * (.5, .9, .9), np.zeros((1 << 24, 3), np.uint8)
+        lib.oracle_hsv(rgb.ctypes.data_as(ctypes.c_void_p), 1 << 24, drawn.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p))
+        d = np.abs(out.astype(np.int16) - image.reshape(-1, 3)[:, ::-1])
+        worst, different = max(worst, int(d.max())), different + int((d > 0).sum())
+    check(worst <= 1 and different < 1e-3 * 8 * 3 * (1 << 24), f"colours: all 2^24 under 8 gains, {different} of {8 * 3 << 24} bytes differ, by {worst} at most")
+
+
+def compare_floats(lib):
+    import torch
+    generator, worst = np.random.default_rng(3), 0.0
+    for h, w, to_h, to_w in ((64, 96, 96, 128), (96, 96, 64, 64), (64, 64, 64, 64), (32, 64, 64, 64)):
+        pixels = generator.integers(0, 256, (2, h, w, 3), dtype=np.uint8)
+        batch = Batch(pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), 2, h, w)
+        out = np.zeros((2, to_h, to_w, 3), np.float32)
+        lib.oracle_floats(ctypes.byref(batch), out.ctypes.data_as(ctypes.c_void_p), to_h, to_w)
+        expected = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).float() / 255
+        if (h, w) != (to_h, to_w):
+            expected = torch.nn.functional.interpolate(expected, size=(to_h, to_w), mode="bilinear", align_corners=False)
+        worst = max(worst, float(np.abs(out.transpose(0, 3, 1, 2) - expected.numpy()).max()))
+    check(worst < 5e-6, f"floats: within {worst:.1e} of torch's interpolate")
+
+
+def same_distribution(name, ours, theirs):
+    """Kolmogorov and Smirnov's two-sample test at one in ten thousand."""
+    a, b = np.sort(np.asarray(ours, float)), np.sort(np.asarray(theirs, float))
+    both = np.concatenate([a, b])
+    d = np.abs(np.searchsorted(a, both, "right") / len(a) - np.searchsorted(b, both, "right") / len(b)).max()
+    limit = 2.23 * ((len(a) + len(b)) / (len(a) * len(b))) ** .5
+    check(d < limit, f"distribution of {name}: D {d:.4f} < {limit:.4f} for {len(a)} and {len(b)} draws")
+
+
+def same_share(name, hits, count, share):
+    check(abs(hits - count * share) <= 4 * (count * share * (1 - share)) ** .5 + 1e-9, f"{name}: {hits} of {count}, expected {share:g}")
+
+
+def compare_distributions(lib, folder, seed, count=4000):
+    import ultralytics.data.augment as augment
+    hyper = dict(degrees=20, translate=.2, scale=.6, shear=7, perspective=5e-4, mosaic=.7, mixup=.4, cutmix=.3, flipud=.3, fliplr=.6, bgr=.2)
+    size, image = 640, np.zeros((480, 640, 3), np.uint8)
+    ours = Ours(lib, folder, size, 16, seed=seed, **hyper)
+    ours.start(1)
+    draws = np.zeros((count, 58))
+    for i in range(count):
+        ours.lib.oracle_draw(ours.handle, i, 1, draws[i].ctypes.data)
+    ours.close()
+    random.seed(seed)
+    np.random.seed(seed)
+    affine = augment.RandomPerspective(*(hyper[k] for k in ("degrees", "translate", "scale", "shear", "perspective")), size=(size, size))
+    expected = [affine._compute_affine_matrix(image, (size, size))[0].ravel() for _ in range(count)]
+    real, fake, matrices = augment.random, Script(), []
+    augment.random = fake
+    for view in range(3):
+        for d in draws[:count // 3 if view else count, 11 * view:11 * view + 11]:
+            fake.queue = [("uniform", v) for v in d[3:]]
+            matrices.append((view, affine._compute_affine_matrix(image, (size, size))[0].ravel()))
+    augment.random = real
+    for view in range(3):
+        own = np.array([m for v, m in matrices if v == view])
+        for k in range(8) if view == 0 else (0, 2):
+            same_distribution(f"matrix entry {k} of view {view}", own[:, k], np.array(expected)[:, k])
+        centers = np.array([[int(random.uniform(320, 960)), int(random.uniform(320, 960))] for _ in range(count)])
+        for k in range(2):
+            same_distribution(f"mosaic centre {'xy'[k]} of view {view}", draws[:, 11 * view + 1 + k], centers[:, k])
+    for k in range(3):
+        same_distribution(f"partner {k}", np.floor(draws[:, 55 + k] * 128), np.random.randint(0, 128, count))
+        same_distribution(f"gain {k}", draws[:, 46 + k], np.random.uniform(-1, 1, count) * (.015, .7, .4)[k])
+        if k:
+            same_distribution(f"picture mixed in {k}", np.floor(draws[:, 52 + k] * 128), np.random.randint(0, 128, count))
+    same_distribution("mixup's ratio", draws[draws[:, 33] > 0, 35], np.random.beta(32, 32, count))
+    cut, boxes = augment.CutMix(None, p=1), np.zeros((count, 4), np.float32)
+    theirs_boxes = np.array([cut._rand_bbox(640, 480) for _ in range(count)])
+    for i in range(count):
+        lib.oracle_area(draws[i, 36:39].copy().ctypes.data_as(ctypes.c_void_p), 640, 480, boxes[i].ctypes.data_as(ctypes.c_void_p))
+    for k in range(4):
+        same_distribution(f"cutmix's area {k}", boxes[:, k], theirs_boxes[:, k])
+    for name, column, share in (("mosaic", 0, .7), ("mosaic of mixup", 11, .7), ("mixup", 33, .4), ("cutmix", 34, .3), ("flipud", 49, .3), ("fliplr", 50, .6), ("bgr", 51, .2)):
+        same_share(name, int(draws[:, column].sum()), count, share)
+    ranges = [random.randrange(max(32, int(640 * .5)), int(640 * 1.5 + 32)) // 32 * 32 for _ in range(count)]
+    same_distribution("multi_scale", [lib.oracle_scale(i, 640, .5) for i in range(count)], ranges)
+    inside = np.corrcoef(draws[:, [1, 2, 5, 6, 9, 10, 46, 47, 48, 49, 50, 55, 56, 57]].T) - np.eye(14)
+    check(np.abs(inside).max() < 5 / count ** .5, f"draws of one picture do not hang together: correlation {np.abs(inside).max():.3f}")
+    next_to = max(abs(np.corrcoef(draws[:-1, k], draws[1:, k])[0, 1]) for k in (1, 2, 6, 9, 10, 46, 50, 55))
+    check(next_to < 5 / count ** .5, f"nor do those of neighbours: correlation {next_to:.3f}")
+
+
 def main():
+    seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     lib_folder = tempfile.mkdtemp()
     try:
         lib = build(lib_folder)
@@ -356,6 +457,9 @@ def main():
         shared = os.path.join("..", "shared", "data", "coco128")
         for kind in ("images", "labels"):
             shutil.copytree(os.path.join(shared, kind, "train2017"), os.path.join(lib_folder, kind))
+        compare_colours(lib)
+        compare_floats(lib)
+        compare_distributions(lib, folder, seed)
         compare_plain(lib, folder)
         dull = dict(hsv_h=0, hsv_s=0, hsv_v=0)  # colours amplify a last bit of the geometry, so they are compared by themselves
         compare_augmented(lib, folder, "defaults", coloured=True)

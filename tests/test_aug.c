@@ -333,6 +333,206 @@ static void test_aug_floats(void) {
     CHECK(w == 128 && h == 96); /* 85.3 is rounded up */
 }
 
+/* ---- odd data sets */
+
+typedef struct aug_said { char text[4000]; } aug_said;
+
+static void aug_listen(void *user, yolo_log_level level, const char *text) {
+    aug_said *said = user;
+    size_t length = strlen(said->text);
+    (void)level;
+    snprintf(said->text + length, sizeof said->text - length, "%s\n", text);
+}
+
+/* A folder of its own with gray pictures 0.png, 1.png ... and the labels given; NULL = no label file. */
+static const char *aug_small(const char *name, int count, const char *const *labels) {
+    static char folder[1024];
+    char path[1200];
+    snprintf(folder, sizeof folder, "%s/images", test_temp(name));
+    path_make_directories(folder, NULL);
+    snprintf(path, sizeof path, "%s/labels", test_temp(name));
+    path_make_directories(path, NULL);
+    uint8_t pixels[40 * 30 * 3];
+    for (int i = 0; i < count; i++) {
+        yolo_image image = {pixels, 40, 30};
+        memset(pixels, 20 * i + 10, sizeof pixels);
+        snprintf(path, sizeof path, "%s/%d.png", folder, i);
+        CHECK(codec_write(path, &image, NULL) == YOLO_OK);
+        snprintf(path, sizeof path, "%s/labels/%d.txt", test_temp(name), i);
+        if (labels[i]) CHECK(path_write(path, labels[i], strlen(labels[i]), false, NULL) == YOLO_OK);
+        else os_remove(path);
+    }
+    return folder;
+}
+
+/* Opens a folder and runs an epoch; the sentences that were said, the error's last. */
+static yolo_status aug_try(const char *folder, dl_options *o, aug_said *said, int *pictures, int *targets) {
+    data_list list = {0};
+    yolo_error error = {0};
+    dl_loader *dl = NULL;
+    dl_batch *b = NULL;
+    memset(said, 0, sizeof *said);
+    *pictures = *targets = 0;
+    o->log = (yolo_log){aug_listen, said};
+    yolo_status status = data_collect(folder, &list, &error);
+    if (status == YOLO_OK) status = dl_create(&dl, &list, 4, o, &error);
+    if (status == YOLO_OK) status = dl_start(dl, 0, true);
+    while (status == YOLO_OK && (status = dl_next(dl, &b, &error)) == YOLO_OK && b) {
+        *pictures += b->n;
+        *targets += b->first[b->n];
+        for (int i = 0; i < b->first[b->n]; i++) {
+            const float *box = b->targets[i].box;
+            CHECK(box[0] >= 0 && box[1] >= 0 && box[2] <= (float)b->w && box[3] <= (float)b->h && box[2] > box[0] && box[3] > box[1]);
+        }
+    }
+    dl_destroy(dl);
+    data_list_free(&list);
+    if (status != YOLO_OK) aug_listen(said, YOLO_LOG_WARNING, error.message);
+    return status;
+}
+
+static bool aug_has(const aug_said *said, const char *text) { return strstr(said->text, text) != NULL; }
+
+static void test_aug_odd(void) {
+    static const char *const whole[] = {"0 0.5 0.5 0.4 0.4\n", "1 0.5 0.5 0.5 0.5\n", "2 0.4 0.4 0.3 0.3\n"}, *const empty[] = {"", "", ""},
+        *const none[] = {NULL, NULL, NULL}, *const wrong[] = {"7 0.5 0.5 0.4 0.4\n1 0.5 0.5 0.2 0.2\n", "1 2 2 0.5 0.5\n", "x\n"};
+    dl_options o = aug_options(2);
+    aug_said said;
+    int pictures, targets;
+    CHECK(aug_try(aug_small("aug/one", 1, whole), &o, &said, &pictures, &targets) == YOLO_OK && pictures == 1 && targets > 0);
+    CHECK(aug_has(&said, "train: 1 pictures, 1 labels, 0 background, 0 damaged"));
+    CHECK(aug_try(aug_small("aug/background", 3, empty), &o, &said, &pictures, &targets) == YOLO_OK && pictures == 3 && !targets);
+    CHECK_MSG(aug_has(&said, "none of the 3 pictures to train on has a labelled object"), "%s", said.text);
+    CHECK(aug_try(aug_small("aug/none", 3, none), &o, &said, &pictures, &targets) == YOLO_ERROR_IO);
+    CHECK_MSG(aug_has(&said, "no label file for any of the 3 pictures") && aug_has(&said, "aug/none/labels/0.txt"), "%s", said.text);
+    CHECK(aug_try(aug_small("aug/wrong", 3, wrong), &o, &said, &pictures, &targets) == YOLO_OK && pictures == 3);
+    CHECK_MSG(aug_has(&said, "labels/0.txt:1: class 7 out of range [0,4)") && aug_has(&said, "3 pictures, 1 labels, 2 background"), "%s", said.text);
+    path_make_directories(test_temp("aug/nothing"), NULL);
+    CHECK(aug_try(test_temp("aug/nothing"), &o, &said, &pictures, &targets) != YOLO_OK && said.text[0]);
+    data_list list = {0};
+    yolo_error error;
+    dl_loader *dl;
+    CHECK(dl_create(&dl, &list, 4, &o, &error) == YOLO_ERROR_IO && !dl && strstr(error.message, "no pictures"));
+}
+
+static void test_aug_damaged(void) {
+    static const char *const labels[] = {"0 0.5 0.5 0.4 0.4\n", "1 0.5 0.5 0.5 0.5\n", "2 0.4 0.4 0.3 0.3\n", "3 0.5 0.5 0.5 0.5\n"};
+    dl_options o = aug_options(2);
+    aug_said said;
+    int pictures, targets;
+    char path[1200];
+    uint8_t *bytes;
+    size_t size;
+    const char *folder = aug_small("aug/damaged", 4, labels);
+    snprintf(path, sizeof path, "%s/1.png", folder);
+    CHECK(path_write(path, "no picture", 10, false, NULL) == YOLO_OK);
+    snprintf(path, sizeof path, "%s/3.png", folder); /* a good head and nothing behind it: found when it is decoded */
+    CHECK(path_read(path, 1 << 20, &bytes, &size, NULL) == YOLO_OK && path_write(path, bytes, size - 40, false, NULL) == YOLO_OK);
+    mem_free(bytes);
+    o.augmentation.mosaic = 1;
+    for (int workers = 0; workers < 3; workers += 2) {
+        o.workers = workers;
+        CHECK_MSG(aug_try(folder, &o, &said, &pictures, &targets) == YOLO_OK && pictures == 3, "%s", said.text);
+        CHECK_MSG(aug_has(&said, "1.png: not a picture") && aug_has(&said, "3 pictures, 3 labels") && aug_has(&said, "stands in for it"), "%s", said.text);
+        const char *once = strstr(said.text, "stands in for it");
+        CHECK(once && !strstr(once + 1, "stands in for it"));
+    }
+    for (int i = 0; i < 4; i += 2) {
+        snprintf(path, sizeof path, "%s/%d.png", folder, i);
+        CHECK(path_read(path, 1 << 20, &bytes, &size, NULL) == YOLO_OK && path_write(path, bytes, size - 40, false, NULL) == YOLO_OK);
+        mem_free(bytes);
+    }
+    CHECK(aug_try(folder, &o, &said, &pictures, &targets) == YOLO_ERROR_FORMAT);
+    CHECK_MSG(aug_has(&said, "none of the 3 pictures to train on can be read"), "%s", said.text);
+}
+
+/* A crowd: 5,000 boxes a picture, four of them in a mosaic, mixed with four more. */
+static void test_aug_crowd(void) {
+    str text = {0};
+    uint64_t seed = 2;
+    for (int i = 0; i < 5000; i++)
+        str_format(&text, "%d 0.%05d 0.%05d 0.1 0.1\n", i % 4, 10000 + (int)(aug_random(&seed) % 80000), 10000 + (int)(aug_random(&seed) % 80000));
+    const char *const labels[] = {text.text, text.text};
+    dl_options o = aug_options(2);
+    aug_said said;
+    int pictures, targets;
+    o.augmentation = (aug_settings){.mosaic = 1, .mixup = 1, .cutmix = 1};
+    CHECK(aug_try(aug_small("aug/crowd", 2, labels), &o, &said, &pictures, &targets) == YOLO_OK && pictures == 2);
+    CHECK_MSG(targets > 20000 && aug_has(&said, "2 pictures, 10000 labels"), "%d %s", targets, said.text);
+    str_free(&text);
+}
+
+static void test_aug_selection(void) {
+    static const int two[] = {1, 3};
+    data_list list = {0};
+    CHECK(data_collect(aug_folder(), &list, NULL) == YOLO_OK);
+    dl_options o = aug_options(0);
+    dl_loader *all = aug_open(&list, &o);
+    o.classes = two;
+    o.class_count = 2;
+    dl_loader *some = aug_open(&list, &o);
+    CHECK(!some->instances[0] && some->instances[1] == all->instances[1] && !some->instances[2] && some->instances[3] == all->instances[3]);
+    CHECK(some->label_count == all->instances[1] + all->instances[3] && some->pictures == all->pictures && some->background >= all->background);
+    o.single_cls = true;
+    dl_loader *one = aug_open(&list, &o);
+    CHECK(one->instances[0] == some->label_count && one->labels[0].class_id == 0);
+    dl_destroy(all), dl_destroy(some), dl_destroy(one);
+    static const struct { double fraction; int64_t pictures; } cases[] = {{0.5, 12}, {0.001, 1}, {0.1, 2}, {5, 5}, {1000, 23}}; /* round(11.5) is 12 */
+    for (int i = 0; i < YOLO_COUNT(cases); i++) {
+        o.fraction = cases[i].fraction;
+        dl_loader *dl = aug_open(&list, &o);
+        CHECK(dl->pictures == cases[i].pictures && !strcmp(dl->items[0].path, list.paths[0]));
+        dl_destroy(dl);
+    }
+    yolo_error error;
+    dl_loader *dl;
+    static const int bad[] = {4};
+    o = aug_options(0);
+    o.classes = bad, o.class_count = 1;
+    CHECK(dl_create(&dl, &list, 4, &o, &error) == YOLO_ERROR_USAGE && !strcmp(error.message, "classes: 4 is no class, expected 0 to 3"));
+    o = aug_options(0);
+    o.fraction = 0;
+    CHECK(dl_create(&dl, &list, 4, &o, &error) == YOLO_ERROR_USAGE && strstr(error.message, "fraction=0"));
+    o = aug_options(0);
+    o.imgsz = 100;
+    CHECK(dl_create(&dl, &list, 4, &o, &error) == YOLO_ERROR_USAGE && strstr(error.message, "multiple of the stride 32"));
+    o = aug_options(0);
+    o.augmentation.mosaic = NAN;
+    CHECK(dl_create(&dl, &list, 4, &o, &error) == YOLO_ERROR_USAGE && strstr(error.message, "mosaic="));
+    data_list_free(&list);
+}
+
+/* The n-th allocation fails, for every n: a sentence, nothing left behind, and in the end the right batches. */
+static void test_aug_faults(void) {
+    data_list list = {0};
+    CHECK(data_collect(aug_folder(), &list, NULL) == YOLO_OK);
+    for (int workers = 0; workers <= 2; workers += 2) {
+        uint64_t expected = 0;
+        bool done = false;
+        for (long n = -1; !done && n < 4000; n += n < 300 ? 1 : 7) {
+            dl_options o = aug_options(workers);
+            yolo_error error = {0};
+            dl_loader *dl = NULL;
+            dl_batch *b = NULL;
+            uint64_t hash = 0;
+            o.cache_bytes = 200000;
+            os_atomic_set(&mem_fail_after, n > 0 ? n : 0);
+            yolo_status status = dl_create(&dl, &list, 4, &o, &error);
+            if (status == YOLO_OK) status = dl_start(dl, 0, true);
+            for (int i = 0; i < 2 && status == YOLO_OK; i++)
+                if ((status = dl_next(dl, &b, &error)) == YOLO_OK) hash = hash_bytes(b->pixels, (size_t)b->n * (size_t)b->h * (size_t)b->w * 3, hash);
+            done = os_atomic_get(&mem_fail_after) > 0 && n > 0; /* never reached */
+            os_atomic_set(&mem_fail_after, 0);
+            if (n <= 0) expected = hash;
+            CHECK_MSG(status == YOLO_OK ? hash == expected && (dl->damaged == 0) : status == YOLO_ERROR_MEMORY && error.message[0],
+                      "allocation %ld: %d %s", n, (int)status, error.message);
+            dl_destroy(dl);
+        }
+        CHECK(done);
+    }
+    data_list_free(&list);
+}
+
 static const test_case tests_aug[] = {
     {"threads", "the same batches for 1, 2 and 5 workers, a pool, and every size of cache", test_aug_threads},
     {"stops", "an epoch can be left, begun anew, interrupted and destroyed at any point", test_aug_stops},
@@ -340,5 +540,10 @@ static const test_case tests_aug[] = {
     {"part", "a part of a row", test_aug_part},
     {"hsv", "hue, saturation and value against the textbook's formulas", test_aug_hsv},
     {"boxes_follow", "a box goes where its object goes", test_aug_boxes_follow},
+    {"odd", "one picture, background alone, no labels, wrong labels, no pictures", test_aug_odd},
+    {"damaged", "what cannot be read is told, left out or stood in for", test_aug_damaged},
+    {"crowd", "5,000 boxes a picture", test_aug_crowd},
+    {"selection", "classes, single_cls, fraction, and options that make no sense", test_aug_selection},
+    {"faults", "every allocation fails once", test_aug_faults},
     {"floats", "bytes to the network's floats, other sizes, multi_scale's draws", test_aug_floats},
 };
