@@ -9597,10 +9597,12 @@ static yolo_status op_conv_create(op_conv *conv, op_isa isa, int in_channels, in
    them. A plan is a function of shapes and thread count alone. */
 
 enum { OP_CACHE = 512 << 10 }; /* bytes of second-level cache a block may take: half of what today's cores have */
+enum { OP_SHARED = 32 << 20 }; /* bytes of transformed input that all threads share at a time */
 
 typedef struct op_plan {
     int out_h, out_w;
     int blocks;             /* independent pieces */
+    int wave;               /* Winograd, shared: blocks that are transformed, then multiplied, together */
     int64_t block;          /* pixels (1x1), output rows (direct) or tiles (Winograd) in each but the last */
     int bands;              /* direct: blocks an image */
     int band_w;             /* direct: pixels in a padded row */
@@ -9641,7 +9643,9 @@ static void op_plan_winograd(op_plan *plan, const op_conv *conv, int n, int thre
     plan->v_floats = plan->v_frequency * OP_FREQUENCIES;
     const int64_t scratch = 16 * wide + OP_FREQUENCIES * op_align(YOLO_MAX(conv->in_channels, 16));
     plan->worker_floats = OP_FREQUENCIES * (int64_t)plan->m_frequency + op_align(scratch + OP_FREQUENCIES * 16);
-    if (plan->shared) plan->shared_floats = plan->blocks * plan->v_floats;
+    const int64_t wave = YOLO_MAX(OP_SHARED / (int64_t)sizeof(float) / plan->v_floats, 2 * threads);
+    plan->wave = (int)YOLO_MIN(wave, plan->blocks);
+    if (plan->shared) plan->shared_floats = plan->wave * plan->v_floats;
     else plan->worker_floats += plan->v_floats;
 }
 
@@ -9686,6 +9690,7 @@ typedef struct op_job {
     const ten *out, *in, *residual;
     float *shared, *workers;
     op_plan plan;
+    int first, blocks; /* Winograd, shared: the wave */
 } op_job;
 
 /* The part of `job`'s output that starts at pixel `pixel` (counted over n, y, x) and at the panel's first channel. */
@@ -9854,10 +9859,11 @@ static void op_winograd_gather_body(void *context, int index, int worker) {
     const op_job *job = context;
     const op_plan *plan = &job->plan;
     float *scratch = job->workers + worker * plan->worker_floats + OP_FREQUENCIES * plan->m_frequency;
-    const int64_t from = (int64_t)index * OP_GATHER, to = YOLO_MIN(from + OP_GATHER, op_winograd_tiles(job));
+    const int64_t from = job->first * plan->block + (int64_t)index * OP_GATHER, to = YOLO_MIN(from + OP_GATHER, op_winograd_tiles(job));
     for (int64_t t = from; t < to; t++) {
         const int64_t block = t / plan->block;
-        op_winograd_gather(job, block * plan->block, t, t + 1, job->shared + block * plan->v_floats, scratch);
+        if (block == job->first + job->blocks) return;
+        op_winograd_gather(job, block * plan->block, t, t + 1, job->shared + (block - job->first) * plan->v_floats, scratch);
     }
 }
 
@@ -9865,24 +9871,32 @@ static void op_winograd_panel_body(void *context, int index, int worker) {
     const op_job *job = context;
     const op_plan *plan = &job->plan;
     float *m = job->workers + worker * plan->worker_floats;
-    const int block = index % plan->blocks;
-    const int64_t first = block * plan->block, end = YOLO_MIN(first + plan->block, op_winograd_tiles(job));
-    op_winograd_panel(job, index / plan->blocks, first, end, job->shared + block * plan->v_floats, m, m + OP_FREQUENCIES * plan->m_frequency);
+    const int block = index % job->blocks;
+    const int64_t first = (job->first + block) * plan->block, end = YOLO_MIN(first + plan->block, op_winograd_tiles(job));
+    op_winograd_panel(job, index / job->blocks, first, end, job->shared + block * plan->v_floats, m, m + OP_FREQUENCIES * plan->m_frequency);
+}
+
+static void op_winograd_shared(op_job *job, thr_pool *pool) {
+    const op_plan *plan = &job->plan;
+    for (job->first = 0; job->first < plan->blocks; job->first += plan->wave) {
+        job->blocks = YOLO_MIN(plan->wave, plan->blocks - job->first);
+        thr_parallel_for(pool, (int)((job->blocks * plan->block + OP_GATHER - 1) / OP_GATHER), op_winograd_gather_body, job);
+        thr_parallel_for(pool, job->blocks * job->conv->panels, op_winograd_panel_body, job);
+    }
 }
 
 /* out = act(conv(in) + bias), plus residual where it is not NULL; residual may be out itself. out and in are different
    memory. workspace: op_conv_workspace() bytes, 64-byte aligned. */
 static void op_conv_fwd(const ten *out, const ten *in, const op_conv *conv, const ten *residual, void *workspace, thr_pool *pool) {
-    op_job job = {conv, out, in, residual, workspace, NULL, op_conv_plan(conv, in->n, in->h, in->w, thr_pool_size(pool))};
+    op_job job = {conv, out, in, residual, workspace, NULL, op_conv_plan(conv, in->n, in->h, in->w, thr_pool_size(pool)), 0, 0};
     const op_plan *plan = &job.plan;
     YOLO_ASSERT(in->c == conv->in_channels && out->c == conv->out_channels && out->n == in->n && out->h == plan->out_h && out->w == plan->out_w);
     job.workers = job.shared + plan->shared_floats;
     if (!conv->winograd) {
-        bool pointwise = conv->kernel == 1 && conv->stride == 1 && conv->padding == 0;
+        const bool pointwise = conv->kernel == 1 && conv->stride == 1 && conv->padding == 0;
         thr_parallel_for(pool, plan->blocks, pointwise ? op_pointwise_body : op_direct_body, &job);
     } else if (plan->shared) {
-        thr_parallel_for(pool, (int)((op_winograd_tiles(&job) + OP_GATHER - 1) / OP_GATHER), op_winograd_gather_body, &job);
-        thr_parallel_for(pool, plan->blocks * conv->panels, op_winograd_panel_body, &job);
+        op_winograd_shared(&job, pool);
     } else {
         thr_parallel_for(pool, plan->blocks, op_winograd_body, &job);
     }
@@ -10055,8 +10069,8 @@ static void op_conv_dgrad(const ten *d_in, const ten *d_out, const op_dgrad *dgr
    sums are cut by frequency and output channels. */
 
 enum { OP_WGRAD_ITEMS = 32, OP_WGRAD_SUMS = 512 << 10 /* floats of all pieces together */, OP_WGRAD_PIXELS = 256 /* at once */ };
-enum { OP_WGRAD_OWN = 64 << 10 /* most sums of a piece with tiles of its own */, OP_WGRAD_TILES = 128 /* at once */ };
-enum { OP_WGRAD_SHARED = 8 << 20 /* bytes of shared tiles */, OP_WGRAD_CUT = 56 /* output channels, with shared tiles */ };
+enum { OP_WGRAD_TILES_LEAST = 32, OP_WGRAD_TILES_MOST = 128 }; /* whose products are summed before they join the others */
+enum { OP_WGRAD_OWN = 64 << 10 /* most sums of a piece with tiles of its own */, OP_WGRAD_CUT = 56 /* output channels, with shared tiles */ };
 
 typedef struct op_wgrad {
     const op_kernels *kernels;
@@ -10073,7 +10087,7 @@ typedef struct op_wgrad {
     ptrdiff_t in_frequency, out_frequency; /* Winograd: floats from frequency to frequency, in and d_out */
     int64_t piece_floats, worker_floats, shared_floats;
     float *sums, *tiles, *workers, *d_weight, *d_bias;
-    int first, count;       /* shared tiles at hand */
+    int first, count, most; /* shared tiles at hand, and at most */
 } op_wgrad;
 
 /* Cuts all rows into pieces, and K into cuts when there are few. */
@@ -10087,7 +10101,7 @@ static void op_wgrad_cut(op_wgrad *job, int K, int items) {
     job->cuts = (K + job->cut_channels - 1) / job->cut_channels;
 }
 
-static void op_wgrad_plan_winograd(op_wgrad *job, int C, int K, int n, int out_h, int out_w) {
+static void op_wgrad_plan_winograd(op_wgrad *job, int C, int K, int n, int out_h, int out_w, int threads) {
     const int vector = job->kernels->vector;
     job->tiles_y = (out_h + OP_WINOGRAD_OUT - 1) / OP_WINOGRAD_OUT;
     job->tiles_x = (out_w + OP_WINOGRAD_OUT - 1) / OP_WINOGRAD_OUT;
@@ -10099,23 +10113,25 @@ static void op_wgrad_plan_winograd(op_wgrad *job, int C, int K, int n, int out_h
     job->in_depth = (ptrdiff_t)op_align(C);
     job->out_depth = (ptrdiff_t)op_align(K);
     const int64_t tile = (int64_t)sizeof(float) * OP_FREQUENCIES * (job->in_depth + job->out_depth);
-    job->block = (int)YOLO_CLAMP((job->shared ? OP_WGRAD_SHARED : OP_CACHE / 2) / tile, 16, job->rows);
-    job->in_frequency = (ptrdiff_t)((job->block * job->in_depth) | 16);
-    job->out_frequency = (ptrdiff_t)((job->block * job->out_depth) | 16);
+    const int64_t fitting = (job->shared ? OP_CACHE : OP_CACHE / 2) / tile;
+    job->block = (int)YOLO_CLAMP(fitting, OP_WGRAD_TILES_LEAST, OP_WGRAD_TILES_MOST);
+    job->most = job->shared ? (threads + 1) / 2 * job->block : job->block; /* each thread a core's cache */
+    job->in_frequency = (ptrdiff_t)((job->most * job->in_depth) | 16);
+    job->out_frequency = (ptrdiff_t)((job->most * job->out_depth) | 16);
     const int64_t tiles = OP_FREQUENCIES * (int64_t)(job->in_frequency + job->out_frequency);
     *(job->shared ? &job->shared_floats : &job->worker_floats) = tiles;
     job->worker_floats += OP_FREQUENCIES * (16 + op_align(YOLO_MAX(C, K)));
     op_wgrad_cut(job, K, job->shared ? (K + OP_WGRAD_CUT - 1) / OP_WGRAD_CUT : 1);
 }
 
-static op_wgrad op_wgrad_plan(op_isa isa, int C, int K, int kernel, int stride, int padding, int n, int h, int w) {
+static op_wgrad op_wgrad_plan(op_isa isa, int C, int K, int kernel, int stride, int padding, int n, int h, int w, int threads) {
     const op_kernels *kernels = op_kernels_for(isa);
     const int out_h = (h + 2 * padding - kernel) / stride + 1, out_w = (w + 2 * padding - kernel) / stride + 1;
     op_wgrad job = {.kernels = kernels, .kernel = kernel, .stride = stride, .padding = padding, .rows = n * out_h};
     job.span = (ptrdiff_t)kernel * C;
     job.winograd = kernel == 3 && stride == 1 && YOLO_MIN(C, K) >= YOLO_MAX(kernels->vector, 8);
     if (job.winograd) {
-        op_wgrad_plan_winograd(&job, C, K, n, out_h, out_w);
+        op_wgrad_plan_winograd(&job, C, K, n, out_h, out_w, threads);
         return job;
     }
     job.in_place = kernel == 1 && stride == 1 && padding == 0 && C % kernels->vector == 0;
@@ -10131,7 +10147,7 @@ static op_wgrad op_wgrad_plan(op_isa isa, int C, int K, int kernel, int stride, 
 
 /* Bytes that op_conv_wgrad needs for a forward input of n,h,w and a pool of up to `threads`. */
 static size_t op_wgrad_workspace(op_isa isa, int C, int K, int kernel, int stride, int padding, int n, int h, int w, int threads) {
-    const op_wgrad plan = op_wgrad_plan(isa, C, K, kernel, stride, padding, n, h, w);
+    const op_wgrad plan = op_wgrad_plan(isa, C, K, kernel, stride, padding, n, h, w, threads);
     return (size_t)(plan.pieces * plan.piece_floats + plan.shared_floats + threads * plan.worker_floats) * sizeof(float);
 }
 
@@ -10204,7 +10220,7 @@ static void op_wgrad_frequency(const op_wgrad *job, int f, const float *tiles, i
     pairs.a = tiles + OP_FREQUENCIES * job->in_frequency + f * job->out_frequency + k0;
     sums += f * job->sum_frequency + k0 * job->sum_row;
     for (int t = 0; t < count; t += pairs.columns) {
-        pairs.columns = YOLO_MIN(count - t, OP_WGRAD_TILES);
+        pairs.columns = YOLO_MIN(count - t, job->block);
         op_wgrad_products(job->kernels, pairs, channels, job->in->c, sums, job->sum_row);
         pairs.a += pairs.columns * pairs.a_pixel;
         pairs.b += pairs.columns * pairs.b_pixel;
@@ -10227,9 +10243,7 @@ static void op_wgrad_own_body(void *context, int piece, int worker) {
 
 static void op_wgrad_gather_body(void *context, int index, int worker) {
     const op_wgrad *job = context;
-    const int end = YOLO_MIN((index + 1) * OP_GATHER, job->count);
-    for (int t = index * OP_GATHER; t < end; t++)
-        op_wgrad_gather(job, job->first + t, t, job->tiles, job->workers + worker * job->worker_floats);
+    op_wgrad_gather(job, job->first + index, index, job->tiles, job->workers + worker * job->worker_floats);
 }
 
 static void op_wgrad_shared_body(void *context, int index, int worker) {
@@ -10242,9 +10256,9 @@ static void op_wgrad_shared_body(void *context, int index, int worker) {
 }
 
 static void op_wgrad_shared(op_wgrad *job, thr_pool *pool) {
-    for (job->first = 0; job->first < job->rows; job->first += job->block) {
-        job->count = YOLO_MIN(job->block, job->rows - job->first);
-        thr_parallel_for(pool, (job->count + OP_GATHER - 1) / OP_GATHER, op_wgrad_gather_body, job);
+    for (job->first = 0; job->first < job->rows; job->first += job->most) {
+        job->count = YOLO_MIN(job->most, job->rows - job->first);
+        thr_parallel_for(pool, job->count, op_wgrad_gather_body, job);
         thr_parallel_for(pool, OP_FREQUENCIES * job->cuts, op_wgrad_shared_body, job);
     }
 }
@@ -10287,7 +10301,7 @@ static void op_bias_body(void *context, int index, int worker) {
 /* d_weight (K,R,S,C) += and, where it is not NULL, d_bias (K) +=. workspace: op_wgrad_workspace() bytes, 64-byte aligned. */
 static void op_conv_wgrad(float *d_weight, float *d_bias, const ten *d_out, const ten *in, op_isa isa, int kernel, int stride,
                           int padding, void *workspace, thr_pool *pool) {
-    op_wgrad job = op_wgrad_plan(isa, in->c, d_out->c, kernel, stride, padding, in->n, in->h, in->w);
+    op_wgrad job = op_wgrad_plan(isa, in->c, d_out->c, kernel, stride, padding, in->n, in->h, in->w, thr_pool_size(pool));
     YOLO_ASSERT(d_out->n == in->n && d_out->h == (in->h + 2 * padding - kernel) / stride + 1 &&
                 d_out->w == (in->w + 2 * padding - kernel) / stride + 1);
     job.d_weight = d_weight;

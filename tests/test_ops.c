@@ -170,7 +170,8 @@ static void test_conv_blocked(void) {
         {1, 40, 52, 32, 48, 3, 1, 1, NET_SILU, true, true, true},   {2, 20, 20, 128, 40, 3, 1, 1, NET_SILU, true, false, false},
         {1, 20, 20, 300, 24, 3, 1, 1, NET_LINEAR, true, false, true}, {1, 37, 90, 160, 20, 3, 2, 1, NET_SILU, true, false, true},
         {1, 200, 3, 600, 20, 1, 1, 0, NET_SILU, true, true, false},  {1, 96, 64, 3, 16, 3, 2, 1, NET_SILU, true, false, true},
-        {3, 64, 64, 16, 16, 3, 1, 1, NET_SILU, true, true, false},   {1, 61, 67, 17, 33, 6, 2, 2, NET_RELU, true, false, true}};
+        {3, 64, 64, 16, 16, 3, 1, 1, NET_SILU, true, true, false},   {1, 61, 67, 17, 33, 6, 2, 2, NET_RELU, true, false, true},
+        {1, 80, 80, 640, 1, 3, 1, 1, NET_SILU, true, false, true} /* transformed in waves */};
     rng r = {15, 0};
     ops_start_pools();
     for (int i = 0; i < YOLO_COUNT(cases); i++) ops_run_conv(&cases[i], &r);
