@@ -13968,7 +13968,6 @@ static void dl_shuffle(dl_loader *dl) {
 
 /* Begins an epoch, also in the middle of another. `mosaic` false leaves mosaic, mixup and cutmix out (close_mosaic). */
 static yolo_status dl_start(dl_loader *dl, int epoch, bool mosaic) {
-    if (err_interrupted) return YOLO_ERROR_INTERRUPTED;
     os_mutex_lock(&dl->mutex);
     dl->end = 0;
     while (dl->busy) os_condition_wait(&dl->changed, &dl->mutex);
