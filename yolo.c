@@ -15147,7 +15147,7 @@ static bool plot_range(const double *values, int count, double least, double *lo
         *high = YOLO_MAX(*high, values[i]);
     }
     if (!(*low <= *high)) return false;
-    double margin = YOLO_MAX(YOLO_MAX((*high - *low) * 0.05, fabs(*high) * 1e-9), *high > *low ? 0 : least);
+    double margin = YOLO_MAX(YOLO_MAX((*high - *low) * 0.05, fabs(*high) * 1e-9), *high > *low ? 1e-12 : least);
     *low -= margin;
     *high += margin;
     return true;
@@ -15213,7 +15213,7 @@ static yolo_status plot_results(const char *csv_path, const char *png_path, yolo
     if (status == YOLO_OK) status = plot_open(&canvas, 2000, 1000, error);
     else memset(&canvas, 0, sizeof canvas);
     for (int i = 0; i < PLOT_RESULTS && status == YOLO_OK; i++) {
-        float left = 396 * (float)(i % 5) + 88, top = 490 * (float)(i / 5) + 56;
+        float left = 395 * (float)(i % 5) + 86, top = 490 * (float)(i / 5) + 56;
         plot_result(&canvas, (plot_axes){.left = left, .top = top, .right = left + 316, .bottom = top + 380}, &table, i, i == 1 ? "results" : NULL);
         if (i > 4) plot_text(&canvas, left + 158, top + 422, 0.5f, 0, plot_type(17, plot_ink), plot_wide, "epoch");
     }

@@ -29,7 +29,7 @@ static void plot_test_seen(const char *path, int width, int height) {
 static void test_plot_results(void) {
     static const char header[] = "epoch,time,train/box_loss, train/cls_loss,metrics/mAP50(B),val/dfl_loss\n";
     static const struct { const char *text; int size; } cases[] = {
-        {"", 0}, {"\n\n\n", 3}, {"epoch\n1\n2\n", 10}, {"1,2,3\n,,,\n,\n", 12}, {"\0\0,\0\n\xff", 6}, {",,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,\n1\n", 79},
+        {"", 0}, {"\n\n\n", 3}, {"epoch\n1\n2\n", 10}, {"1,2,3\n,,,\n,\n", 12}, {"epoch,val/box_loss\n1e-320,1e-320\n0,0\n", 38}, {"epoch,val/box_loss\n1e299,-1e299\n-1e299,1e299\n3,7", 45}, {"\0\0,\0\n\xff", 6}, {",,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,\n1\n", 79},
     };
     static const char *const rows[] = {
         "1,2,0.5,1,0.25,3\r\n", "nan,inf,nan,-inf,nan,nan\n", "3,1,1e308,-1e308,1e-320,0\n", "4,1,1e99999,0x10,--1,\n", "5\n", "6,1,2,3,4,5,6,7,8,9\n",
