@@ -2700,18 +2700,30 @@ static yolo_status codec_read(const char *path, yolo_image *image, yolo_error *e
     return status;
 }
 
-/* The size a picture will have when read, from its header alone. */
-static yolo_status codec_size(const char *path, int *width, int *height, yolo_error *error) {
-    uint8_t *bytes;
-    size_t size;
-    yolo_status status = path_read(path, CODEC_MAX_FILE, &bytes, &size, error);
-    if (status != YOLO_OK) return status;
+/* The size that the header among the first bytes of a file tells. */
+static yolo_status codec_size_memory(const char *path, const uint8_t *bytes, size_t size, int *width, int *height, yolo_error *error) {
     codec_file file = {path, cur_make(bytes, size)};
     const codec_format *format;
     codec_header header;
-    status = codec_begin(&file, &format, &header, error);
+    yolo_status status = codec_begin(&file, &format, &header, error);
     *width = header.orientation >= 5 ? header.height : header.width;
     *height = header.orientation >= 5 ? header.width : header.height;
+    return status;
+}
+
+enum { CODEC_HEAD = 65536 };
+
+/* The size a picture will have when read, from its header alone: the first bytes do, but for a long preface or damage. */
+static yolo_status codec_size(const char *path, int *width, int *height, yolo_error *error) {
+    uint8_t *bytes = mem_alloc(CODEC_HEAD);
+    if (!bytes) return err_memory(error, CODEC_HEAD);
+    FILE *file = os_open(path, "rb");
+    size_t size = file ? fread(bytes, 1, CODEC_HEAD, file) : 0;
+    yolo_status status = size ? codec_size_memory(path, bytes, size, width, height, NULL) : YOLO_ERROR_IO;
+    if (file) fclose(file);
+    mem_free(bytes);
+    if (status == YOLO_OK || (status = path_read(path, CODEC_MAX_FILE, &bytes, &size, error)) != YOLO_OK) return status;
+    status = codec_size_memory(path, bytes, size, width, height, error);
     mem_free(bytes);
     return status;
 }

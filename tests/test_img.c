@@ -117,6 +117,24 @@ static void test_img_files(void) {
     ref_close(&ref);
 }
 
+/* A JPEG whose size stands behind 130,000 bytes of comments, more than is looked at first. */
+static void test_img_long_head(void) {
+    uint8_t pixels[24 * 16 * 3] = {0}, *bytes, comment[65002] = {0xff, 0xfe, 65000 >> 8, 65000 & 255};
+    yolo_image image = {pixels, 24, 16};
+    const char *path = test_temp("long.jpg");
+    size_t size;
+    str s = {0};
+    int width = 0, height = 0;
+    CHECK(codec_write(path, &image, NULL) == YOLO_OK && path_read(path, 1 << 20, &bytes, &size, NULL) == YOLO_OK);
+    str_append(&s, (const char *)bytes, 2);
+    for (int i = 0; i < 2; i++) str_append(&s, (const char *)comment, sizeof comment);
+    str_append(&s, (const char *)bytes + 2, size - 2);
+    CHECK(path_write(path, s.text, (size_t)s.length, false, NULL) == YOLO_OK);
+    CHECK(codec_size(path, &width, &height, NULL) == YOLO_OK && width == 24 && height == 16);
+    mem_free(bytes);
+    str_free(&s);
+}
+
 static void test_img_write(void) {
     yolo_image image = img_test_pattern(67, 45), again;
     for (int y = 10; y < 30; y++) memset(image.pixels + y * 67 * 3, 90, 150);
@@ -360,6 +378,7 @@ static const test_case tests_img[] = {
     {"img_plans", "letterbox and load sizes are ultralytics'", test_img_letterbox_plans},
     {"img_letterbox", "the network's input is the resized picture over 255 in a border of 114", test_img_letterbox_run},
     {"img_files", "JPEG, PNG and BMP of every kind read as cv2 reads them, EXIF applied", test_img_files},
+    {"long_head", "a size that stands far from the beginning", test_img_long_head},
     {"img_write", "PNG comes back exactly, JPEG nearly", test_img_write},
     {"img_refused", "files that cannot be read say why", test_img_refused},
     {"img_mutations", "damaged pictures give a picture or an error", test_img_mutations},
