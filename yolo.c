@@ -15380,7 +15380,7 @@ static void plot_blues(double part, uint8_t colour[3]) {
     for (int c = 0; c < 3; c++) colour[c] = (uint8_t)lrint(stops[low][c] + (at - low) * (stops[low + 1][c] - stops[low][c]));
 }
 
-typedef struct plot_matrix { const int64_t *counts; int size; bool normalised; double *sums; double most; } plot_matrix;
+typedef struct plot_matrix { const int32_t *counts; int size; bool normalised; double *sums; double most; } plot_matrix;
 
 /* What a cell shows: predicted in rows, true in columns. */
 static double plot_matrix_cell(const plot_matrix *m, int predicted, int true_class) {
@@ -15462,7 +15462,7 @@ static float plot_names_width(const char *const *names, int count, float size, f
 
 /* confusion_matrix.png and confusion_matrix_normalized.png. `counts` is (class_count + 1) squared, row = predicted class,
    column = true class, the last of either the background; `normalised` = parts of the column's sum. */
-static yolo_status plot_confusion(const char *path, const int64_t *counts, const char *const *names, int class_count, bool normalised, yolo_error *error) {
+static yolo_status plot_confusion(const char *path, const int32_t *counts, const char *const *names, int class_count, bool normalised, yolo_error *error) {
     plot_canvas canvas = {.across = 0};
     plot_matrix m = {counts, class_count + 1, normalised, mem_array((uint64_t)class_count + 1, sizeof *m.sums), 0};
     if (!m.sums) return err_memory(error, (uint64_t)class_count * 8);

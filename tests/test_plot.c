@@ -78,8 +78,8 @@ static void test_plot_confusion(void) {
     static const int sizes[] = {0, 1, 6, 40, 150, 1300};
     for (int i = 0; i < YOLO_COUNT(sizes); i++) {
         int n = sizes[i] + 1;
-        int64_t *counts = mem_array((uint64_t)n * (uint64_t)n, sizeof *counts);
-        for (int k = 0; k < n * n; k++) counts[k] = i == 2 ? 0 : k % 7 == 0 ? (int64_t)k * k : k == 5 ? INT64_MAX / 2 : 0;
+        int32_t *counts = mem_array((uint64_t)n * (uint64_t)n, sizeof *counts);
+        for (int k = 0; k < n * n; k++) counts[k] = i == 2 ? 0 : k % 7 == 0 ? k % 30000 * 7 : k == 5 ? INT32_MAX : 0;
         const char *const *names = sizes[i] == 6 ? plot_test_names : NULL;
         for (int normalised = 0; normalised < 2; normalised++) {
             const char *path = test_temp("confusion.png");
@@ -145,7 +145,8 @@ static void test_plot_batch(void) {
 /* Want of memory anywhere is an error, and nothing leaks (under the address sanitizer). */
 static void test_plot_memory(void) {
     const double y[4] = {0.1, 0.5, 0.4, 0};
-    const int64_t counts[4] = {3, 1, 2, 0};
+    const int32_t counts[4] = {3, 1, 2, 0};
+    const int64_t instances = 3;
     const yolo_box box = {0.1f, 0.1f, 0.5f, 0.5f, -1, 0};
     plot_curve_set set = {.metric = "F1", .y = y, .stride = 4, .rows = 1, .points = 4};
     uint8_t pixels[12] = {0};
@@ -159,7 +160,7 @@ static void test_plot_memory(void) {
         for (; n < 200 && status == YOLO_ERROR_MEMORY; n++) {
             os_atomic_set(&mem_fail_after, n);
             status = kind == 0 ? plot_results(csv, png, NULL) : kind == 1 ? plot_curves(png, &set, NULL) : kind == 2 ? plot_confusion(png, counts, NULL, 1, true, NULL)
-                   : kind == 3 ? plot_labels(jpg, &box, 1, counts, NULL, 1, NULL) : plot_batch(jpg, &sheet, NULL);
+                   : kind == 3 ? plot_labels(jpg, &box, 1, &instances, NULL, 1, NULL) : plot_batch(jpg, &sheet, NULL);
         }
         os_atomic_set(&mem_fail_after, 0);
         CHECK_MSG(status == YOLO_OK && n > 3, "kind %d: status %d after %d", kind, status, n);
