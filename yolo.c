@@ -14920,8 +14920,8 @@ typedef struct plot_canvas {
     int across, down;         /* tiles */
 } plot_canvas;
 
-/* A chart's rectangle in pixels and what its edges stand for. */
-typedef struct plot_axes { float left, top, right, bottom; double x1, x2, y1, y2; bool whole_x, whole_y; } plot_axes;
+/* A chart's rectangle in pixels, what its edges stand for, which ticks are whole numbers, and the room for those at its left. */
+typedef struct plot_axes { float left, top, right, bottom; double x1, x2, y1, y2; bool whole_x, whole_y; float room; } plot_axes;
 
 static const uint8_t plot_ink[3] = {38, 38, 38}, plot_gray[3] = {120, 120, 120}, plot_grid[3] = {228, 228, 228}, plot_white[3] = {255, 255, 255};
 static const uint8_t plot_blue[3] = {31, 100, 190}, plot_orange[3] = {245, 130, 20};
@@ -15061,7 +15061,8 @@ static void plot_draw_axes(plot_canvas *canvas, const plot_axes *axes, int x_tic
         float y = floorf(axes->bottom - (float)((at - axes->y1) / (axes->y2 - axes->y1)) * (axes->bottom - axes->top));
         plot_rectangle(canvas, axes->left - 6, y, axes->right, y + 1, plot_grid);
         plot_number(text, at, step);
-        plot_text(canvas, axes->left - 12, y + 1, 1, 0.5f, plot_type(size, plot_ink), plot_wide, text);
+        float fit = YOLO_MIN(1.0f, axes->room / img_text_width(text, size));
+        plot_text(canvas, axes->left - 12, y + 1, 1, 0.5f, plot_type(size * fit, plot_ink), plot_wide, text);
     }
     plot_rectangle(canvas, axes->left, axes->bottom, axes->right, axes->bottom + 2, plot_gray);
     plot_rectangle(canvas, axes->left, axes->top, axes->left + 2, axes->bottom + 2, plot_gray);
@@ -15186,7 +15187,7 @@ static void plot_result(plot_canvas *canvas, plot_axes axes, plot_table *table, 
     const double *y = table->y[series];
     float size = 17, middle = (axes.left + axes.right) / 2;
     plot_text(canvas, middle, axes.top - 14, 0.5f, 1, plot_type(20, plot_ink), axes.right - axes.left + 66, plot_result_names[series]);
-    if (!plot_range(y, table->count, YOLO_MAX(fabs(y[0]) * 0.1, 0.01), &axes.y1, &axes.y2) || !plot_range(table->x, table->count, 0.5, &axes.x1, &axes.x2)) {
+    if (!plot_range(y, table->count, YOLO_MAX(fabs(y[0]) * 0.1, 0.05), &axes.y1, &axes.y2) || !plot_range(table->x, table->count, 0.5, &axes.x1, &axes.x2)) {
         axes.x1 = axes.y1 = 0;
         axes.x2 = axes.y2 = 1;
         plot_draw_axes(canvas, &axes, 0, 0, size);
@@ -15226,7 +15227,7 @@ static yolo_status plot_results(const char *csv_path, const char *png_path, yolo
     else memset(&canvas, 0, sizeof canvas);
     for (int i = 0; i < PLOT_RESULTS && status == YOLO_OK; i++) {
         float left = 395 * (float)(i % 5) + 86, top = 490 * (float)(i / 5) + 56;
-        plot_result(&canvas, (plot_axes){.left = left, .top = top, .right = left + 316, .bottom = top + 380}, &table, i, i == 1 ? "results" : NULL);
+        plot_result(&canvas, (plot_axes){.left = left, .top = top, .right = left + 316, .bottom = top + 380, .room = 64}, &table, i, i == 1 ? "results" : NULL);
         if (i > 4) plot_text(&canvas, left + 158, top + 422, 0.5f, 0, plot_type(17, plot_ink), plot_wide, "epoch");
     }
     mem_free(table.x);
@@ -15345,7 +15346,7 @@ static void plot_curve_lines(plot_canvas *canvas, const plot_axes *axes, const p
 static yolo_status plot_curves(const char *path, const plot_curve_set *set, yolo_error *error) {
     plot_canvas canvas;
     plot_curve_set curves = *set;
-    plot_axes axes = {130, 84, 1260, 1090, 0, 1, 0, 1, false, false};
+    plot_axes axes = {130, 84, 1260, 1090, 0, 1, 0, 1, false, false, 80};
     char title[100];
     if (curves.points < 1) curves.rows = 0;
     int points = YOLO_MAX(curves.points, 1);
@@ -15433,7 +15434,7 @@ static void plot_matrix_names(plot_canvas *canvas, const plot_axes *axes, const 
 }
 
 static void plot_matrix_scale(plot_canvas *canvas, const plot_axes *axes, const plot_matrix *m) {
-    plot_axes bar = {axes->right + 60, axes->top, axes->right + 92, axes->bottom, 0, 1, 0, m->most, false, false};
+    plot_axes bar = {axes->right + 60, axes->top, axes->right + 92, axes->bottom, 0, 1, 0, m->most, false, false, 80};
     for (float y = bar.top; y < bar.bottom; y++) {
         uint8_t colour[3];
         plot_blues((double)((bar.bottom - y) / (bar.bottom - bar.top)), colour);
@@ -15576,10 +15577,10 @@ static yolo_status plot_labels(const char *path, const yolo_box *boxes, int64_t 
     yolo_status status = plot_open(&canvas, 1600, 1600, error);
     if (status == YOLO_OK) {
         bool named = class_count <= 50;
-        plot_bars(&canvas, (plot_axes){120, 70, 770, named ? 560.0f : 680.0f, 0, 1, 0, 1, false, false}, instances, names, class_count);
-        plot_overlay(&canvas, (plot_axes){880, 70, 1560, 750, 0, 1, 0, 1, false, false}, boxes, count);
-        plot_density(&canvas, (plot_axes){120, 840, 770, 1490, 0, 1, 0, 1, false, false}, boxes, count, false);
-        plot_density(&canvas, (plot_axes){910, 840, 1560, 1490, 0, 1, 0, 1, false, false}, boxes, count, true);
+        plot_bars(&canvas, (plot_axes){120, 70, 770, named ? 560.0f : 680.0f, 0, 1, 0, 1, false, false, 80}, instances, names, class_count);
+        plot_overlay(&canvas, (plot_axes){880, 70, 1560, 750, 0, 1, 0, 1, false, false, 80}, boxes, count);
+        plot_density(&canvas, (plot_axes){120, 840, 770, 1490, 0, 1, 0, 1, false, false, 80}, boxes, count, false);
+        plot_density(&canvas, (plot_axes){910, 840, 1560, 1490, 0, 1, 0, 1, false, false, 80}, boxes, count, true);
     }
     return plot_close(&canvas, path, status, error);
 }
@@ -15599,11 +15600,12 @@ typedef struct plot_sheet {
 
 enum { PLOT_SIDE = 1920, PLOT_NAMED_BOXES = 300 };
 
-/* One picture scaled into its cell, with its boxes and its file name. */
-static void plot_cell(yolo_image *cell, const plot_picture *picture, const plot_sheet *sheet, double scale) {
+/* One picture scaled into its cell, with its boxes. */
+static void plot_cell(yolo_image *cell, const plot_picture *picture, const plot_sheet *sheet, double scale, float size) {
     const yolo_image *in = &picture->image;
+    memset(cell->pixels, 114, (size_t)cell->width * (size_t)cell->height * 3);
+    if (!in->pixels || in->width < 1 || in->height < 1) return;
     int width = YOLO_CLAMP((int)(in->width * scale), 1, cell->width), height = YOLO_CLAMP((int)(in->height * scale), 1, cell->height);
-    float size = cell->width < 200 ? 9.0f : 11.0f;
     for (int first = 0; first < width; first += IMG_TILE) {
         img_tile tile;
         img_tile_start(&tile, in, width, height, first);
@@ -15617,42 +15619,45 @@ static void plot_cell(yolo_image *cell, const plot_picture *picture, const plot_
         if (i < PLOT_NAMED_BOXES) img_draw_marked(cell, &box, name, 2, size);
         else img_draw_frame(cell, &box, 1);
     }
-    if (!picture->name) return;
-    static const uint8_t shade[3] = {40, 40, 40};
-    float taken;
-    size_t length = img_text_fit(path_name(picture->name), size, (float)cell->width - 16, &taken);
-    img_draw_rectangle(cell, 0, 0, (int)taken + 16, (int)size + 14, shade);
-    img_draw_text(cell, 8, 7, (img_type){.size = size, .colour = plot_white}, path_name(picture->name), length);
+}
+
+/* How the pictures of a sheet lie: cells of a size, each below a band for its file name. */
+typedef struct plot_layout { int across, down, width, height, band; double scale; } plot_layout;
+
+static plot_layout plot_lay_out(const plot_sheet *sheet, int count) {
+    plot_layout l = {.across = 1};
+    int widest = 1, tallest = 1;
+    while (l.across * l.across < count) l.across++;
+    l.down = YOLO_MAX((count + l.across - 1) / l.across, 1);
+    for (int i = 0; i < count; i++) {
+        widest = YOLO_MAX(widest, sheet->pictures[i].image.width);
+        tallest = YOLO_MAX(tallest, sheet->pictures[i].image.height);
+        if (sheet->pictures[i].name) l.band = 24;
+    }
+    l.scale = YOLO_MIN((double)PLOT_SIDE / l.across / widest, (double)PLOT_SIDE / l.down / tallest);
+    l.scale = YOLO_MIN(l.scale, 3); /* small pictures grow */
+    l.width = YOLO_MAX((int)(widest * l.scale), 1);
+    l.height = YOLO_MAX((int)(tallest * l.scale), 1);
+    return l;
 }
 
 /* train_batchN.jpg, val_batchN_labels.jpg, val_batchN_pred.jpg: pictures in a square grid, row by row. */
 static yolo_status plot_batch(const char *path, const plot_sheet *sheet, yolo_error *error) {
-    plot_canvas canvas = {.across = 0};
-    int count = YOLO_CLAMP(sheet->count, 0, PLOT_SHEET), across = 1, widest = 1, tallest = 1;
-    while (across * across < count) across++;
-    int down = YOLO_MAX((count + across - 1) / across, 1);
-    for (int i = 0; i < count; i++) {
-        widest = YOLO_MAX(widest, sheet->pictures[i].image.width);
-        tallest = YOLO_MAX(tallest, sheet->pictures[i].image.height);
-    }
-    double scale = YOLO_MIN((double)PLOT_SIDE / across / widest, (double)PLOT_SIDE / down / tallest);
-    yolo_image cell = {NULL, YOLO_MAX((int)(widest * scale), 1), YOLO_MAX((int)(tallest * scale), 1)};
-    if (scale > 1) { /* small pictures grow, up to three times */
-        scale = YOLO_MIN(scale, 3);
-        cell.width = (int)(widest * scale);
-        cell.height = (int)(tallest * scale);
-    }
-    cell.pixels = mem_array((uint64_t)cell.width * (uint64_t)cell.height, 3);
-    yolo_status status = plot_open(&canvas, (cell.width + 2) * across, (cell.height + 2) * down, error);
-    if (status == YOLO_OK && !cell.pixels) status = err_memory(error, (uint64_t)cell.width * (uint64_t)cell.height * 3);
+    plot_canvas canvas;
+    int count = YOLO_CLAMP(sheet->count, 0, PLOT_SHEET);
+    plot_layout l = plot_lay_out(sheet, count);
+    yolo_image cell = {mem_array((uint64_t)l.width * (uint64_t)l.height, 3), l.width, l.height};
+    float size = l.width < 200 ? 9.0f : 11.0f;
+    yolo_status status = plot_open(&canvas, (l.width + 2) * l.across, (l.height + l.band + 2) * l.down, error);
+    if (status == YOLO_OK && !cell.pixels) status = err_memory(error, (uint64_t)l.width * (uint64_t)l.height * 3);
     for (int i = 0; i < count && status == YOLO_OK; i++) {
         const plot_picture *picture = &sheet->pictures[i];
-        memset(cell.pixels, 114, (size_t)cell.width * (size_t)cell.height * 3);
-        if (picture->image.pixels && picture->image.width > 0 && picture->image.height > 0) plot_cell(&cell, picture, sheet, scale);
-        int left = (cell.width + 2) * (i % across) + 1, top = (cell.height + 2) * (i / across) + 1;
-        for (int y = 0; y < cell.height; y++)
+        int left = (l.width + 2) * (i % l.across) + 1, top = (l.height + l.band + 2) * (i / l.across) + 1 + l.band;
+        plot_cell(&cell, picture, sheet, l.scale, size);
+        for (int y = 0; y < l.height; y++)
             memcpy(canvas.image.pixels + ((size_t)(top + y) * (size_t)canvas.image.width + (size_t)left) * 3,
-                   cell.pixels + (size_t)y * (size_t)cell.width * 3, (size_t)cell.width * 3);
+                   cell.pixels + (size_t)y * (size_t)l.width * 3, (size_t)l.width * 3);
+        if (picture->name) plot_text(&canvas, (float)left + 5, (float)top - 6, 0, 1, plot_type(size, plot_ink), (float)l.width - 10, path_name(picture->name));
     }
     mem_free(cell.pixels);
     return plot_close(&canvas, path, status, error);
