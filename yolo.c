@@ -10089,7 +10089,6 @@ typedef struct op_wgrad {
     const ten *d_out, *in;
     int kernel, stride, padding;
     bool winograd, shared;
-    bool in_place;          /* the input needs no padded copy */
     ptrdiff_t span, sum_row; /* floats of a filter row: S*C, and what they take in the sums (Winograd: C) */
     ptrdiff_t sum_frequency; /* Winograd: sums from frequency to frequency */
     int rows, block;        /* rows of d_out (Winograd: tiles) in all images, and those that are worked on at once */
@@ -10107,7 +10106,7 @@ static void op_wgrad_cut(op_wgrad *job, int K, int items) {
     const int most = (int)YOLO_CLAMP(OP_WGRAD_SUMS / job->piece_floats, 1, OP_WGRAD_ITEMS);
     job->piece_rows = job->shared ? job->rows : (job->rows + most - 1) / most;
     job->pieces = (job->rows + job->piece_rows - 1) / job->piece_rows;
-    const int height = job->kernels->tile_rows, tiles = (K + height - 1) / height;
+    const int height = 2 * job->kernels->tile_rows, tiles = (K + height - 1) / height; /* less is not worth a copy of the input */
     job->cuts = YOLO_MIN((items + job->pieces - 1) / job->pieces, tiles);
     job->cut_channels = (tiles + job->cuts - 1) / job->cuts * height;
     job->cuts = (K + job->cut_channels - 1) / job->cut_channels;
@@ -10146,12 +10145,11 @@ static op_wgrad op_wgrad_plan(op_isa isa, int C, int K, int kernel, int stride, 
         op_wgrad_plan_winograd(&job, C, K, n, out_h, out_w, threads);
         return job;
     }
-    job.in_place = kernel == 1 && stride == 1 && padding == 0 && C % kernels->vector == 0;
     job.sum_row = (job.span + kernels->vector - 1) / kernels->vector * kernels->vector;
     job.block = YOLO_MIN(YOLO_MAX(OP_WGRAD_PIXELS / out_w, 1), out_h);
     job.band_w = (out_w - 1) * stride + kernel;
     const int64_t band = ((int64_t)(job.block - 1) * stride + kernel) * job.band_w * C;
-    job.worker_floats = job.in_place ? 0 : op_align(band + 2 * kernels->vector);
+    job.worker_floats = op_align(band + 2 * kernels->vector);
     job.piece_floats = op_align((int64_t)K * kernel * job.sum_row);
     op_wgrad_cut(&job, K, OP_WGRAD_ITEMS);
     return job;
@@ -10180,21 +10178,15 @@ static void op_wgrad_products(const op_kernels *kernels, op_pairs pairs, int cha
 /* Some rows of d_out of one image, from output channel k0 on, with the input rows under them. */
 static void op_wgrad_rows(const op_wgrad *job, int n, int y, int rows, int k0, int channels, float *sums, float *band) {
     const ten *d_out = job->d_out, *in = job->in;
-    ptrdiff_t input_row = (ptrdiff_t)job->band_w * in->c;
+    const ptrdiff_t input_row = (ptrdiff_t)job->band_w * in->c;
+    const int copied = (rows - 1) * job->stride + job->kernel;
+    op_copy_padded(band, in, n, y * job->stride - job->padding, -job->padding, copied, job->band_w);
+    memset(band + copied * input_row, 0, 2 * (size_t)job->kernels->vector * sizeof(float));
     op_pairs pairs = {.a = ten_at(d_out, n, y, 0) + k0, .a_pixel = (ptrdiff_t)d_out->pixel, .rows = rows, .columns = d_out->w};
     pairs.a_row = pairs.a_pixel * d_out->w;
-    if (job->in_place) {
-        pairs.b = ten_at(in, n, y, 0);
-        pairs.b_pixel = (ptrdiff_t)in->pixel;
-        pairs.b_row = pairs.b_pixel * in->w;
-    } else {
-        const int copied = (rows - 1) * job->stride + job->kernel;
-        op_copy_padded(band, in, n, y * job->stride - job->padding, -job->padding, copied, job->band_w);
-        memset(band + copied * input_row, 0, 2 * (size_t)job->kernels->vector * sizeof(float));
-        pairs.b = band;
-        pairs.b_pixel = (ptrdiff_t)job->stride * in->c;
-        pairs.b_row = job->stride * input_row;
-    }
+    pairs.b = band;
+    pairs.b_pixel = (ptrdiff_t)job->stride * in->c;
+    pairs.b_row = job->stride * input_row;
     for (int r = 0; r < job->kernel; r++, pairs.b += input_row, sums += job->sum_row)
         op_wgrad_products(job->kernels, pairs, channels, job->span, sums, job->kernel * job->sum_row);
 }
