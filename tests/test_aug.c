@@ -244,7 +244,7 @@ static void aug_reference_hsv(const uint8_t *in, const double *gains, uint8_t *o
 static void test_aug_hsv(void) {
     aug_hsv *t = mem_array(1, sizeof *t);
     uint64_t seed = 1;
-    int64_t far = 0, count = 0;
+    int64_t off = 0, count = 0;
     for (int trial = 0; trial < 40; trial++) {
         double gains[3];
         for (int i = 0; i < 3; i++) gains[i] = ((double)aug_random(&seed) / 2147483648.0 * 2 - 1) * (i == 0 ? 0.1 : 0.9);
@@ -254,10 +254,10 @@ static void test_aug_hsv(void) {
             if (i % 7 == 0) in[1] = in[2] = in[0];
             aug_hsv_row(t, in, 1, out, 3);
             aug_reference_hsv(in, gains, expected);
-            for (int c = 0; c < 3; c++, count++) far += abs(out[trial & 1 ? 2 - c : c] - expected[c]) > 1;
+            for (int c = 0; c < 3; c++, count++) off += abs(out[trial & 1 ? 2 - c : c] - expected[c]) > 1;
         }
     }
-    CHECK_MSG(far * 200 < count, "%lld of %lld", (long long)far, (long long)count); /* a hue or saturation at a tie */
+    CHECK_MSG(off * 200 < count, "%lld of %lld", (long long)off, (long long)count); /* a hue or saturation at a tie */
     mem_free(t);
 }
 
