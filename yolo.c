@@ -16844,8 +16844,1223 @@ static yolo_status lab_label(const yolo_model *model, const yolo_label_options *
     return status;
 }
 
-/* ==== 25 tr_: trainer ==============================================================================================
-   The phases of a training run. */
+/* ==== 25 tr_: trainer ===========================================================================================
+   The phases of a run: options -> data and start weights -> memory plan -> epochs of steps, validation and checkpoint
+   -> charts. REF ultralytics/engine/trainer.py for the rules.
+
+   1. A run is a function of its options, data and seed: every random number is keyed by (seed, epoch, picture), and no sum
+      depends on the number of threads.
+   2. weights/last.pt always holds a whole state: before the first epoch, and after each one, weights, moving average, optimizer,
+      unused gradients and counters. Everything else in the folder can be rebuilt from there: on `resume` the rows of
+      results.csv that are younger go, and the epoch that was under way begins anew. So a kill at any moment costs at most
+      an epoch and changes no bit.
+   3. Within an epoch: results.csv, then best.pt, then last.pt.
+   4. A loss that is not finite ends the epoch: the state of last.pt comes back, with half the learning rate, three times
+      at most. */
+
+enum { TR_ATTEMPTS = 3, TR_SHEETS = 3, TR_MAX_BATCH = 1024 };
+
+/* The options as they are called in args.yaml and in checkpoints. */
+typedef enum tr_kind {
+    TR_TEXT, TR_TRUTH_OR_TEXT, TR_LAYERS, TR_INT, TR_SEED, TR_NUMBER, TR_BATCH /* a number, whole where it can be */,
+    TR_HOURS /* 0 = none */, TR_BOOL
+} tr_kind;
+typedef struct tr_argument {
+    const char *name;
+    tr_kind kind;
+    size_t field;
+    bool free; /* may differ on resume */
+} tr_argument;
+
+#define TR_AT(field) offsetof(yolo_train_options, field)
+static const tr_argument tr_arguments[] = {
+    {"model", TR_TEXT, TR_AT(model), false}, {"data", TR_TEXT, TR_AT(data), true}, {"epochs", TR_INT, TR_AT(epochs), true},
+    {"time", TR_HOURS, TR_AT(time), true}, {"patience", TR_INT, TR_AT(patience), true}, {"batch", TR_BATCH, TR_AT(batch), true},
+    {"imgsz", TR_INT, TR_AT(imgsz), true}, {"save", TR_BOOL, TR_AT(save), true}, {"save_period", TR_INT, TR_AT(save_period), true},
+    {"cache", TR_TRUTH_OR_TEXT, TR_AT(cache), true}, {"device", TR_TEXT, TR_AT(device), true}, {"workers", TR_INT, TR_AT(workers), true},
+    {"project", TR_TEXT, TR_AT(project), false}, {"name", TR_TEXT, TR_AT(name), false}, {"exist_ok", TR_BOOL, TR_AT(exist_ok), false},
+    {"pretrained", TR_TRUTH_OR_TEXT, TR_AT(pretrained), false}, {"optimizer", TR_TEXT, TR_AT(optimizer), false},
+    {"seed", TR_SEED, TR_AT(seed), false}, {"single_cls", TR_BOOL, TR_AT(single_cls), false}, {"rect", TR_BOOL, TR_AT(rect), false},
+    {"cos_lr", TR_BOOL, TR_AT(cos_lr), false}, {"close_mosaic", TR_INT, TR_AT(close_mosaic), true},
+    {"amp", TR_BOOL, TR_AT(amp), false}, {"fraction", TR_NUMBER, TR_AT(fraction), false}, {"freeze", TR_LAYERS, TR_AT(freeze), true},
+    {"multi_scale", TR_NUMBER, TR_AT(multi_scale), false}, {"val", TR_BOOL, TR_AT(val), true}, {"iou", TR_NUMBER, TR_AT(iou), false},
+    {"max_det", TR_INT, TR_AT(max_det), false}, {"plots", TR_BOOL, TR_AT(plots), true}, {"lr0", TR_NUMBER, TR_AT(lr0), false},
+    {"lrf", TR_NUMBER, TR_AT(lrf), false}, {"momentum", TR_NUMBER, TR_AT(momentum), false},
+    {"weight_decay", TR_NUMBER, TR_AT(weight_decay), false}, {"warmup_epochs", TR_NUMBER, TR_AT(warmup_epochs), false},
+    {"warmup_momentum", TR_NUMBER, TR_AT(warmup_momentum), false}, {"warmup_bias_lr", TR_NUMBER, TR_AT(warmup_bias_lr), false},
+    {"box", TR_NUMBER, TR_AT(box), false}, {"cls", TR_NUMBER, TR_AT(cls), false}, {"dfl", TR_NUMBER, TR_AT(dfl), false},
+    {"nbs", TR_INT, TR_AT(nbs), false}, {"hsv_h", TR_NUMBER, TR_AT(hsv_h), false}, {"hsv_s", TR_NUMBER, TR_AT(hsv_s), false},
+    {"hsv_v", TR_NUMBER, TR_AT(hsv_v), false}, {"degrees", TR_NUMBER, TR_AT(degrees), false},
+    {"translate", TR_NUMBER, TR_AT(translate), false}, {"scale", TR_NUMBER, TR_AT(scale), false}, {"shear", TR_NUMBER, TR_AT(shear), false},
+    {"perspective", TR_NUMBER, TR_AT(perspective), false}, {"flipud", TR_NUMBER, TR_AT(flipud), false},
+    {"fliplr", TR_NUMBER, TR_AT(fliplr), false}, {"bgr", TR_NUMBER, TR_AT(bgr), false}, {"mosaic", TR_NUMBER, TR_AT(mosaic), false},
+    {"mixup", TR_NUMBER, TR_AT(mixup), false}, {"cutmix", TR_NUMBER, TR_AT(cutmix), false},
+};
+
+static yolo_train_options tr_defaults(void) {
+    return (yolo_train_options){
+        .patience = 100, .batch = 16, .imgsz = 640, .save = true, .save_period = -1, .cache = "ram", .workers = 8,
+        .project = "runs/detect", .name = "train", .pretrained = "true", .optimizer = "auto", .close_mosaic = 10, .amp = true,
+        .fraction = 1, .lr0 = 0.01, .lrf = 0.01, .momentum = 0.937, .weight_decay = 0.0005, .warmup_epochs = 3,
+        .warmup_momentum = 0.8, .warmup_bias_lr = 0.1, .box = 7.5, .cls = 0.5, .dfl = 1.5, .nbs = 64, .hsv_h = 0.015, .hsv_s = 0.7,
+        .hsv_v = 0.4, .translate = 0.1, .scale = 0.5, .fliplr = 0.5, .mosaic = 1, .iou = 0.7, .max_det = 300, .plots = true,
+        .val = true, .device = "auto", .isa = "auto"};
+}
+
+static const char *tr_text_at(const yolo_train_options *o, size_t field) {
+    const char *text;
+    memcpy(&text, (const char *)o + field, sizeof text);
+    return text;
+}
+
+static double tr_number_at(const yolo_train_options *o, size_t field) {
+    double number;
+    memcpy(&number, (const char *)o + field, sizeof number);
+    return number;
+}
+
+static bool tr_is_truth(const char *text, bool *truth) {
+    *truth = str_equal_fold(text, "true");
+    return *truth || str_equal_fold(text, "false");
+}
+
+/* "10" -> 10 layers from the first on; "0,3,5" or "[0,3,5]" -> those. False when it is neither. */
+static bool tr_parse_layers(const char *text, int layer_count, bool *frozen) {
+    bool list = *text == '[' || strchr(text, ',');
+    for (const char *p = text + (*text == '['); *p;) {
+        char *end;
+        long layer = strtol(p, &end, 10);
+        if (end == p || layer < 0 || layer > layer_count) return false;
+        for (long i = list ? layer : 0; i < layer + list && i < layer_count; i++) frozen[i] = true;
+        for (p = end; *p == ',' || *p == ' ' || *p == ']';) p++;
+        if (!list && *p) return false;
+    }
+    return true;
+}
+
+static val *tr_layers_val(arena *a, const char *text) {
+    bool list = *text == '[' || strchr(text, ',');
+    val *layers = val_new(a, VAL_LIST);
+    for (const char *p = text + (*text == '['); layers && *p;) {
+        char *end;
+        long layer = strtol(p, &end, 10);
+        if (end == p || !list) return end == p ? val_string(a, text, strlen(text)) : val_int(a, layer);
+        if (!val_add(a, layers, NULL, val_int(a, layer))) return NULL;
+        for (p = end; *p == ',' || *p == ' ' || *p == ']';) p++;
+    }
+    return layers;
+}
+
+/* An option as args.yaml and checkpoints have it; NULL for want of memory. */
+static val *tr_argument_val(arena *a, const tr_argument *argument, const yolo_train_options *o) {
+    const char *at = (const char *)o + argument->field, *text;
+    int integer;
+    bool truth;
+    uint64_t seed;
+    double number;
+    switch (argument->kind) {
+    case TR_TEXT: case TR_TRUTH_OR_TEXT: case TR_LAYERS:
+        text = tr_text_at(o, argument->field);
+        if (!text || !*text) return val_new(a, VAL_NULL);
+        if (argument->kind == TR_LAYERS) return tr_layers_val(a, text);
+        if (argument->kind == TR_TRUTH_OR_TEXT && tr_is_truth(text, &truth)) return val_bool(a, truth);
+        return val_string(a, text, strlen(text));
+    case TR_INT: memcpy(&integer, at, sizeof integer); return val_int(a, integer);
+    case TR_SEED: memcpy(&seed, at, sizeof seed); return val_int(a, (int64_t)seed);
+    case TR_BOOL: memcpy(&truth, at, sizeof truth); return val_bool(a, truth);
+    default: break;
+    }
+    number = tr_number_at(o, argument->field);
+    if (argument->kind == TR_HOURS && number == 0) return val_new(a, VAL_NULL);
+    return argument->kind == TR_BATCH && number == floor(number) ? val_int(a, (int64_t)number) : val_float(a, number);
+}
+
+/* The texts of a list, "0,3,5". */
+static char *tr_list_text(arena *a, const val *list) {
+    str s = {0};
+    for (int64_t i = 0; i < list->count; i++) str_format(&s, "%s%lld", i ? "," : "", (long long)val_integer(list->items[i], 0));
+    char *text = s.failed || !s.text ? NULL : arena_text(a, s.text, (size_t)s.length);
+    str_free(&s);
+    return text;
+}
+
+/* Sets an option from a checkpoint's value; a value of the wrong kind leaves it as it is. */
+static void tr_set_argument(arena *a, const tr_argument *argument, const val *v, yolo_train_options *o) {
+    char *at = (char *)o + argument->field, number_text[24];
+    const char *text = NULL;
+    if (!v || v->kind == VAL_NULL) return;
+    if (argument->kind <= TR_LAYERS) {
+        if (v->kind == VAL_STRING) text = arena_text(a, v->text, v->length);
+        else if (v->kind == VAL_BOOL) text = v->integer ? "true" : "false";
+        else if (v->kind == VAL_LIST) text = tr_list_text(a, v);
+        else if (v->kind == VAL_INT) {
+            snprintf(number_text, sizeof number_text, "%lld", (long long)v->integer);
+            text = arena_text(a, number_text, strlen(number_text));
+        }
+        if (text) memcpy(at, &text, sizeof text);
+    } else if (val_is_number(v)) {
+        int integer = (int)YOLO_CLAMP(val_number(v, 0), -1e9, 1e9);
+        bool truth = v->integer != 0;
+        uint64_t seed = (uint64_t)v->integer;
+        double number = val_number(v, 0);
+        if (argument->kind == TR_INT) memcpy(at, &integer, sizeof integer);
+        else if (argument->kind == TR_BOOL) memcpy(at, &truth, sizeof truth);
+        else if (argument->kind == TR_SEED) memcpy(at, &seed, sizeof seed);
+        else memcpy(at, &number, sizeof number);
+    }
+}
+
+static size_t tr_field_size(tr_kind kind) {
+    return kind <= TR_LAYERS ? sizeof(char *) : kind == TR_INT ? sizeof(int) : kind == TR_SEED ? sizeof(uint64_t) :
+           kind == TR_BOOL ? sizeof(bool) : sizeof(double);
+}
+
+static bool tr_is_same(const tr_argument *argument, const yolo_train_options *a, const yolo_train_options *b) {
+    if (argument->kind > TR_LAYERS) return !memcmp((const char *)a + argument->field, (const char *)b + argument->field, tr_field_size(argument->kind));
+    const char *one = tr_text_at(a, argument->field), *other = tr_text_at(b, argument->field);
+    return !strcmp(one ? one : "", other ? other : "");
+}
+
+/* Is the option as it is by default, or a text that says nothing? */
+static bool tr_is_default(const tr_argument *argument, const yolo_train_options *o) {
+    const yolo_train_options standard = tr_defaults();
+    const char *text = argument->kind <= TR_LAYERS ? tr_text_at(o, argument->field) : NULL;
+    return tr_is_same(argument, o, &standard) || (argument->kind <= TR_LAYERS && (!text || !*text));
+}
+
+/* ---- a run ---- */
+
+typedef struct tr_run {
+    yolo_train_options options; /* as they take effect */
+    yolo_log outside;           /* the caller's */
+    yolo_log log;               /* to log.txt and outside */
+    FILE *log_file;
+    arena memory;               /* holds texts */
+    char *folder;
+    op_isa isa;
+    thr_pool *pool;
+    data_set data;
+    const data_list *train, *validation; /* validation NULL = none */
+    int class_count;
+    char **names, *single[1], item[8]; /* the latter two for single_cls */
+    pt_model model;             /* graph, live weights, and what checkpoints carry */
+    bool *frozen;               /* an entry a layer */
+    dl_loader *loader;
+    grad_pass *grad;
+    opt_state *opt;
+    float *gradients;
+    void *loss_memory; size_t loss_bytes;
+    ev_set validation_set;
+    run_weights *weights;       /* for validation */
+    int batch, imgsz, largest;  /* pictures a step; side of the input, the largest with multi_scale */
+    const char *last;           /* the checkpoint that is resumed */
+    double initial_lr[OPT_MAX_GROUPS]; /* of the optimizer's groups at rate 1 */
+    /* What last.pt keeps beside the blocks; doubles, for tr_number. */
+    double done, epochs;        /* whole epochs trained, to train */
+    double best_fitness;        /* -1 = none yet */
+    double best_epoch;          /* that best.pt is of, from 1; 0 = none */
+    double patience_epoch;      /* from which the patience is counted */
+    double seconds;             /* of the epochs done */
+    double rate;                /* what the learning rates are multiplied with, after lost epochs */
+    double pictures;            /* of the training set */
+    /* Of the epoch in hand. */
+    int attempts;               /* lost in a row */
+    loss_parts losses;          /* means of its batches */
+    ev_outcome outcome;
+    bool checked;               /* outcome is of this epoch */
+    double epoch_start;
+    /* Of this call. */
+    double start, first_epoch, shown;
+    double trained_seconds; int64_t trained; /* in steps, data included; pictures stepped */
+    log_meter meter;
+} tr_run;
+
+static void tr_log_line(void *user, yolo_log_level level, const char *text) {
+    tr_run *run = user;
+    if (run->log_file && level != YOLO_LOG_PROGRESS) {
+        fprintf(run->log_file, "%s%s\n", level == YOLO_LOG_WARNING ? "warning: " : "", text);
+        fflush(run->log_file);
+    }
+    if (run->outside.write) run->outside.write(run->outside.user, level, text);
+}
+
+/* "folder/name", in the arena; NULL for want of memory. */
+static const char *tr_path(tr_run *run, const char *name) {
+    char *joined = path_join(run->folder, name);
+    const char *kept = joined ? arena_text(&run->memory, joined, strlen(joined)) : NULL;
+    mem_free(joined);
+    return kept ? kept : "";
+}
+
+/* ---- options and folder ---- */
+
+static yolo_status tr_check_range(const char *name, double value, double low, double high, yolo_error *error) {
+    if (value >= low && value <= high) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_USAGE, "%s=%g: expected %g to %g", name, value, low, high);
+}
+
+static yolo_status tr_check_options(const yolo_train_options *o, yolo_error *error) {
+    const struct { const char *name; double value, low, high; } ranges[] = {
+        {"epochs", o->epochs, 1, 1000000}, {"time", o->time, 0, 100000}, {"patience", o->patience, 0, 1000000000},
+        {"imgsz", o->imgsz, 32, 8192}, {"workers", o->workers, 0, 256}, {"cache_gb", o->cache_gb, 0, 100000},
+        {"batch", o->batch, -1, TR_MAX_BATCH}, {"close_mosaic", o->close_mosaic, 0, 1000000}, {"fraction", o->fraction, 1e-9, 1},
+        {"multi_scale", o->multi_scale, 0, 0.95}, {"lr0", o->lr0, 0, 1000}, {"lrf", o->lrf, 0, 1000}, {"momentum", o->momentum, 0, 0.9999},
+        {"weight_decay", o->weight_decay, 0, 100}, {"warmup_epochs", o->warmup_epochs, 0, 1000000},
+        {"warmup_momentum", o->warmup_momentum, 0, 0.9999}, {"warmup_bias_lr", o->warmup_bias_lr, 0, 1000}, {"box", o->box, 0, 1e6},
+        {"cls", o->cls, 0, 1e6}, {"dfl", o->dfl, 0, 1e6}, {"nbs", o->nbs, 1, 1000000}, {"hsv_h", o->hsv_h, 0, 1}, {"hsv_s", o->hsv_s, 0, 1},
+        {"hsv_v", o->hsv_v, 0, 1}, {"degrees", o->degrees, 0, 180}, {"translate", o->translate, 0, 1}, {"scale", o->scale, 0, 1},
+        {"shear", o->shear, -180, 180}, {"perspective", o->perspective, 0, 0.001}, {"flipud", o->flipud, 0, 1}, {"fliplr", o->fliplr, 0, 1},
+        {"bgr", o->bgr, 0, 1}, {"mosaic", o->mosaic, 0, 1}, {"mixup", o->mixup, 0, 1}, {"cutmix", o->cutmix, 0, 1}, {"iou", o->iou, 0, 1},
+        {"max_det", o->max_det, 1, 30000}, {"threads", o->threads, 0, 256}};
+    yolo_status status = YOLO_OK;
+    for (int i = 0; i < YOLO_COUNT(ranges) && status == YOLO_OK; i++)
+        status = tr_check_range(ranges[i].name, ranges[i].value, ranges[i].low, ranges[i].high, error);
+    if (status == YOLO_OK && (o->batch > 1 || o->batch == 0) && (o->batch != floor(o->batch) || o->batch == 0))
+        return err_set(error, YOLO_ERROR_USAGE, "batch=%g: expected a whole number of pictures, -1, or a share of the memory", o->batch);
+    opt_kind kind;
+    if (status == YOLO_OK && o->optimizer && !opt_kind_of(o->optimizer, &kind))
+        return err_set(error, YOLO_ERROR_USAGE, "optimizer=%.40s: expected auto, SGD, MuSGD, Adam, Adamax, AdamW, NAdam, RAdam or RMSProp", o->optimizer);
+    return status;
+}
+
+/* Opens the run folder, new or as it is, and its log. */
+static yolo_status tr_open_folder(tr_run *run, yolo_error *error) {
+    yolo_status status = path_make_directories(tr_path(run, "weights"), error);
+    if (status != YOLO_OK) return status;
+    run->log_file = os_open(tr_path(run, "log.txt"), run->options.resume ? "ab" : "wb");
+    return run->log_file ? YOLO_OK : err_os(error, tr_path(run, "log.txt"), "create");
+}
+
+typedef struct tr_search { const char *project; char *newest; double time; } tr_search;
+
+static bool tr_search_entry(void *user, const char *name, os_kind kind) {
+    tr_search *search = user;
+    str path = {0};
+    double time;
+    str_format(&path, "%s/%s/weights/last.pt", search->project, name);
+    if (kind != OS_FILE && !path.failed && os_modified(path.text, &time) && (!search->newest || time > search->time)) {
+        mem_free(search->newest);
+        search->newest = str_copy(path.text);
+        search->time = time;
+    }
+    str_free(&path);
+    return true;
+}
+
+/* The checkpoint to go on from: the model that was named, else the newest last.pt below the project folder. */
+static yolo_status tr_find_last(tr_run *run, const char **last, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    if (o->model && str_ends_with(o->model, ".pt")) {
+        *last = o->model;
+        return YOLO_OK;
+    }
+    tr_search search = {.project = o->project};
+    os_list_directory(o->project, tr_search_entry, &search);
+    if (!search.newest)
+        return err_set(error, YOLO_ERROR_USAGE, "resume: no run with weights/last.pt in %s; name one with model=PATH/weights/last.pt", o->project);
+    *last = arena_text(&run->memory, search.newest, strlen(search.newest));
+    mem_free(search.newest);
+    return *last ? YOLO_OK : err_memory(error, 4096);
+}
+
+/* Takes the options of the run that `last` is of, but for those that may change and that the caller set. */
+static void tr_take_options(tr_run *run, const pt_model *last) {
+    const yolo_train_options asked = run->options, standard = tr_defaults();
+    str ignored = {0};
+    for (int i = 0; i < YOLO_COUNT(tr_arguments); i++) {
+        const tr_argument *a = &tr_arguments[i];
+        const bool set = a->field != TR_AT(model) && !tr_is_default(a, &asked);
+        if (a->free && set) continue;
+        memcpy((char *)&run->options + a->field, (const char *)&standard + a->field, tr_field_size(a->kind));
+        tr_set_argument(&run->memory, a, val_get(last->train_args, a->name), &run->options);
+        if (set && !tr_is_same(a, &asked, &run->options)) str_format(&ignored, "%s%s", ignored.length ? ", " : "", a->name);
+    }
+    if (ignored.length && !ignored.failed)
+        log_write(&run->outside, YOLO_LOG_WARNING, "resume goes on as the run began, without the new %s; start a new run for that", ignored.text);
+    str_free(&ignored);
+}
+
+/* ---- data and model ---- */
+
+static yolo_status tr_open_data(tr_run *run, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    yolo_error reason;
+    if (!o->data || !*o->data) return err_set(error, YOLO_ERROR_USAGE, "data= is missing: the data.yaml of the pictures to train on; `yolo prepare` makes one");
+    yolo_status status = data_open(&run->data, o->data, error);
+    if (status == YOLO_OK) status = data_split(&run->data, "train", &run->train, error);
+    if (status != YOLO_OK) return status;
+    run->class_count = o->single_cls ? 1 : run->data.class_count;
+    run->single[0] = run->item;
+    run->names = o->single_cls ? run->single : run->data.names;
+    if (data_split(&run->data, "val", &run->validation, &reason) != YOLO_OK) {
+        run->validation = NULL;
+        log_write(&run->log, YOLO_LOG_WARNING, "%s; training goes on without validation, best.pt is the last epoch's", reason.message);
+    }
+    return YOLO_OK;
+}
+
+/* Starts `model` as a new network for the classes of the data, with the weights of `start` where they fit. */
+static yolo_status tr_build(tr_run *run, const pt_model *start, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    net_activation activation = NET_SILU;
+    double slope;
+    if (start->net.fused)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s has its batch norms folded in, so it cannot be trained; use the checkpoint it was made from", o->model);
+    if (o->activation && *o->activation && !net_parse_activation(o->activation, &activation, &slope))
+        return err_set(error, YOLO_ERROR_USAGE, "activation=%.40s: expected silu, relu, leakyrelu or mish", o->activation);
+    pt_model *m = &run->model;
+    yolo_status status = net_build(&m->net, start->net.yaml, NULL, run->class_count, run->names,
+                                   o->activation && *o->activation ? (int)activation : -1, false, error);
+    if (status != YOLO_OK) return status;
+    m->params = mem_array((uint64_t)m->net.param_elements, sizeof *m->params);
+    if (!m->params) return err_memory(error, (uint64_t)m->net.param_elements * sizeof *m->params);
+    net_init_params(&m->net, m->params, o->seed);
+    m->epoch = -1;
+    return YOLO_OK;
+}
+
+/* The weights to start from: those of the model, of another checkpoint, or none. */
+static yolo_status tr_transfer(tr_run *run, const pt_model *start, yolo_error *error) {
+    const char *wanted = run->options.pretrained;
+    bool truth = true;
+    int64_t taken;
+    pt_model other;
+    if (!wanted || !*wanted || tr_is_truth(wanted, &truth))
+        return truth && !start->built ? pt_transfer(&run->model, start, &run->log, &taken, error) : YOLO_OK;
+    yolo_status status = pt_read(wanted, &other, error);
+    if (status == YOLO_OK) status = pt_transfer(&run->model, &other, &run->log, &taken, error);
+    pt_free(&other);
+    return status;
+}
+
+/* The network: of the run that `last` is of, or a new one. */
+static yolo_status tr_open_model(tr_run *run, const pt_model *last, yolo_error *error) {
+    yolo_open_options open = {.seed = run->options.seed};
+    pt_model start;
+    if (last->state && last->net.class_count != run->class_count)
+        return err_set(error, YOLO_ERROR_USAGE, "%s: %d classes, but the run to be resumed has %d", run->options.data, run->class_count, last->net.class_count);
+    if (last->state) return tr_build(run, last, error);
+    if (!run->options.model || !*run->options.model)
+        return err_set(error, YOLO_ERROR_USAGE, "model= is missing: a checkpoint such as best.pt, or a description such as yolov8n.yaml");
+    yolo_status status = pt_load(run->options.model, &open, &start, error);
+    if (status == YOLO_OK) status = tr_build(run, &start, error);
+    if (status == YOLO_OK) status = tr_transfer(run, &start, error);
+    pt_free(&start);
+    return status;
+}
+
+static yolo_status tr_freeze(tr_run *run, yolo_error *error) {
+    const char *freeze = run->options.freeze;
+    const net *net = &run->model.net;
+    run->frozen = mem_array((uint64_t)net->layer_count, sizeof *run->frozen);
+    if (!run->frozen) return err_memory(error, (uint64_t)net->layer_count);
+    if (!freeze || !*freeze) return YOLO_OK;
+    if (!tr_parse_layers(freeze, net->layer_count, run->frozen))
+        return err_set(error, YOLO_ERROR_USAGE, "freeze=%.60s: expected a number of layers (10) or their numbers (0,3,5), at most %d", freeze, net->layer_count);
+    int frozen = 0, learning = 0;
+    for (int i = 0; i < net->layer_count; i++) {
+        frozen += run->frozen[i];
+        learning += !run->frozen[i] && net->layers[i].param_count;
+    }
+    if (!learning) return err_set(error, YOLO_ERROR_USAGE, "freeze=%.60s leaves no layer that could learn", freeze);
+    log_write(&run->log, YOLO_LOG_INFO, "%d of %d layers are frozen", frozen, net->layer_count);
+    return YOLO_OK;
+}
+
+/* ---- memory ---- */
+
+typedef struct tr_memory { grad_memory pass; uint64_t blocks, validation, total; } tr_memory; /* bytes */
+
+/* What training on `batch` pictures takes. Counted as for an optimizer of two moments; validation is an estimate. */
+static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, yolo_error *error) {
+    const net *net = &run->model.net;
+    const uint64_t block = (uint64_t)net->param_elements * sizeof(float);
+    yolo_status status = grad_measure(net, run->isa, thr_pool_size(run->pool), batch, run->largest, run->largest, &memory->pass, error);
+    if (status != YOLO_OK) return status;
+    memory->blocks = 5 * block;
+    memory->validation = run->validation ? 4 * block + (uint64_t)thr_pool_size(run->pool) * memory->pass.activations / (uint64_t)batch / 2 : 0;
+    memory->total = memory->blocks + memory->validation + memory->pass.activations + memory->pass.gradients + memory->pass.weights +
+                    memory->pass.workspace;
+    return YOLO_OK;
+}
+
+/* The largest batch that takes no more than `limit` bytes; 0 = none. */
+static yolo_status tr_fitting_batch(const tr_run *run, uint64_t limit, int *batch, yolo_error *error) {
+    int low = 0, high = TR_MAX_BATCH;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        tr_memory memory;
+        yolo_status status = tr_measure(run, middle, &memory, error);
+        if (status != YOLO_OK) return status;
+        if (memory.total <= limit) low = middle;
+        else high = middle - 1;
+    }
+    *batch = low;
+    return YOLO_OK;
+}
+
+static void tr_log_memory(const tr_run *run, const tr_memory *memory, uint64_t cache, uint64_t available) {
+    const struct { const char *what; uint64_t bytes; } rows[] = {
+        {"weights, gradients, optimizer, moving average", memory->blocks}, {"activations", memory->pass.activations},
+        {"gradients of activations", memory->pass.gradients}, {"packed weights", memory->pass.weights},
+        {"workspace", memory->pass.workspace}, {"validation (about)", memory->validation}, {"picture cache (at most)", cache},
+        {"together", memory->total + cache}, {"available", available}};
+    log_write(&run->log, YOLO_LOG_INFO, "memory for batch %d at %d                                  MiB", run->batch, run->largest);
+    for (int i = 0; i < YOLO_COUNT(rows); i++)
+        log_write(&run->log, YOLO_LOG_INFO, "  %-46s %10.1f", rows[i].what, (double)rows[i].bytes / 1048576.0);
+}
+
+/* Settles the batch and the cache's budget by the memory there is. */
+static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    const uint64_t available = os_memory_available();
+    const double share = o->batch < 0 ? 0.6 : o->batch < 1 ? o->batch : 1;
+    const int64_t pictures = YOLO_MAX(run->train->count, 1);
+    tr_memory memory = {0};
+    int fitting;
+    yolo_status status = tr_fitting_batch(run, (uint64_t)((double)available * share), &fitting, error);
+    if (status != YOLO_OK) return status;
+    run->batch = o->batch >= 1 ? (int)o->batch : (int)YOLO_MIN(fitting, pictures);
+    if ((status = tr_measure(run, YOLO_MAX((int)YOLO_MIN(run->batch, pictures), 1), &memory, error)) != YOLO_OK) return status;
+    if (available && (run->batch < 1 || memory.total > available)) {
+        if (!fitting)
+            return err_set(error, YOLO_ERROR_MEMORY, "not even one picture of %d fits: %.0f MiB needed, %.0f MiB available; use a smaller imgsz or model",
+                           run->largest, (double)memory.total / 1048576.0, (double)available / 1048576.0);
+        return err_set(error, YOLO_ERROR_MEMORY, "batch=%d at %d needs %.0f MiB, %.0f MiB are available; the largest batch that fits is %d",
+                       run->batch, run->largest, (double)memory.total / 1048576.0, (double)available / 1048576.0, fitting);
+    }
+    const bool none = o->cache && str_equal_fold(o->cache, "false");
+    *cache = none ? 0 : o->cache_gb > 0 ? (uint64_t)(o->cache_gb * 1073741824.0) : YOLO_MIN(available / 4, available - YOLO_MIN(memory.total, available));
+    tr_log_memory(run, &memory, *cache, available);
+    return YOLO_OK;
+}
+
+/* ---- state: what last.pt keeps ---- */
+
+enum { TR_NUMBERS = 8 };
+
+/* The trainer's own numbers, each by name; the optimizer's are in opt_number. */
+static double *tr_number(tr_run *run, int index, const char **name) {
+    static const char *const names[TR_NUMBERS] = {"epochs_done", "epochs", "best_fitness", "best_epoch", "patience_epoch", "seconds", "rate", "pictures"};
+    double *numbers[TR_NUMBERS] = {&run->done, &run->epochs, &run->best_fitness, &run->best_epoch, &run->patience_epoch, &run->seconds,
+                                   &run->rate, &run->pictures};
+    *name = names[index];
+    return numbers[index];
+}
+
+/* Gathers the state; the blocks stay where they are. The moving average, block 0, is the checkpoint's model. */
+static yolo_status tr_gather(tr_run *run, pt_state *state, yolo_error *error) {
+    const int64_t count = run->model.net.param_elements;
+    const char *name;
+    bool good = true;
+    for (int i = 0; i < TR_NUMBERS && good; i++) {
+        const double number = *tr_number(run, i, &name);
+        good = pt_state_set(state, name, val_float(&state->memory, number));
+    }
+    for (int i = 0; i < OPT_NUMBERS && good; i++) {
+        const double number = *opt_number(run->opt, i, &name);
+        good = pt_state_set(state, name, val_float(&state->memory, number));
+    }
+    if (!good) return err_memory(error, state->memory.total);
+    pt_state_add(state, "weights", run->model.params, count);
+    for (int i = 1; i < opt_block_count(run->opt); i++) {
+        float *block = opt_block(run->opt, i, &name);
+        pt_state_add(state, name, block, count);
+    }
+    if (run->opt->batch > run->opt->last && run->done > 0) pt_state_add(state, "gradients", run->gradients, count);
+    return YOLO_OK;
+}
+
+static yolo_status tr_no_state(const char *path, yolo_error *error) {
+    return err_set(error, YOLO_ERROR_FORMAT, "%s holds no training state; resume needs the weights/last.pt of a run", path);
+}
+
+static yolo_status tr_restore(tr_run *run, const pt_model *from, const char *path, yolo_error *error) {
+    const int64_t count = run->model.net.param_elements;
+    const pt_state *state = from->state;
+    const char *name;
+    if (!state) return tr_no_state(path, error);
+    for (int i = 0; i < TR_NUMBERS; i++) {
+        double *number = tr_number(run, i, &name);
+        *number = val_number(val_get(state->numbers, name), *number);
+    }
+    for (int i = 0; i < OPT_NUMBERS; i++) {
+        double *number = opt_number(run->opt, i, &name);
+        *number = val_number(val_get(state->numbers, name), *number);
+    }
+    yolo_status status = pt_state_take(state, path, "weights", run->model.params, count, error);
+    if (from->net.param_elements != count) status = tr_no_state(path, error);
+    else memcpy(run->opt->ema, from->params, (size_t)count * sizeof *from->params);
+    for (int i = 1; i < opt_block_count(run->opt) && status == YOLO_OK; i++) {
+        float *block = opt_block(run->opt, i, &name);
+        status = pt_state_take(state, path, name, block, count, error);
+    }
+    memset(run->gradients, 0, (size_t)count * sizeof *run->gradients);
+    if (status == YOLO_OK && pt_state_block(state, "gradients")) status = pt_state_take(state, path, "gradients", run->gradients, count, error);
+    for (int i = 0; i < run->opt->group_count; i++) run->opt->groups[i].initial_lr = run->initial_lr[i] * run->rate;
+    return status;
+}
+
+/* last.pt with everything, and epochN.pt where wanted. */
+static yolo_status tr_save_last(tr_run *run, yolo_error *error) {
+    pt_state state = {0};
+    pt_model average = run->model;
+    average.params = run->opt->ema;
+    average.epoch = (int64_t)run->done - 1;
+    yolo_status status = tr_gather(run, &state, error);
+    if (status == YOLO_OK) status = pt_write_training(tr_path(run, "weights/last.pt"), &average, &state, error);
+    arena_free(&state.memory);
+    return status;
+}
+
+static yolo_status tr_save_average(tr_run *run, const char *name, yolo_error *error) {
+    pt_model average = run->model;
+    average.params = run->opt->ema;
+    return pt_write(tr_path(run, name), &average, true, error);
+}
+
+/* ---- results.csv, args.yaml ---- */
+
+static const char tr_csv_head[] = "epoch,time,train/box_loss,train/cls_loss,train/dfl_loss,metrics/precision(B),metrics/recall(B),"
+                                  "metrics/mAP50(B),metrics/mAP50-95(B),val/box_loss,val/cls_loss,val/dfl_loss";
+
+/* Starts results.csv, or keeps the rows of the epochs that are done. */
+static yolo_status tr_csv_begin(tr_run *run, yolo_error *error) {
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    str out = {0};
+    yolo_error ignored;
+    if (run->done > 0 && path_read(tr_path(run, "results.csv"), 64 << 20, &bytes, &size, &ignored) == YOLO_OK) {
+        const char *at = (const char *)bytes, *end = at + size;
+        for (int64_t line = 0; at < end && line <= (int64_t)run->done; line++) {
+            const char *next = memchr(at, '\n', (size_t)(end - at));
+            next = next ? next + 1 : end;
+            str_append(&out, at, (size_t)(next - at));
+            at = next;
+        }
+    } else {
+        str_add(&out, tr_csv_head);
+        for (int i = 0; i < run->opt->group_count; i++) str_format(&out, ",lr/pg%d", i);
+        str_add(&out, "\n");
+    }
+    yolo_status status = out.failed ? err_memory(error, size) : path_write(tr_path(run, "results.csv"), out.text, (size_t)out.length, false, error);
+    str_free(&out);
+    mem_free(bytes);
+    return status;
+}
+
+static void tr_csv_number(str *row, double number, int decimals) {
+    char text[40];
+    double scale = pow(10, decimals);
+    str_from_number(text, decimals ? rint(number * scale) / scale : number, 6);
+    str_format(row, ",%s", text);
+}
+
+static yolo_status tr_csv_row(tr_run *run, yolo_error *error) {
+    const yolo_metrics *m = &run->outcome.metrics;
+    const loss_parts *v = &run->outcome.losses;
+    const double numbers[] = {run->losses.box, run->losses.cls, run->losses.dfl, m->precision, m->recall, m->map50, m->map50_95, v->box, v->cls, v->dfl};
+    const char *path = tr_path(run, "results.csv");
+    str row = {0};
+    str_format(&row, "%d", (int)run->done);
+    tr_csv_number(&row, run->seconds, 0);
+    for (int i = 0; i < YOLO_COUNT(numbers); i++) tr_csv_number(&row, numbers[i], 5);
+    for (int i = 0; i < run->opt->group_count; i++) tr_csv_number(&row, run->opt->groups[i].lr, 0);
+    str_add(&row, "\n");
+    FILE *file = row.failed ? NULL : os_open(path, "ab");
+    bool good = file && fwrite(row.text, 1, (size_t)row.length, file) == (size_t)row.length && os_flush(file);
+    yolo_status status = good ? YOLO_OK : err_os(error, path, "write");
+    if (file) fclose(file);
+    str_free(&row);
+    return status;
+}
+
+static bool tr_add_arg(arena *a, val *map, const char *name, val *value) {
+    return val_add(a, map, val_string(a, name, strlen(name)), value);
+}
+
+/* The options as they take effect, for args.yaml and the checkpoints. */
+static yolo_status tr_make_args(tr_run *run, yolo_error *error) {
+    arena *a = &run->model.memory;
+    const yolo_train_options *o = &run->options;
+    val *map = val_new(a, VAL_MAP), *classes = o->classes ? val_new(a, VAL_LIST) : val_new(a, VAL_NULL);
+    bool good = map && classes && tr_add_arg(a, map, "task", val_string(a, "detect", 6)) && tr_add_arg(a, map, "mode", val_string(a, "train", 5));
+    for (int i = 0; i < YOLO_COUNT(tr_arguments) && good; i++)
+        good = tr_add_arg(a, map, tr_arguments[i].name, tr_argument_val(a, &tr_arguments[i], o));
+    for (int i = 0; i < o->class_count && good && o->classes; i++) good = val_add(a, classes, NULL, val_int(a, o->classes[i]));
+    good = good && tr_add_arg(a, map, "classes", classes) && tr_add_arg(a, map, "deterministic", val_bool(a, true)) &&
+           tr_add_arg(a, map, "split", val_string(a, "val", 3)) && tr_add_arg(a, map, "save_dir", val_string(a, run->folder, strlen(run->folder)));
+    run->model.train_args = map;
+    return good ? YOLO_OK : err_memory(error, a->total);
+}
+
+static yolo_status tr_write_args(tr_run *run, yolo_error *error) {
+    str out = {0};
+    yaml_write(&out, run->model.train_args);
+    yolo_status status = out.failed ? err_memory(error, (uint64_t)out.length) : path_write(tr_path(run, "args.yaml"), out.text, (size_t)out.length, false, error);
+    str_free(&out);
+    return status;
+}
+
+/* ---- charts ---- */
+
+static const char *const *tr_names(const tr_run *run) { return (const char *const *)run->names; }
+
+static yolo_box tr_box(const loss_target *t) { return (yolo_box){t->box[0], t->box[1], t->box[2], t->box[3], -1, t->class_id}; }
+
+/* A chart that cannot be drawn is told of; the training goes on. */
+static void tr_excuse(const tr_run *run, yolo_status status, const yolo_error *error) {
+    if (status != YOLO_OK) log_write(&run->log, YOLO_LOG_WARNING, "%s", error->message);
+}
+
+static void tr_draw_sheet(tr_run *run, const char *name, const plot_picture *pictures, int count, float confidence) {
+    const plot_sheet sheet = {pictures, count, tr_names(run), run->class_count, confidence};
+    yolo_error error;
+    tr_excuse(run, plot_batch(tr_path(run, name), &sheet, &error), &error);
+}
+
+/* train_batchN.jpg: what the network is shown. */
+static void tr_sheet(tr_run *run, const dl_batch *batch, int64_t number) {
+    plot_picture pictures[PLOT_SHEET];
+    const int count = YOLO_MIN(batch->n, PLOT_SHEET);
+    const size_t bytes = (size_t)batch->h * (size_t)batch->w * 3;
+    char name[48];
+    yolo_box *boxes = mem_array((uint64_t)batch->first[batch->n], sizeof *boxes);
+    if (!boxes) return;
+    for (int i = 0; i < batch->first[batch->n]; i++) boxes[i] = tr_box(&batch->targets[i]);
+    for (int i = 0; i < count; i++)
+        pictures[i] = (plot_picture){{batch->pixels + (size_t)i * bytes, batch->w, batch->h}, boxes + batch->first[i],
+                                     batch->first[i + 1] - batch->first[i], path_name(run->loader->items[batch->pictures[i]].path)};
+    snprintf(name, sizeof name, "train_batch%lld.jpg", (long long)number);
+    tr_draw_sheet(run, name, pictures, count, -1);
+    mem_free(boxes);
+}
+
+/* val_batchN_labels.jpg and val_batchN_pred.jpg. */
+static void tr_validation_sheet(void *user, const ev_sheet *sheet) {
+    tr_run *run = user;
+    plot_picture pictures[EV_SHEET];
+    const size_t bytes = (size_t)sheet->h * (size_t)sheet->w * 3;
+    int64_t total = 0, at = 0;
+    char name[48];
+    for (int i = 0; i < sheet->count; i++) total += sheet->target_counts[i];
+    yolo_box *boxes = mem_array((uint64_t)total, sizeof *boxes);
+    if (!boxes) return;
+    for (int i = 0; i < sheet->count; i++) {
+        pictures[i] = (plot_picture){{sheet->pixels + (size_t)i * bytes, sheet->w, sheet->h}, boxes + at, (int)sheet->target_counts[i], path_name(sheet->paths[i])};
+        for (int64_t k = 0; k < sheet->target_counts[i]; k++) boxes[at++] = tr_box(&sheet->targets[i][k]);
+    }
+    snprintf(name, sizeof name, "val_batch%d_labels.jpg", sheet->batch);
+    tr_draw_sheet(run, name, pictures, sheet->count, -1);
+    for (int i = 0; i < sheet->count; i++) {
+        pictures[i].boxes = sheet->boxes[i].items;
+        pictures[i].box_count = sheet->boxes[i].count;
+    }
+    snprintf(name, sizeof name, "val_batch%d_pred.jpg", sheet->batch);
+    tr_draw_sheet(run, name, pictures, sheet->count, 0.25f);
+    mem_free(boxes);
+}
+
+/* labels.jpg: where the training boxes lie, how large they are, how many there are of each class. */
+static void tr_plot_labels(tr_run *run) {
+    const dl_loader *loader = run->loader;
+    yolo_error error;
+    yolo_box *boxes = mem_array((uint64_t)loader->label_count, sizeof *boxes);
+    if (!boxes) return;
+    for (int64_t i = 0; i < loader->label_count; i++) {
+        const aug_label *l = &loader->labels[i];
+        boxes[i] = (yolo_box){l->x - l->w / 2, l->y - l->h / 2, l->x + l->w / 2, l->y + l->h / 2, 1, l->class_id};
+    }
+    tr_excuse(run, plot_labels(tr_path(run, "labels.jpg"), boxes, loader->label_count, loader->instances, tr_names(run), run->class_count, &error), &error);
+    mem_free(boxes);
+}
+
+/* The curves of the last look. */
+static yolo_status tr_plot_curves(tr_run *run, const int *ids, yolo_error *error) {
+    const ev_curve *curves = run->outcome.curves;
+    const int rows = run->outcome.metrics.class_count;
+    const size_t stride = sizeof *curves / sizeof(double);
+    const struct { const char *file, *metric; const double *y; const double *ap; } charts[] = {
+        {"BoxPR_curve.png", "Precision", curves->envelope, curves->ap}, {"BoxF1_curve.png", "F1", curves->f1, NULL},
+        {"BoxP_curve.png", "Precision", curves->precision, NULL}, {"BoxR_curve.png", "Recall", curves->recall, NULL}};
+    yolo_status status = YOLO_OK;
+    for (int i = 0; i < YOLO_COUNT(charts) && status == YOLO_OK; i++) {
+        const plot_curve_set set = {charts[i].metric, charts[i].y, stride, rows, EV_POINTS, ids, charts[i].ap, stride, tr_names(run), run->class_count};
+        status = plot_curves(tr_path(run, charts[i].file), &set, error);
+    }
+    return status;
+}
+
+/* Curves and confusion matrices of the last look, and the course of the run. */
+static void tr_plot_outcome(tr_run *run) {
+    const yolo_metrics *m = &run->outcome.metrics;
+    const ev_matrix *matrix = &run->outcome.matrix;
+    yolo_error error;
+    int *ids = mem_array((uint64_t)YOLO_MAX(m->class_count, 1), sizeof *ids);
+    if (!ids) return;
+    for (int i = 0; i < m->class_count; i++) ids[i] = m->classes[i].class_id;
+    if (m->class_count) tr_excuse(run, tr_plot_curves(run, ids, &error), &error);
+    mem_free(ids);
+    tr_excuse(run, plot_confusion(tr_path(run, "confusion_matrix.png"), matrix->cells, tr_names(run), run->class_count, false, &error), &error);
+    tr_excuse(run, plot_confusion(tr_path(run, "confusion_matrix_normalized.png"), matrix->cells, tr_names(run), run->class_count, true, &error), &error);
+}
+
+/* ---- steps ---- */
+
+static bool tr_mosaic(const tr_run *run) {
+    const int close = run->options.close_mosaic;
+    return !close || run->done < run->epochs - close;
+}
+
+/* The input's size for a batch: its own, or drawn anew with multi_scale. REF ultralytics/models/yolo/detect/train.py preprocess_batch */
+static void tr_input_size(const tr_run *run, int64_t number, int *h, int *w) {
+    const yolo_train_options *o = &run->options;
+    const int stride = run->model.net.max_stride;
+    if (o->multi_scale <= 0) return;
+    double factor = (double)dl_scale(o->seed, (int)run->done, number, run->imgsz, o->multi_scale, stride) / YOLO_MAX(*h, *w);
+    *h = (int)ceil(*h * factor / stride) * stride;
+    *w = (int)ceil(*w * factor / stride) * stride;
+}
+
+/* Forward, loss and backward of one batch. */
+static yolo_status tr_batch(tr_run *run, const dl_batch *batch, int64_t number, loss_parts *losses, yolo_error *error) {
+    const net *net = &run->model.net;
+    const yolo_train_options *o = &run->options;
+    ten heads[NET_MAX_LEVELS], gradients[NET_MAX_LEVELS];
+    int h = batch->h, w = batch->w;
+    tr_input_size(run, number, &h, &w);
+    yolo_status status = grad_shape(run->grad, batch->n, h, w, error);
+    if (status != YOLO_OK) return status;
+    dl_floats(batch, grad_input(run->grad), h, w, run->pool);
+    for (int l = 0; l < net->level_count; l++) {
+        heads[l] = grad_head(run->grad, l);
+        gradients[l] = grad_head_gradient(run->grad, l);
+    }
+    const size_t bytes = loss_workspace(net, heads, batch->first[batch->n]);
+    if (!run_reserve(&run->loss_memory, run->loss_bytes, bytes)) return err_memory(error, bytes);
+    run->loss_bytes = YOLO_MAX(run->loss_bytes, bytes);
+    grad_forward(run->grad, run->model.params);
+    *losses = loss_detect(net, heads, gradients, batch->targets, batch->first, (loss_gains){(float)o->box, (float)o->cls, (float)o->dfl},
+                          run->loss_memory, run->pool);
+    grad_backward(run->grad, run->gradients);
+    return YOLO_OK;
+}
+
+static void tr_log_head(const tr_run *run) {
+    log_write(&run->log, YOLO_LOG_INFO, "%11s%11s%11s%11s%11s%11s%11s%9s%10s", "Epoch", "GPU_mem", "box_loss", "cls_loss", "dfl_loss", "Instances", "Size", "img/s", "left");
+}
+
+/* The line of an epoch after `done` of its batches. */
+static void tr_log_line_of(const tr_run *run, yolo_log_level level, const dl_batch *batch, int64_t done, int64_t batches) {
+    char epoch[32], left[32];
+    const loss_parts *mean = &run->losses;
+    double now = os_clock() - run->start, share = (run->done - run->first_epoch + (double)done / (double)batches) / (run->epochs - run->first_epoch);
+    snprintf(epoch, sizeof epoch, "%d/%d", (int)run->done + 1, (int)run->epochs);
+    log_duration(share > 0 ? now / share * (1 - share) : 0, left, sizeof left);
+    log_write(&run->log, level, "%11s%11s%11.4g%11.4g%11.4g%11d%11d%9.1f%10s", epoch, "0G", mean->box, mean->cls, mean->dfl, batch->first[batch->n],
+              YOLO_MAX(batch->h, batch->w), run->trained_seconds > 0 ? (double)run->trained / run->trained_seconds : 0, left);
+}
+
+/* Tells how far the epoch is: a line that rewrites itself, or percent of the whole run. */
+static void tr_progress(tr_run *run, const dl_batch *batch, int64_t done, int64_t batches) {
+    if (run->options.progress == YOLO_PROGRESS_PLAIN) {
+        log_meter_step(&run->meter, (int64_t)(run->done - run->first_epoch) * batches + done);
+    } else if (run->options.progress == YOLO_PROGRESS_BAR && (os_clock() - run->shown > 0.1)) {
+        run->shown = os_clock();
+        tr_log_line_of(run, YOLO_LOG_PROGRESS, batch, done, batches);
+    }
+}
+
+static bool tr_is_finite(const loss_parts *losses) { return isfinite(losses->box) && isfinite(losses->cls) && isfinite(losses->dfl); }
+
+/* Is the batch one of those that train_batchN.jpg shows: the first three, and the first three without mosaic? */
+static bool tr_wants_sheet(const tr_run *run, int64_t number, int64_t batches) {
+    const int64_t closed = ((int64_t)run->epochs - run->options.close_mosaic) * batches;
+    return run->options.plots && (number < TR_SHEETS || (run->options.close_mosaic && number >= closed && number < closed + TR_SHEETS));
+}
+
+/* All batches of an epoch. *lost: a loss was not finite. */
+static yolo_status tr_train_epoch(tr_run *run, bool *lost, yolo_error *error) {
+    const int64_t batches = dl_batch_count(run->loader);
+    dl_batch *batch, *last = NULL;
+    *lost = false;
+    run->losses = (loss_parts){0, 0, 0};
+    yolo_status status = dl_start(run->loader, (int)run->done, tr_mosaic(run));
+    for (int64_t i = 0; i < batches && status == YOLO_OK && !*lost; i++) {
+        const int64_t number = (int64_t)run->done * batches + i;
+        const double start = os_clock();
+        loss_parts losses = {0, 0, 0};
+        opt_schedule(run->opt, number, (int)run->done);
+        if (err_interrupted) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted in epoch %d of %d", (int)run->done + 1, (int)run->epochs);
+        if ((status = dl_next(run->loader, &batch, error)) != YOLO_OK || !batch) break;
+        if (tr_wants_sheet(run, number, batches)) tr_sheet(run, batch, number);
+        if ((status = tr_batch(run, batch, number, &losses, error)) != YOLO_OK) break;
+        *lost = !tr_is_finite(&losses);
+        run->losses.box += (losses.box - run->losses.box) / (double)(i + 1);
+        run->losses.cls += (losses.cls - run->losses.cls) / (double)(i + 1);
+        run->losses.dfl += (losses.dfl - run->losses.dfl) / (double)(i + 1);
+        if (!*lost && opt_due(run->opt)) opt_step(run->opt, run->model.params, run->gradients, run->pool);
+        run->trained += batch->n;
+        run->trained_seconds += os_clock() - start;
+        tr_progress(run, batch, i + 1, batches);
+        last = batch;
+    }
+    if (status == YOLO_OK && !*lost && last) tr_log_line_of(run, YOLO_LOG_INFO, last, batches, batches);
+    return status;
+}
+
+/* ---- validation ---- */
+
+static void tr_log_metrics_head(const tr_run *run) {
+    log_write(&run->log, YOLO_LOG_INFO, "%22s%11s%11s%11s%11s%11s%11s", "Class", "Images", "Instances", "Box(P", "R", "mAP50", "mAP50-95)");
+}
+
+static void tr_log_metrics(const tr_run *run, const char *name, int images, int instances, double p, double r, double map50, double map) {
+    log_write(&run->log, YOLO_LOG_INFO, "%22.60s%11d%11d%11.3g%11.3g%11.3g%11.3g", name, images, instances, p, r, map50, map);
+}
+
+/* Looks at the validation pictures with the weights `params`. */
+static yolo_status tr_look(tr_run *run, const float *params, const ev_extra *extra, ev_outcome *out, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    yolo_val_options options = {.imgsz = run->imgsz, .batch = run->batch * 2, .conf = 0.001f, .iou = (float)o->iou, .max_det = o->max_det, .rect = true,
+                                .single_cls = o->single_cls, .progress = o->progress == YOLO_PROGRESS_BAR ? YOLO_PROGRESS_BAR : YOLO_PROGRESS_NONE, .log = run->log};
+    yolo_status status = run->weights ? run_weights_refresh(run->weights, params, error)
+                                      : run_weights_create(&run->weights, &run->model.net, params, run->isa, error);
+    if (status != YOLO_OK) return status;
+    pipe_job job = {.net = &run->model.net, .weights = run->weights, .pool = run->pool, .threads = thr_pool_size(run->pool)};
+    return ev_check(&job, &run->validation_set, &options, extra, out, error);
+}
+
+/* Validation of an epoch: metrics, losses, fitness. */
+static yolo_status tr_validate(tr_run *run, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    const loss_gains gains = {(float)o->box, (float)o->cls, (float)o->dfl};
+    const ev_extra extra = {.gains = &gains};
+    ev_outcome_free(&run->outcome);
+    run->checked = false;
+    yolo_status status = tr_look(run, run->opt->ema, &extra, &run->outcome, error);
+    if (status != YOLO_OK) return status;
+    const yolo_metrics *m = &run->outcome.metrics;
+    run->checked = true;
+    tr_log_metrics_head(run);
+    tr_log_metrics(run, "all", m->images, m->instances, m->precision, m->recall, m->map50, m->map50_95);
+    return YOLO_OK;
+}
+
+/* ---- epochs ---- */
+
+/* Brings back the state of last.pt after a loss that is not finite, with half the learning rate. */
+static yolo_status tr_recover(tr_run *run, yolo_error *error) {
+    const char *last = tr_path(run, "weights/last.pt");
+    double rate = run->rate / 2;
+    pt_model model;
+    if (++run->attempts > TR_ATTEMPTS)
+        return err_set(error, YOLO_ERROR_FORMAT, "the loss of epoch %d is not finite for the %dth time; last.pt holds epoch %d: check the labels, or use a lower lr0",
+                       (int)run->done + 1, run->attempts, (int)run->done);
+    log_write(&run->log, YOLO_LOG_WARNING, "the loss is not finite: epoch %d begins anew from last.pt with the learning rate times %g", (int)run->done + 1, rate);
+    yolo_status status = pt_read(last, &model, error);
+    if (status == YOLO_OK) {
+        run->rate = rate;
+        status = tr_restore(run, &model, last, error);
+        run->rate = rate;
+        for (int i = 0; i < run->opt->group_count; i++) run->opt->groups[i].initial_lr = run->initial_lr[i] * rate;
+    }
+    pt_free(&model);
+    return status;
+}
+
+/* Is the epoch just done the best so far? Keeps count of the epochs without improvement. */
+static bool tr_is_best(tr_run *run) {
+    const double fitness = run->outcome.fitness;
+    if (!run->checked) return run->best_fitness < 0;
+    if (fitness > run->best_fitness || run->best_fitness <= 0) run->patience_epoch = run->done;
+    if (fitness < run->best_fitness) return false;
+    run->best_fitness = fitness;
+    return true;
+}
+
+/* With time= the number of epochs follows the time they take. */
+static bool tr_time_is_up(tr_run *run) {
+    const double hours = run->options.time;
+    if (hours <= 0) return false;
+    run->epochs = YOLO_MAX(ceil(hours * 3600 / (run->seconds / run->done)), run->done);
+    opt_set_epochs(run->opt, (int)run->epochs);
+    return run->seconds > hours * 3600 || run->done >= run->epochs;
+}
+
+/* Everything after the last batch of an epoch. *stop: it was the last epoch. */
+static yolo_status tr_end_epoch(tr_run *run, bool *stop, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    char name[64];
+    run->attempts = 0;
+    run->checked = false;
+    const bool final = run->done + 1 >= run->epochs;
+    yolo_status status = run->validation && (o->val || final) ? tr_validate(run, error) : YOLO_OK;
+    if (status != YOLO_OK) return status;
+    run->done++;
+    run->seconds += os_clock() - run->epoch_start;
+    run->epoch_start = os_clock();
+    status = tr_csv_row(run, error);
+    *stop = final;
+    if (tr_is_best(run)) {
+        run->best_epoch = run->done;
+        if (status == YOLO_OK && o->save) status = tr_save_average(run, "weights/best.pt", error);
+    }
+    if (run->checked && o->patience && run->done - run->patience_epoch >= o->patience) {
+        *stop = true;
+        log_write(&run->log, YOLO_LOG_INFO, "no improvement in %d epochs: stopped early, the best is epoch %d", o->patience, (int)run->best_epoch);
+    }
+    *stop |= tr_time_is_up(run);
+    snprintf(name, sizeof name, "weights/epoch%d.pt", (int)run->done - 1);
+    if (status == YOLO_OK && o->save_period > 0 && ((int)run->done - 1) % o->save_period == 0) status = tr_save_average(run, name, error);
+    if (status == YOLO_OK && (o->save || *stop)) status = tr_save_last(run, error);
+    return status;
+}
+
+static yolo_status tr_epochs(tr_run *run, yolo_error *error) {
+    yolo_status status = YOLO_OK;
+    bool stop = run->done >= run->epochs, lost;
+    run->first_epoch = run->done;
+    run->start = run->epoch_start = os_clock();
+    run->meter = log_meter_start(&run->log, run->options.progress, "train", "Progress", (int64_t)(run->epochs - run->done) * dl_batch_count(run->loader));
+    while (!stop && status == YOLO_OK) {
+        tr_log_head(run);
+        status = tr_train_epoch(run, &lost, error);
+        if (status == YOLO_OK) status = lost ? tr_recover(run, error) : tr_end_epoch(run, &stop, error);
+    }
+    return status;
+}
+
+/* ---- a whole run ---- */
+
+static yolo_status tr_make_loader(tr_run *run, uint64_t cache, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    dl_options options = {.imgsz = run->imgsz, .batch = run->batch, .stride = run->model.net.max_stride, .workers = YOLO_MIN(o->workers, os_core_count()), .pool = run->pool, .rect = o->rect,
+        .shuffle = !o->rect, .augment = true, .single_cls = o->single_cls, .seed = o->seed, .cache_bytes = cache, .fraction = o->fraction,
+        .classes = o->classes, .class_count = o->class_count, .log = run->log,
+        .augmentation = {.hsv_h = o->hsv_h, .hsv_s = o->hsv_s, .hsv_v = o->hsv_v, .degrees = o->degrees, .translate = o->translate,
+            .scale = o->scale, .shear = o->shear, .perspective = o->perspective, .flipud = o->flipud, .fliplr = o->fliplr, .bgr = o->bgr,
+            .mosaic = o->mosaic, .mixup = o->mixup, .cutmix = o->cutmix}};
+    yolo_status status = dl_create(&run->loader, run->train, run->data.class_count, &options, error);
+    if (status == YOLO_OK) run->pictures = (double)run->loader->pictures;
+    return status;
+}
+
+static yolo_status tr_make_optimizer(tr_run *run, yolo_error *error) {
+    yolo_train_options *o = &run->options;
+    opt_settings settings = {.kind = OPT_AUTO, .lr0 = o->lr0, .lrf = o->lrf, .momentum = o->momentum, .weight_decay = o->weight_decay,
+        .warmup_epochs = o->warmup_epochs, .warmup_momentum = o->warmup_momentum, .warmup_bias_lr = o->warmup_bias_lr, .cos_lr = o->cos_lr,
+        .timed = o->time > 0, .epochs = (int)run->epochs, .batch = run->batch, .nbs = o->nbs, .batches = dl_batch_count(run->loader),
+        .pictures = run->loader->pictures, .class_count = run->class_count};
+    if (o->optimizer && *o->optimizer) opt_kind_of(o->optimizer, &settings.kind);
+    const bool automatic = settings.kind == OPT_AUTO;
+    yolo_status status = opt_create(&run->opt, &run->model.net, &settings, run->frozen, error);
+    if (status != YOLO_OK) return status;
+    const opt_settings *chosen = &run->opt->settings;
+    o->optimizer = opt_kind_name(chosen->kind);
+    o->lr0 = chosen->lr0;
+    o->warmup_bias_lr = chosen->warmup_bias_lr;
+    opt_begin(run->opt, run->model.params);
+    for (int i = 0; i < run->opt->group_count; i++) run->initial_lr[i] = run->opt->groups[i].initial_lr;
+    log_write(&run->log, YOLO_LOG_INFO, "optimizer: %s%s, lr0 %g, momentum %g, weight decay %g, a step every %d batches after the warm-up", o->optimizer,
+              automatic ? " (chosen by auto)" : "", o->lr0, run->opt->start_momentum, o->weight_decay, run->opt->nominal);
+    return YOLO_OK;
+}
+
+static yolo_status tr_make_pass(tr_run *run, yolo_error *error) {
+    const net *net = &run->model.net;
+    const int pictures = (int)YOLO_CLAMP(run->loader->pictures, 1, run->batch);
+    yolo_status status = grad_create(&run->grad, net, run->isa, run->pool, run->frozen, pictures, run->largest, run->largest, error);
+    if (status != YOLO_OK) return status;
+    run->gradients = mem_array((uint64_t)net->param_elements, sizeof *run->gradients);
+    return run->gradients ? YOLO_OK : err_memory(error, (uint64_t)net->param_elements * sizeof *run->gradients);
+}
+
+static yolo_status tr_open_validation(tr_run *run, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    if (!run->validation) return YOLO_OK;
+    const ev_labels labels = {.data_classes = run->data.class_count, .net_classes = run->class_count, .single_cls = o->single_cls,
+                              .classes = o->classes, .class_count = o->class_count};
+    yolo_status status = ev_set_open(&run->validation_set, run->validation, &labels, true, &run->log, error);
+    if (status == YOLO_OK && !run->validation_set.count) {
+        log_write(&run->log, YOLO_LOG_WARNING, "none of the %lld validation pictures can be read; training goes on without validation", (long long)run->validation->count);
+        run->validation = NULL;
+    }
+    return status;
+}
+
+static void tr_log_start(const tr_run *run) {
+    static const char *const isas[] = {"portable", "AVX2", "AVX-512"};
+    const yolo_train_options *o = &run->options;
+    log_write(&run->log, YOLO_LOG_INFO, "yolo " YOLO_VERSION ", CPU (%s), %d thread%s; model %s, data %s", isas[run->isa], thr_pool_size(run->pool),
+              thr_pool_size(run->pool) > 1 ? "s" : "", o->model, o->data);
+}
+
+/* The summary of the network, a line of the log each. */
+static yolo_status tr_log_network(const tr_run *run, yolo_error *error) {
+    str text = {0};
+    net_summary(&run->model.net, &text);
+    if (text.failed) {
+        str_free(&text);
+        return err_memory(error, 65536);
+    }
+    for (char *line = text.text, *end; line && *line; line = end) {
+        end = strchr(line, '\n');
+        if (end) *end++ = 0;
+        else end = line + strlen(line);
+        log_write(&run->log, YOLO_LOG_INFO, "%s", line);
+    }
+    str_free(&text);
+    return YOLO_OK;
+}
+
+/* The checkpoint to go on from: its options, and its folder as the run's. */
+static yolo_status tr_prepare_resume(tr_run *run, pt_model *last, yolo_error *error) {
+    const char *path;
+    yolo_status status = tr_find_last(run, &path, error);
+    if (status == YOLO_OK) status = pt_read(path, last, error);
+    if (status != YOLO_OK) return status;
+    if (!last->state) return tr_no_state(path, error);
+    tr_take_options(run, last);
+    run->last = path;
+    char *weights = path_parent(path);
+    run->folder = weights ? path_parent(weights) : NULL;
+    mem_free(weights);
+    return run->folder ? YOLO_OK : err_memory(error, 4096);
+}
+
+/* Number of epochs: as asked for, as before, or 100. */
+static yolo_status tr_settle_epochs(tr_run *run, const pt_model *last, yolo_error *error) {
+    double before = last->state ? val_number(val_get(last->state->numbers, "epochs"), 0) : 0;
+    double done = last->state ? val_number(val_get(last->state->numbers, "epochs_done"), 0) : 0;
+    if (!run->options.epochs) run->options.epochs = before >= 1 && before < 1e6 ? (int)before : 100;
+    run->epochs = run->options.epochs;
+    if (!last->state || done < run->epochs) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_USAGE, "%s: all of its %d epochs are done; to go on, give more with epochs=", run->last, (int)done);
+}
+
+static yolo_status tr_new_folder(tr_run *run, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    return path_run_folder(o->project && *o->project ? o->project : "runs/detect", o->name && *o->name ? o->name : "train", o->exist_ok, &run->folder, error);
+}
+
+/* Everything before the first epoch. */
+static yolo_status tr_set_up(tr_run *run, pt_model *last, yolo_error *error) {
+    uint64_t cache = 0;
+    const yolo_train_options *o = &run->options;
+    yolo_status status = tr_open_data(run, error);
+    if (status == YOLO_OK) status = tr_open_model(run, last, error);
+    const int stride = status == YOLO_OK ? run->model.net.max_stride : 32;
+    run->imgsz = (o->imgsz + stride - 1) / stride * stride;
+    run->largest = (int)(run->imgsz * (1 + o->multi_scale) + stride - 1) / stride * stride;
+    if (status == YOLO_OK) status = tr_log_network(run, error);
+    if (status == YOLO_OK) status = tr_freeze(run, error);
+    if (status == YOLO_OK) status = tr_plan(run, &cache, error);
+    if (status == YOLO_OK) status = tr_make_loader(run, cache, error);
+    if (status == YOLO_OK) status = tr_open_validation(run, error);
+    if (status == YOLO_OK) status = tr_make_optimizer(run, error);
+    if (status == YOLO_OK) status = tr_make_pass(run, error);
+    if (status == YOLO_OK && last->state) status = tr_restore(run, last, run->last, error);
+    if (o->time <= 0) run->epochs = o->epochs;
+    if (status == YOLO_OK) opt_set_epochs(run->opt, (int)run->epochs);
+    if (status == YOLO_OK) status = tr_make_args(run, error);
+    if (status == YOLO_OK) status = tr_write_args(run, error);
+    if (status == YOLO_OK) status = tr_csv_begin(run, error);
+    if (status == YOLO_OK && o->plots) tr_plot_labels(run);
+    return status;
+}
+
+/* The last look, with the weights of best.pt as they are in the file: table, charts and sheets. */
+static yolo_status tr_final(tr_run *run, yolo_train_report *report, yolo_error *error) {
+    const char *best = tr_path(run, "weights/best.pt");
+    const ev_extra extra = {.curves = run->options.plots, .sheet = run->options.plots ? tr_validation_sheet : NULL, .user = run};
+    pt_model model;
+    ev_outcome_free(&run->outcome);
+    if (!run->validation || !run->options.save) return YOLO_OK;
+    log_write(&run->log, YOLO_LOG_INFO, "validating %s", best);
+    yolo_status status = pt_read(best, &model, error);
+    if (status == YOLO_OK) status = tr_look(run, model.params, &extra, &run->outcome, error);
+    pt_free(&model);
+    if (status != YOLO_OK) return status;
+    const yolo_metrics *m = &run->outcome.metrics;
+    tr_log_metrics_head(run);
+    tr_log_metrics(run, "all", m->images, m->instances, m->precision, m->recall, m->map50, m->map50_95);
+    for (int i = 0; i < m->class_count && m->class_count > 1; i++) {
+        const yolo_class_metrics *c = &m->classes[i];
+        tr_log_metrics(run, run->names[c->class_id], c->images, c->instances, c->precision, c->recall, c->map50, c->map50_95);
+    }
+    report->precision = m->precision;
+    report->recall = m->recall;
+    report->map50 = m->map50;
+    report->map50_95 = m->map50_95;
+    if (run->options.plots) tr_plot_outcome(run);
+    return YOLO_OK;
+}
+
+static void tr_report(const tr_run *run, yolo_train_report *report) {
+    snprintf(report->folder, sizeof report->folder, "%s", run->folder ? run->folder : "");
+    report->epochs = (int)run->done;
+    report->best_epoch = (int)run->best_epoch;
+    report->seconds = run->seconds;
+    report->pictures_per_second = run->trained_seconds > 0 ? (double)run->trained / run->trained_seconds : 0;
+}
+
+static void tr_close(tr_run *run) {
+    dl_destroy(run->loader);
+    grad_destroy(run->grad);
+    run_weights_destroy(run->weights);
+    opt_destroy(run->opt);
+    ev_outcome_free(&run->outcome);
+    ev_set_close(&run->validation_set);
+    data_close(&run->data);
+    mem_free(run->gradients);
+    mem_free(run->loss_memory);
+    mem_free(run->frozen);
+    thr_pool_destroy(run->pool);
+    pt_free(&run->model);
+    if (run->log_file) fclose(run->log_file);
+    mem_free(run->folder);
+    arena_free(&run->memory);
+}
+
+/* From the folder to the last chart. `last` is the checkpoint to go on from, empty for a new run. */
+static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_train_report *report, yolo_error *error) {
+    yolo_error reason;
+    yolo_status status = tr_settle_epochs(run, last, error);
+    if (status == YOLO_OK) status = tr_check_options(&run->options, error);
+    if (status == YOLO_OK) status = tr_open_folder(run, error);
+    if (status != YOLO_OK) return status;
+    tr_log_start(run);
+    status = tr_set_up(run, last, error);
+    pt_free(last);
+    if (status == YOLO_OK && !run->done && run->options.save) status = tr_save_last(run, error);
+    if (status == YOLO_OK) status = tr_epochs(run, error);
+    if (status == YOLO_OK) status = tr_final(run, report, error);
+    if (status == YOLO_OK && run->options.plots) tr_excuse(run, plot_results(tr_path(run, "results.csv"), tr_path(run, "results.png"), &reason), &reason);
+    if (status == YOLO_ERROR_INTERRUPTED && run->done > 0)
+        log_write(&run->log, YOLO_LOG_INFO, "%d epochs are saved; to go on: yolo train resume=true model=%s", (int)run->done, tr_path(run, "weights/last.pt"));
+    return status;
+}
+
+/* The whole of yolo_train; options.device has been checked. */
+static yolo_status tr_train(const yolo_train_options *options, op_isa isa, yolo_train_report *report, yolo_error *error) {
+    tr_run *run = mem_array(1, sizeof *run);
+    pt_model last = {0};
+    memset(report, 0, sizeof *report);
+    if (!run) return err_memory(error, sizeof *run);
+    *run = (tr_run){.options = *options, .outside = options->log, .isa = isa, .item = "item", .best_fitness = -1, .rate = 1};
+    run->log = (yolo_log){tr_log_line, run};
+    run->pool = thr_pool_create(options->threads ? options->threads : os_core_count());
+    yolo_status status = run->pool ? YOLO_OK : err_memory(error, sizeof *run->pool);
+    if (status == YOLO_OK)
+        status = options->resume ? tr_prepare_resume(run, &last, error) : tr_new_folder(run, error);
+    if (status == YOLO_OK) status = tr_train_run(run, &last, report, error);
+    tr_report(run, report);
+    pt_free(&last);
+    tr_close(run);
+    mem_free(run);
+    return status;
+}
 
 /* ==== 26 dev_ bench_: devices and benchmark =====================================================================
    Looking at devices changes none of them. A GPU that is not there is reported with those that are. */
@@ -17493,15 +18708,7 @@ yolo_status yolo_run_folder(const char *project, const char *name, bool exist_ok
 
 void yolo_text_free(char *text) { mem_free(text); }
 
-yolo_train_options yolo_train_defaults(void) {
-    return (yolo_train_options){
-        .epochs = 100, .patience = 100, .batch = 16, .imgsz = 640, .save = true, .save_period = -1, .cache = "ram", .workers = 8,
-        .project = "runs/detect", .name = "train", .pretrained = "true", .optimizer = "auto", .close_mosaic = 10, .amp = true,
-        .fraction = 1, .lr0 = 0.01, .lrf = 0.01, .momentum = 0.937, .weight_decay = 0.0005, .warmup_epochs = 3,
-        .warmup_momentum = 0.8, .warmup_bias_lr = 0.1, .box = 7.5, .cls = 0.5, .dfl = 1.5, .nbs = 64, .hsv_h = 0.015, .hsv_s = 0.7,
-        .hsv_v = 0.4, .translate = 0.1, .scale = 0.5, .fliplr = 0.5, .mosaic = 1, .iou = 0.7, .max_det = 300, .plots = true,
-        .val = true, .device = "auto", .isa = "auto"};
-}
+yolo_train_options yolo_train_defaults(void) { return tr_defaults(); }
 
 /* A checkpoint that ultralytics would download by its name. */
 static yolo_status yolo_find_checkpoint(const char *path, yolo_error *error) {
@@ -17514,7 +18721,10 @@ yolo_status yolo_train(yolo_train_options options, yolo_train_report *report, yo
     memset(report, 0, sizeof *report);
     yolo_status status = yolo_find_checkpoint(options.model, error);
     if (status == YOLO_OK) status = yolo_find_checkpoint(options.pretrained, error);
-    return status == YOLO_OK ? err_set(error, YOLO_ERROR_UNSUPPORTED, "this version does not train yet") : status;
+    op_isa isa;
+    if (status == YOLO_OK) status = dev_check(options.device, error);
+    if (status == YOLO_OK) status = yolo_choose_isa(options.isa, &isa, error);
+    return status == YOLO_OK ? tr_train(&options, isa, report, error) : status;
 }
 
 yolo_demo_options yolo_demo_defaults(void) {
@@ -17700,7 +18910,7 @@ static const cli_option cli_prepare_options[] = {
 static const cli_option cli_train_options[] = {
     {"data", CLI_TEXT, CLI_AT(train.data), "", 0, 0, "FILE", "data.yaml"},
     {"model", CLI_TEXT, CLI_AT(train.model), "", 0, 0, "FILE", "checkpoint (.pt) to go on from, or description (.yaml)"},
-    {"epochs", CLI_WHOLE, CLI_AT(train.epochs), "100", 1, 1000000, "", "times through the training pictures"},
+    {"epochs", CLI_WHOLE, CLI_AT(train.epochs), "0", 0, 1000000, "", "times through the pictures; 0 = 100, or what a resumed run had"},
     {"imgsz", CLI_WHOLE, CLI_AT(train.imgsz), "640", 32, 8192, "pixels", "side of the network's square input"},
     {"batch", CLI_NUMBER, CLI_AT(train.batch), "16", -1, 1024, "pictures", "a step; -1 = what fits 60 % of memory, 0.x = that share"},
     {"resume", CLI_TEXT, CLI_AT(resume), "false", 0, 0, "true|false|FILE", "go on from model=, FILE or the newest last.pt of project"},

@@ -312,7 +312,7 @@ yolo_status yolo_bench(yolo_model *model, yolo_bench_options options, char **tex
 typedef struct yolo_train_options {
     const char *model;       /* checkpoint (.pt), description (.yaml) or bare name such as "yolov8n.yaml" */
     const char *data;        /* data.yaml */
-    int epochs;              /* 100 */
+    int epochs;              /* 0 = 100, or with `resume` what the run began with */
     double time;             /* hours to train instead of epochs; 0 = by epochs */
     int patience;            /* epochs without improvement before stopping; 100; 0 = never */
     double batch;            /* pictures a step; 16; -1 = what fits 60 % of the memory, 0..1 = that share */
