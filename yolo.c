@@ -17050,6 +17050,7 @@ typedef struct tr_run {
     opt_state *opt;
     float *gradients;
     void *loss_memory; size_t loss_bytes;
+    loss_target *scaled; int64_t scaled_capacity; /* of a batch at another size */
     ev_set validation_set;
     run_weights *weights;       /* for validation */
     int batch, imgsz, largest;  /* pictures a step; side of the input, the largest with multi_scale */
@@ -17163,6 +17164,18 @@ static yolo_status tr_find_last(tr_run *run, const char **last, yolo_error *erro
     return *last ? YOLO_OK : err_memory(error, 4096);
 }
 
+/* The classes that the resumed run trains on. False: others were asked for. */
+static bool tr_take_classes(tr_run *run, const val *list) {
+    yolo_train_options *o = &run->options;
+    const int *asked = o->classes;
+    int count = list && list->kind == VAL_LIST ? (int)YOLO_MIN(list->count, NET_MAX_CHANNELS) : 0, asked_count = asked ? o->class_count : 0;
+    int *classes = count ? arena_array(&run->memory, (uint64_t)count, sizeof *classes) : NULL;
+    for (int i = 0; classes && i < count; i++) classes[i] = (int)YOLO_CLAMP(val_integer(list->items[i], -1), -1, INT32_MAX);
+    o->classes = classes;
+    o->class_count = classes ? count : 0;
+    return !asked || (asked_count == o->class_count && !memcmp(asked, classes, (size_t)count * sizeof *asked));
+}
+
 /* Takes the options of the run that `last` is of, but for those that may change and that the caller set. */
 static void tr_take_options(tr_run *run, const pt_model *last) {
     const yolo_train_options asked = run->options, standard = tr_defaults();
@@ -17175,6 +17188,7 @@ static void tr_take_options(tr_run *run, const pt_model *last) {
         tr_set_argument(&run->memory, a, val_get(last->train_args, a->name), &run->options);
         if (set && !tr_is_same(a, &asked, &run->options)) str_format(&ignored, "%s%s", ignored.length ? ", " : "", a->name);
     }
+    if (!tr_take_classes(run, val_get(last->train_args, "classes"))) str_format(&ignored, "%sclasses", ignored.length ? ", " : "");
     if (ignored.length && !ignored.failed)
         log_write(&run->outside, YOLO_LOG_WARNING, "resume goes on as the run began, without the new %s; start a new run for that", ignored.text);
     str_free(&ignored);
@@ -17199,36 +17213,31 @@ static yolo_status tr_open_data(tr_run *run, yolo_error *error) {
     return YOLO_OK;
 }
 
-/* Starts `model` as a new network for the classes of the data, with the weights of `start` where they fit. */
-static yolo_status tr_build(tr_run *run, const pt_model *start, yolo_error *error) {
+/* Makes `model` a new network like `like` for the classes of the data; `weights` (NULL = none) will come into it. */
+static yolo_status tr_build(tr_run *run, const pt_model *like, const pt_model *weights, yolo_error *error) {
     const yolo_train_options *o = &run->options;
     net_activation activation = NET_SILU;
     double slope;
-    if (start->net.fused)
-        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s has its batch norms folded in, so it cannot be trained; use the checkpoint it was made from", o->model);
-    if (o->activation && *o->activation && !net_parse_activation(o->activation, &activation, &slope))
+    const bool named = o->activation && *o->activation;
+    if (named && !net_parse_activation(o->activation, &activation, &slope))
         return err_set(error, YOLO_ERROR_USAGE, "activation=%.40s: expected silu, relu, leakyrelu or mish", o->activation);
-    pt_model *m = &run->model;
-    yolo_status status = net_build(&m->net, start->net.yaml, NULL, run->class_count, run->names,
-                                   o->activation && *o->activation ? (int)activation : -1, false, error);
-    if (status != YOLO_OK) return status;
-    m->params = mem_array((uint64_t)m->net.param_elements, sizeof *m->params);
-    if (!m->params) return err_memory(error, (uint64_t)m->net.param_elements * sizeof *m->params);
-    net_init_params(&m->net, m->params, o->seed);
-    m->epoch = -1;
-    return YOLO_OK;
+    return pt_create(&run->model, like, run->class_count, run->names, named ? (int)activation : -1, o->seed, weights, error);
 }
 
-/* The weights to start from: those of the model, of another checkpoint, or none. */
-static yolo_status tr_transfer(tr_run *run, const pt_model *start, yolo_error *error) {
+/* A new network with the weights to start from: those of the model, of another checkpoint, or none. */
+static yolo_status tr_start(tr_run *run, const pt_model *start, yolo_error *error) {
     const char *wanted = run->options.pretrained;
+    const yolo_open_options open = {.seed = run->options.seed};
     bool truth = true;
-    int64_t taken;
-    pt_model other;
-    if (!wanted || !*wanted || tr_is_truth(wanted, &truth))
-        return truth && !start->built ? pt_transfer(&run->model, start, &run->log, &taken, error) : YOLO_OK;
-    yolo_status status = pt_read(wanted, &other, error);
-    if (status == YOLO_OK) status = pt_transfer(&run->model, &other, &run->log, &taken, error);
+    pt_model other = {0};
+    const pt_model *weights = start->built ? NULL : start;
+    yolo_status status = YOLO_OK;
+    if (wanted && *wanted && !tr_is_truth(wanted, &truth)) {
+        status = pt_load(wanted, &open, &other, error);
+        weights = &other;
+    } else if (!truth) weights = NULL;
+    if (status == YOLO_OK) status = tr_build(run, start, weights, error);
+    if (status == YOLO_OK && weights) status = pt_transfer(&run->model, weights, &run->log, NULL, error);
     pt_free(&other);
     return status;
 }
@@ -17239,12 +17248,11 @@ static yolo_status tr_open_model(tr_run *run, const pt_model *last, yolo_error *
     pt_model start;
     if (last->state && last->net.class_count != run->class_count)
         return err_set(error, YOLO_ERROR_USAGE, "%s: %d classes, but the run to be resumed has %d", run->options.data, run->class_count, last->net.class_count);
-    if (last->state) return tr_build(run, last, error);
+    if (last->state) return tr_build(run, last, last, error);
     if (!run->options.model || !*run->options.model)
         return err_set(error, YOLO_ERROR_USAGE, "model= is missing: a checkpoint such as best.pt, or a description such as yolov8n.yaml");
     yolo_status status = pt_load(run->options.model, &open, &start, error);
-    if (status == YOLO_OK) status = tr_build(run, &start, error);
-    if (status == YOLO_OK) status = tr_transfer(run, &start, error);
+    if (status == YOLO_OK) status = tr_start(run, &start, error);
     pt_free(&start);
     return status;
 }
@@ -17338,13 +17346,16 @@ static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
 /* ---- state: what last.pt keeps ---- */
 
 enum { TR_NUMBERS = 8 };
+typedef struct tr_range { const char *name; double low, high; bool whole; } tr_range;
 
-/* The trainer's own numbers, each by name; the optimizer's are in opt_number. */
-static double *tr_number(tr_run *run, int index, const char **name) {
-    static const char *const names[TR_NUMBERS] = {"epochs_done", "epochs", "best_fitness", "best_epoch", "patience_epoch", "seconds", "rate", "pictures"};
+/* The trainer's own numbers, each by name and what it can be; the optimizer's are in opt_number. */
+static double *tr_number(tr_run *run, int index, tr_range *range) {
+    static const tr_range ranges[TR_NUMBERS] = {
+        {"epochs_done", 0, 1e6, true}, {"epochs", 1, 1e6, true}, {"best_fitness", -1, 10, false}, {"best_epoch", 0, 1e6, true},
+        {"patience_epoch", 0, 1e6, true}, {"seconds", 0, 1e10, false}, {"rate", 1e-9, 1, false}, {"pictures", 0, 1e9, true}};
     double *numbers[TR_NUMBERS] = {&run->done, &run->epochs, &run->best_fitness, &run->best_epoch, &run->patience_epoch, &run->seconds,
                                    &run->rate, &run->pictures};
-    *name = names[index];
+    *range = ranges[index];
     return numbers[index];
 }
 
@@ -17352,10 +17363,11 @@ static double *tr_number(tr_run *run, int index, const char **name) {
 static yolo_status tr_gather(tr_run *run, pt_state *state, yolo_error *error) {
     const int64_t count = run->model.net.param_elements;
     const char *name;
+    tr_range range;
     bool good = true;
     for (int i = 0; i < TR_NUMBERS && good; i++) {
-        const double number = *tr_number(run, i, &name);
-        good = pt_state_set(state, name, val_float(&state->memory, number));
+        const double number = *tr_number(run, i, &range);
+        good = pt_state_set(state, range.name, val_float(&state->memory, number));
     }
     for (int i = 0; i < OPT_NUMBERS && good; i++) {
         const double number = *opt_number(run->opt, i, &name);
@@ -17375,20 +17387,37 @@ static yolo_status tr_no_state(const char *path, yolo_error *error) {
     return err_set(error, YOLO_ERROR_FORMAT, "%s holds no training state; resume needs the weights/last.pt of a run", path);
 }
 
+/* A number of the state, which has to be one that a training can have. */
+static yolo_status tr_take_number(const pt_state *state, const char *path, const tr_range *range, double *number, yolo_error *error) {
+    const double value = val_number(val_get(state->numbers, range->name), NAN);
+    if (!(value >= range->low && value <= range->high) || (range->whole && value != floor(value)))
+        return err_set(error, YOLO_ERROR_FORMAT, "%s: damaged training state: %s is %g; start a new training with model=%s", path, range->name, value, path);
+    *number = value;
+    return YOLO_OK;
+}
+
+static yolo_status tr_take_numbers(tr_run *run, const pt_state *state, const char *path, yolo_error *error) {
+    yolo_status status = YOLO_OK;
+    tr_range range;
+    for (int i = 0; i < TR_NUMBERS && status == YOLO_OK; i++) {
+        double *number = tr_number(run, i, &range);
+        status = tr_take_number(state, path, &range, number, error);
+    }
+    for (int i = 0; i < OPT_NUMBERS && status == YOLO_OK; i++) {
+        range = (tr_range){.low = -1, .high = 1e15};
+        double *number = opt_number(run->opt, i, &range.name);
+        status = tr_take_number(state, path, &range, number, error);
+    }
+    return status;
+}
+
 static yolo_status tr_restore(tr_run *run, const pt_model *from, const char *path, yolo_error *error) {
     const int64_t count = run->model.net.param_elements;
     const pt_state *state = from->state;
     const char *name;
     if (!state) return tr_no_state(path, error);
-    for (int i = 0; i < TR_NUMBERS; i++) {
-        double *number = tr_number(run, i, &name);
-        *number = val_number(val_get(state->numbers, name), *number);
-    }
-    for (int i = 0; i < OPT_NUMBERS; i++) {
-        double *number = opt_number(run->opt, i, &name);
-        *number = val_number(val_get(state->numbers, name), *number);
-    }
-    yolo_status status = pt_state_take(state, path, "weights", run->model.params, count, error);
+    yolo_status status = tr_take_numbers(run, state, path, error);
+    if (status == YOLO_OK) status = pt_state_take(state, path, "weights", run->model.params, count, error);
     if (from->net.param_elements != count) status = tr_no_state(path, error);
     else memcpy(run->opt->ema, from->params, (size_t)count * sizeof *from->params);
     for (int i = 1; i < opt_block_count(run->opt) && status == YOLO_OK; i++) {
@@ -17612,14 +17641,20 @@ static bool tr_mosaic(const tr_run *run) {
     return !close || run->done < run->epochs - close;
 }
 
-/* The input's size for a batch: its own, or drawn anew with multi_scale. REF ultralytics/models/yolo/detect/train.py preprocess_batch */
-static void tr_input_size(const tr_run *run, int64_t number, int *h, int *w) {
+/* The input's size for a batch: its own, or drawn anew with multi_scale; then *targets are copies at that size.
+   REF ultralytics/models/yolo/detect/train.py preprocess_batch */
+static yolo_status tr_input_size(tr_run *run, const dl_batch *batch, int64_t number, int *h, int *w, const loss_target **targets, yolo_error *error) {
     const yolo_train_options *o = &run->options;
     const int stride = run->model.net.max_stride;
-    if (o->multi_scale <= 0) return;
-    double factor = (double)dl_scale(o->seed, (int)run->done, number, run->imgsz, o->multi_scale, stride) / YOLO_MAX(*h, *w);
-    *h = (int)ceil(*h * factor / stride) * stride;
-    *w = (int)ceil(*w * factor / stride) * stride;
+    *h = batch->h;
+    *w = batch->w;
+    *targets = batch->targets;
+    if (o->multi_scale <= 0) return YOLO_OK;
+    if (!mem_grow(&run->scaled, &run->scaled_capacity, batch->first[batch->n], sizeof *run->scaled)) return err_memory(error, sizeof *run->scaled);
+    dl_scaled_size(batch, dl_scale(o->seed, (int)run->done, number, run->imgsz, o->multi_scale, stride), stride, h, w);
+    dl_scaled_targets(batch, run->scaled, *h, *w);
+    *targets = run->scaled;
+    return YOLO_OK;
 }
 
 /* Forward, loss and backward of one batch. */
@@ -17627,9 +17662,10 @@ static yolo_status tr_batch(tr_run *run, const dl_batch *batch, int64_t number, 
     const net *net = &run->model.net;
     const yolo_train_options *o = &run->options;
     ten heads[NET_MAX_LEVELS], gradients[NET_MAX_LEVELS];
-    int h = batch->h, w = batch->w;
-    tr_input_size(run, number, &h, &w);
-    yolo_status status = grad_shape(run->grad, batch->n, h, w, error);
+    const loss_target *targets;
+    int h, w;
+    yolo_status status = tr_input_size(run, batch, number, &h, &w, &targets, error);
+    if (status == YOLO_OK) status = grad_shape(run->grad, batch->n, h, w, error);
     if (status != YOLO_OK) return status;
     dl_floats(batch, grad_input(run->grad), h, w, run->pool);
     for (int l = 0; l < net->level_count; l++) {
@@ -17640,7 +17676,7 @@ static yolo_status tr_batch(tr_run *run, const dl_batch *batch, int64_t number, 
     if (!run_reserve(&run->loss_memory, run->loss_bytes, bytes)) return err_memory(error, bytes);
     run->loss_bytes = YOLO_MAX(run->loss_bytes, bytes);
     grad_forward(run->grad, run->model.params);
-    *losses = loss_detect(net, heads, gradients, batch->targets, batch->first, (loss_gains){(float)o->box, (float)o->cls, (float)o->dfl},
+    *losses = loss_detect(net, heads, gradients, targets, batch->first, (loss_gains){(float)o->box, (float)o->cls, (float)o->dfl},
                           run->loss_memory, run->pool);
     grad_backward(run->grad, run->gradients);
     return YOLO_OK;
@@ -17724,7 +17760,7 @@ static yolo_status tr_look(tr_run *run, const float *params, const ev_extra *ext
     const yolo_train_options *o = &run->options;
     yolo_val_options options = {.imgsz = run->imgsz, .batch = run->batch * 2, .conf = 0.001f, .iou = (float)o->iou, .max_det = o->max_det, .rect = true,
                                 .single_cls = o->single_cls, .progress = o->progress == YOLO_PROGRESS_BAR ? YOLO_PROGRESS_BAR : YOLO_PROGRESS_NONE, .log = run->log};
-    yolo_status status = run->weights ? run_weights_refresh(run->weights, params, error)
+    yolo_status status = run->weights ? run_weights_refresh(run->weights, params, run->pool, error)
                                       : run_weights_create(&run->weights, &run->model.net, params, run->isa, error);
     if (status != YOLO_OK) return status;
     pipe_job job = {.net = &run->model.net, .weights = run->weights, .pool = run->pool, .threads = thr_pool_size(run->pool)};
@@ -18015,6 +18051,7 @@ static void tr_close(tr_run *run) {
     data_close(&run->data);
     mem_free(run->gradients);
     mem_free(run->loss_memory);
+    mem_free(run->scaled);
     mem_free(run->frozen);
     thr_pool_destroy(run->pool);
     pt_free(&run->model);
