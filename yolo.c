@@ -5005,8 +5005,8 @@ static yolo_status zip_end(zip_writer *w, bool good, yolo_error *error) {
     if (good && !w->failed) zip_write(w, w->directory.text, (uint64_t)w->directory.length);
     bool failed = good && w->failed;
     yolo_status status = path_commit(w->path, w->temporary, w->file, good && !failed, true, error);
-    if (failed) status = err_set(error, w->reason[0] ? YOLO_ERROR_IO : YOLO_ERROR_MEMORY, "%s: cannot write its %.1f MiB: %s", w->path,
-                                 (double)w->at / 1048576, w->reason[0] ? w->reason : "out of memory");
+    if (failed) status = err_set(error, w->reason[0] ? YOLO_ERROR_IO : YOLO_ERROR_MEMORY, "%s: cannot write: %s after %.1f MiB", w->path,
+                                 w->reason[0] ? w->reason : "out of memory", (double)w->at / 1048576);
     str_free(&w->directory);
     return status;
 }

@@ -268,6 +268,32 @@ def check_transfer(path, lists):
     return f"{len(lists)} lists of classes"
 
 
+def check_trained(source):
+    """A short training of ours: ultralytics measures its best.pt as we do, and trains on from best.pt and last.pt."""
+    done = lambda *words: subprocess.run(["./yolo", *words, "threads=2"], capture_output=True, text=True, check=True).stdout
+    done("demo", "epochs=0", "pictures=120", "imgsz=160", "out=drawn")
+    done("train", "data=drawn/set/data.yaml", f"model={source}", "epochs=6", "imgsz=160", "batch=16", "nbs=16", "optimizer=AdamW", "lr0=0.001",
+         "warmup_epochs=1", "plots=false", "project=own", "name=run", "exist_ok=true")
+    best, last = "own/run/weights/best.pt", "own/run/weights/last.pt"
+    row = next(line.split() for line in done("val", f"model={best}", "data=drawn/set/data.yaml", "imgsz=160").split("\n") if line.split()[:1] == ["all"])
+    ours = [float(x) for x in row[-2:]]
+    model = YOLO(best)
+    assert model.ckpt["epoch"] == -1 and model.ckpt["train_args"]["optimizer"] == "AdamW" and model.ckpt["train_args"]["imgsz"] == 160
+    assert all(t.dtype == torch.float16 for t in torch.load(best, weights_only=False)["model"].state_dict().values() if t.is_floating_point())
+    theirs = model.val(data="drawn/set/data.yaml", imgsz=160, batch=16, device="cpu", workers=0, plots=False, verbose=False, project=os.path.abspath("runs")).box
+    assert ours[1] > 0.2, f"mAP50-95 {ours[1]}: nothing was learned"
+    assert abs(ours[0] - theirs.map50) < 0.003 and abs(ours[1] - theirs.map) < 0.003, (ours, theirs.map50, theirs.map)
+    said = [f"val of best.pt: mAP50 {ours[0]:.3f} and {theirs.map50:.3f}, mAP50-95 {ours[1]:.3f} and {theirs.map:.3f}"]
+    for path in (best, last):
+        again = YOLO(path)
+        again.train(data="drawn/set/data.yaml", epochs=1, imgsz=160, batch=16, device="cpu", workers=0, project=os.path.abspath("runs"), name="on",
+                    exist_ok=True, plots=False, verbose=False, seed=0, lr0=0.0001, optimizer="AdamW", warmup_epochs=0)
+        assert again.trainer.metrics["metrics/mAP50-95(B)"] > ours[1] - 0.15, again.trainer.metrics
+        said.append(f"an epoch more of {os.path.basename(path)} {again.trainer.metrics['metrics/mAP50-95(B)']:.3f}")
+    check_safe_key(last, "ema")
+    return "; ".join(said)
+
+
 def check_safe_key(path, key):
     from ultralytics.nn.tasks import torch_safe_load
     checkpoint, _ = torch_safe_load(path, safe_only=True)
@@ -315,6 +341,9 @@ def main(names):
             report(f"{name}: transfer to other classes", check_transfer, path, lists)
         if name in ("nc=3, half", "best.pt", "n"):
             report(f"{name}: fp16 copy", lambda: (tool("copy", path, "copy.pt", "half"), check_loads("copy.pt", None, {k: v.half() if v.is_floating_point() else v for k, v in state.items()}))[1])
+    if wanted("trained"):
+        shutil.copy(f"{shared}/data/yolov8n-coco.pt", "start.pt")
+        report("a training of ours", check_trained, "start.pt")
     print(f"{passed} passed, {failed} failed, 0 skipped")
     return failed
 
@@ -326,7 +355,8 @@ if __name__ == "__main__":
     source = os.path.abspath("tests/tool_pt.c")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        subprocess.run(["cc", "-std=c11", "-O2", "-DYOLO_NO_CUDA", "-w", source, "-o", "tool_pt", "-lm", "-lpthread", "-ldl"], check=True)
+        for program, file in (("tool_pt", source), ("yolo", os.path.join(os.path.dirname(source), "..", "yolo.c"))):
+            subprocess.run(["cc", "-std=c11", "-O3", "-ffp-contract=off", "-DYOLO_NO_CUDA", "-w", file, "-o", program, "-lm", "-lpthread", "-ldl"], check=True)
         failures = main(sys.argv[1:])
         os.chdir("/")
     sys.exit(1 if failures else 0)
