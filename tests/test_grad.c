@@ -132,9 +132,9 @@ static void test_grad_slope(void) {
             ten z = {x, 1, 1, 2001, 1, 1}, gradient = {d, 1, 1, 2001, 1, 1};
             op_norm_bwd(&gradient, NULL, false, &z, &norm, isa, NULL);
             for (int i = 0; i < 2001 && test_failures < 10; i++) {
-                const double h = 1e-4, far = x[i] > 0 ? 1 : activation == NET_LEAKYRELU ? 0.25 : activation == NET_LINEAR ? 1 : 0;
+                const double h = 1e-4, limit = x[i] > 0 ? 1 : activation == NET_LEAKYRELU ? 0.25 : activation == NET_LINEAR ? 1 : 0;
                 double expected = (grad_activate(x[i] + h, activation, 0.25) - grad_activate(x[i] - h, activation, 0.25)) / (2 * h);
-                if (fabs(x[i]) > 100) expected = far; /* infinities, too */
+                if (fabs(x[i]) > 100) expected = limit; /* infinities, too */
                 if (i == 5 && activation == NET_RELU) expected = 0;
                 if (i == 5 && activation == NET_LEAKYRELU) expected = 0.25;
                 if (i == 4) CHECK(activation == NET_RELU || activation == NET_LEAKYRELU || activation == NET_LINEAR || d[i] != d[i]);
