@@ -17284,7 +17284,8 @@ static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, y
     const net *net = &run->model.net;
     const uint64_t block = (uint64_t)net->param_elements * sizeof(float);
     yolo_status status = grad_measure(net, run->isa, thr_pool_size(run->pool), batch, run->largest, run->largest, &memory->pass, error);
-    if (status != YOLO_OK) return status;
+    if (status == YOLO_ERROR_MEMORY) memory->total = MEM_CAP; /* beyond every limit */
+    if (status != YOLO_OK) return status == YOLO_ERROR_MEMORY ? YOLO_OK : status;
     memory->blocks = 5 * block;
     memory->validation = run->validation ? 4 * block + (uint64_t)thr_pool_size(run->pool) * memory->pass.activations / (uint64_t)batch / 2 : 0;
     memory->total = memory->blocks + memory->validation + memory->pass.activations + memory->pass.gradients + memory->pass.weights +
