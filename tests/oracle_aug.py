@@ -176,7 +176,7 @@ class Ours:
         self.lib.oracle_close(self.handle)
 
 
-def dataset(folder, imgsz, batch=16, rect=False, augment=True, **hyper):
+def dataset(folder, imgsz, batch=16, rect=False, augment=True, fraction=1.0, **hyper):
     from ultralytics.cfg import get_cfg
     from ultralytics.data.dataset import YOLODataset
     hyper = dict(DEFAULT, **hyper)
@@ -185,7 +185,7 @@ def dataset(folder, imgsz, batch=16, rect=False, augment=True, **hyper):
     if scale[1]:
         cfg.scale = scale
     return YOLODataset(img_path=folder, imgsz=imgsz, batch_size=batch, augment=augment, hyp=cfg, rect=rect, cache=None, single_cls=False,
-                       stride=32, pad=0.0, task="detect", classes=None, data={"names": {i: str(i) for i in range(80)}, "nc": 80}, fraction=1.0)
+                       stride=32, pad=0.0, task="detect", classes=None, data={"names": {i: str(i) for i in range(80)}, "nc": 80}, fraction=fraction)
 
 
 def theirs(sample):
@@ -236,6 +236,14 @@ def compare_plain(lib, folder):
             order += pictures
         check(sorted(order) == list(range(len(data))) and (order != sorted(order)) != rect, f"imgsz {imgsz} rect {rect}: every picture once, shuffled unless rect")
         tally.report(f"augmentation off, imgsz {imgsz}, rect {rect}, {moved} left out")
+        ours.close()
+
+
+def compare_selection(lib, folder):
+    for fraction in (.3, .5, .001, .0117, 7):
+        ours, data = Ours(lib, folder, 320, fraction=fraction), dataset(folder, 320, fraction=fraction)
+        same = [os.path.basename(p) for p in ours.paths] == [os.path.basename(f) for f in data.im_files]
+        check(same, f"fraction {fraction}: the same {len(data)} pictures")
         ours.close()
 
 
@@ -460,6 +468,7 @@ def main():
         compare_colours(lib)
         compare_floats(lib)
         compare_distributions(lib, folder, seed)
+        compare_selection(lib, folder)
         compare_plain(lib, folder)
         dull = dict(hsv_h=0, hsv_s=0, hsv_v=0)  # colours amplify a last bit of the geometry, so they are compared by themselves
         compare_augmented(lib, folder, "defaults", coloured=True)
