@@ -13925,6 +13925,8 @@ static void dl_tell(const dl_loader *dl) {
     const yolo_log *log = &dl->options.log;
     log_write(log, YOLO_LOG_INFO, "train: %lld pictures, %lld labels, %lld background, %lld damaged", (long long)dl->pictures,
               (long long)dl->label_count, (long long)dl->background, (long long)dl->damaged);
+    if (dl->bad_lines || dl->duplicates)
+        log_write(log, YOLO_LOG_WARNING, "train: %lld label lines left out as bad, %lld as there twice", (long long)dl->bad_lines, (long long)dl->duplicates);
     if (!dl->label_count)
         log_write(log, YOLO_LOG_WARNING, "none of the %lld pictures to train on has a labelled object: nothing but background can be learnt",
                   (long long)dl->pictures);

@@ -395,7 +395,7 @@ static bool aug_has(const aug_said *said, const char *text) { return strstr(said
 
 static void test_aug_odd(void) {
     static const char *const whole[] = {"0 0.5 0.5 0.4 0.4\n", "1 0.5 0.5 0.5 0.5\n", "2 0.4 0.4 0.3 0.3\n"}, *const empty[] = {"", "", ""},
-        *const none[] = {NULL, NULL, NULL}, *const wrong[] = {"7 0.5 0.5 0.4 0.4\n1 0.5 0.5 0.2 0.2\n", "1 2 2 0.5 0.5\n", "x\n"};
+        *const none[] = {NULL, NULL, NULL}, *const wrong[] = {"7 0.5 0.5 0.4 0.4\n1 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.2 0.2\n", "1 2 2 0.5 0.5\n", "x\n"};
     dl_options o = aug_options(2);
     aug_said said;
     int pictures, targets;
@@ -406,7 +406,8 @@ static void test_aug_odd(void) {
     CHECK(aug_try(aug_small("aug/none", 3, none), &o, &said, &pictures, &targets) == YOLO_ERROR_IO);
     CHECK_MSG(aug_has(&said, "no label file for any of the 3 pictures") && aug_has(&said, "aug/none/labels/0.txt"), "%s", said.text);
     CHECK(aug_try(aug_small("aug/wrong", 3, wrong), &o, &said, &pictures, &targets) == YOLO_OK && pictures == 3);
-    CHECK_MSG(aug_has(&said, "labels/0.txt:1: class 7 out of range [0,4)") && aug_has(&said, "3 pictures, 1 labels, 2 background"), "%s", said.text);
+    CHECK_MSG(aug_has(&said, "labels/0.txt:1: class 7 out of range [0,4)") && aug_has(&said, "3 pictures, 1 labels, 2 background") &&
+              aug_has(&said, "3 label lines left out as bad, 1 as there twice"), "%s", said.text);
     path_make_directories(test_temp("aug/nothing"), NULL);
     CHECK(aug_try(test_temp("aug/nothing"), &o, &said, &pictures, &targets) != YOLO_OK && said.text[0]);
     data_list list = {0};
