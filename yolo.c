@@ -17036,7 +17036,8 @@ typedef struct tr_run {
     yolo_train_options options; /* as they take effect */
     yolo_log outside;           /* the caller's */
     yolo_log log;               /* to log.txt and outside */
-    FILE *log_file;
+    FILE *log_file;             /* open from the moment that the run can begin */
+    str early;                  /* what was to be logged before */
     arena memory;               /* holds texts */
     char *folder;
     op_isa isa;
@@ -17080,10 +17081,11 @@ typedef struct tr_run {
 
 static void tr_log_line(void *user, yolo_log_level level, const char *text) {
     tr_run *run = user;
+    const char *kind = level == YOLO_LOG_WARNING ? "warning: " : "";
     if (run->log_file && level != YOLO_LOG_PROGRESS) {
-        fprintf(run->log_file, "%s%s\n", level == YOLO_LOG_WARNING ? "warning: " : "", text);
+        fprintf(run->log_file, "%s%s\n", kind, text);
         fflush(run->log_file);
-    }
+    } else if (level != YOLO_LOG_PROGRESS) str_format(&run->early, "%s%s\n", kind, text);
     if (run->outside.write) run->outside.write(run->outside.user, level, text);
 }
 
@@ -17126,12 +17128,14 @@ static yolo_status tr_check_options(const yolo_train_options *o, yolo_error *err
     return status;
 }
 
-/* Opens the run folder, new or as it is, and its log. */
+/* Opens the run folder, new or as it is, and its log: only when nothing but the disk can still keep the run from starting. */
 static yolo_status tr_open_folder(tr_run *run, yolo_error *error) {
     yolo_status status = path_make_directories(tr_path(run, "weights"), error);
     if (status != YOLO_OK) return status;
     run->log_file = os_open(tr_path(run, "log.txt"), run->options.resume ? "ab" : "wb");
-    return run->log_file ? YOLO_OK : err_os(error, tr_path(run, "log.txt"), "create");
+    if (!run->log_file) return err_os(error, tr_path(run, "log.txt"), "create");
+    if (run->early.length) fwrite(run->early.text, 1, (size_t)run->early.length, run->log_file);
+    return YOLO_OK;
 }
 
 typedef struct tr_search { const char *project; char *newest; double time; } tr_search;
@@ -17281,18 +17285,20 @@ static yolo_status tr_freeze(tr_run *run, yolo_error *error) {
 
 typedef struct tr_memory { grad_memory pass; uint64_t blocks, validation, total; } tr_memory; /* bytes */
 
-/* What training on `batch` pictures takes. Counted as for an optimizer of two moments; validation is an estimate. */
+/* What training on `batch` pictures takes. */
 static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, yolo_error *error) {
     const net *net = &run->model.net;
-    const uint64_t block = (uint64_t)net->param_elements * sizeof(float);
+    opt_kind kind = OPT_AUTO;
+    if (run->options.optimizer) opt_kind_of(run->options.optimizer, &kind);
     yolo_status status = grad_measure(net, run->isa, thr_pool_size(run->pool), batch, run->largest, run->largest, &memory->pass, error);
     if (status == YOLO_ERROR_MEMORY) memory->total = MEM_CAP; /* beyond every limit */
     if (status != YOLO_OK) return status == YOLO_ERROR_MEMORY ? YOLO_OK : status;
-    memory->blocks = 5 * block;
-    memory->validation = run->validation ? 4 * block + (uint64_t)thr_pool_size(run->pool) * memory->pass.activations / (uint64_t)batch / 2 : 0;
+    memory->blocks = 2 * (uint64_t)net->param_elements * sizeof(float) + opt_memory(net, kind == OPT_AUTO ? OPT_ADAMW : kind);
+    memory->validation = 0;
+    if (run->validation) status = ev_memory(net, run->isa, thr_pool_size(run->pool), &run->validation_set, run->imgsz, &memory->validation, error);
     memory->total = memory->blocks + memory->validation + memory->pass.activations + memory->pass.gradients + memory->pass.weights +
                     memory->pass.workspace;
-    return YOLO_OK;
+    return status;
 }
 
 /* The largest batch that takes no more than `limit` bytes; 0 = none. */
@@ -17314,7 +17320,7 @@ static void tr_log_memory(const tr_run *run, const tr_memory *memory, uint64_t c
     const struct { const char *what; uint64_t bytes; } rows[] = {
         {"weights, gradients, optimizer, moving average", memory->blocks}, {"activations", memory->pass.activations},
         {"gradients of activations", memory->pass.gradients}, {"packed weights", memory->pass.weights},
-        {"workspace", memory->pass.workspace}, {"validation (about)", memory->validation}, {"picture cache (at most)", cache},
+        {"workspace", memory->pass.workspace}, {"validation", memory->validation}, {"picture cache (at most)", cache},
         {"together", memory->total + cache}, {"available", available}};
     log_write(&run->log, YOLO_LOG_INFO, "memory for batch %d at %d                                  MiB", run->batch, run->largest);
     for (int i = 0; i < YOLO_COUNT(rows); i++)
@@ -17340,6 +17346,7 @@ static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
         return err_set(error, YOLO_ERROR_MEMORY, "batch=%d at %d needs %.0f MiB, %.0f MiB are available; the largest batch that fits is %d",
                        run->batch, run->largest, (double)memory.total / 1048576.0, (double)available / 1048576.0, fitting);
     }
+    run->options.batch = run->batch; /* what a resumed run takes */
     const bool none = o->cache && str_equal_fold(o->cache, "false");
     *cache = none ? 0 : o->cache_gb > 0 ? (uint64_t)(o->cache_gb * 1073741824.0) : YOLO_MIN(available / 4, available - YOLO_MIN(memory.total, available));
     tr_log_memory(run, &memory, *cache, available);
@@ -17890,7 +17897,7 @@ static yolo_status tr_make_optimizer(tr_run *run, yolo_error *error) {
     opt_settings settings = {.kind = OPT_AUTO, .lr0 = o->lr0, .lrf = o->lrf, .momentum = o->momentum, .weight_decay = o->weight_decay,
         .warmup_epochs = o->warmup_epochs, .warmup_momentum = o->warmup_momentum, .warmup_bias_lr = o->warmup_bias_lr, .cos_lr = o->cos_lr,
         .timed = o->time > 0, .epochs = (int)run->epochs, .batch = run->batch, .nbs = o->nbs, .batches = dl_batch_count(run->loader),
-        .pictures = run->loader->pictures, .class_count = run->class_count};
+        .pictures = run->loader->pictures, .class_count = run->class_count, .isa = run->isa};
     if (o->optimizer && *o->optimizer) opt_kind_of(o->optimizer, &settings.kind);
     const bool automatic = settings.kind == OPT_AUTO;
     yolo_status status = opt_create(&run->opt, &run->model.net, &settings, run->frozen, error);
@@ -17994,15 +18001,16 @@ static yolo_status tr_set_up(tr_run *run, pt_model *last, yolo_error *error) {
     run->largest = (int)(run->imgsz * (1 + o->multi_scale) + stride - 1) / stride * stride;
     if (status == YOLO_OK) status = tr_log_network(run, error);
     if (status == YOLO_OK) status = tr_freeze(run, error);
+    if (status == YOLO_OK) status = tr_open_validation(run, error);
     if (status == YOLO_OK) status = tr_plan(run, &cache, error);
     if (status == YOLO_OK) status = tr_make_loader(run, cache, error);
-    if (status == YOLO_OK) status = tr_open_validation(run, error);
     if (status == YOLO_OK) status = tr_make_optimizer(run, error);
     if (status == YOLO_OK) status = tr_make_pass(run, error);
     if (status == YOLO_OK && last->state) status = tr_restore(run, last, run->last, error);
     if (o->time <= 0) run->epochs = o->epochs;
     if (status == YOLO_OK) opt_set_epochs(run->opt, (int)run->epochs);
     if (status == YOLO_OK) status = tr_make_args(run, error);
+    if (status == YOLO_OK) status = tr_open_folder(run, error);
     if (status == YOLO_OK) status = tr_write_args(run, error);
     if (status == YOLO_OK) status = tr_csv_begin(run, error);
     if (status == YOLO_OK && o->plots) tr_plot_labels(run);
@@ -18059,6 +18067,7 @@ static void tr_close(tr_run *run) {
     thr_pool_destroy(run->pool);
     pt_free(&run->model);
     if (run->log_file) fclose(run->log_file);
+    str_free(&run->early);
     mem_free(run->folder);
     arena_free(&run->memory);
 }
@@ -18068,7 +18077,6 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_train_report *
     yolo_error reason;
     yolo_status status = tr_settle_epochs(run, last, error);
     if (status == YOLO_OK) status = tr_check_options(&run->options, error);
-    if (status == YOLO_OK) status = tr_open_folder(run, error);
     if (status != YOLO_OK) return status;
     tr_log_start(run);
     status = tr_set_up(run, last, error);
@@ -18077,7 +18085,7 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_train_report *
     if (status == YOLO_OK) status = tr_epochs(run, error);
     if (status == YOLO_OK) status = tr_final(run, report, error);
     if (status == YOLO_OK && run->options.plots) tr_excuse(run, plot_results(tr_path(run, "results.csv"), tr_path(run, "results.png"), &reason), &reason);
-    if (status == YOLO_ERROR_INTERRUPTED && run->done > 0)
+    if (status == YOLO_ERROR_INTERRUPTED && run->log_file && run->options.save)
         log_write(&run->log, YOLO_LOG_INFO, "%d epochs are saved; to go on: yolo train resume=true model=%s", (int)run->done, tr_path(run, "weights/last.pt"));
     return status;
 }
