@@ -18045,7 +18045,7 @@ static yolo_status tr_final(tr_run *run, yolo_train_report *report, yolo_error *
 }
 
 static void tr_report(const tr_run *run, yolo_train_report *report) {
-    snprintf(report->folder, sizeof report->folder, "%s", run->folder ? run->folder : "");
+    snprintf(report->folder, sizeof report->folder, "%s", run->log_file ? run->folder : "");
     report->epochs = (int)run->done;
     report->best_epoch = (int)run->best_epoch;
     report->seconds = run->seconds;
