@@ -11175,7 +11175,7 @@ static yolo_status grad_open(grad_pass **out, const net *net, op_isa isa, thr_po
     if (!pass->frozen || !pass->ops || !pass->buffers || !pass->order || !grad_plan_graph(pass)) {
         grad_destroy(pass);
         *out = NULL;
-        return err_memory(error, (uint64_t)pass->buffer_count * sizeof *pass->buffers);
+        return err_memory(error, (uint64_t)(2 * net->buffer_count + net->op_count) * sizeof *pass->buffers);
     }
     pass->order_count = net_order(pass->buffers, pass->buffer_count, pass->order);
     grad_plan_operators(pass);

@@ -1,0 +1,191 @@
+/* tool_train.c - steps of a training from a shell, for tests/oracle_train.py and for measuring.
+
+   tool_train step MODEL.pt BATCH OUT.ref [THREADS]   losses, heads, gradients and running statistics of one batch
+   tool_train time MODEL.pt N H W THREADS COUNT       ms of COUNT steps, the last one's operators, and the memory planned
+   BATCH, little endian: int32 n, h, w, targets; floats (n,h,w,3); per target int32 image, class and float x1 y1 x2 y2 in
+   pixels, in the order of the images. Exit status 1 with the sentence of the error on stderr. */
+#define YOLO_NO_MAIN
+#include "../yolo.c"
+
+typedef struct tool_run {
+    pt_model model;
+    thr_pool *pool;
+    grad_pass *pass;
+    float *gradients;
+    loss_target *targets;
+    int *first, target_count;
+    void *workspace;
+    loss_parts parts;
+} tool_run;
+
+static void tool_put(FILE *f, uint32_t value) {
+    uint8_t bytes[4] = {(uint8_t)value, (uint8_t)(value >> 8), (uint8_t)(value >> 16), (uint8_t)(value >> 24)};
+    fwrite(bytes, 1, 4, f);
+}
+
+static void tool_head(FILE *f, const char *prefix, const char *name, int rank, const int *dims) {
+    tool_put(f, (uint32_t)(strlen(prefix) + strlen(name)));
+    fprintf(f, "%s%s", prefix, name);
+    tool_put(f, 0);
+    tool_put(f, (uint32_t)rank);
+    for (int d = 0; d < rank; d++) tool_put(f, (uint32_t)dims[d]);
+}
+
+/* A row of a block of parameters, as a state dict has it. */
+static void tool_row(FILE *f, const char *prefix, const net_param *row, const float *block) {
+    const float *p = block + row->offset;
+    tool_head(f, prefix, row->name, row->rank, row->dims);
+    int inner = row->rank == 4 ? row->dims[1] : 1, plane = row->rank == 4 ? row->dims[2] * row->dims[3] : 1;
+    for (int64_t o = 0; o < row->count / inner / plane; o++, p += (int64_t)inner * plane)
+        for (int c = 0; c < inner; c++)
+            for (int k = 0; k < plane; k++) fwrite(&p[(int64_t)k * inner + c], 4, 1, f);
+}
+
+static yolo_status tool_open(tool_run *run, const char *path, int n, int h, int w, int threads, yolo_error *error) {
+    yolo_status status = pt_read(path, &run->model, error);
+    if (status == YOLO_OK) run->pool = thr_pool_create(threads);
+    if (status == YOLO_OK) status = grad_create(&run->pass, &run->model.net, op_isa_best(), run->pool, NULL, n, h, w, error);
+    if (status == YOLO_OK) run->gradients = mem_array((uint64_t)run->model.net.param_elements, sizeof(float));
+    return status;
+}
+
+static void tool_close(tool_run *run) {
+    grad_destroy(run->pass);
+    thr_pool_destroy(run->pool);
+    pt_free(&run->model);
+    mem_free(run->gradients);
+    mem_free(run->targets);
+    mem_free(run->first);
+    mem_free(run->workspace);
+}
+
+/* The losses, and the gradients of the heads. */
+static void tool_loss(tool_run *run) {
+    ten heads[NET_MAX_LEVELS], gradients[NET_MAX_LEVELS];
+    const loss_gains gains = {7.5f, 0.5f, 1.5f};
+    for (int level = 0; level < run->model.net.level_count; level++) {
+        heads[level] = grad_head(run->pass, level);
+        gradients[level] = grad_head_gradient(run->pass, level);
+    }
+    if (!run->workspace) run->workspace = mem_alloc(loss_workspace(&run->model.net, heads, run->target_count));
+    run->parts = loss_detect(&run->model.net, heads, gradients, run->targets, run->first, gains, run->workspace, run->pool);
+}
+
+static bool tool_read_batch(FILE *f, tool_run *run, const char *model, int threads, yolo_error *error) {
+    int32_t sizes[4];
+    if (fread(sizes, 4, 4, f) != 4 || tool_open(run, model, sizes[0], sizes[1], sizes[2], threads, error) != YOLO_OK) return false;
+    const size_t floats = (size_t)sizes[0] * (size_t)sizes[1] * (size_t)sizes[2] * 3;
+    bool whole = fread(grad_input(run->pass), 4, floats, f) == floats;
+    run->target_count = sizes[3];
+    run->targets = mem_array((uint64_t)sizes[3], sizeof *run->targets);
+    run->first = mem_array((uint64_t)sizes[0] + 1, sizeof *run->first);
+    for (int i = 0; i < sizes[3] && whole; i++) {
+        int32_t image;
+        whole = fread(&image, 4, 1, f) == 1 && fread(&run->targets[i].class_id, 4, 1, f) == 1 && fread(run->targets[i].box, 4, 4, f) == 4;
+        for (int next = image + 1; next <= sizes[0] && whole; next++) run->first[next] = i + 1;
+    }
+    return whole;
+}
+
+/* What a step makes, into OUT.ref: losses and heads before the backward, in which the heads are lost, rows after it. */
+static bool tool_write(tool_run *run, const char *path) {
+    const net *net = &run->model.net;
+    const float parts[3] = {(float)run->parts.box, (float)run->parts.cls, (float)run->parts.dfl};
+    FILE *f = os_open(path, "wb");
+    if (!f) return false;
+    fwrite("YREF1\0\0\0", 1, 8, f);
+    tool_put(f, (uint32_t)(1 + net->level_count + 2 * net->param_count));
+    tool_head(f, "loss", "", 1, (const int[]){3});
+    fwrite(parts, 4, 3, f);
+    for (int level = 0; level < net->level_count; level++) {
+        ten head = grad_head(run->pass, level);
+        const char name[2] = {(char)('0' + level), 0};
+        tool_head(f, "head.", name, 4, (const int[]){head.n, head.h, head.w, head.c});
+        fwrite(head.data, sizeof(float), (size_t)head.n * (size_t)head.h * (size_t)head.w * (size_t)head.c, f);
+    }
+    grad_backward(run->pass, run->gradients);
+    for (int i = 0; i < net->param_count; i++) {
+        tool_row(f, "after.", &net->params[i], run->model.params);
+        tool_row(f, "gradient.", &net->params[i], run->gradients);
+    }
+    return fclose(f) == 0;
+}
+
+static void tool_step(int argc, char **argv, yolo_error *error) {
+    tool_run run = {0};
+    FILE *f = os_open(argv[3], "rb");
+    if (f && tool_read_batch(f, &run, argv[2], argc > 5 ? atoi(argv[5]) : 1, error)) {
+        grad_forward(run.pass, run.model.params);
+        tool_loss(&run);
+        if (!tool_write(&run, argv[4])) snprintf(error->message, sizeof error->message, "cannot write %s", argv[4]);
+    } else if (!error->message[0]) snprintf(error->message, sizeof error->message, "cannot read %s", argv[3]);
+    if (f) fclose(f);
+    tool_close(&run);
+}
+
+/* An operator's line of the last step. */
+static void tool_line(const tool_run *run, int i, double forward, double backward) {
+    const net *net = &run->model.net;
+    const net_op *op = &net->ops[i];
+    const int down = net->buffers[net->tensors[op->out].buffer].down;
+    const double flops = net_op_flops(net, op, run->pass->n, run->pass->h, run->pass->w);
+    static const char *const kinds[] = {"conv", "maxpool", "upsample", "copy"};
+    printf("%3d %2d %-8s %dx%d/%d %4d -> %4d  1/%-2d  forward %7.2f ms %6.1f GFLOP/s  backward %7.2f ms %6.1f GFLOP/s\n", i, op->layer,
+           kinds[op->kind], op->kernel, op->kernel, op->stride, net->tensors[op->in].channels, net->tensors[op->out].channels, down,
+           forward, flops / forward * 1e-6, backward, (run->pass->ops[i].in ? 2 : 1) * flops / backward * 1e-6);
+}
+
+static void tool_time(char **argv, yolo_error *error) {
+    tool_run run = {0};
+    const int n = atoi(argv[3]), h = atoi(argv[4]), w = atoi(argv[5]), count = atoi(argv[7]);
+    if (tool_open(&run, argv[2], n, h, w, atoi(argv[6]), error) == YOLO_OK) {
+        const grad_memory *m = &run.pass->memory;
+        const int ops = run.model.net.op_count;
+        rng r = {.key = 1};
+        run.target_count = 8 * n;
+        run.targets = mem_array((uint64_t)run.target_count, sizeof *run.targets);
+        run.first = mem_array((uint64_t)n + 1, sizeof *run.first);
+        for (int i = 0; i < run.target_count; i++) {
+            const float x = (float)(rng_uniform(&r) * 0.7 * w), y = (float)(rng_uniform(&r) * 0.7 * h), side = (float)(0.05 + 0.2 * rng_uniform(&r));
+            run.targets[i] = (loss_target){i % run.model.net.class_count, {x, y, x + side * (float)w, y + side * (float)h}};
+        }
+        for (int i = 0; i <= n; i++) run.first[i] = 8 * i;
+        printf("MiB: activations %.0f, gradients %.0f, weights %.0f, workspace %.0f\n", (double)m->activations / 1048576,
+               (double)m->gradients / 1048576, (double)m->weights / 1048576, (double)m->workspace / 1048576);
+        for (int step = 0; step < count; step++) {
+            double forward[NET_MAX_OPS], backward[NET_MAX_OPS], start = os_clock(), total = start;
+            for (int64_t i = 0; i < (int64_t)n * h * w * 3; i++) grad_input(run.pass)[i] = (float)(i * 7919 % 1000) / 1000;
+            printf("input %.1f ms, ", (os_clock() - start) * 1e3);
+            total = os_clock();
+            run.pass->params = run.model.params;
+            for (int i = 0; i < ops; i++) {
+                start = os_clock();
+                grad_forward_op(run.pass, i, run.model.params);
+                forward[i] = (os_clock() - start) * 1e3;
+            }
+            const double middle = os_clock();
+            tool_loss(&run);
+            const double after = os_clock();
+            for (int i = ops - 1; i >= 0; i--) {
+                start = os_clock();
+                if (run.pass->ops[i].back) grad_backward_op(run.pass, i, run.gradients);
+                backward[i] = (os_clock() - start) * 1e3;
+            }
+            const double end = os_clock();
+            printf("forward %.1f, loss %.1f, backward %.1f, step %.1f ms, %.3f img/s\n", (middle - total) * 1e3, (after - middle) * 1e3,
+                   (end - after) * 1e3, (end - total) * 1e3, n / (end - total));
+            for (int i = 0; i < ops && step == count - 1; i++) tool_line(&run, i, forward[i], backward[i]);
+        }
+    }
+    tool_close(&run);
+}
+
+int main(int argc, char **argv) {
+    const char *verb = argc > 1 ? argv[1] : "";
+    yolo_error error = {0};
+    if (!strcmp(verb, "step") && argc > 4) tool_step(argc, argv, &error);
+    else if (!strcmp(verb, "time") && argc > 7) tool_time(argv, &error);
+    else snprintf(error.message, sizeof error.message, "usage: tool_train step MODEL.pt BATCH OUT.ref [THREADS] | time MODEL.pt N H W THREADS COUNT");
+    if (error.message[0]) fprintf(stderr, "%s\n", error.message);
+    return error.message[0] != 0;
+}
