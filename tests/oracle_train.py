@@ -71,7 +71,8 @@ def write_batch(path, batch):
 def make(size, activation, kind, path):
     """A checkpoint with fresh weights, or with those of the trained model as far as they fit, or with inputs of the activations
     that are mostly far from 0."""
-    description = dict(yaml_model_load(f"yolov8{size}.yaml"), activation=ACTIVATIONS[activation], scale=size)
+    description = dict(yaml_model_load(f"yolov8{size}.yaml"), activation=ACTIVATIONS[activation])
+    description["scales"] = {size: description["scales"][size]}
     with open("described.yaml", "w") as f:
         yaml.safe_dump(description, f)
     torch.manual_seed(len(activation))
