@@ -1,6 +1,8 @@
 /* tool_train.c - steps of a training from a shell, for tests/oracle_train.py and for measuring.
 
    tool_train step MODEL.pt BATCH OUT.ref [THREADS]   losses, heads, gradients and running statistics of one batch
+   tool_train steps MODEL.pt OUT.ref OPTIMIZER LR0 WARMUP NBS BATCH...   losses of each batch, weights and their average in the end;
+                                                      defaults else, five batches an epoch, ten epochs
    tool_train time MODEL.pt N H W THREADS COUNT       ms of COUNT steps, the last one's operators, and the memory planned
    BATCH, little endian: int32 n, h, w, targets; floats (n,h,w,3); per target int32 image, class and float x1 y1 x2 y2 in
    pixels, in the order of the images. Exit status 1 with the sentence of the error on stderr. */
@@ -73,7 +75,12 @@ static void tool_loss(tool_run *run) {
 
 static bool tool_read_batch(FILE *f, tool_run *run, const char *model, int threads, yolo_error *error) {
     int32_t sizes[4];
-    if (fread(sizes, 4, 4, f) != 4 || tool_open(run, model, sizes[0], sizes[1], sizes[2], threads, error) != YOLO_OK) return false;
+    if (fread(sizes, 4, 4, f) != 4) return false;
+    if (!run->pass && tool_open(run, model, sizes[0], sizes[1], sizes[2], threads, error) != YOLO_OK) return false;
+    mem_free(run->targets);
+    mem_free(run->first);
+    mem_free(run->workspace);
+    run->workspace = NULL;
     const size_t floats = (size_t)sizes[0] * (size_t)sizes[1] * (size_t)sizes[2] * 3;
     bool whole = fread(grad_input(run->pass), 4, floats, f) == floats;
     run->target_count = sizes[3];
@@ -120,6 +127,57 @@ static void tool_step(int argc, char **argv, yolo_error *error) {
         if (!tool_write(&run, argv[4])) snprintf(error->message, sizeof error->message, "cannot write %s", argv[4]);
     } else if (!error->message[0]) snprintf(error->message, sizeof error->message, "cannot read %s", argv[3]);
     if (f) fclose(f);
+    tool_close(&run);
+}
+
+/* Into OUT.ref: the losses of each batch, and every row in the end. */
+static bool tool_write_steps(const tool_run *run, const opt_state *state, const char *path, const float *losses, int count) {
+    const net *net = &run->model.net;
+    FILE *f = os_open(path, "wb");
+    if (!f) return false;
+    fwrite("YREF1\0\0\0", 1, 8, f);
+    tool_put(f, (uint32_t)(1 + 2 * net->param_count));
+    tool_head(f, "losses", "", 2, (const int[]){count, 3});
+    fwrite(losses, sizeof *losses * 3, (size_t)count, f);
+    for (int i = 0; i < net->param_count; i++) {
+        tool_row(f, "after.", &net->params[i], run->model.params);
+        tool_row(f, "average.", &net->params[i], state->ema);
+    }
+    return fclose(f) == 0;
+}
+
+enum { TOOL_STEPS = 64 };
+
+static void tool_steps(int argc, char **argv, yolo_error *error) {
+    tool_run run = {0};
+    opt_state *state = NULL;
+    float losses[TOOL_STEPS][3];
+    const int count = YOLO_MIN(argc - 8, TOOL_STEPS);
+    opt_settings set = {.lr0 = atof(argv[5]), .lrf = 0.01, .momentum = 0.937, .weight_decay = 5e-4, .warmup_epochs = atof(argv[6]),
+                        .warmup_momentum = 0.8, .warmup_bias_lr = 0.1, .epochs = 10, .nbs = atoi(argv[7]), .batches = 5, .isa = op_isa_best()};
+    bool good = opt_kind_of(argv[4], &set.kind);
+    for (int i = 0; i < count && good; i++) {
+        FILE *f = os_open(argv[8 + i], "rb");
+        good = f && tool_read_batch(f, &run, argv[2], 2, error);
+        if (f) fclose(f);
+        if (good && !state) {
+            set.batch = run.pass->n;
+            set.pictures = set.batch * set.batches;
+            set.class_count = run.model.net.class_count;
+            good = opt_create(&state, &run.model.net, &set, NULL, error) == YOLO_OK;
+            if (good) opt_begin(state, run.model.params);
+        }
+        if (!good) break;
+        opt_schedule(state, i, (int)(i / set.batches));
+        grad_forward(run.pass, run.model.params);
+        tool_loss(&run);
+        losses[i][0] = (float)run.parts.box, losses[i][1] = (float)run.parts.cls, losses[i][2] = (float)run.parts.dfl;
+        grad_backward(run.pass, run.gradients);
+        if (opt_due(state)) opt_step(state, run.model.params, run.gradients, run.pool);
+    }
+    if (good) good = tool_write_steps(&run, state, argv[3], losses[0], count);
+    if (!good && !error->message[0]) snprintf(error->message, sizeof error->message, "cannot read a batch or write %s", argv[3]);
+    opt_destroy(state);
     tool_close(&run);
 }
 
@@ -184,8 +242,9 @@ int main(int argc, char **argv) {
     const char *verb = argc > 1 ? argv[1] : "";
     yolo_error error = {0};
     if (!strcmp(verb, "step") && argc > 4) tool_step(argc, argv, &error);
+    else if (!strcmp(verb, "steps") && argc > 8) tool_steps(argc, argv, &error);
     else if (!strcmp(verb, "time") && argc > 7) tool_time(argv, &error);
-    else snprintf(error.message, sizeof error.message, "usage: tool_train step MODEL.pt BATCH OUT.ref [THREADS] | time MODEL.pt N H W THREADS COUNT");
+    else snprintf(error.message, sizeof error.message, "usage: tool_train step MODEL.pt BATCH OUT.ref [THREADS] | steps MODEL.pt OUT.ref OPTIMIZER LR0 WARMUP NBS BATCH... | time MODEL.pt N H W THREADS COUNT");
     if (error.message[0]) fprintf(stderr, "%s\n", error.message);
     return error.message[0] != 0;
 }
