@@ -7,7 +7,7 @@
 #     debug     build/yolo-debug: no optimisation, symbols
 #     asan      build/yolo-asan: address and undefined-behaviour sanitizers
 #     test      builds and runs the tests; the last line counts them
-#     demo      the program at work on a few pictures: ./build.sh demo [MODEL.pt] [photos=DIR]
+#     demo      draws pictures, trains on them, finds shapes: ./build.sh demo [MODEL.pt] [photos=DIR] labels photographs too
 #     windows   yolo.exe by mingw-w64 (windows-test: build/test.exe)
 #     clean     removes what the others made
 #   Without TARGET: cuda where nvcc works, else cpu. Missing Debian packages are installed when run as root, else named.

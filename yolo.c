@@ -18845,6 +18845,17 @@ static yolo_status yolo_demo_train(const yolo_demo_run *run, yolo_train_report *
     return yolo_train(train, report, error);
 }
 
+static void yolo_demo_log(const yolo_demo_run *run, const yolo_model *model, const yolo_label_report *labelled, const yolo_metrics *metrics) {
+    const yolo_log *log = &run->options->log;
+    log_write(log, YOLO_LOG_INFO, "%lld boxes found in %lld pictures; %d shapes were drawn in them", (long long)labelled->boxes,
+              (long long)labelled->pictures, metrics->instances);
+    for (int i = 0; i < metrics->class_count; i++) {
+        const yolo_class_metrics *c = &metrics->classes[i];
+        log_write(log, YOLO_LOG_INFO, "%12s: %3d drawn, precision %.3f, recall %.3f, mAP50 %.3f, mAP50-95 %.3f", yolo_class_name(model, c->class_id),
+                  c->instances, c->precision, c->recall, c->map50, c->map50_95);
+    }
+}
+
 /* The pictures that were held out: labelled, and the labels compared with what was drawn. */
 static yolo_status yolo_demo_measure(const yolo_demo_run *run, yolo_train_report *report, yolo_error *error) {
     const yolo_demo_options *options = run->options;
@@ -18868,6 +18879,7 @@ static yolo_status yolo_demo_measure(const yolo_demo_run *run, yolo_train_report
     if (status == YOLO_OK) status = yolo_label(model, label, &labelled, error);
     if (status == YOLO_OK) status = yolo_val(model, val, &metrics, error);
     if (status == YOLO_OK) {
+        yolo_demo_log(run, model, &labelled, &metrics);
         report->precision = metrics.precision;
         report->recall = metrics.recall;
         report->map50 = metrics.map50;
@@ -19493,7 +19505,7 @@ static int cli_run_train(cli_run *run) {
     yolo_status status = cli_training(run, &options, &error);
     if (status == YOLO_OK) status = yolo_train(options, &report, &error);
     cli_clear_bar(run);
-    cli_print_training(&report);
+    if (report.epochs) cli_print_training(&report);
     return status == YOLO_OK ? 0 : cli_fail(run, &error);
 }
 

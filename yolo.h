@@ -26,6 +26,17 @@
      yolo_image_free(&image);
      yolo_model_close(model);
 
+     yolo_train_options train = yolo_train_defaults();
+     yolo_train_report report;
+     train.model = "yolov8n.pt";
+     train.data = "dataset/data.yaml";
+     train.epochs = 2;
+     train.imgsz = 160;
+     if (yolo_train(train, &report, &error) == YOLO_OK)
+         printf("mAP50 %.3f: %s/weights/best.pt\n", report.map50, report.folder);
+     else
+         fprintf(stderr, "%s\n", error.message);
+
    ERRORS
      Every call that can fail returns a yolo_status and, where `error` is not NULL, writes a sentence into it:
      path, position, expected against found, reason, what to do. The library never exits, and prints nothing
@@ -370,8 +381,9 @@ typedef struct yolo_train_report {
 yolo_status yolo_train(yolo_train_options options, yolo_train_report *report, yolo_error *error);
 
 typedef struct yolo_demo_options {
-    const char *out;         /* folder for the data set and the run; "runs/demo" */
-    int pictures, epochs, imgsz; /* drawn; defaults reach mAP50 0.90 within minutes on two cores */
+    const char *out;         /* folder to make for pictures, data set and run; "runs/demo", where taken "runs/demo2", ... */
+    int pictures;            /* drawn to learn from; a quarter as many more are held out */
+    int epochs, imgsz;       /* the defaults reach mAP50 0.90 within minutes on two cores; 0 epochs: draws and prepares only */
     uint64_t seed;           /* 0 */
     int threads;             /* 0 = all cores */
     const char *isa;
@@ -381,7 +393,8 @@ typedef struct yolo_demo_options {
 
 yolo_demo_options yolo_demo_defaults(void);
 
-/* Draws pictures of shapes with labels, prepares them, trains from scratch, labels held-out pictures, measures. */
+/* Draws pictures of shapes with labels, prepares them, trains from scratch, labels the pictures that were held out and
+   measures on them: precision, recall, mAP and folder of the report are of that. */
 yolo_status yolo_demo(yolo_demo_options options, yolo_train_report *report, yolo_error *error);
 
 /* ---- 8 private part: for yolo.c, kernels.cu and the tests only -------------------------------------------------- */

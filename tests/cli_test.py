@@ -587,6 +587,211 @@ def val_of_a_checkpoint():
     assert out[2].split()[0] == "person" and any(line.startswith("Speed: ") for line in out)
 
 
+# ---- train, demo
+
+# A step of a few milliseconds, from weights that know nothing.
+TRAIN = ["model=yolov8n.yaml", "epochs=1", "imgsz=32", "batch=4", "threads=2", "plots=false"]
+
+
+def drawn(folder, count=12, **more):
+    yolo("demo", "epochs=0", f"pictures={count}", f"out={folder}", **more)
+    return f"data={folder}/set/data.yaml"
+
+
+def train(*arguments, **more):
+    return yolo("train", *TRAIN, *arguments, **more)
+
+
+def one_row(done):
+    """The numbers under the heading of a training's results."""
+    lines = done.out.splitlines()
+    assert lines[0].split() == ["Epochs", "Best", "Box(P", "R", "mAP50", "mAP50-95)", "Time", "img/s"], done.out + done.err
+    return lines[1].split()
+
+
+def own_set(names, labels, out="set", copies=1):
+    """A set of one picture per label text (None: without a file), the same for training and validation."""
+    for i, text in enumerate(labels * copies):
+        write(f"{out}/images/{i:03}.png", png(64 + 8 * (i % 2), 64, i))
+        if text is not None:
+            write(f"{out}/labels/{i:03}.txt", text)
+    write(f"{out}/data.yaml", "train: images\nval: images\nnames:\n" + "".join(f"  {i}: {name}\n" for i, name in enumerate(names)))
+    return f"data={out}/data.yaml"
+
+
+@test
+def demo_draws():
+    done = yolo("demo", "epochs=0", "pictures=16", f"out={KOREAN}/a", "seed=3")
+    assert done.out == f"Results saved to {KOREAN}/a\n", done.out
+    pictures = [n for n in tree(f"{KOREAN}/a/drawn") if n.endswith(".jpg")]
+    assert len(pictures) == 16 and len([n for n in tree(f"{KOREAN}/a/held-out") if n.endswith(".jpg")]) == 4
+    assert all(label_lines(f"{KOREAN}/a/drawn/{n[:-4]}.txt") for n in pictures)
+    assert read(f"{KOREAN}/a/drawn/classes.txt").split() == b"circle square triangle star cross ring".split()
+    says(yolo("demo", "epochs=0", "pictures=16", f"out={KOREAN}/a", "seed=3"), f"Results saved to {KOREAN}/a2")
+    assert tree(f"{KOREAN}/a") == tree(f"{KOREAN}/a2")
+    assert all(read(f"{KOREAN}/a/{n}") == read(f"{KOREAN}/a2/{n}") for n in tree(f"{KOREAN}/a") if n.endswith((".jpg", ".txt")))
+    assert read("사진 모음/a/drawn/00000.jpg") != read("사진 모음/a/drawn/00001.jpg")
+    says(yolo("demo", "pictures=3", status=2), "pictures=3", "from 8")
+
+
+@test
+def train_leaves_a_run_folder():
+    data = drawn("d")
+    done = train(data, "epochs=2", "plots=true")
+    row = one_row(done)
+    assert row[0] == "2" and row[1] in "12", row
+    says(done, "Results saved to runs/detect/train\n")
+    files = tree("runs/detect/train")
+    for name in ("args.yaml", "results.csv", "log.txt", "weights/best.pt", "weights/last.pt", "results.png", "labels.jpg", "train_batch0.jpg",
+                 "val_batch0_labels.jpg", "val_batch0_pred.jpg", "confusion_matrix.png", "BoxPR_curve.png"):
+        assert name in files, (name, files)
+    assert len(read("runs/detect/train/results.csv").splitlines()) == 3
+    assert b"imgsz: 32" in read("runs/detect/train/args.yaml")
+    says(yolo("info", "runs/detect/train/weights/best.pt"), "star")
+    yolo("val", "model=runs/detect/train/weights/best.pt", data, "imgsz=32")
+    yolo("label", "model=runs/detect/train/weights/last.pt", "source=d/held-out", "out=labels", "imgsz=32")
+    done = train(data, "model=runs/detect/train/weights/best.pt", "freeze=10", "optimizer=SGD", "cache=True", "name=second", "val=False")
+    assert tree("runs/detect/second") and "runs/detect/second" in done.out
+    assert not os.path.exists("runs/detect/train2")
+    train(data)
+    assert os.path.exists("runs/detect/train2/weights/last.pt")
+
+
+@test
+def train_resumes():
+    data = drawn("d")
+    train(data, "epochs=3", "name=whole")
+    train(data, "epochs=2", "name=part")
+    train("epochs=3", "resume=runs/detect/part/weights/last.pt")
+    assert len(read("runs/detect/part/results.csv").splitlines()) == 4
+    says(yolo("train", "resume=true", "project=nowhere", status=2), "nowhere")
+
+
+@test
+def train_as_typed():
+    done = yolo("detect", "train", "data=x.yaml", "model=yolov8n.pt", "epochs=100", "imgsz=640", status=1)
+    says(done, "yolov8n.pt: no such file, and nothing is downloaded", "yolov8n.yaml")
+    write("yolov8n.pt", "x")
+    done = yolo("task=detect", "mode=train", "data=x.yaml", "model=yolov8n.pt", "half=True", "deterministic=False", "verbose=True", status=1)
+    says(done, "half=True has no effect", "deterministic=False has no effect")
+    assert "verbose" not in done.err
+    for arguments, parts in (
+        (["epoch=3"], ["unknown option 'epoch'", "'epochs'"]),
+        (["epochs=-3"], ["epochs=-3"]),
+        (["optimizer=adamm"], ["adamm", "AdamW"]),
+        (["batch=2.5"], ["batch", "2.5"]),
+        (["batch=0"], ["batch", "0"]),
+        (["freeze=99"], ["freeze", "99"]),
+        (["activation=tanh"], ["tanh", "relu"]),
+        (["device=7"], ["GPU 7"]),
+        (["cache=rom"], ["cache=rom"]),
+        (["classes=9"], ["9"]),
+    ):
+        done = train(drawn("d"), *arguments, status=1 if arguments[0] == "device=7" else 2)
+        says(done, *parts)
+        assert not done.out, done.out
+        shutil.rmtree("d")
+    assert not os.path.exists("runs")
+
+
+@test
+def train_without_pictures():
+    says(train("data=none.yaml", status=1), "none.yaml")
+    own_set(["a"], ["0 .5 .5 .5 .5\n"])
+    os.makedirs("set/nothing")
+    write("set/empty.yaml", "train: nothing\nval: images\nnames: [a]\n")
+    says(train("data=set/empty.yaml", status=1), "set/empty.yaml:1: 'train' has no pictures")
+    write("set/noval.yaml", "train: images\nval: nothing\nnames: [a]\n")
+    says(train("data=set/noval.yaml"), "set/noval.yaml:2: 'val' has no pictures; training goes on without validation")
+    shutil.rmtree("runs")
+    write("bad/images/a.jpg", "no picture")
+    write("bad/data.yaml", "train: images\nval: images\nnames: [a]\n")
+    says(train("data=bad/data.yaml", status=1), "bad/images")
+    assert not [n for n in tree("runs") if n.endswith(".pt")] if os.path.exists("runs") else True
+
+
+@test
+def train_on_little():
+    one_row(train(own_set(["a"], ["0 .5 .5 .5 .5\n"], "one")))
+    one_row(train(own_set(["a", "never", "고양이"], ["0 .5 .5 .5 .5\n", "2 .2 .2 .3 .3\n"], "gap"), "plots=true"))
+    done = train(own_set(["a", "b"], ["0 .5 .5 .5 .5\n", "7 .5 .5 .5 .5\n1 .5 .5 2 .5\n1 .5 .5 .5\n1 .4 .4 .1 .1\n"], "bad"))
+    says(done, "bad/labels/001.txt:1: ", "bad/labels/001.txt:2: ", "bad/labels/001.txt:3: ")
+    one_row(done)
+    done = train(own_set(["a"], ["", None], "background", copies=3))
+    assert one_row(done)[4] == "0", done.out
+    says(done, "background")
+    boxes = "".join(f"0 {0.01 + i % 71 / 73:.6f} {0.01 + i // 71 / 73:.6f} 0.01 0.01\n" for i in range(5000))
+    one_row(train(own_set(["a"], [boxes], "many", copies=2), "imgsz=64"))
+
+
+@test
+def train_in_korean():
+    data = own_set(["고양이", "강아지"], ["0 .5 .5 .5 .5\n", "1 .4 .4 .2 .2\n"], KOREAN, copies=3)
+    done = train(data, "project=결과 폴더", "name=첫 번째", "plots=true")
+    says(done, "Results saved to 결과 폴더/첫 번째")
+    says(yolo("info", "결과 폴더/첫 번째/weights/best.pt"), "고양이", "강아지")
+    label("model=결과 폴더/첫 번째/weights/best.pt", f"source={KOREAN}/images", "out=라벨", *UNSURE)
+    assert read("라벨/classes.txt").decode() == "고양이\n강아지\n"
+
+
+@test
+def train_where_nothing_can_be_written():
+    data = drawn("d")
+    write("file", "x")
+    says(train(data, "project=file/sub", status=1), "file")
+    if wine:
+        return
+    says(train(data, "project=/proc/none", status=1), "/proc/none")
+    import resource
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000))
+
+    done = train(data, "name=full", status=1, preexec_fn=limit, restore_signals=False)
+    says(done, "cannot write", "runs/detect/full/weights/")
+    assert not [n for n in tree("runs/detect/full") if n.endswith(".partial")], tree("runs/detect/full")
+
+
+def start_training(*arguments):
+    process = subprocess.Popen(command + ["train", *TRAIN, "epochs=1000", "patience=0", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.time() + 60
+    rows = "runs/detect/train/results.csv"
+    while time.time() < deadline and process.poll() is None and not (os.path.exists(rows) and read(rows).count(b"\n") > 1):
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+@test
+def train_interrupted():
+    if wine:
+        raise Skip("no signals under wine")
+    data = drawn("d")
+    process = start_training(data)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, (process.returncode, err)
+    says(Result(subprocess.CompletedProcess([], 130, out, err)), "Ctrl-C again stops at once", "interrupted", "resume")
+    done = len(read("runs/detect/train/results.csv").splitlines()) - 1
+    train("resume=true", f"epochs={done + 1}")
+    assert len(read("runs/detect/train/results.csv").splitlines()) == done + 2
+
+
+@test
+def train_interrupted_twice():
+    if wine:
+        raise Skip("no signals under wine")
+    process = start_training(drawn("d", 24), "imgsz=160", "batch=16")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    start = time.time()
+    process.communicate(timeout=30)
+    assert process.returncode in (-signal.SIGINT, 130) and time.time() - start < 2, process.returncode
+    epochs = len(read("runs/detect/train/results.csv").splitlines()) - 1
+    yolo("train", "resume=true", f"epochs={epochs + 1}")
+
+
 def run_one(function):
     folder = os.path.join(scratch, function.__name__ + " " + KOREAN)
     os.makedirs(folder)

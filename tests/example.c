@@ -20,5 +20,16 @@ int main(void) {
     yolo_boxes_free(&boxes);
     yolo_image_free(&image);
     yolo_model_close(model);
+
+    yolo_train_options train = yolo_train_defaults();
+    yolo_train_report report;
+    train.model = "yolov8n.pt";
+    train.data = "dataset/data.yaml";
+    train.epochs = 2;
+    train.imgsz = 160;
+    if (yolo_train(train, &report, &error) == YOLO_OK)
+        printf("mAP50 %.3f: %s/weights/best.pt\n", report.map50, report.folder);
+    else
+        fprintf(stderr, "%s\n", error.message);
     return 0;
 }

@@ -73,7 +73,7 @@ static void test_cli_complaints(void) {
         {"devices", "all=1", "this verb has no options"},
         {"train", "data=a|model=b|epoch=3", "unknown option 'epoch', did you mean 'epochs'"},
         {"train", "data=a|model=b|learning_rate=3", "unknown option 'learning_rate'"},
-        {"train", "data=a|model=b|epochs=0", "epochs=0: expected a whole number from 1"},
+        {"train", "data=a|model=b|epochs=-1", "epochs=-1: expected a whole number from 0"},
         {"train", "data=a|model=b|batch=x", "batch=x: expected a number from -1 to 1024 pictures"},
         {"train", "data=a|model=b|lr0=-1", "lr0=-1: expected a number from 0 to 1"},
         {"train", "data=a", "model=FILE is missing, for example: yolo train"},
