@@ -18603,6 +18603,22 @@ static yolo_status demo_draw(const char *folder, uint64_t seed, int64_t first, i
     return status;
 }
 
+/* Writes the description of the network that the demo trains: yolov8n with half its channels. */
+static yolo_status demo_describe(const char *path, yolo_error *error) {
+    arena memory = {0};
+    str text = {0};
+    val *yaml = net_builtin_yaml(&memory, "yolov8n.yaml"), *scales = val_new(&memory, VAL_MAP);
+    val *half = net_list_val(&memory, 3, val_float(&memory, 0.33), val_float(&memory, 0.125), val_int(&memory, 1024), NULL);
+    bool good = yaml && scales && half && val_add(&memory, scales, val_string(&memory, "n", 1), half) &&
+                net_set_val(&memory, yaml, "scales", scales) && net_set_val(&memory, yaml, "nc", val_int(&memory, DEMO_KINDS)) &&
+                net_set_val(&memory, yaml, "yaml_file", val_string(&memory, path_name(path), strlen(path_name(path))));
+    if (good) yaml_write(&text, yaml);
+    yolo_status status = !good || text.failed ? err_memory(error, 65536) : path_write(path, text.text, (size_t)text.length, false, error);
+    str_free(&text);
+    arena_free(&memory);
+    return status;
+}
+
 /* ==== 28 yolo_: public interface ================================================================================ */
 
 yolo_status yolo_image_read(yolo_image *image, const char *path, yolo_error *error) { return codec_read(path, image, error); }
@@ -18782,12 +18798,12 @@ yolo_demo_options yolo_demo_defaults(void) {
 /* The folders of a demo. */
 typedef struct yolo_demo_run {
     const yolo_demo_options *options;
-    char *folder, *drawn, *held_out, *set, *data, *held_data, *labels, *best;
+    char *folder, *drawn, *held_out, *set, *data, *held_data, *model, *labels, *best;
     double start;
 } yolo_demo_run;
 
 static void yolo_demo_end(yolo_demo_run *run) {
-    char *const texts[] = {run->folder, run->drawn, run->held_out, run->set, run->data, run->held_data, run->labels, run->best};
+    char *const texts[] = {run->folder, run->drawn, run->held_out, run->set, run->data, run->held_data, run->model, run->labels, run->best};
     for (int i = 0; i < YOLO_COUNT(texts); i++) mem_free(texts[i]);
 }
 
@@ -18799,9 +18815,10 @@ static yolo_status yolo_demo_begin(yolo_demo_run *run, yolo_error *error) {
     run->set = path_join(run->folder, "set");
     run->data = path_join(run->folder, "set/data.yaml");
     run->held_data = path_join(run->folder, "held-out/data.yaml");
+    run->model = path_join(run->folder, "yolov8n-half.yaml");
     run->labels = path_join(run->folder, "labelled");
     run->best = path_join(run->folder, "train/weights/best.pt");
-    bool good = run->drawn && run->held_out && run->set && run->data && run->held_data && run->labels && run->best;
+    bool good = run->drawn && run->held_out && run->set && run->data && run->held_data && run->model && run->labels && run->best;
     return good ? YOLO_OK : err_memory(error, 4096);
 }
 
@@ -18831,9 +18848,15 @@ static yolo_status yolo_demo_pictures(const yolo_demo_run *run, yolo_error *erro
 static yolo_status yolo_demo_train(const yolo_demo_run *run, yolo_train_report *report, yolo_error *error) {
     const yolo_demo_options *options = run->options;
     yolo_train_options train = yolo_train_defaults();
-    train.model = "yolov8n.yaml";
+    train.model = run->model;
     train.data = run->data;
     train.epochs = options->epochs;
+    train.batch = train.nbs = 8;
+    train.optimizer = "AdamW";
+    train.lr0 = 0.004;
+    train.momentum = 0.9;
+    train.warmup_epochs = 1;
+    train.warmup_bias_lr = 0;
     train.imgsz = options->imgsz;
     train.project = run->folder;
     train.seed = options->seed;
@@ -18842,7 +18865,8 @@ static yolo_status yolo_demo_train(const yolo_demo_run *run, yolo_train_report *
     train.progress = options->progress;
     train.log = options->log;
     log_write(&options->log, YOLO_LOG_INFO, "3. A network that knows nothing is trained for %d epochs", options->epochs);
-    return yolo_train(train, report, error);
+    yolo_status status = demo_describe(run->model, error);
+    return status == YOLO_OK ? yolo_train(train, report, error) : status;
 }
 
 static void yolo_demo_log(const yolo_demo_run *run, const yolo_model *model, const yolo_label_report *labelled, const yolo_metrics *metrics) {
