@@ -18455,7 +18455,7 @@ static int demo_place(rng *r, demo_shape *shapes, const uint8_t ground[3], int w
         demo_shape *s = &shapes[count];
         double size = rng_uniform(r);
         s->kind = demo_below(r, DEMO_KINDS);
-        s->radius = side * (0.075 + 0.2 * size * size);
+        s->radius = side * (0.09 + 0.18 * size * size);
         s->x = demo_between(r, 0.7 * s->radius, width - 0.7 * s->radius);
         s->y = demo_between(r, 0.7 * s->radius, height - 0.7 * s->radius);
         demo_direction(r, &s->turn_x, &s->turn_y);
@@ -18792,7 +18792,7 @@ yolo_status yolo_train(yolo_train_options options, yolo_train_report *report, yo
 }
 
 yolo_demo_options yolo_demo_defaults(void) {
-    return (yolo_demo_options){.out = "runs/demo", .pictures = 400, .epochs = 40, .imgsz = 160, .isa = "auto"};
+    return (yolo_demo_options){.out = "runs/demo", .pictures = 1000, .epochs = 25, .imgsz = 160, .isa = "auto"};
 }
 
 /* The folders of a demo. */
@@ -19069,8 +19069,8 @@ static const cli_option cli_train_options[] = {
 
 static const cli_option cli_demo_options[] = {
     {"out", CLI_TEXT, CLI_AT(demo.out), "runs/demo", 0, 0, "DIR", "folder to make; where taken, runs/demo2, runs/demo3, ..."},
-    {"pictures", CLI_WHOLE, CLI_AT(demo.pictures), "400", 8, 100000, "", "drawn to train on; a quarter as many are held out"},
-    {"epochs", CLI_WHOLE, CLI_AT(demo.epochs), "40", 0, 10000, "", "times through them; 0 = draw and prepare only"},
+    {"pictures", CLI_WHOLE, CLI_AT(demo.pictures), "1000", 8, 100000, "", "drawn to train on; a quarter as many are held out"},
+    {"epochs", CLI_WHOLE, CLI_AT(demo.epochs), "25", 0, 10000, "", "times through them; 0 = draw and prepare only"},
     {"imgsz", CLI_WHOLE, CLI_AT(demo.imgsz), "160", 32, 1280, "pixels", "side of the network's input"},
     {"seed", CLI_WHOLE, CLI_AT(seed), "0", 0, INT_MAX, "", "of pictures and training"},
     CLI_ROW_THREADS,

@@ -48,7 +48,7 @@
 
    LIMITATIONS
      Detection only (no segmentation, pose or classification); blocks of YOLOv8 (Conv, C2f, SPPF, Concat,
-     Upsample, Detect); fp32 on the CPU. This version does not train yet, and labels on the CPU only.
+     Upsample, Detect); fp32 on the CPU. This version computes on the CPU only.
 
    BUILD MACROS
      YOLO_NO_CUDA      leave the GPU part out: yolo.c alone, without kernels.cu
