@@ -18994,7 +18994,7 @@ static const cli_option cli_prepare_options[] = {
 static const cli_option cli_train_options[] = {
     {"data", CLI_TEXT, CLI_AT(train.data), "", 0, 0, "FILE", "data.yaml"},
     {"model", CLI_TEXT, CLI_AT(train.model), "", 0, 0, "FILE", "checkpoint (.pt) to go on from, or description (.yaml)"},
-    {"epochs", CLI_WHOLE, CLI_AT(train.epochs), "0", 0, 1000000, "", "times through the pictures; 0 = 100, or what a resumed run had"},
+    {"epochs", CLI_WHOLE, CLI_AT(train.epochs), "0", 0, 1000000, "", "times through the pictures; 0 = 100, or as the resumed run"},
     {"imgsz", CLI_WHOLE, CLI_AT(train.imgsz), "640", 32, 8192, "pixels", "side of the network's square input"},
     {"batch", CLI_NUMBER, CLI_AT(train.batch), "16", -1, 1024, "pictures", "a step; -1 = what fits 60 % of memory, 0.x = that share"},
     {"resume", CLI_TEXT, CLI_AT(resume), "false", 0, 0, "true|false|FILE", "go on from model=, FILE or the newest last.pt of project"},
