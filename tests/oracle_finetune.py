@@ -1,11 +1,12 @@
 """Fine-tunes yolov8n-coco.pt on coco128 with this engine and with ultralytics 8.4.190, by the same arguments, and compares.
 
-    PYTHON tests/oracle_finetune.py [--shared ../shared] [--yolo ./yolo] [--seeds 0,1] [--ours 0] [--folder DIR]
+    PYTHON tests/oracle_finetune.py [--shared ../shared] [--yolo ./yolo] [--theirs 0,1] [--ours 0,1] [--folder DIR]
 
 PYTHON is the one of the reference installation (shared/reference). Defaults of both but epochs=10 imgsz=320 batch=16.
-ultralytics measures every best.pt, its own and ours, at 320 on the 128 pictures: ours must not be more than 0.01 mAP50-95
-below the mean of theirs, what our log says of it must be that within 0.003, and ultralytics must be able to train on
-from it. Runs found in --folder are not repeated. Prints a line a check; exit status 1 when any failed, 77 when the oracle
+ultralytics measures every best.pt, its own and ours, at 320 on the 128 pictures: the mean of ours must not be more than
+0.01 mAP50-95 below the mean of theirs, what our log says of each must be that within 0.003, and ultralytics must be able
+to train on from it. Its own two runs take a quarter of an hour, so their results are noted below and only repeated with
+--theirs. Runs found in --folder are not repeated. Prints a line a check; exit status 1 when any failed, 77 when the oracle
 or the data is not there.
 """
 import argparse
@@ -20,6 +21,7 @@ import time
 os.environ["YOLO_OFFLINE"] = "true"
 HERE = os.path.dirname(os.path.abspath(__file__))
 EPOCHS, IMGSZ, BATCH = 10, 320, 16
+THEIRS = [(0.5908, 0.4346), (0.6112, 0.4475)]  # mAP50, mAP50-95 of ultralytics 8.4.190 on torch 2.11.0, seeds 0 and 1
 checks = failures = 0
 
 
@@ -83,30 +85,31 @@ def run(options, checkpoint, folder):
     before = measure(model, data, folder)
     print(f"     before: mAP50 {before[0]:.4f} mAP50-95 {before[1]:.4f}", flush=True)
     theirs = []
-    for seed in map(int, options.seeds.split(",")):
-        where, seconds = train_theirs(model, data, folder, seed)
+    for seed in options.theirs.split(",") if options.theirs else []:
+        where, seconds = train_theirs(model, data, folder, int(seed))
         describe(f"ultralytics, seed {seed},", where, seconds)
         theirs.append(measure(os.path.join(where, "weights", "best.pt"), data, folder))
-    mean = [sum(x) / len(x) for x in zip(*theirs)]
+    theirs, ours = theirs or THEIRS, []
     print("     ultralytics: " + ", ".join(f"{a:.4f} {b:.4f}" for a, b in theirs), flush=True)
-    for seed in map(int, options.ours.split(",")):
-        where, seconds = train_ours(options.yolo, model, data, folder, seed)
+    for seed in options.ours.split(","):
+        where, seconds = train_ours(options.yolo, model, data, folder, int(seed))
         describe(f"ours, seed {seed},", where, seconds)
         best = os.path.join(where, "weights", "best.pt")
-        ours = measure(best, data, folder)
-        check(f"seed {seed} mAP50-95", ours[1] >= mean[1] - 0.01, f"{ours[1]:.4f} against {mean[1]:.4f} (mAP50 {ours[0]:.4f} against {mean[0]:.4f})")
+        ours.append(measure(best, data, folder))
         said = max(row["metrics/mAP50-95(B)"] for row in rows(where))
-        check(f"seed {seed} as our log has it", abs(said - ours[1]) <= 0.003, f"{said:.4f}")
+        check(f"seed {seed} as our log has it", abs(said - ours[-1][1]) <= 0.003, f"{said:.4f}, ultralytics says {ours[-1][1]:.4f}")
+    mine, mean = (sum(x[1] for x in runs) / len(runs) for runs in (ours, theirs))
+    check("mean mAP50-95", mine >= mean - 0.01, f"{mine:.4f} of ours ({', '.join(f'{x[1]:.4f}' for x in ours)}) against {mean:.4f}")
     again, _ = train_theirs(best, data, folder, 0, epochs=1, name="again")
-    check("trained on by ultralytics", rows(again)[0]["metrics/mAP50-95(B)"] > 0.8 * ours[1], f"mAP50-95 {rows(again)[0]['metrics/mAP50-95(B)']:.4f} after an epoch")
+    check("trained on by ultralytics", rows(again)[0]["metrics/mAP50-95(B)"] > 0.8 * ours[-1][1], f"mAP50-95 {rows(again)[0]['metrics/mAP50-95(B)']:.4f} after an epoch")
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--shared", default=os.path.join(HERE, "..", "..", "shared"))
     parser.add_argument("--yolo", default=os.path.join(HERE, "..", "yolo"))
-    parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--ours", default="0")
+    parser.add_argument("--theirs")
+    parser.add_argument("--ours", default="0,1")
     parser.add_argument("--folder")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
