@@ -18085,7 +18085,7 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_train_report *
     if (status == YOLO_OK) status = tr_epochs(run, error);
     if (status == YOLO_OK) status = tr_final(run, report, error);
     if (status == YOLO_OK && run->options.plots) tr_excuse(run, plot_results(tr_path(run, "results.csv"), tr_path(run, "results.png"), &reason), &reason);
-    if (status == YOLO_ERROR_INTERRUPTED && run->log_file && run->options.save)
+    if ((status == YOLO_ERROR_INTERRUPTED || (status != YOLO_OK && run->done > 0)) && run->log_file && run->options.save)
         log_write(&run->log, YOLO_LOG_INFO, "%d epochs are saved; to go on: yolo train resume=true model=%s", (int)run->done, tr_path(run, "weights/last.pt"));
     return status;
 }
