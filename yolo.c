@@ -10406,6 +10406,7 @@ typedef struct op_norm_job {
     bool accumulate;
     int pieces;           /* an image's */
     int pixels;           /* in each but the last */
+    int first;            /* image */
     int64_t padded;       /* floats of a channel array */
     float *partial;       /* two channel arrays a piece */
 } op_norm_job;
@@ -10433,7 +10434,7 @@ static op_norm_job op_norm_cut(const op_norm *norm, const ten *z, op_isa isa, vo
     return job;
 }
 
-/* Bytes that op_norm_measure and op_norm_sums need for n,h,w. */
+/* Bytes that op_norm_moments and op_norm_sums need for n,h,w. */
 static size_t op_norm_workspace(int channels, int n, int h, int w) {
     const op_norm norm = {.channels = channels};
     const ten z = {.n = n, .h = h, .w = w, .c = channels};
@@ -10442,6 +10443,7 @@ static size_t op_norm_workspace(int channels, int n, int h, int w) {
 }
 
 static op_norm_rows op_norm_rows_at(const op_norm_job *job, int index) {
+    index += job->first * job->pieces;
     const int image = index / job->pieces, first = index % job->pieces * job->pixels;
     const int64_t pixel = (int64_t)image * job->z.h * job->z.w + first;
     op_norm_rows rows = {.pixels = YOLO_MIN(job->pixels, job->z.h * job->z.w - first), .accumulate = job->accumulate};
@@ -10507,12 +10509,19 @@ static void op_norm_set(op_norm *norm, int channel, double mean, double variance
     norm->d_shift[channel] = norm->d_mean[channel] = 0;
 }
 
-/* Statistics of the batch z, put to use, and into the running ones (with `momentum`, variance unbiased). */
-static void op_norm_measure(op_norm *norm, const ten *z, const float *gamma, const float *beta, float *running_mean, float *running_variance,
-                            double eps, double momentum, op_isa isa, void *workspace, thr_pool *pool) {
+/* What op_norm_measure needs of the images from `first` on, while they are in the cache. */
+static void op_norm_moments(op_norm *norm, const ten *z, int first, int images, op_isa isa, void *workspace, thr_pool *pool) {
     op_norm_job job = op_norm_cut(norm, z, isa, workspace);
+    job.first = first;
+    thr_parallel_for(pool, images * job.pieces, op_norm_moments_body, &job);
+}
+
+/* Statistics of the batch z from the moments in `workspace`, put to use, and into the running ones (with `momentum`, variance
+   unbiased). */
+static void op_norm_measure(op_norm *norm, const ten *z, const float *gamma, const float *beta, float *running_mean, float *running_variance,
+                            double eps, double momentum, void *workspace) {
+    const op_norm_job job = op_norm_cut(norm, z, OP_PORTABLE, workspace);
     const double count = (double)z->n * z->h * z->w;
-    thr_parallel_for(pool, z->n * job.pieces, op_norm_moments_body, &job);
     for (int c = 0; c < z->c; c++) {
         double mean, variance;
         op_norm_combine(&job, c, &mean, &variance);
@@ -10939,9 +10948,11 @@ typedef struct grad_pass {
     float *norms;        /* what the backward needs of each batch norm */
     float *packed;       /* weights and, at packed_bias, biases of the operator that runs */
     int64_t norm_floats, packed_bias, packed_floats;
-    void *workspace; size_t workspace_bytes;
+    void *workspace; size_t workspace_bytes, norm_at;
     grad_memory memory;
 } grad_pass;
+
+enum { GRAD_CACHE = 6 << 20 }; /* bytes of input and output of a convolution that are worked on at once */
 
 /* Planning what takes part and how. `marks` has an entry for every channel of every buffer of the graph. */
 
@@ -11109,27 +11120,51 @@ static void grad_plan_operators(grad_pass *pass) {
     pass->packed_floats += pass->packed_bias;
 }
 
-/* Bytes of workspace that an operator wants. */
-static size_t grad_op_workspace(const grad_pass *pass, int i) {
+/* How many images of a convolution are worked on before the next: so few that what one pass over them leaves is still in the
+   cache for the next pass. A function of the shapes alone, because sums over the images of a group have the same order then. */
+static int grad_images(const grad_pass *pass, int i) {
+    const net *net = pass->net;
+    const net_op *op = &net->ops[i];
+    const net_buffer *in = &pass->buffers[net->tensors[op->in].buffer], *out = &pass->buffers[net->tensors[op->out].buffer];
+    const int64_t floats = (int64_t)in->h * in->w * net->tensors[op->in].channels + (int64_t)out->h * out->w * net->tensors[op->out].channels;
+    const int64_t most = YOLO_CLAMP(GRAD_CACHE / (floats * (int64_t)sizeof(float)), 1, pass->n);
+    const int groups = (int)((pass->n + most - 1) / most);
+    return (pass->n + groups - 1) / groups;
+}
+
+/* Bytes of workspace that a convolution wants for a group of `images`. */
+static size_t grad_op_workspace(const grad_pass *pass, int i, int images) {
     const net *net = pass->net;
     const net_op *op = &net->ops[i];
     const grad_op *g = &pass->ops[i];
-    const net_buffer *in = &pass->buffers[net->tensors[op->in].buffer], *out = &pass->buffers[net->tensors[op->out].buffer];
-    const int K = net->tensors[op->out].channels;
-    if (op->kind != NET_CONV) return 0;
-    size_t most = op_conv_workspace(&g->conv, pass->n, in->h, in->w, pass->threads);
-    if (op->bn >= 0) most = YOLO_MAX(most, op_norm_workspace(K, pass->n, out->h, out->w));
-    if (g->in) most = YOLO_MAX(most, op_dgrad_workspace(&g->dgrad, pass->n, in->h, in->w, pass->threads));
+    const net_buffer *in = &pass->buffers[net->tensors[op->in].buffer];
+    size_t most = op_conv_workspace(&g->conv, images, in->h, in->w, pass->threads);
+    if (g->in) most = YOLO_MAX(most, op_dgrad_workspace(&g->dgrad, images, in->h, in->w, pass->threads));
     if (g->learns)
-        most = YOLO_MAX(most, op_wgrad_workspace(pass->isa, net->tensors[op->in].channels, K, op->kernel, op->stride, op->padding,
-                                                 pass->n, in->h, in->w, pass->threads));
+        most = YOLO_MAX(most, op_wgrad_workspace(pass->isa, g->conv.in_channels, g->conv.out_channels, op->kernel, op->stride, op->padding,
+                                                 images, in->h, in->w, pass->threads));
     return most;
+}
+
+/* The same for all operators, into pass->norm_at; behind it, what batch norms keep between groups. Returns the sum. */
+static size_t grad_workspace(grad_pass *pass) {
+    const net *net = pass->net;
+    size_t most = 0, norm = 0;
+    for (int i = 0; i < net->op_count; i++) {
+        const net_buffer *out = &pass->buffers[net->tensors[net->ops[i].out].buffer];
+        if (net->ops[i].kind != NET_CONV) continue;
+        const int images = grad_images(pass, i);
+        most = YOLO_MAX(most, grad_op_workspace(pass, i, images));
+        most = YOLO_MAX(most, grad_op_workspace(pass, i, (pass->n - 1) % images + 1)); /* of the last group */
+        if (net->ops[i].bn >= 0) norm = YOLO_MAX(norm, op_norm_workspace(net->tensors[net->ops[i].out].channels, pass->n, out->h, out->w));
+    }
+    pass->norm_at = (most + 63) & ~(size_t)63;
+    return pass->norm_at + norm;
 }
 
 /* Places everything for n,h,w and fills pass->memory; the places are what grad_create or grad_shape then have room for. */
 static void grad_place(grad_pass *pass, int n, int h, int w) {
     const net *net = pass->net;
-    size_t workspace = 0;
     pass->n = n;
     pass->h = h;
     pass->w = w;
@@ -11140,8 +11175,7 @@ static void grad_place(grad_pass *pass, int n, int h, int w) {
     }
     const uint64_t alone = (uint64_t)net_plan(pass->buffers, order, activations, n, h, w) * sizeof(float);
     const uint64_t all = (uint64_t)net_plan(pass->buffers, pass->order, pass->order_count, n, h, w) * sizeof(float);
-    for (int i = 0; i < net->op_count; i++) workspace = YOLO_MAX(workspace, grad_op_workspace(pass, i));
-    pass->memory = (grad_memory){alone, YOLO_MAX(all, alone) - alone, (uint64_t)(pass->norm_floats + pass->packed_floats) * sizeof(float), workspace};
+    pass->memory = (grad_memory){alone, YOLO_MAX(all, alone) - alone, (uint64_t)(pass->norm_floats + pass->packed_floats) * sizeof(float), grad_workspace(pass)};
 }
 
 static void grad_destroy(grad_pass *pass) {
@@ -11249,6 +11283,15 @@ static ten grad_view(const grad_pass *pass, net_tensor t) {
     return (ten){pass->block + b->offset + t.channel, pass->n, b->h, b->w, t.channels, b->channels};
 }
 
+/* Images [first, first + count). */
+static ten grad_slice(ten t, int first, int count) {
+    t.data = ten_at(&t, first, 0, 0);
+    t.n = YOLO_MIN(count, t.n - first);
+    return t;
+}
+
+static void *grad_norm_workspace(const grad_pass *pass) { return (char *)pass->workspace + pass->norm_at; }
+
 static ten grad_activation(const grad_pass *pass, int tensor) { return grad_view(pass, pass->net->tensors[tensor]); }
 
 static ten grad_gradient(const grad_pass *pass, int tensor) {
@@ -11275,7 +11318,7 @@ static void grad_forward_norm(grad_pass *pass, int i, const ten *z, float *param
         for (int c = 0; c < z->c; c++) op_norm_set(&pass->ops[i].norm, c, rows[2][c], rows[3][c], net->bn_eps, rows[0][c], rows[1][c]);
         return;
     }
-    op_norm_measure(&pass->ops[i].norm, z, rows[0], rows[1], rows[2], rows[3], net->bn_eps, net->bn_momentum, pass->isa, pass->workspace, pass->pool);
+    op_norm_measure(&pass->ops[i].norm, z, rows[0], rows[1], rows[2], rows[3], net->bn_eps, net->bn_momentum, grad_norm_workspace(pass));
     rows[4][0] += 1;
 }
 
@@ -11288,7 +11331,14 @@ static void grad_forward_conv(grad_pass *pass, int i, float *params) {
     memset(g->conv.bias, 0, (size_t)op_conv_bias_floats(&g->conv) * sizeof(float));
     if (op->bias >= 0) memcpy(g->conv.bias, params + net->params[op->bias].offset, (size_t)out.c * sizeof(float));
     op_conv_repack(&g->conv, params + net->params[op->weight].offset, pass->pool);
-    op_conv_fwd(&z, &in, &g->conv, op->bn < 0 && op->residual >= 0 ? &residual : NULL, pass->workspace, pass->pool);
+    for (int first = 0, images = grad_images(pass, i); first < pass->n; first += images) {
+        const ten some_z = grad_slice(z, first, images), some_in = grad_slice(in, first, images);
+        ten some_residual;
+        if (op->bn < 0 && op->residual >= 0) some_residual = grad_slice(residual, first, images);
+        op_conv_fwd(&some_z, &some_in, &g->conv, op->bn < 0 && op->residual >= 0 ? &some_residual : NULL, pass->workspace, pass->pool);
+        if (op->bn >= 0 && !pass->frozen[op->layer])
+            op_norm_moments(&g->norm, &z, first, some_z.n, pass->isa, grad_norm_workspace(pass), pass->pool);
+    }
     if (op->bn < 0) return;
     grad_forward_norm(pass, i, &z, params);
     op_norm_fwd(&out, &z, &g->norm, op->residual >= 0 ? &residual : NULL, pass->isa, pass->pool);
@@ -11312,26 +11362,38 @@ static void grad_forward(grad_pass *pass, float *params) {
     for (int i = 0; i < pass->net->op_count; i++) grad_forward_op(pass, i, params);
 }
 
-static void grad_backward_conv(grad_pass *pass, int i, float *gradients) {
+/* The gradients of a group of images: of z, of the residual, of the weights, of the input. */
+static void grad_backward_images(grad_pass *pass, int i, float *gradients, int first, int images) {
     const net *net = pass->net;
     const net_op *op = &net->ops[i];
     grad_op *g = &pass->ops[i];
-    ten in = grad_activation(pass, op->in), z = grad_view(pass, g->z), d = grad_gradient(pass, op->out), d_residual;
-    if (g->residual) d_residual = grad_gradient(pass, op->residual);
-    if (op->bn >= 0) {
-        if (g->learns)
-            op_norm_sums(&g->norm, gradients + net->params[op->bn].offset, gradients + net->params[op->bn + 1].offset, &d, &z, pass->isa,
-                         pass->workspace, pass->pool);
-        op_norm_bwd(&d, g->residual ? &d_residual : NULL, g->residual == GRAD_ADD, &z, &g->norm, pass->isa, pass->pool);
-    } else if (g->residual) op_copy_bwd(&d_residual, &d, g->residual == GRAD_ADD, pass->isa, pass->pool);
+    const ten in = grad_slice(grad_activation(pass, op->in), first, images), d = grad_slice(grad_gradient(pass, op->out), first, images);
+    const ten z = grad_slice(grad_view(pass, g->z), first, images);
+    ten d_residual;
+    if (g->residual) d_residual = grad_slice(grad_gradient(pass, op->residual), first, images);
+    if (op->bn >= 0) op_norm_bwd(&d, g->residual ? &d_residual : NULL, g->residual == GRAD_ADD, &z, &g->norm, pass->isa, pass->pool);
+    else if (g->residual) op_copy_bwd(&d_residual, &d, g->residual == GRAD_ADD, pass->isa, pass->pool);
     if (g->learns)
         op_conv_wgrad(gradients + net->params[op->weight].offset, op->bias < 0 ? NULL : gradients + net->params[op->bias].offset, &d, &in,
                       pass->isa, op->kernel, op->stride, op->padding, pass->workspace, pass->pool);
     if (!g->in) return;
-    ten d_in = grad_gradient(pass, op->in);
-    memset(g->dgrad.conv.bias, 0, (size_t)op_conv_bias_floats(&g->dgrad.conv) * sizeof(float));
-    op_dgrad_pack(&g->dgrad, pass->params + net->params[op->weight].offset, pass->pool);
+    const ten d_in = grad_slice(grad_gradient(pass, op->in), first, images);
     op_conv_dgrad(&d_in, &d, &g->dgrad, g->in == GRAD_ADD, pass->workspace, pass->pool);
+}
+
+static void grad_backward_conv(grad_pass *pass, int i, float *gradients) {
+    const net *net = pass->net;
+    const net_op *op = &net->ops[i];
+    grad_op *g = &pass->ops[i];
+    const ten z = grad_view(pass, g->z), d = grad_gradient(pass, op->out);
+    if (op->bn >= 0 && g->learns)
+        op_norm_sums(&g->norm, gradients + net->params[op->bn].offset, gradients + net->params[op->bn + 1].offset, &d, &z, pass->isa,
+                     grad_norm_workspace(pass), pass->pool);
+    if (g->in) {
+        memset(g->dgrad.conv.bias, 0, (size_t)op_conv_bias_floats(&g->dgrad.conv) * sizeof(float));
+        op_dgrad_pack(&g->dgrad, pass->params + net->params[op->weight].offset, pass->pool);
+    }
+    for (int first = 0, images = grad_images(pass, i); first < pass->n; first += images) grad_backward_images(pass, i, gradients, first, images);
 }
 
 static void grad_backward_op(grad_pass *pass, int i, float *gradients) {

@@ -48,7 +48,8 @@ static void grad_norm_check(const grad_norm_case *t, op_isa isa, thr_pool *pool,
     memcpy(d_residual.block, t->d_residual.block, (size_t)d_residual.floats * sizeof(float));
     op_norm_place(&norm, t->channels, t->activation, (float)t->slope, memory);
     for (int c = 0; c < t->channels; c++) mean[c] = t->mean[c], variance[c] = t->variance[c], d_gamma[c] = 1, d_beta[c] = 2;
-    if (!t->frozen) op_norm_measure(&norm, z, t->gamma, t->beta, mean, variance, t->eps, 0.03, isa, workspace, pool);
+    for (int n = 0; n < z->n && !t->frozen; n++) op_norm_moments(&norm, z, n, 1, isa, workspace, pool);
+    if (!t->frozen) op_norm_measure(&norm, z, t->gamma, t->beta, mean, variance, t->eps, 0.03, workspace);
     for (int c = 0; t->frozen && c < t->channels; c++) op_norm_set(&norm, c, mean[c], variance[c], t->eps, t->gamma[c], t->beta[c]);
     op_norm_fwd(&out->view, z, &norm, &t->residual.view, isa, pool);
     if (!t->frozen) op_norm_sums(&norm, d_gamma, d_beta, &d->view, z, isa, workspace, pool);
