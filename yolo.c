@@ -9948,8 +9948,6 @@ static void op_dgrad_order(op_dgrad *dgrad) {
     }
 }
 
-static void op_dgrad_destroy(op_dgrad *dgrad) { op_conv_destroy(&dgrad->conv); }
-
 /* For the convolution in_channels -> out_channels; dgrad->conv is without memory, as op_conv_init leaves it. */
 static void op_dgrad_init(op_dgrad *dgrad, op_isa isa, int in_channels, int out_channels, int kernel, int stride, int padding) {
     YOLO_ASSERT(kernel <= OP_GRAD_KERNEL && stride > 0 && padding >= 0);
@@ -9959,12 +9957,16 @@ static void op_dgrad_init(op_dgrad *dgrad, op_isa isa, int in_channels, int out_
                  !dgrad->phases);
 }
 
+#ifdef YOLO_TESTING
+static void op_dgrad_destroy(op_dgrad *dgrad) { op_conv_destroy(&dgrad->conv); }
+
 /* The same with memory of its own; op_dgrad_pack gives it weights. */
 static yolo_status op_dgrad_create(op_dgrad *dgrad, op_isa isa, int in_channels, int out_channels, int kernel, int stride,
                                    int padding, yolo_error *error) {
     op_dgrad_init(dgrad, isa, in_channels, out_channels, kernel, stride, padding);
     return op_conv_reserve(&dgrad->conv, error);
 }
+#endif
 
 /* weight: (K,R,S,C) of the forward convolution. */
 static void op_dgrad_pack(op_dgrad *dgrad, const float *weight, thr_pool *pool) {
