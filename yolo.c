@@ -9226,20 +9226,33 @@ OP_INLINE void OP_(store)(float *p, V a, int count) {
 }
 
 /* Mean and sum of squared deviations of each channel; both arrays are whole vectors. What is summed for the mean is the
-   distance from the first pixel, because rounding goes by the size of the sum. */
+   distance from the first pixel, because rounding goes by the size of the sum. Even and odd pixels have sums of their own, so
+   that an addition need not wait for the one before. */
 static void OP_(moments)(float *mean, float *squares, const float *z, ptrdiff_t step, int pixels, int channels) {
     const V share = v_set1(1.0f / (float)pixels), zero = v_set1(0.0f);
-    for (int c = 0; c < channels; c += OP_VECTOR) v_store(mean + c, zero), v_store(squares + c, zero);
-    const float *p = z;
-    for (int i = 0; i < pixels; i++, p += step)
-        for (int c = 0; c < channels; c += OP_VECTOR)
-            v_store(mean + c, v_add(v_load(mean + c), v_sub(OP_(load)(p + c, channels - c), OP_(load)(z + c, channels - c))));
-    for (int c = 0; c < channels; c += OP_VECTOR) v_store(mean + c, v_fma(v_load(mean + c), share, OP_(load)(z + c, channels - c)));
-    for (int i = 0; i < pixels; i++, z += step)
-        for (int c = 0; c < channels; c += OP_VECTOR) {
-            const V d = v_sub(OP_(load)(z + c, channels - c), v_load(mean + c));
-            v_store(squares + c, v_fma(d, d, v_load(squares + c)));
+    for (int c = 0; c < channels; c += OP_VECTOR, z += OP_VECTOR) {
+        const int some = channels - c;
+        const V start = OP_(load)(z, some);
+        V even = zero, odd = zero;
+        for (int i = 0; i + 1 < pixels; i += 2) {
+            even = v_add(even, v_sub(OP_(load)(z + i * step, some), start));
+            odd = v_add(odd, v_sub(OP_(load)(z + (i + 1) * step, some), start));
         }
+        if (pixels & 1) even = v_add(even, v_sub(OP_(load)(z + (pixels - 1) * step, some), start));
+        const V middle = v_fma(v_add(even, odd), share, start);
+        even = odd = zero;
+        for (int i = 0; i + 1 < pixels; i += 2) {
+            const V d0 = v_sub(OP_(load)(z + i * step, some), middle), d1 = v_sub(OP_(load)(z + (i + 1) * step, some), middle);
+            even = v_fma(d0, d0, even);
+            odd = v_fma(d1, d1, odd);
+        }
+        if (pixels & 1) {
+            const V d = v_sub(OP_(load)(z + (pixels - 1) * step, some), middle);
+            even = v_fma(d, d, even);
+        }
+        v_store(mean + c, middle);
+        v_store(squares + c, v_add(even, odd));
+    }
 }
 
 OP_INLINE void OP_(norm_fwd_as)(const op_norm *norm, const op_norm_rows *rows, const net_activation activation) {
