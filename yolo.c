@@ -17360,7 +17360,7 @@ static yolo_status tr_freeze(tr_run *run, yolo_error *error) {
 
 /* ---- memory ---- */
 
-typedef struct tr_memory { grad_memory pass; uint64_t blocks, validation, total; } tr_memory; /* bytes */
+typedef struct tr_memory { grad_memory pass; uint64_t blocks, batches, validation, total; } tr_memory; /* bytes */
 
 /* What training on `batch` pictures takes. */
 static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, yolo_error *error) {
@@ -17372,8 +17372,9 @@ static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, y
     if (status != YOLO_OK) return status == YOLO_ERROR_MEMORY ? YOLO_OK : status;
     memory->blocks = 2 * (uint64_t)net->param_elements * sizeof(float) + opt_memory(net, kind == OPT_AUTO ? OPT_ADAMW : kind);
     memory->validation = 0;
+    memory->batches = (uint64_t)DL_SLOTS * (uint64_t)batch * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3;
     if (run->validation) status = ev_memory(net, run->isa, thr_pool_size(run->pool), &run->validation_set, run->imgsz, &memory->validation, error);
-    memory->total = memory->blocks + memory->validation + memory->pass.activations + memory->pass.gradients + memory->pass.weights +
+    memory->total = memory->blocks + memory->batches + memory->validation + memory->pass.activations + memory->pass.gradients + memory->pass.weights +
                     memory->pass.workspace;
     return status;
 }
@@ -17397,7 +17398,7 @@ static void tr_log_memory(const tr_run *run, const tr_memory *memory, uint64_t c
     const struct { const char *what; uint64_t bytes; } rows[] = {
         {"weights, gradients, optimizer, moving average", memory->blocks}, {"activations", memory->pass.activations},
         {"gradients of activations", memory->pass.gradients}, {"packed weights", memory->pass.weights},
-        {"workspace", memory->pass.workspace}, {"validation", memory->validation}, {"picture cache (at most)", cache},
+        {"workspace", memory->pass.workspace}, {"batches on their way", memory->batches}, {"validation", memory->validation}, {"picture cache (at most)", cache},
         {"together", memory->total + cache}, {"available", available}};
     log_write(&run->log, YOLO_LOG_INFO, "memory for batch %d at %d                                  MiB", run->batch, run->largest);
     for (int i = 0; i < YOLO_COUNT(rows); i++)
@@ -17959,7 +17960,7 @@ static yolo_status tr_epochs(tr_run *run, yolo_error *error) {
 static yolo_status tr_make_loader(tr_run *run, uint64_t cache, yolo_error *error) {
     const yolo_train_options *o = &run->options;
     dl_options options = {.imgsz = run->imgsz, .batch = run->batch, .stride = run->model.net.max_stride, .workers = YOLO_MIN(o->workers, os_core_count()), .pool = run->pool, .rect = o->rect,
-        .shuffle = !o->rect, .augment = true, .single_cls = o->single_cls, .seed = o->seed, .cache_bytes = cache, .fraction = o->fraction,
+        .shuffle = true, .augment = true, .single_cls = o->single_cls, .seed = o->seed, .cache_bytes = cache, .fraction = o->fraction,
         .classes = o->classes, .class_count = o->class_count, .log = run->log,
         .augmentation = {.hsv_h = o->hsv_h, .hsv_s = o->hsv_s, .hsv_v = o->hsv_v, .degrees = o->degrees, .translate = o->translate,
             .scale = o->scale, .shear = o->shear, .perspective = o->perspective, .flipud = o->flipud, .fliplr = o->fliplr, .bgr = o->bgr,
