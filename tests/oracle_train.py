@@ -6,7 +6,7 @@ running statistics after it; fresh weights and trained ones, all four activation
 Losses agree to 1e-4 of each, gradients to a cosine of 0.9999 and their norms to 1e-3. ReLU and LeakyReLU have a kink: an input
 that rounding moves across it changes the gradient at once, so that torch itself misses these limits with mkldnn against without
 (1-cosine 1e-3 in a fresh yolov8l). These two are held to them in networks whose inputs stay away from the kink ("apart": biases
-of +-3 before the activation), and as they are ("kinks") to 2e-3 and 2e-2. The largest of a pooling window can change hands in
+of +-3 before the activation), and as they are ("kinks") to 5e-3 and 5e-2. The largest of a pooling window can change hands in
 the same way: pictures are chosen where it does not.
 """
 import os
@@ -126,7 +126,7 @@ def compare(name, size, activation, kind, first):
     losses = np.abs(have["loss"] / want["loss"] - 1).max()
     heads = max(float(np.abs(have[f"head.{i}"] - h).max() / np.abs(h).max()) for i, h in enumerate(want["heads"]))
     measured = {n: distance(have[f"gradient.{n}"].astype(np.float64), g) for n, g in want["gradients"].items()}
-    limits = (2e-3, 2e-2) if kind == "kinks" else (1e-4, 1e-3)
+    limits = (5e-3, 5e-2) if kind == "kinks" else (1e-4, 1e-3)
     complaints = [f"{n}: 1-cosine {c:.2g}, norm {s:.2g}" for n, (c, s) in measured.items() if not (c <= limits[0] and s <= limits[1])]
     statistics = 0.0
     for n, t in want["after"].items():
