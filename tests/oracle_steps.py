@@ -3,9 +3,10 @@ accumulation, clip and average against the engine's; losses of each batch, weigh
 
     PYTHON tests/oracle_steps.py [NAME ...]      PYTHON has ultralytics; run at the top of the repository
 
-Losses agree to 1e-3 of each and weights to 1e-4 of their size. Training is unstable: the assignment turns a rounding into
-another target now and then, and from there on differences grow. Where a case misses the limits, torch runs once more from
-weights that are a rounding away, and the engine passes if it is no further from torch than three times that.
+Losses agree to 1e-3 of each and weights to 1e-4 of their size. With large steps training is unstable: the assignment turns a
+rounding into another target now and then, and from there on differences grow, in torch as here: without mkldnn, or from weights
+that are a rounding away, torch misses these limits itself. A case marked unstable that misses them is therefore held to torch's
+own spread: it may be no further from torch than twice the furthest of ROUNDINGS + 1 such runs. The others have no such excuse.
 """
 import math
 import os
@@ -25,25 +26,27 @@ from ultralytics.cfg import get_cfg
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.torch_utils import ModelEMA
 
-CASES = {  # optimizer, lr0, nbs, batches, weights; the warm-up takes seven batches
-    "sgd": ("SGD", 0.01, 4, 10, "trained"),
-    "auto": ("auto", 0.01, 4, 10, "trained"),
-    "adamw": ("AdamW", 0.001, 4, 10, "trained"),
-    "accumulate": ("auto", 0.01, 8, 14, "trained"),
-    "fresh": ("SGD", 0.01, 4, 10, "fresh"),
-    "musgd": ("MuSGD", 0.01, 4, 10, "trained"),
+CASES = {  # optimizer, lr0, nbs, batches, weights, unstable; the warm-up takes seven batches; auto is AdamW with a rate that fits
+    "sgd": ("SGD", 0.01, 4, 10, "trained", False),
+    "auto": ("auto", 0.01, 4, 10, "trained", False),
+    "adamw": ("AdamW", 0.001, 4, 10, "trained", True),
+    "accumulate": ("auto", 0.01, 8, 14, "trained", False),
+    "fresh": ("SGD", 0.01, 4, 10, "fresh", True),
+    "musgd": ("MuSGD", 0.01, 4, 10, "trained", True),
 }
+ROUNDINGS = 4
 WARMUP = 1.5  # epochs
 
 
-def train(path, batches, optimizer, lr0, nbs, noise=0.0):
-    """Five batches an epoch, ten epochs planned."""
+def train(path, batches, optimizer, lr0, nbs, seed=0):
+    """Five batches an epoch, ten epochs planned. With a seed, from weights that are a rounding away."""
     model = YOLO(path).model.float().train()
     model.args = get_cfg()
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = ".dfl" not in name
-        parameter.data *= 1 + noise * torch.randn_like(parameter).sign()
+        if seed:
+            parameter.data *= 1 + 6e-8 * torch.randn_like(parameter).sign()
     trainer = BaseTrainer.__new__(BaseTrainer)
     trainer.args = SimpleNamespace(**{**vars(get_cfg()), "lr0": lr0, "warmup_epochs": WARMUP, "nbs": nbs, "optimizer": optimizer})
     trainer.data, trainer.epochs = {"nc": model.model[-1].nc}, 10
@@ -87,7 +90,17 @@ def apart(have, want):
     return np.array(numbers)
 
 
-def compare(name, optimizer, lr0, nbs, count, weights):
+def spread(path, batches, optimizer, lr0, nbs, want):
+    """How far torch is from itself at most."""
+    torch.backends.mkldnn.enabled = False
+    furthest = apart(train(path, batches, optimizer, lr0, nbs), want)
+    torch.backends.mkldnn.enabled = True
+    for seed in range(1, ROUNDINGS + 1):
+        furthest = np.maximum(furthest, apart(train(path, batches, optimizer, lr0, nbs, seed), want))
+    return furthest
+
+
+def compare(name, optimizer, lr0, nbs, count, weights, unstable):
     path = f"{name}.pt"
     oracle_train.make("n", "silu", weights, path)
     batches = [oracle_train.batch_of(BATCH * (i % 5)) for i in range(count)]
@@ -101,10 +114,10 @@ def compare(name, optimizer, lr0, nbs, count, weights):
     want = train(path, batches, optimizer, lr0, nbs)
     found, text = apart(reference.read("out.ref"), want), ""
     good = bool((found <= [1e-3, 1e-4, 1e-4]).all())
-    if not good:
-        torch_itself = apart(train(path, batches, optimizer, lr0, nbs, 6e-8), want)
-        good = bool((found <= 3 * torch_itself).all())
-        text = "; torch from a rounding away: {:.1e}, {:.1e}, {:.1e}".format(*torch_itself)
+    if unstable and not good:
+        torch_itself = spread(path, batches, optimizer, lr0, nbs, want)
+        good = bool((found <= 2 * torch_itself).all())
+        text = "; torch from itself: {:.1e}, {:.1e}, {:.1e}".format(*torch_itself)
     print("{:<12} {} batches: losses {:.1e}  weights {:.1e}  average {:.1e}".format(name, count, *found) + text + ("" if good else "  FAILED"), flush=True)
     return good
 
