@@ -401,8 +401,17 @@ yolo_status yolo_demo(yolo_demo_options options, yolo_train_report *report, yolo
 
 #ifdef YOLO_PRIVATE
 
-/* The GPU boundary: plain C, opaque device memory, twins of the CPU operators. Without kernels.cu
-   (YOLO_NO_CUDA) none of these exists and yolo.c answers for them. */
+/* The GPU boundary: plain C, device memory behind pointers, twins of the CPU operators (yg_conv_fwd of op_conv_fwd, and so
+   on). Without kernels.cu (YOLO_NO_CUDA) none of these exists and yolo.c answers for them.
+
+   A yg_gpu is one device with one stream. Calls on it come from one thread at a time; they put work onto the stream and return,
+   except where "waits" is said. The first failure sticks: later calls do nothing, and yg_finish tells of it. Order of
+   arguments: what is written, what is read, what describes it. All sums have a fixed order: the same bits every time.
+
+   Views are NHWC with a stride from pixel to pixel, as ten is, of float, fp16 or bf16; sums are made in float. In the tables
+   of parameters, and in gradients of them, everything is float, weights lie as (O,H,W,I). */
+
+/* ---- devices, K2 */
 
 typedef struct yg_device {
     char name[256];
@@ -418,6 +427,156 @@ int yg_device_count(char *reason, size_t reason_size);
 int yg_device_get(int index, yg_device *device, char *reason, size_t reason_size);
 /* CUDA versions as 1000*major + 10*minor: of the driver (0 = none) and of the runtime compiled in. */
 void yg_versions(int *driver, int *runtime);
+
+typedef struct yg_gpu yg_gpu;
+typedef struct yg_graph yg_graph; /* recorded work */
+
+/* Opens a device; 0, or an error number with its reason. yg_close frees it, not what was allocated on it. */
+int yg_open(yg_gpu **gpu, int index, char *reason, size_t reason_size);
+void yg_close(yg_gpu *gpu);
+/* Waits until everything is done. 0, or the first failure since yg_open with its reason. */
+int yg_finish(yg_gpu *gpu, char *reason, size_t reason_size);
+/* Device memory, 256-byte aligned, not cleared; NULL when there is not enough, and then that is the failure that sticks, with
+   bytes wanted, free and in all. yg_free waits. */
+void *yg_alloc(yg_gpu *gpu, size_t bytes);
+void yg_free(yg_gpu *gpu, void *memory);
+/* Host memory that copies run to and from at full speed; NULL when there is none. */
+void *yg_host_alloc(yg_gpu *gpu, size_t bytes);
+void yg_host_free(yg_gpu *gpu, void *memory);
+void yg_upload(yg_gpu *gpu, void *to, const void *from, size_t bytes);   /* host memory stays as it is until yg_finish */
+void yg_download(yg_gpu *gpu, void *to, const void *from, size_t bytes); /* there after yg_finish */
+void yg_copy(yg_gpu *gpu, void *to, const void *from, size_t bytes);
+void yg_clear(yg_gpu *gpu, void *memory, size_t bytes);
+/* What is called between these two is recorded, not done; NULL on failure. yg_replay does it, with the pointers of then. */
+void yg_record(yg_gpu *gpu);
+yg_graph *yg_recorded(yg_gpu *gpu);
+void yg_replay(yg_gpu *gpu, yg_graph *graph);
+void yg_graph_free(yg_graph *graph);
+
+/* ---- tensors and operators, K4 to K9 */
+
+typedef enum yg_type { YG_F32, YG_F16, YG_BF16 } yg_type;
+typedef enum yg_activation { YG_LINEAR, YG_SILU, YG_RELU, YG_LEAKYRELU, YG_MISH } yg_activation; /* as net_activation */
+
+typedef struct yg_ten { void *data; int n, h, w, c; int64_t pixel; yg_type type; } yg_ten; /* device; pixel in elements */
+
+/* out = in / 255 of uint8 pixels (n,h,w,3) of in_h x in_w, resized as dl_floats does where that is another size; channels of
+   out beyond the third become 0. */
+void yg_pixels(yg_gpu *gpu, const yg_ten *out, const uint8_t *pixels, int in_h, int in_w);
+/* Between tensors and dense (n,h,w,c) floats in device memory. yg_from_floats: channels of out beyond c become 0. */
+void yg_from_floats(yg_gpu *gpu, const yg_ten *out, const float *in, int c);
+void yg_to_floats(yg_gpu *gpu, float *out, const yg_ten *in);
+
+void yg_zero(yg_gpu *gpu, const yg_ten *t);
+void yg_copy_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in);
+void yg_copy_bwd(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, bool accumulate);
+void yg_upsample2_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in);
+void yg_upsample2_bwd(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, bool accumulate);
+void yg_maxpool_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, int kernel, int stride, int padding);
+/* d_in += d_out at the first largest pixel of each window; in and out as they were in the forward. */
+void yg_maxpool_bwd(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, const yg_ten *in, const yg_ten *out, int kernel, int stride, int padding);
+
+/* A batch norm with its activation: out = activation(scale * (z - mean) + shift); the arrays are device memory, an element a
+   channel, YG_NORM_ARRAYS of them. As op_norm. */
+enum { YG_NORM_ARRAYS = 6 };
+typedef struct yg_norm {
+    int channels;
+    yg_activation activation;
+    float slope;             /* of YG_LEAKYRELU */
+    float *mean, *inverse;   /* 1 / sqrt(variance + eps) */
+    float *scale, *shift;
+    float *d_shift, *d_mean; /* d_z = scale * g - d_mean * (z - mean) - d_shift, g = d_out * activation' */
+} yg_norm;
+
+/* The rows of the parameter table that belong to a batch norm: device memory. */
+typedef struct yg_norm_rows { const float *gamma, *beta; float *running_mean, *running_variance, *batches; } yg_norm_rows;
+
+/* The statistics of the batch z put to use, and into the running ones (variance unbiased); *batches += 1. `moments`: what
+   yg_conv_fwd left there when it wrote z, or NULL. */
+void yg_norm_measure(yg_gpu *gpu, const yg_norm *norm, const yg_norm_rows *rows, const yg_ten *z, const float *moments, double eps, double momentum);
+/* The running statistics put to use instead. */
+void yg_norm_frozen(yg_gpu *gpu, const yg_norm *norm, const yg_norm_rows *rows, double eps);
+void yg_norm_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *z, const yg_norm *norm, const yg_ten *residual);
+/* d_gamma and d_beta (NULL = not wanted) +=, and norm's d_ arrays set; before yg_norm_bwd. */
+void yg_norm_sums(yg_gpu *gpu, const yg_norm *norm, float *d_gamma, float *d_beta, const yg_ten *d_out, const yg_ten *z);
+/* Turns d (the gradient of the output) into that of z; d_residual (NULL = none) gets d before, += when `accumulate`. */
+void yg_norm_bwd(yg_gpu *gpu, const yg_ten *d, const yg_ten *d_residual, bool accumulate, const yg_ten *z, const yg_norm *norm);
+
+/* A convolution. Its weights are packed in the tensors' type: for the forward as (K, R, S, C up to a multiple of 8), for the
+   gradient of the input as (C, R, S, K up to a multiple of 8); what is added is 0. */
+typedef struct yg_conv {
+    int in_channels, out_channels, kernel, stride, padding;
+    yg_activation activation;
+    float slope;
+    yg_type type;
+    void *weight, *turned; /* device; either may be NULL when not used */
+    float *bias;           /* device, or NULL */
+} yg_conv;
+
+size_t yg_conv_bytes(const yg_conv *conv);   /* of `weight` */
+size_t yg_turned_bytes(const yg_conv *conv); /* of `turned` */
+/* From floats (K,R,S,C) in device memory, each multiplied by scale[k] where scale is not NULL. */
+void yg_conv_pack(yg_gpu *gpu, const yg_conv *conv, const float *weight, const float *scale);
+void yg_conv_pack_turned(yg_gpu *gpu, const yg_conv *conv, const float *weight);
+/* scale and bias (device, an element a channel) that fold a batch norm of running statistics into a convolution. */
+void yg_conv_fold(yg_gpu *gpu, float *scale, float *bias, const yg_norm_rows *rows, int channels, double eps);
+
+/* out = activation(conv(in) + bias), plus residual where it is not NULL. `in` may have in_channels or, with zeros behind them, as
+   many as the packed weights. With `moments` (yg_moment_floats of them, device; no activation or residual then) also what
+   yg_norm_measure needs of out as it was before rounding. */
+void yg_conv_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *conv, const yg_ten *residual, float *moments);
+size_t yg_moment_floats(const yg_ten *out);
+void yg_conv_dgrad(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, const yg_conv *conv, bool accumulate);
+/* d_weight (K,R,S,C floats) and d_bias (NULL = not wanted) +=. `workspace` holds yg_wgrad_bytes of device memory. */
+void yg_conv_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_out, const yg_ten *in, const yg_conv *conv, void *workspace);
+size_t yg_wgrad_bytes(const yg_gpu *gpu, const yg_ten *d_out, const yg_ten *in, const yg_conv *conv);
+
+/* ---- head, loss, optimizer, K10 to K12 */
+
+enum { YG_MAX_LEVELS = 5, YG_BINS = 16 };
+
+/* A box that may be kept: network pixels. `order` rises with anchor and, within one, class. */
+typedef struct yg_candidate { float x1, y1, x2, y2, score; int32_t class_id, order; } yg_candidate;
+
+/* Boxes of the raw heads whose score is above conf, as det_anchor makes them; `most` at most a picture, the first ones in order.
+   `wanted` (device, a byte a class; NULL = all). counts[i] (device) = those of picture i, also beyond `most`;
+   candidates + i * most: its candidates in rising order. `workspace`: yg_decode_bytes. */
+void yg_decode(yg_gpu *gpu, yg_candidate *candidates, int *counts, const yg_ten *heads, const int *strides, int levels, int class_count,
+               float conf, bool multi_label, const uint8_t *wanted, int most, void *workspace);
+size_t yg_decode_bytes(const yg_ten *heads, int levels, int class_count);
+
+typedef struct yg_target { int32_t class_id; float box[4]; } yg_target; /* as loss_target */
+
+typedef struct yg_loss {
+    int levels, class_count, strides[YG_MAX_LEVELS];
+    yg_ten heads[YG_MAX_LEVELS], gradients[YG_MAX_LEVELS]; /* gradients[0].data NULL = not wanted */
+    const yg_target *targets; /* device, picture by picture */
+    const int *first;         /* device, n + 1: picture i owns targets first[i] .. first[i+1] */
+    int most_targets;         /* room of `targets`: first[n] may change between replays, up to this */
+    float box, cls, dfl;      /* gains */
+    const float *scale;       /* device: the gradients are multiplied by *scale; NULL = 1 */
+    void *workspace;          /* yg_loss_bytes */
+    double *sums;             /* device, 4: box, cls, dfl with gains, and score: as loss_sum gives them */
+} yg_loss;
+
+size_t yg_loss_bytes(const yg_loss *loss);
+/* As loss_detect, gradients scaled by *scale. */
+void yg_loss_detect(yg_gpu *gpu, const yg_loss *loss);
+
+/* As opt_piece and opt_rates. */
+typedef struct yg_piece { int64_t offset; int32_t count, group; int32_t averaged; } yg_piece;
+typedef struct yg_rates { float clip, lr, decay, keep, momentum, beta1, beta2, root, grow, step; } yg_rates;
+typedef enum yg_optimizer { YG_SGD, YG_ADAM, YG_ADAMAX, YG_NADAM, YG_RADAM, YG_RMSPROP } yg_optimizer; /* the update functions */
+
+/* *squares (device) = the sum of the squares of the gradients of the pieces with a group >= 0; `workspace` holds a double a piece. */
+void yg_gradient_squares(yg_gpu *gpu, double *squares, const float *gradients, const yg_piece *pieces, int count, double *workspace);
+/* One step: update of the pieces with a group (rates: host, a row a group, at most 8), gradients become 0, then average += weight *
+   (params - average) where the piece is averaged. `pieces` is device memory; b is NULL for kinds with one moment. */
+void yg_update(yg_gpu *gpu, yg_optimizer kind, float *params, float *gradients, float *average, float *a, float *b, const yg_piece *pieces,
+               int count, const yg_rates *rates, int groups, float weight);
+/* The orthogonal part of MuSGD for one row of (rows, columns), see opt_muon_row; `workspace`: yg_muon_bytes. */
+void yg_muon(yg_gpu *gpu, float *params, float *momentum, const float *gradients, int rows, int columns, float clip, float beta, float lr, void *workspace);
+size_t yg_muon_bytes(int rows, int columns);
 
 #endif /* YOLO_PRIVATE */
 

@@ -3,10 +3,11 @@
    test [--list] [--shared DIR] [NAME ...]   runs all tests, or those whose area or name begins with a NAME
    Prints a line a test and ends with "N passed, N failed, N skipped"; exit status 1 when any failed.
    A test is a function that CHECKs; it may SKIP, which is counted and printed. A NAME is the beginning of AREA/TEST or of
-   TEST. With TEST_PLANTED it holds tests that must fail or skip: tests/harness.sh looks at what comes of them. */
+   TEST. With TEST_GPU it holds the tests of kernels.cu instead, which must be linked: as nvcc compiles it, on a machine with a
+   GPU, or as a C++ compiler does with tests/emulate, anywhere. With TEST_PLANTED it holds tests that must fail or skip: tests/harness.sh looks at what comes of them. */
 #define YOLO_NO_MAIN
 #define YOLO_TESTING
-#ifndef YOLO_NO_CUDA
+#if !defined(YOLO_NO_CUDA) && !defined(TEST_GPU)
 #define YOLO_NO_CUDA
 #endif
 #include "../yolo.c"
@@ -107,6 +108,7 @@ static const test_case tests_planted[] = {
     {"check", "fails", test_planted_check}, {"nan", "fails", test_planted_nan}, {"skip", "skips", test_planted_skip}};
 #endif
 
+#ifndef TEST_GPU
 #include "test_base.c"
 #include "test_data.c"
 #include "test_prepare.c"
@@ -125,12 +127,34 @@ static const test_case tests_planted[] = {
 #include "test_img.c"
 #include "test_plot.c"
 #include "test_faults.c"
+#else
+#include "gpu_common.c"
+#if !defined(K_ONLY) || K_ONLY == 4
+#include "gpu_elementwise.c"
+#endif
+#if !defined(K_ONLY) || K_ONLY == 8
+#include "gpu_conv.c"
+#endif
+#if !defined(K_ONLY) || K_ONLY == 9
+#include "gpu_wgrad.c"
+#endif
+#if !defined(K_ONLY) || K_ONLY == 10
+#include "gpu_decode.c"
+#endif
+#if !defined(K_ONLY) || K_ONLY == 11
+#include "gpu_loss.c"
+#endif
+#if !defined(K_ONLY) || K_ONLY == 12
+#include "gpu_optimizer.c"
+#endif
+#endif
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
 static const test_area test_areas[] = {
 #ifdef TEST_PLANTED
     {"planted", tests_planted, YOLO_COUNT(tests_planted)},
 #endif
+#ifndef TEST_GPU
     {"base", tests_base, YOLO_COUNT(tests_base)},
     {"data", tests_data, YOLO_COUNT(tests_data)},
     {"prepare", tests_prepare, YOLO_COUNT(tests_prepare)},
@@ -149,6 +173,27 @@ static const test_area test_areas[] = {
     {"img", tests_img, YOLO_COUNT(tests_img)},
     {"plot", tests_plot, YOLO_COUNT(tests_plot)},
     {"faults", tests_faults, YOLO_COUNT(tests_faults)},
+#else
+    {"device", tests_gpu_device, YOLO_COUNT(tests_gpu_device)},
+#if !defined(K_ONLY) || K_ONLY == 4
+    {"elementwise", tests_gpu_elementwise, YOLO_COUNT(tests_gpu_elementwise)},
+#endif
+#if !defined(K_ONLY) || K_ONLY == 8
+    {"conv", tests_gpu_conv, YOLO_COUNT(tests_gpu_conv)},
+#endif
+#if !defined(K_ONLY) || K_ONLY == 9
+    {"wgrad", tests_gpu_wgrad, YOLO_COUNT(tests_gpu_wgrad)},
+#endif
+#if !defined(K_ONLY) || K_ONLY == 10
+    {"decode", tests_gpu_decode, YOLO_COUNT(tests_gpu_decode)},
+#endif
+#if !defined(K_ONLY) || K_ONLY == 11
+    {"loss", tests_gpu_loss, YOLO_COUNT(tests_gpu_loss)},
+#endif
+#if !defined(K_ONLY) || K_ONLY == 12
+    {"optimizer", tests_gpu_optimizer, YOLO_COUNT(tests_gpu_optimizer)},
+#endif
+#endif
 };
 
 static void test_log_to_stdout(void *user, yolo_log_level level, const char *text) {
@@ -162,7 +207,9 @@ int main(int argc, char **argv) {
     int names = 0, passed = 0, failed = 0, skipped = 0;
     (void)test_log;
     setvbuf(stdout, NULL, _IOLBF, 4096);
+#ifndef TEST_GPU
     if (argc > 1 && !strcmp(argv[1], "--dump-heads")) return test_dump_heads(argc - 2, argv + 2);
+#endif
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--list")) list = true;
         else if (!strcmp(argv[i], "--shared") && i + 1 < argc) test_shared_root = argv[++i];

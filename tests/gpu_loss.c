@@ -1,0 +1,2 @@
+/* gpu_loss.c */
+static const test_case tests_gpu_loss[] = {{"none", "none", NULL}};

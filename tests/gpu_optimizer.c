@@ -1,0 +1,2 @@
+/* gpu_optimizer.c */
+static const test_case tests_gpu_optimizer[] = {{"none", "none", NULL}};
