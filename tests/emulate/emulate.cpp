@@ -1,0 +1,1632 @@
+/* emulate.cpp - CUDA on the host, for tests: what runs kernels, and the runtime. See emulate.h.
+
+   CONTENTS
+     1  state and complaints
+     2  guarded memory
+     3  fibers
+     4  a block: turns, barriers, meetings of lanes
+     5  warps: votes, shuffles, matrices, copies
+     6  a grid: workers
+     7  the runtime: errors and devices
+     8  the runtime: memory
+     9  the runtime: streams, events, graphs, launches
+    10  knobs
+
+   MIT licence, see LICENSE. */
+#include "emulate.h"
+#include "cuda_bf16.h"
+#include "cuda_fp16.h"
+#include "cuda_runtime.h"
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdarg>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define EMULATE_ASAN
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define EMULATE_ASAN
+#endif
+#ifdef EMULATE_ASAN
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+__thread const uint3 *emulate_thread_index;
+__thread const emulate_block *emulate_block_now;
+
+namespace {
+
+/* ==== 1 state and complaints ==================================================================================== */
+
+enum { WARP = 32, THREADS = 1024, WARPS = THREADS / WARP, DEVICES = 16 };
+
+struct settings {
+    int device_count = 2;
+    size_t memory = (size_t)2 << 30;
+    int major = 8, minor = 6;
+    uint64_t order = 0;
+    int workers = 0;
+    bool lazy = false;
+};
+settings knobs;
+std::atomic<int64_t> fail_after{0}, call_count{0}, launch_count{0};
+std::atomic<bool> call_failed{false};
+
+/* A kernel launched: everything that running it needs. */
+struct work {
+    std::string name;
+    const void *kernel;
+    dim3 grid, block;
+    size_t shared_bytes;
+    std::function<void()> thread;
+};
+
+const char *kind_name(emulate_kind kind) {
+    static const char *names[] = {"runs", "a barrier of the block", "__syncwarp", "a vote of the warp", "a shuffle", "mma", "ldmatrix"};
+    return names[kind];
+}
+
+[[noreturn]] void die() {
+    fflush(stdout);
+    fflush(stderr);
+    abort();
+}
+
+/* ==== 2 guarded memory ==========================================================================================
+   Bands of a pattern before and behind what was asked for. With the address sanitizer nothing may touch them; without,
+   they are looked at when memory is freed, a block ends, or the host synchronises. */
+
+enum { BAND = 256 };
+const unsigned char band_byte = 0xa5;
+
+struct guarded {
+    unsigned char *user = NULL;
+    size_t bytes = 0, tail = 0;
+};
+
+guarded guarded_make(size_t bytes) {
+    guarded memory;
+    void *base = NULL;
+    memory.bytes = bytes;
+    memory.tail = BAND + (-bytes & 15);
+    if (posix_memalign(&base, 256, BAND + bytes + memory.tail)) return memory;
+    memory.user = (unsigned char *)base + BAND;
+    memset(base, band_byte, BAND);
+    memset(memory.user, 0xff, bytes);
+    memset(memory.user + bytes, band_byte, memory.tail);
+#ifdef EMULATE_ASAN
+    __asan_poison_memory_region(base, BAND);
+    __asan_poison_memory_region(memory.user + bytes, memory.tail);
+#endif
+    return memory;
+}
+
+/* Offset from the memory's start of a byte that was overwritten; 0 = none. */
+ptrdiff_t guarded_overrun(const guarded &memory) {
+#ifndef EMULATE_ASAN
+    for (ptrdiff_t i = -1; i >= -BAND; i--)
+        if (memory.user[i] != band_byte) return i;
+    for (size_t i = memory.bytes; i < memory.bytes + memory.tail; i++)
+        if (memory.user[i] != band_byte) return (ptrdiff_t)i;
+#endif
+    (void)memory;
+    return 0;
+}
+
+void guarded_free(guarded *memory) {
+    if (!memory->user) return;
+    unsigned char *base = memory->user - BAND;
+#ifdef EMULATE_ASAN
+    __asan_unpoison_memory_region(base, BAND + memory->bytes + memory->tail);
+#endif
+    free(base);
+    *memory = guarded();
+}
+
+/* ==== 3 fibers ==================================================================================================
+   A stack each, and the registers that a call preserves on top of it. They stay on the OS thread that made them. */
+
+struct fiber {
+    void *stack_pointer;
+    char *low;
+    size_t size;
+    void *fake; /* the sanitizer's */
+};
+
+#if defined(__x86_64__)
+extern "C" void emulate_switch(void **from, void *to);
+asm(R"(
+    .text
+    .globl emulate_switch
+    .hidden emulate_switch
+    .type emulate_switch,@function
+emulate_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size emulate_switch,.-emulate_switch
+)");
+enum { SAVED_WORDS = 6, SAVED_RETURN = 6, FRAME_WORDS = 8 };
+#elif defined(__aarch64__)
+extern "C" void emulate_switch(void **from, void *to);
+asm(R"(
+    .text
+    .globl emulate_switch
+    .hidden emulate_switch
+    .type emulate_switch,%function
+emulate_switch:
+    sub sp, sp, #160
+    stp x19, x20, [sp, #0]
+    stp x21, x22, [sp, #16]
+    stp x23, x24, [sp, #32]
+    stp x25, x26, [sp, #48]
+    stp x27, x28, [sp, #64]
+    stp x29, x30, [sp, #80]
+    stp d8, d9, [sp, #96]
+    stp d10, d11, [sp, #112]
+    stp d12, d13, [sp, #128]
+    stp d14, d15, [sp, #144]
+    mov x2, sp
+    str x2, [x0]
+    mov sp, x1
+    ldp x19, x20, [sp, #0]
+    ldp x21, x22, [sp, #16]
+    ldp x23, x24, [sp, #32]
+    ldp x25, x26, [sp, #48]
+    ldp x27, x28, [sp, #64]
+    ldp x29, x30, [sp, #80]
+    ldp d8, d9, [sp, #96]
+    ldp d10, d11, [sp, #112]
+    ldp d12, d13, [sp, #128]
+    ldp d14, d15, [sp, #144]
+    add sp, sp, #160
+    ret
+    .size emulate_switch,.-emulate_switch
+)");
+enum { SAVED_WORDS = 20, SAVED_RETURN = 11, FRAME_WORDS = 20 };
+#else
+#error "no switch of stacks is written for this CPU"
+#endif
+
+#ifdef EMULATE_ASAN
+const size_t stack_bytes = 512 << 10;
+#else
+const size_t stack_bytes = 128 << 10;
+#endif
+const size_t stack_guard = 4096;
+
+/* Leaves `from` for `to`; returns when somebody comes back. */
+inline void fiber_switch(fiber *from, fiber *to) {
+#ifdef EMULATE_ASAN
+    __sanitizer_start_switch_fiber(&from->fake, to->low, to->size);
+#endif
+    emulate_switch(&from->stack_pointer, to->stack_pointer);
+#ifdef EMULATE_ASAN
+    __sanitizer_finish_switch_fiber(from->fake, NULL, NULL);
+#endif
+}
+
+/* ==== 4 a block: turns, barriers, meetings of lanes =============================================================
+   Lanes that can run are bits of their warp, warps that have some are bits of the block. A lane that has to wait gives its turn
+   to the next; one that ends lets its fiber take the next lane that has not begun, so that a kernel which never waits is a
+   loop on one stack. Nothing ready while some have not ended is a deadlock. */
+
+struct async_copy { void *to; int bytes, group; unsigned char data[16]; };
+
+struct lane {
+    uint3 index;
+    fiber *stack; /* NULL: has not begun */
+    emulate_kind waits;
+    unsigned mask;
+    int line;
+    int group; /* of copies that is being filled */
+    std::vector<async_copy> copies;
+};
+
+struct meeting { unsigned mask, arrived; emulate_kind kind; };
+
+struct warp {
+    unsigned lanes, ready, ended, at_barrier;
+    int meeting_count;
+    meeting meetings[WARP];
+    uint64_t value[WARP], result[WARP];
+    int source[WARP];
+    unsigned votes;
+    float *d[WARP];
+    const uint32_t *a[WARP], *b[WARP];
+    uint32_t *r[WARP];
+    const unsigned char *row[WARP];
+};
+
+struct worker {
+    emulate_block block;
+    const work *job = NULL;
+    lane lanes[THREADS];
+    warp warps[WARPS];
+    unsigned ready; /* warps with ready lanes */
+    int current, warp_now, thread_count, live;
+    int arrived, votes, barrier_line, barrier_result[2], barrier_count;
+    bool backward, shuffled;
+    unsigned turn_lane, turn_warp; /* where the search for the next begins */
+    uint64_t random;
+    guarded shared;
+    fiber host, *running;
+    fiber stacks[THREADS];
+    int stack_count = 0;
+    fiber *idle[THREADS];
+    int idle_count = 0;
+    char *stack_memory = NULL;
+    ~worker();
+};
+
+__thread worker *worker_now; /* while a kernel runs */
+
+uint64_t random_next(uint64_t *state) { /* splitmix64 */
+    uint64_t x = *state += 0x9e3779b97f4a7c15u;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+/* One of the bits of `set`, which is not empty. */
+inline int choose(const worker *w, unsigned set, unsigned turn) {
+    if (w->backward) return 31 - __builtin_clz(set);
+    const unsigned rotated = set >> turn | set << (-turn & 31);
+    return (int)((unsigned)__builtin_ctz(rotated) + turn) & 31;
+}
+
+void shuffle_turns(worker *w) {
+    const uint64_t x = random_next(&w->random);
+    w->turn_lane = x & 31;
+    w->turn_warp = x >> 8 & 31;
+    w->backward = x >> 16 & 1;
+}
+
+[[noreturn]] void deadlock(worker *w) {
+    const uint3 b = w->block.index;
+    int shown = 0, ended = 0;
+    for (int i = 0; i < w->thread_count; i++) ended += w->warps[i / WARP].ended >> i % WARP & 1;
+    fprintf(stderr, "emulate: %s, block (%u,%u,%u): deadlock: %d of %d threads have ended, no other can go on\n", w->job->name.c_str(), b.x, b.y, b.z,
+            ended, w->thread_count);
+    for (int i = 0; i < w->thread_count && shown < 20; i++) {
+        const lane *t = &w->lanes[i];
+        if (w->warps[i / WARP].ended >> i % WARP & 1) continue;
+        const lane *before = i > 0 ? &w->lanes[i - 1] : NULL;
+        const bool same = before && !(w->warps[(i - 1) / WARP].ended >> (i - 1) % WARP & 1) && before->waits == t->waits && before->mask == t->mask && before->line == t->line;
+        if (same) continue;
+        shown++;
+        fprintf(stderr, "emulate:   thread (%u,%u,%u) and on: waits at %s, line %d", t->index.x, t->index.y, t->index.z, kind_name(t->waits), t->line);
+        if (t->waits != EMULATE_BARRIER) fprintf(stderr, ", mask 0x%08x", t->mask);
+        fprintf(stderr, "\n");
+    }
+    die();
+}
+
+/* The number of a lane that can run; -1 when all have ended. */
+inline int next_lane(worker *w) {
+    warp *p = &w->warps[w->warp_now];
+    if (!p->ready) {
+        w->ready &= ~(1u << w->warp_now);
+        if (!w->ready) {
+            if (w->live) deadlock(w);
+            return -1;
+        }
+        if (w->shuffled) shuffle_turns(w);
+        w->warp_now = choose(w, w->ready, w->turn_warp);
+        p = &w->warps[w->warp_now];
+    }
+    const int i = choose(w, p->ready, w->turn_lane);
+    p->ready &= ~(1u << i);
+    return w->warp_now * WARP + i;
+}
+
+void fiber_main();
+
+fiber *fiber_take(worker *w) {
+    if (w->idle_count) return w->idle[--w->idle_count];
+    const size_t stride = stack_guard + stack_bytes;
+    const int i = w->stack_count++;
+    fiber *f = &w->stacks[i];
+    if (!w->stack_memory) {
+        void *memory = mmap(NULL, stride * THREADS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) { fprintf(stderr, "emulate: no memory for stacks\n"); die(); }
+        w->stack_memory = (char *)memory;
+    }
+    f->low = w->stack_memory + stride * (size_t)i + stack_guard;
+    mprotect(f->low - stack_guard, stack_guard, PROT_NONE);
+    /* Tops at different distances from the page's end, lest all stacks share a few sets of the cache. */
+    f->size = stack_bytes - (size_t)(i % 31) * 320;
+    f->fake = NULL;
+    void **frame = (void **)(f->low + f->size) - FRAME_WORDS;
+    for (int k = 0; k < FRAME_WORDS; k++) frame[k] = NULL;
+    frame[SAVED_RETURN] = (void *)fiber_main;
+    f->stack_pointer = frame;
+    return f;
+}
+
+/* The running lane waits until it is ready again. */
+inline void wait_turn(worker *w) {
+    const int self = w->current;
+    fiber *from = w->running;
+    const int next = next_lane(w);
+    if (next != self) {
+        lane *t = &w->lanes[next];
+        if (!t->stack) t->stack = fiber_take(w);
+        w->current = next;
+        w->running = t->stack;
+        fiber_switch(from, t->stack);
+    }
+    emulate_thread_index = &w->lanes[self].index;
+    w->lanes[self].waits = EMULATE_RUNS;
+}
+
+/* Runs lanes that have not begun, one after the other. */
+void fiber_main() {
+    worker *w = worker_now;
+    fiber *self = w->running;
+#ifdef EMULATE_ASAN
+    const void *low;
+    size_t size;
+    __sanitizer_finish_switch_fiber(NULL, &low, &size);
+    if (!w->host.low) w->host.low = (char *)low, w->host.size = size;
+#endif
+    for (;;) {
+        const int i = w->current;
+        emulate_thread_index = &w->lanes[i].index;
+        w->job->thread();
+        w->warps[i / WARP].ended |= 1u << i % WARP;
+        w->live--;
+        const int next = next_lane(w);
+        fiber *to = &w->host;
+        if (next >= 0) {
+            w->current = next;
+            if (!w->lanes[next].stack) {
+                w->lanes[next].stack = self;
+                continue;
+            }
+            to = w->lanes[next].stack;
+        }
+        w->idle[w->idle_count++] = self;
+        w->running = to;
+        fiber_switch(self, to);
+    }
+}
+
+/* Arrives at a meeting of the lanes of `mask`. True for the last one, which then works for all and calls meet_end; for the
+   others it is over when this returns. */
+inline bool meet(worker *w, emulate_kind kind, unsigned mask, int line) {
+    const int i = w->current;
+    lane *t = &w->lanes[i];
+    warp *p = &w->warps[i / WARP];
+    const unsigned bit = 1u << i % WARP;
+    t->line = line;
+    t->mask = mask;
+    int m = 0;
+    while (m < p->meeting_count && p->meetings[m].mask != mask) m++;
+    if (m == p->meeting_count) {
+        if (!(mask & bit)) emulate_die("%s, line %d: the mask 0x%08x does not name the calling lane %d", kind_name(kind), line, mask, i % WARP);
+        if (mask & ~p->lanes) emulate_die("%s, line %d: the mask 0x%08x names lanes that the warp has not: it has 0x%08x", kind_name(kind), line, mask, p->lanes);
+        if (mask & p->ended) emulate_die("%s, line %d: of the mask 0x%08x, lanes 0x%08x have ended", kind_name(kind), line, mask, mask & p->ended);
+        p->meetings[p->meeting_count++] = {mask, 0, kind};
+    }
+    meeting *here = &p->meetings[m];
+    if (here->kind != kind) emulate_die("%s, line %d: other lanes of the mask 0x%08x are at %s", kind_name(kind), line, mask, kind_name(here->kind));
+    if (!(mask & bit)) emulate_die("%s, line %d: the mask 0x%08x does not name the calling lane %d", kind_name(kind), line, mask, i % WARP);
+    here->arrived |= bit;
+    if (here->arrived == mask) {
+        *here = p->meetings[--p->meeting_count];
+        return true;
+    }
+    t->waits = kind;
+    wait_turn(w);
+    return false;
+}
+
+inline void meet_end(worker *w, unsigned mask) {
+    const int i = w->current;
+    warp *p = &w->warps[i / WARP];
+    if (w->shuffled && !(random_next(&w->random) & 3)) {
+        p->ready |= mask;
+        shuffle_turns(w);
+        w->warp_now = choose(w, w->ready, w->turn_warp);
+        wait_turn(w);
+    } else p->ready |= mask & ~(1u << i % WARP);
+}
+
+worker::~worker() {
+    if (stack_memory) munmap(stack_memory, (stack_guard + stack_bytes) * THREADS);
+    guarded_free(&shared);
+}
+
+void block_start(worker *w, uint64_t number) {
+    const work *job = w->job;
+    const dim3 g = job->grid, b = job->block;
+    w->block.index = {(unsigned)(number % g.x), (unsigned)(number / g.x % g.y), (unsigned)(number / g.x / g.y)};
+    w->thread_count = w->live = (int)(b.x * b.y * b.z);
+    w->arrived = w->votes = w->barrier_count = 0;
+    w->ready = 0;
+    w->warp_now = 0;
+    w->backward = knobs.order == 1;
+    w->shuffled = knobs.order > 1;
+    w->turn_lane = w->turn_warp = 0;
+    w->random = knobs.order * 0x2545f4914f6cdd1du ^ number;
+    if (w->shuffled) shuffle_turns(w);
+    for (int i = 0; i < w->thread_count; i++) {
+        lane *t = &w->lanes[i];
+        t->stack = NULL;
+        t->waits = EMULATE_RUNS;
+        if (t->group) t->group = 0, t->copies.clear();
+    }
+    for (int i = 0; i * WARP < w->thread_count; i++) {
+        warp *p = &w->warps[i];
+        const int count = w->thread_count - i * WARP;
+        p->lanes = p->ready = count >= WARP ? ~0u : (1u << count) - 1;
+        p->ended = p->at_barrier = 0;
+        p->meeting_count = 0;
+        w->ready |= 1u << i;
+    }
+    w->warp_now = choose(w, w->ready, w->turn_warp);
+    if (w->shared.bytes) memset(w->shared.user, 0xff, w->shared.bytes);
+}
+
+void block_run(worker *w, uint64_t number) {
+    block_start(w, number);
+    w->current = next_lane(w);
+    fiber *first = fiber_take(w);
+    w->lanes[w->current].stack = first;
+    w->running = first;
+    fiber_switch(&w->host, first);
+    const ptrdiff_t overrun = w->shared.user ? guarded_overrun(w->shared) : 0;
+    if (overrun) {
+        const uint3 b = w->block.index;
+        fprintf(stderr, "emulate: %s, block (%u,%u,%u): wrote to byte %td of %zu of dynamic shared memory\n", w->job->name.c_str(), b.x, b.y, b.z, overrun,
+                w->shared.bytes);
+        die();
+    }
+}
+
+/* Threads are numbered x first; set once for all blocks of a grid. */
+void block_shape(worker *w) {
+    const dim3 b = w->job->block;
+    unsigned i = 0;
+    for (unsigned z = 0; z < b.z; z++)
+        for (unsigned y = 0; y < b.y; y++)
+            for (unsigned x = 0; x < b.x; x++) w->lanes[i++].index = {x, y, z};
+    w->block.size = b;
+    w->block.grid = w->job->grid;
+    if (w->shared.bytes != w->job->shared_bytes || !w->shared.user) {
+        guarded_free(&w->shared);
+        w->shared = guarded_make(w->job->shared_bytes);
+    }
+    w->block.shared = w->shared.user;
+}
+
+} // namespace
+
+void emulate_die(const char *format, ...) {
+    const worker *w = worker_now;
+    va_list arguments;
+    if (w) {
+        const uint3 b = w->block.index, t = w->lanes[w->current].index;
+        fprintf(stderr, "emulate: %s, block (%u,%u,%u), thread (%u,%u,%u): ", w->job->name.c_str(), b.x, b.y, b.z, t.x, t.y, t.z);
+    } else fprintf(stderr, "emulate: outside of a kernel: ");
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "\n");
+    die();
+}
+
+int emulate_barrier(bool value, int line) {
+    worker *w = worker_now;
+    const int i = w->current, parity = w->barrier_count & 1;
+    lane *t = &w->lanes[i];
+    t->line = line;
+    if (!w->arrived) w->barrier_line = line;
+    else if (w->barrier_line != line) emulate_die("a barrier of the block at line %d, while others wait at that of line %d", line, w->barrier_line);
+    w->votes += value;
+    w->warps[i / WARP].at_barrier |= 1u << i % WARP;
+    t->waits = EMULATE_BARRIER;
+    if (++w->arrived == w->thread_count) {
+        w->barrier_result[parity] = w->votes;
+        w->barrier_count++;
+        w->arrived = w->votes = 0;
+        for (int p = 0; p * WARP < w->thread_count; p++) {
+            w->warps[p].ready = w->warps[p].at_barrier;
+            w->warps[p].at_barrier = 0;
+            w->ready |= 1u << p;
+        }
+        if (w->shuffled) shuffle_turns(w);
+        w->warp_now = choose(w, w->ready, w->turn_warp);
+    }
+    wait_turn(w);
+    return w->barrier_result[parity];
+}
+
+/* ==== 5 warps: votes, shuffles, matrices, copies ================================================================ */
+
+int emulate_lane() { return worker_now->current % WARP; }
+
+unsigned emulate_vote(emulate_kind kind, unsigned mask, bool value, int line) {
+    worker *w = worker_now;
+    const int i = w->current, l = i % WARP;
+    warp *p = &w->warps[i / WARP];
+    p->value[l] = value;
+    if (meet(w, kind, mask, line)) {
+        uint64_t votes = 0;
+        for (int k = 0; k < WARP; k++)
+            if (mask >> k & 1) votes |= p->value[k] << k;
+        for (int k = 0; k < WARP; k++)
+            if (mask >> k & 1) p->result[k] = votes;
+        meet_end(w, mask);
+    }
+    return (unsigned)p->result[l];
+}
+
+uint64_t emulate_shuffle(unsigned mask, uint64_t value, int source, int line) {
+    worker *w = worker_now;
+    const int i = w->current, l = i % WARP;
+    warp *p = &w->warps[i / WARP];
+    p->value[l] = value;
+    p->source[l] = source;
+    if (meet(w, EMULATE_SHUFFLE, mask, line)) {
+        for (int k = 0; k < WARP; k++) {
+            if (!(mask >> k & 1)) continue;
+            const int s = p->source[k] & 31;
+            p->result[k] = mask >> s & 1 ? p->value[s] : ~(uint64_t)0;
+        }
+        meet_end(w, mask);
+    }
+    return p->result[l];
+}
+
+namespace {
+
+struct tiles { alignas(64) uint16_t a[16][16], b[16][8]; float d[16][8]; };
+
+inline float half_to_float(uint16_t bits) { return __half2float({bits}); }
+inline float bfloat_to_float(uint16_t bits) { return __bfloat162float({bits}); }
+
+template <float (*convert)(uint16_t)> void multiply(tiles *t, int depth) {
+    float a[16][16], b[16][8];
+    for (int i = 0; i < 16; i++)
+        for (int k = 0; k < depth; k++) a[i][k] = convert(t->a[i][k]);
+    for (int k = 0; k < depth; k++)
+        for (int j = 0; j < 8; j++) b[k][j] = convert(t->b[k][j]);
+    for (int i = 0; i < 16; i++)
+        for (int k = 0; k < depth; k++)
+            for (int j = 0; j < 8; j++) t->d[i][j] += a[i][k] * b[k][j];
+}
+
+void mma_of_warp(const warp *p, emulate_mma_kind kind) {
+    tiles t;
+    const int halves = kind == EMULATE_F16_K8 ? 1 : 2;
+    for (int l = 0; l < WARP; l++) {
+        const int g = l / 4, c = l % 4 * 2;
+        for (int h = 0; h < halves; h++) {
+            memcpy(&t.a[g][c + 8 * h], &p->a[l][2 * h], 4);
+            memcpy(&t.a[g + 8][c + 8 * h], &p->a[l][2 * h + 1], 4);
+            t.b[c + 8 * h][g] = (uint16_t)p->b[l][h];
+            t.b[c + 8 * h + 1][g] = (uint16_t)(p->b[l][h] >> 16);
+        }
+        memcpy(&t.d[g][c], p->d[l], 8);
+        memcpy(&t.d[g + 8][c], p->d[l] + 2, 8);
+    }
+    if (kind == EMULATE_BF16_K16) multiply<bfloat_to_float>(&t, 16);
+    else multiply<half_to_float>(&t, 8 * halves);
+    for (int l = 0; l < WARP; l++) {
+        const int g = l / 4, c = l % 4 * 2;
+        memcpy(p->d[l], &t.d[g][c], 8);
+        memcpy(p->d[l] + 2, &t.d[g + 8][c], 8);
+    }
+}
+
+} // namespace
+
+void emulate_mma(emulate_mma_kind kind, float *d, const uint32_t *a, const uint32_t *b, int line) {
+    worker *w = worker_now;
+    const int i = w->current, l = i % WARP;
+    warp *p = &w->warps[i / WARP];
+    p->d[l] = d;
+    p->a[l] = a;
+    p->b[l] = b;
+    p->value[l] = kind;
+    if (meet(w, EMULATE_MMA, ~0u, line)) {
+        for (int k = 0; k < WARP; k++)
+            if (p->value[k] != (uint64_t)kind) emulate_die("mma, line %d: lane %d is at one of another kind", line, k);
+        mma_of_warp(p, kind);
+        meet_end(w, ~0u);
+    }
+}
+
+void emulate_ldmatrix(uint32_t *r, const void *row, int matrices, bool transposed, int line) {
+    worker *w = worker_now;
+    const int i = w->current, l = i % WARP;
+    warp *p = &w->warps[i / WARP];
+    p->r[l] = r;
+    p->row[l] = (const unsigned char *)row;
+    p->value[l] = (uint64_t)(matrices * 2 + transposed);
+    if (l < 8 * matrices && ((uintptr_t)row & 15)) emulate_die("ldmatrix, line %d: the row's address is no multiple of 16", line);
+    if (!meet(w, EMULATE_LDMATRIX, ~0u, line)) return;
+    for (int k = 0; k < WARP; k++)
+        if (p->value[k] != p->value[l]) emulate_die("ldmatrix, line %d: lane %d is at one of another kind", line, k);
+    for (int m = 0; m < matrices; m++) {
+        uint16_t tile[8][8];
+        for (int k = 0; k < 8; k++) memcpy(tile[k], p->row[8 * m + k], 16);
+        for (int k = 0; k < WARP; k++) {
+            const int g = k / 4, c = k % 4 * 2;
+            p->r[k][m] = transposed ? tile[c][g] | (uint32_t)tile[c + 1][g] << 16 : tile[g][c] | (uint32_t)tile[g][c + 1] << 16;
+        }
+    }
+    meet_end(w, ~0u);
+}
+
+void emulate_copy_async(void *shared, const void *global, int bytes, bool valid, int line) {
+    worker *w = worker_now;
+    lane *t = &w->lanes[w->current];
+    if ((uintptr_t)shared % (unsigned)bytes) emulate_die("cp.async, line %d: the shared address is no multiple of %d", line, bytes);
+    if (valid && (uintptr_t)global % (unsigned)bytes) emulate_die("cp.async, line %d: the global address is no multiple of %d", line, bytes);
+    async_copy copy = {shared, bytes, t->group, {0}};
+    if (valid) memcpy(copy.data, global, (size_t)bytes);
+    memset(shared, 0xff, (size_t)bytes);
+    t->copies.push_back(copy);
+}
+
+void emulate_copy_commit() { worker_now->lanes[worker_now->current].group++; }
+
+void emulate_copy_wait(int pending) {
+    lane *t = &worker_now->lanes[worker_now->current];
+    size_t done = 0;
+    while (done < t->copies.size() && t->copies[done].group < t->group - pending) {
+        memcpy(t->copies[done].to, t->copies[done].data, (size_t)t->copies[done].bytes);
+        done++;
+    }
+    t->copies.erase(t->copies.begin(), t->copies.begin() + (ptrdiff_t)done);
+}
+
+/* ==== 6 a grid: workers =========================================================================================
+   The thread that launches runs blocks; others help where the grid is large and they are free. */
+
+namespace {
+
+struct grid {
+    const work *job;
+    uint64_t count, first, step;
+    std::atomic<uint64_t> next{0};
+    int helpers = 0;
+};
+
+struct helper_pool {
+    std::mutex lock;
+    std::condition_variable come, gone;
+    grid *now = NULL;
+    int threads = 0;
+};
+helper_pool *pool = new helper_pool; /* never freed: helpers outlive main */
+
+struct worker_owner {
+    worker *mine = NULL;
+    ~worker_owner() { delete mine; }
+};
+thread_local worker_owner owner;
+
+void grid_work(grid *g) {
+    if (!owner.mine) owner.mine = new worker;
+    worker *w = owner.mine;
+    uint64_t i = g->next++;
+    if (i >= g->count) return;
+    w->job = g->job;
+    w->host.low = NULL;
+    worker_now = w;
+    emulate_block_now = &w->block;
+    block_shape(w);
+    for (; i < g->count; i = g->next++) block_run(w, (uint64_t)(((unsigned __int128)i * g->step + g->first) % g->count));
+    worker_now = NULL;
+    emulate_block_now = NULL;
+    emulate_thread_index = NULL;
+}
+
+void helper_main() {
+    std::unique_lock<std::mutex> hold(pool->lock);
+    for (;;) {
+        pool->come.wait(hold, [] { return pool->now && pool->now->next < pool->now->count; });
+        grid *g = pool->now;
+        g->helpers++;
+        hold.unlock();
+        grid_work(g);
+        hold.lock();
+        if (!--g->helpers) pool->gone.notify_all();
+    }
+}
+
+/* In a forked child the helpers are not there. */
+void forked() { pool = new helper_pool; }
+
+uint64_t gcd(uint64_t a, uint64_t b) { return b ? gcd(b, a % b) : a; }
+
+void grid_run(const work &job) {
+    grid g;
+    g.job = &job;
+    g.count = (uint64_t)job.grid.x * job.grid.y * job.grid.z;
+    g.first = 0;
+    g.step = 1;
+    if (knobs.order == 1) g.first = g.count - 1, g.step = g.count - 1;
+    else if (knobs.order > 1 && g.count > 2) {
+        uint64_t random = knobs.order;
+        g.first = random_next(&random) % g.count;
+        do g.step = random_next(&random) % g.count;
+        while (gcd(g.step, g.count) != 1);
+    }
+    const int workers = knobs.workers ? knobs.workers : (int)std::thread::hardware_concurrency();
+    const bool large = g.count > 1 && (knobs.workers || g.count * job.block.x * job.block.y * job.block.z >= 4096);
+    bool shared = false;
+    if (large && workers > 1) {
+        std::lock_guard<std::mutex> hold(pool->lock);
+        static std::once_flag once;
+        std::call_once(once, [] { pthread_atfork(NULL, NULL, forked); });
+        if (!pool->now) {
+            shared = true;
+            pool->now = &g;
+            for (; pool->threads < workers - 1; pool->threads++) std::thread(helper_main).detach();
+            pool->come.notify_all();
+        }
+    }
+    grid_work(&g);
+    if (shared) {
+        std::unique_lock<std::mutex> hold(pool->lock);
+        pool->now = NULL;
+        pool->gone.wait(hold, [&g] { return !g.helpers; });
+    }
+}
+
+} // namespace
+
+/* ==== 7 the runtime: errors and devices ========================================================================= */
+
+namespace {
+
+std::recursive_mutex lock; /* of everything below */
+typedef std::lock_guard<std::recursive_mutex> locked;
+
+struct allocation { guarded memory; int device; /* -1: the host's */ };
+std::map<uintptr_t, allocation> allocations;
+size_t device_bytes[DEVICES + 1];
+
+typedef std::function<void()> operation;
+
+struct event_state {
+    emulate_stream *stream = NULL;
+    int64_t recorded = 0, reached = 0; /* how often */
+    std::chrono::steady_clock::time_point when;
+    emulate_graph *captured = NULL;
+};
+
+} // namespace
+
+struct emulate_stream {
+    int device;
+    unsigned flags;
+    std::deque<operation> queue;
+    emulate_graph *capture = NULL; /* being recorded */
+    bool origin = false;
+};
+struct emulate_event { int device; unsigned flags; std::shared_ptr<event_state> state; };
+struct emulate_graph {
+    std::vector<operation> operations;
+    emulate_stream *origin = NULL;
+    std::set<emulate_stream *> joined;
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+    std::thread::id owner;
+    bool invalid = false, recording = false;
+};
+struct emulate_graph_exec { std::vector<operation> operations; int device; };
+
+namespace {
+
+std::set<const void *> handles;
+emulate_stream legacy[DEVICES];
+std::set<emulate_stream *> streams;
+std::set<emulate_graph *> recordings;
+bool peer_access[DEVICES][DEVICES];
+std::map<const void *, int> dynamic_limits;
+
+thread_local cudaError_t last_error = cudaSuccess;
+thread_local int device_now = 0;
+
+cudaError_t leave(cudaError_t error) {
+    if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
+    return error;
+}
+
+bool capture_forbids() {
+    for (emulate_graph *g : recordings)
+        if (g->mode == cudaStreamCaptureModeGlobal || (g->mode == cudaStreamCaptureModeThreadLocal && g->owner == std::this_thread::get_id())) {
+            g->invalid = true;
+            return true;
+        }
+    return false;
+}
+
+/* At the start of each call: is there a reason for it to fail? */
+cudaError_t enter(cudaError_t injected = cudaErrorUnknown, bool waits = false) {
+    call_count++;
+    if (fail_after > 0 && --fail_after == 0) {
+        call_failed = true;
+        return injected;
+    }
+    if (knobs.device_count == -1) return cudaErrorInsufficientDriver;
+    if (knobs.device_count == -2) return cudaErrorInsufficientDriver;
+    if (knobs.device_count == 0) return cudaErrorNoDevice;
+    locked hold(lock);
+    if (waits && capture_forbids()) return cudaErrorStreamCaptureUnsupported;
+    return cudaSuccess;
+}
+#define ENTER(...) do { const cudaError_t entered = enter(__VA_ARGS__); if (entered != cudaSuccess) return leave(entered); } while (0)
+
+bool device_exists(int device) { return device >= 0 && device < knobs.device_count; }
+
+} // namespace
+
+const char *cudaGetErrorName(cudaError_t error) {
+    switch (error) {
+#define NAME(x) case x: return #x;
+    NAME(cudaSuccess) NAME(cudaErrorInvalidValue) NAME(cudaErrorMemoryAllocation) NAME(cudaErrorInitializationError)
+    NAME(cudaErrorInvalidConfiguration) NAME(cudaErrorInvalidPitchValue) NAME(cudaErrorInvalidSymbol)
+    NAME(cudaErrorInvalidDevicePointer) NAME(cudaErrorInvalidMemcpyDirection) NAME(cudaErrorInsufficientDriver)
+    NAME(cudaErrorInvalidDeviceFunction) NAME(cudaErrorNoDevice) NAME(cudaErrorInvalidDevice)
+    NAME(cudaErrorPeerAccessUnsupported) NAME(cudaErrorInvalidResourceHandle) NAME(cudaErrorNotReady)
+    NAME(cudaErrorIllegalAddress) NAME(cudaErrorLaunchOutOfResources) NAME(cudaErrorPeerAccessAlreadyEnabled)
+    NAME(cudaErrorPeerAccessNotEnabled) NAME(cudaErrorMisalignedAddress) NAME(cudaErrorLaunchFailure)
+    NAME(cudaErrorNotSupported) NAME(cudaErrorStreamCaptureUnsupported) NAME(cudaErrorStreamCaptureInvalidated)
+    NAME(cudaErrorStreamCaptureMerge) NAME(cudaErrorStreamCaptureUnmatched) NAME(cudaErrorStreamCaptureUnjoined)
+    NAME(cudaErrorStreamCaptureIsolation) NAME(cudaErrorStreamCaptureImplicit) NAME(cudaErrorCapturedEvent)
+    NAME(cudaErrorStreamCaptureWrongThread) NAME(cudaErrorUnknown)
+#undef NAME
+    }
+    return "unrecognized error code";
+}
+
+const char *cudaGetErrorString(cudaError_t error) {
+    switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle: return "invalid resource handle";
+    case cudaErrorNotReady: return "device not ready";
+    case cudaErrorLaunchFailure: return "unspecified launch failure";
+    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
+    case cudaErrorUnknown: return "unknown error";
+    default: return cudaGetErrorName(error);
+    }
+}
+
+cudaError_t cudaPeekAtLastError() { return last_error; }
+cudaError_t cudaGetLastError() {
+    const cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 0;
+    ENTER();
+    *count = knobs.device_count;
+    return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+    ENTER();
+    if (!device_exists(device)) return leave(cudaErrorInvalidDevice);
+    device_now = device;
+    return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int *device) {
+    ENTER();
+    *device = device_now;
+    return cudaSuccess;
+}
+
+namespace {
+
+size_t shared_most() { /* that a block may ask for */
+    const int capability = knobs.major * 10 + knobs.minor;
+    const int kib = capability < 75 ? 96 : capability < 80 ? 64 : capability == 80 || capability == 87 ? 163 : capability < 90 ? 99 : capability < 120 ? 227 : 99;
+    return (size_t)kib << 10;
+}
+size_t shared_per_multiprocessor() { return shared_most() + (knobs.major * 10 + knobs.minor < 80 ? 0 : 1024); }
+int threads_per_multiprocessor() {
+    const int capability = knobs.major * 10 + knobs.minor;
+    return capability == 75 ? 1024 : capability == 86 || capability == 89 || capability >= 120 ? 1536 : 2048;
+}
+
+} // namespace
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
+    ENTER();
+    if (!device_exists(device)) return leave(cudaErrorInvalidDevice);
+    *p = cudaDeviceProp();
+    snprintf(p->name, sizeof p->name, "Emulated GPU %d", device);
+    p->totalGlobalMem = knobs.memory;
+    p->sharedMemPerBlock = 48 << 10;
+    p->sharedMemPerBlockOptin = shared_most();
+    p->sharedMemPerMultiprocessor = shared_per_multiprocessor();
+    p->totalConstMem = 64 << 10;
+    p->memPitch = 0x7fffffff;
+    p->regsPerBlock = p->regsPerMultiprocessor = 65536;
+    p->warpSize = WARP;
+    p->maxThreadsPerBlock = p->maxThreadsDim[0] = p->maxThreadsDim[1] = THREADS;
+    p->maxThreadsDim[2] = 64;
+    p->maxGridSize[0] = 0x7fffffff;
+    p->maxGridSize[1] = p->maxGridSize[2] = 65535;
+    p->major = knobs.major;
+    p->minor = knobs.minor;
+    p->multiProcessorCount = 4;
+    p->maxThreadsPerMultiProcessor = threads_per_multiprocessor();
+    p->maxBlocksPerMultiProcessor = 16;
+    p->l2CacheSize = 4 << 20;
+    p->memoryBusWidth = 384;
+    p->asyncEngineCount = 2;
+    p->concurrentKernels = p->unifiedAddressing = p->canMapHostMemory = 1;
+    p->pciBusID = device + 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
+    ENTER();
+    if (!device_exists(device)) return leave(cudaErrorInvalidDevice);
+    switch (attribute) {
+    case cudaDevAttrMaxThreadsPerBlock: *value = THREADS; return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlock: *value = 48 << 10; return cudaSuccess;
+    case cudaDevAttrWarpSize: *value = WARP; return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount: *value = 4; return cudaSuccess;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = threads_per_multiprocessor(); return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor: *value = knobs.major; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor: *value = knobs.minor; return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = (int)shared_per_multiprocessor(); return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)shared_most(); return cudaSuccess;
+    }
+    return leave(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
+    ENTER();
+    locked hold(lock);
+    *total_bytes = knobs.memory;
+    *free_bytes = knobs.memory - (device_bytes[device_now] < knobs.memory ? device_bytes[device_now] : knobs.memory);
+    return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int *version) {
+    call_count++;
+    *version = knobs.device_count == -1 ? 0 : knobs.device_count == -2 ? 10020 : CUDART_VERSION;
+    return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int *version) {
+    call_count++;
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
+    ENTER();
+    if (!device_exists(device) || !device_exists(peer)) return leave(cudaErrorInvalidDevice);
+    *can = device != peer;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
+    ENTER();
+    if (!device_exists(peer) || peer == device_now) return leave(cudaErrorInvalidDevice);
+    if (flags) return leave(cudaErrorInvalidValue);
+    locked hold(lock);
+    if (peer_access[device_now][peer]) return leave(cudaErrorPeerAccessAlreadyEnabled);
+    peer_access[device_now][peer] = true;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceDisablePeerAccess(int peer) {
+    ENTER();
+    if (!device_exists(peer)) return leave(cudaErrorInvalidDevice);
+    locked hold(lock);
+    if (!peer_access[device_now][peer]) return leave(cudaErrorPeerAccessNotEnabled);
+    peer_access[device_now][peer] = false;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+    ENTER();
+    *least = 0;
+    *greatest = -5;
+    return cudaSuccess;
+}
+
+/* ==== 8 the runtime: memory ===================================================================================== */
+
+namespace {
+
+void check_allocation(const allocation &a) {
+    const ptrdiff_t overrun = guarded_overrun(a.memory);
+    if (!overrun) return;
+    fprintf(stderr, "emulate: wrote to byte %td of %zu of memory %p of %s %d\n", overrun, a.memory.bytes, (void *)a.memory.user, a.device < 0 ? "the host," : "device", a.device);
+    die();
+}
+
+/* The allocation that [p, p + bytes) begins in, or NULL; *whole: it also ends there. */
+const allocation *find(const void *p, size_t bytes, bool *whole) {
+    auto i = allocations.upper_bound((uintptr_t)p);
+    if (i == allocations.begin()) return NULL;
+    const allocation &a = (--i)->second;
+    const size_t offset = (uintptr_t)p - i->first;
+    if (offset >= a.memory.bytes) return NULL;
+    *whole = bytes <= a.memory.bytes - offset;
+    return &a;
+}
+
+cudaError_t allocate(void **memory, size_t bytes, int device) {
+    locked hold(lock);
+    *memory = NULL;
+    if (!bytes) return cudaSuccess;
+    size_t *used = &device_bytes[device < 0 ? (int)DEVICES : device];
+    const size_t rounded = (bytes + 511) & ~(size_t)511;
+    if (rounded < bytes || (device >= 0 && (*used > knobs.memory || rounded > knobs.memory - *used))) return cudaErrorMemoryAllocation;
+    const guarded g = guarded_make(bytes);
+    if (!g.user) return cudaErrorMemoryAllocation;
+    *used += rounded;
+    allocations[(uintptr_t)g.user] = {g, device};
+    *memory = g.user;
+    return cudaSuccess;
+}
+
+void drain_device(int device);
+
+cudaError_t release(void *memory, bool host) {
+    if (!memory) return cudaSuccess;
+    locked hold(lock);
+    auto i = allocations.find((uintptr_t)memory);
+    if (i == allocations.end() || (i->second.device < 0) != host) return cudaErrorInvalidValue;
+    for (int d = 0; d < DEVICES; d++) drain_device(d);
+    check_allocation(i->second);
+    device_bytes[host ? (int)DEVICES : i->second.device] -= (i->second.memory.bytes + 511) & ~(size_t)511;
+    guarded_free(&i->second.memory);
+    allocations.erase(i);
+    return cudaSuccess;
+}
+
+/* Does [p, p + bytes) lie where a copy of this kind has it? */
+bool good_side(const void *p, size_t bytes, bool device) {
+    bool whole = true;
+    const allocation *a = find(p, bytes, &whole);
+    return whole && (a && a->device >= 0) == device;
+}
+
+cudaError_t check_copy(const void *to, const void *from, size_t to_bytes, size_t from_bytes, cudaMemcpyKind kind) {
+    locked hold(lock);
+    bool whole = true;
+    if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) return cudaErrorInvalidMemcpyDirection;
+    if (kind == cudaMemcpyDefault) return (find(to, to_bytes, &whole), whole) && (find(from, from_bytes, &whole), whole) ? cudaSuccess : cudaErrorInvalidValue;
+    const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+    return good_side(to, to_bytes, to_device) && good_side(from, from_bytes, from_device) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+bool pageable(const void *p) {
+    bool whole;
+    locked hold(lock);
+    return !find(p, 1, &whole);
+}
+
+} // namespace
+
+cudaError_t cudaMalloc(void **memory, size_t bytes) {
+    *memory = NULL;
+    ENTER(cudaErrorMemoryAllocation, true);
+    return leave(allocate(memory, bytes, device_now));
+}
+cudaError_t cudaFree(void *memory) {
+    const cudaError_t entered = enter(cudaErrorUnknown, true), error = release(memory, false);
+    return leave(entered != cudaSuccess ? entered : error);
+}
+cudaError_t cudaMallocHost(void **memory, size_t bytes) {
+    *memory = NULL;
+    ENTER(cudaErrorMemoryAllocation, true);
+    return leave(allocate(memory, bytes, -1));
+}
+cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned) { return cudaMallocHost(memory, bytes); }
+cudaError_t cudaFreeHost(void *memory) {
+    const cudaError_t entered = enter(cudaErrorUnknown, true), error = release(memory, true);
+    return leave(entered != cudaSuccess ? entered : error);
+}
+
+/* ==== 9 the runtime: streams, events, graphs, launches ==========================================================
+   What is put onto a stream runs at once, unless the stream is recorded or the host is to be shown that it does not wait. */
+
+namespace {
+
+void check_all() {
+    locked hold(lock);
+    for (const auto &i : allocations) check_allocation(i.second);
+}
+
+bool run_one(emulate_stream *s) {
+    if (s->queue.empty()) return false;
+    const operation next = std::move(s->queue.front());
+    s->queue.pop_front();
+    next();
+    return true;
+}
+void drain(emulate_stream *s) { while (run_one(s)) {} }
+void drain_device(int device) {
+    for (emulate_stream *s : streams)
+        if (s->device == device) drain(s);
+}
+void drain_event(const std::shared_ptr<event_state> &e, int64_t target) {
+    while (e->reached < target && handles.count(e->stream) && run_one(e->stream)) {}
+}
+
+emulate_stream *stream_of(cudaStream_t stream) {
+    if (!stream) {
+        legacy[device_now].device = device_now;
+        return &legacy[device_now];
+    }
+    return handles.count(stream) ? stream : NULL;
+}
+
+cudaError_t submit(cudaStream_t handle, const operation &next) {
+    {
+        locked hold(lock);
+        emulate_stream *s = stream_of(handle);
+        if (!s) return cudaErrorInvalidResourceHandle;
+        if (s->capture) {
+            if (s->capture->invalid) return cudaErrorStreamCaptureInvalidated;
+            s->capture->operations.push_back(next);
+            return cudaSuccess;
+        }
+        if (!handle) {
+            for (emulate_stream *other : streams)
+                if (other->device == s->device && !(other->flags & cudaStreamNonBlocking)) {
+                    if (other->capture) {
+                        other->capture->invalid = true;
+                        return cudaErrorStreamCaptureImplicit;
+                    }
+                    drain(other);
+                }
+        } else if (knobs.lazy) {
+            s->queue.push_back(next);
+            return cudaSuccess;
+        }
+    }
+    next();
+    return cudaSuccess;
+}
+
+/* May the host wait for this stream? */
+cudaError_t waitable(emulate_stream *s) {
+    if (!s) return cudaErrorInvalidResourceHandle;
+    if (!s->capture) return cudaSuccess;
+    s->capture->invalid = true;
+    return cudaErrorStreamCaptureUnsupported;
+}
+
+cudaError_t copy_on(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+    if (!width || !height) return cudaSuccess;
+    if (to_pitch < width || from_pitch < width) return cudaErrorInvalidPitchValue;
+    const cudaError_t error = check_copy(to, from, to_pitch * (height - 1) + width, from_pitch * (height - 1) + width, kind);
+    if (error != cudaSuccess) return error;
+    if (pageable(from) && knobs.lazy) { /* such memory is read before the call returns */
+        std::vector<unsigned char> kept(width * height);
+        for (size_t y = 0; y < height; y++) memcpy(kept.data() + y * width, (const char *)from + y * from_pitch, width);
+        return submit(stream, [=]() { for (size_t y = 0; y < height; y++) memcpy((char *)to + y * to_pitch, kept.data() + y * width, width); });
+    }
+    const cudaError_t submitted = submit(stream, [=]() {
+        if (width == to_pitch && width == from_pitch) memmove(to, from, width * height);
+        else for (size_t y = 0; y < height; y++) memmove((char *)to + y * to_pitch, (const char *)from + y * from_pitch, width);
+    });
+    if (submitted == cudaSuccess && pageable(to) && knobs.lazy) { /* and written before it returns */
+        locked hold(lock);
+        emulate_stream *s = stream_of(stream);
+        if (!s->capture) drain(s);
+    }
+    return submitted;
+}
+
+cudaError_t set_on(void *memory, int value, size_t bytes, cudaStream_t stream) {
+    if (!bytes) return cudaSuccess;
+    {
+        locked hold(lock);
+        bool whole = true;
+        if (!find(memory, bytes, &whole) || !whole) return cudaErrorInvalidValue;
+    }
+    return submit(stream, [=]() { memset(memory, value, bytes); });
+}
+
+} // namespace
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) { return cudaMemcpy2D(to, bytes, from, bytes, bytes, 1, kind); }
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+    return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
+}
+cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height, cudaMemcpyKind kind) {
+    ENTER(cudaErrorUnknown, true);
+    return leave(copy_on(to, to_pitch, from, from_pitch, width, height, kind, 0));
+}
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+    ENTER();
+    return leave(copy_on(to, to_pitch, from, from_pitch, width, height, kind, stream));
+}
+cudaError_t cudaMemcpyPeer(void *to, int to_device, const void *from, int from_device, size_t bytes) { return cudaMemcpyPeerAsync(to, to_device, from, from_device, bytes, 0); }
+cudaError_t cudaMemcpyPeerAsync(void *to, int to_device, const void *from, int from_device, size_t bytes, cudaStream_t stream) {
+    ENTER();
+    if (!device_exists(to_device) || !device_exists(from_device)) return leave(cudaErrorInvalidDevice);
+    {
+        locked hold(lock);
+        bool whole;
+        const allocation *a = find(to, bytes, &whole), *b = find(from, bytes, &whole);
+        if (!a || !b || a->device != to_device || b->device != from_device) return leave(cudaErrorInvalidValue);
+    }
+    return leave(copy_on(to, bytes, from, bytes, bytes, 1, cudaMemcpyDeviceToDevice, stream));
+}
+cudaError_t cudaMemset(void *memory, int value, size_t bytes) {
+    ENTER();
+    return leave(set_on(memory, value, bytes, 0));
+}
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream) {
+    ENTER();
+    return leave(set_on(memory, value, bytes, stream));
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream) { return cudaStreamCreateWithFlags(stream, 0); }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int) { return cudaStreamCreateWithFlags(stream, flags); }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
+    *stream = NULL;
+    ENTER();
+    if (flags & ~1u) return leave(cudaErrorInvalidValue);
+    locked hold(lock);
+    *stream = new emulate_stream();
+    (*stream)->device = device_now;
+    (*stream)->flags = flags;
+    handles.insert(*stream);
+    streams.insert(*stream);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    const cudaError_t entered = enter();
+    locked hold(lock);
+    if (!stream || !handles.count(stream)) return leave(cudaErrorInvalidResourceHandle);
+    drain(stream);
+    if (stream->capture) stream->capture->invalid = true, stream->capture->joined.erase(stream);
+    streams.erase(stream);
+    handles.erase(stream);
+    delete stream;
+    return leave(entered);
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    ENTER();
+    locked hold(lock);
+    emulate_stream *s = stream_of(stream);
+    const cudaError_t error = waitable(s);
+    if (error != cudaSuccess) return leave(error);
+    drain(s);
+    check_all();
+    return cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+    ENTER();
+    locked hold(lock);
+    emulate_stream *s = stream_of(stream);
+    const cudaError_t error = waitable(s);
+    if (error != cudaSuccess) return leave(error);
+    run_one(s);
+    return s->queue.empty() ? cudaSuccess : cudaErrorNotReady;
+}
+cudaError_t cudaDeviceSynchronize() {
+    ENTER(cudaErrorUnknown, true);
+    locked hold(lock);
+    drain_device(device_now);
+    check_all();
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceReset() {
+    ENTER();
+    locked hold(lock);
+    drain_device(device_now);
+    for (auto i = allocations.begin(); i != allocations.end();) {
+        if (i->second.device == device_now) {
+            check_allocation(i->second);
+            guarded_free(&i->second.memory);
+            i = allocations.erase(i);
+        } else ++i;
+    }
+    device_bytes[device_now] = 0;
+    return cudaSuccess;
+}
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, void (*function)(void *), void *data) {
+    ENTER();
+    return leave(submit(stream, [=]() { function(data); }));
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *event) { return cudaEventCreateWithFlags(event, 0); }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
+    *event = NULL;
+    ENTER();
+    locked hold(lock);
+    *event = new emulate_event{device_now, flags, std::make_shared<event_state>()};
+    handles.insert(*event);
+    return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    const cudaError_t entered = enter();
+    locked hold(lock);
+    if (!event || !handles.count(event)) return leave(cudaErrorInvalidResourceHandle);
+    handles.erase(event);
+    delete event;
+    return leave(entered);
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    ENTER();
+    std::shared_ptr<event_state> e;
+    {
+        locked hold(lock);
+        emulate_stream *s = stream_of(stream);
+        if (!event || !handles.count(event) || !s || s->device != event->device) return leave(cudaErrorInvalidResourceHandle);
+        e = event->state;
+        e->captured = s->capture;
+        e->stream = s;
+        if (s->capture) return cudaSuccess;
+        e->recorded++;
+    }
+    const int64_t target = e->recorded;
+    return leave(submit(stream, [e, target]() {
+        e->reached = target;
+        e->when = std::chrono::steady_clock::now();
+    }));
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    ENTER();
+    locked hold(lock);
+    emulate_stream *s = stream_of(stream);
+    if (!event || !handles.count(event) || !s) return leave(cudaErrorInvalidResourceHandle);
+    std::shared_ptr<event_state> e = event->state;
+    if (e->captured) { /* what waits for recorded work is recorded too */
+        if (!recordings.count(e->captured)) return leave(cudaErrorCapturedEvent);
+        if (s->capture && s->capture != e->captured) return leave(cudaErrorStreamCaptureMerge);
+        if (!s->capture) {
+            s->capture = e->captured;
+            e->captured->joined.insert(s);
+        }
+        if (s != e->stream) e->captured->joined.erase(e->stream == s->capture->origin ? NULL : e->stream);
+        return cudaSuccess;
+    }
+    if (s->capture) return leave(cudaErrorStreamCaptureIsolation);
+    const int64_t target = e->recorded;
+    return leave(submit(stream, [e, target]() { drain_event(e, target); }));
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    ENTER();
+    locked hold(lock);
+    if (!event || !handles.count(event)) return leave(cudaErrorInvalidResourceHandle);
+    if (event->state->captured) return leave(cudaErrorCapturedEvent);
+    drain_event(event->state, event->state->recorded);
+    check_all();
+    return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+    ENTER();
+    locked hold(lock);
+    if (!event || !handles.count(event)) return leave(cudaErrorInvalidResourceHandle);
+    if (event->state->captured) return leave(cudaErrorCapturedEvent);
+    if (event->state->reached < event->state->recorded && handles.count(event->state->stream)) run_one(event->state->stream);
+    return event->state->reached < event->state->recorded ? cudaErrorNotReady : cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
+    ENTER();
+    locked hold(lock);
+    if (!handles.count(from) || !handles.count(to) || (from->flags | to->flags) & cudaEventDisableTiming || !from->state->recorded || !to->state->recorded)
+        return leave(cudaErrorInvalidResourceHandle);
+    if (from->state->reached < from->state->recorded || to->state->reached < to->state->recorded) return cudaErrorNotReady;
+    *milliseconds = std::chrono::duration<float, std::milli>(to->state->when - from->state->when).count();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+    ENTER();
+    locked hold(lock);
+    if (!stream) return leave(cudaErrorStreamCaptureUnsupported);
+    if (!handles.count(stream)) return leave(cudaErrorInvalidResourceHandle);
+    if (stream->capture) return leave(cudaErrorInvalidValue);
+    emulate_graph *g = new emulate_graph;
+    g->origin = stream;
+    g->mode = mode;
+    g->owner = std::this_thread::get_id();
+    stream->capture = g;
+    recordings.insert(g);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    *graph = NULL;
+    const cudaError_t entered = enter();
+    locked hold(lock);
+    if (!stream || !handles.count(stream)) return leave(cudaErrorInvalidResourceHandle);
+    emulate_graph *g = stream->capture;
+    if (!g) return leave(cudaErrorInvalidValue);
+    if (g->origin != stream) return leave(cudaErrorStreamCaptureUnmatched);
+    if (g->mode != cudaStreamCaptureModeRelaxed && g->owner != std::this_thread::get_id()) return leave(cudaErrorStreamCaptureWrongThread);
+    const cudaError_t error = entered != cudaSuccess ? entered : g->invalid ? cudaErrorStreamCaptureInvalidated : g->joined.empty() ? cudaSuccess : cudaErrorStreamCaptureUnjoined;
+    for (emulate_stream *s : streams)
+        if (s->capture == g) s->capture = NULL;
+    recordings.erase(g);
+    if (error != cudaSuccess) {
+        delete g;
+        return leave(error);
+    }
+    handles.insert(g);
+    *graph = g;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status) {
+    ENTER();
+    locked hold(lock);
+    emulate_stream *s = stream_of(stream);
+    if (!s) return leave(cudaErrorInvalidResourceHandle);
+    *status = !s->capture ? cudaStreamCaptureStatusNone : s->capture->invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    *exec = NULL;
+    ENTER();
+    locked hold(lock);
+    if (!graph || !handles.count(graph)) return leave(cudaErrorInvalidValue);
+    *exec = new emulate_graph_exec{graph->operations, device_now};
+    handles.insert(*exec);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags) { return cudaGraphInstantiateWithFlags(exec, graph, flags); }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    ENTER(cudaErrorLaunchFailure);
+    std::vector<operation> operations;
+    {
+        locked hold(lock);
+        if (!exec || !handles.count(exec)) return leave(cudaErrorInvalidValue);
+        operations = exec->operations;
+    }
+    return leave(submit(stream, [operations]() { for (const operation &o : operations) o(); }));
+}
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t) {
+    ENTER();
+    locked hold(lock);
+    return leave(exec && handles.count(exec) ? cudaSuccess : cudaErrorInvalidValue);
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+    const cudaError_t entered = enter();
+    locked hold(lock);
+    if (!exec || !handles.erase(exec)) return leave(cudaErrorInvalidValue);
+    delete exec;
+    return leave(entered);
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    const cudaError_t entered = enter();
+    locked hold(lock);
+    if (!graph || !handles.erase(graph)) return leave(cudaErrorInvalidValue);
+    delete graph;
+    return leave(entered);
+}
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, void *, size_t *count) {
+    ENTER();
+    locked hold(lock);
+    if (!graph || !handles.count(graph)) return leave(cudaErrorInvalidValue);
+    *count = graph->operations.size();
+    return cudaSuccess;
+}
+
+cudaError_t emulate_function_set(const void *function, cudaFuncAttribute attribute, int value) {
+    ENTER();
+    locked hold(lock);
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+    if (value < 0 || (size_t)value > shared_most()) return leave(cudaErrorInvalidValue);
+    dynamic_limits[function] = value;
+    return cudaSuccess;
+}
+
+namespace {
+
+size_t dynamic_limit(const void *kernel) {
+    locked hold(lock);
+    const auto i = dynamic_limits.find(kernel);
+    return i == dynamic_limits.end() || i->second < 48 << 10 ? (size_t)48 << 10 : (size_t)i->second;
+}
+
+cudaError_t check_launch(const work &w, cudaStream_t stream) {
+    const dim3 g = w.grid, b = w.block;
+    if (!g.x || !g.y || !g.z || !b.x || !b.y || !b.z) return cudaErrorInvalidConfiguration;
+    if (g.x > 0x7fffffff || g.y > 65535 || g.z > 65535) return cudaErrorInvalidConfiguration;
+    if (b.x > THREADS || b.y > THREADS || b.z > 64 || (uint64_t)b.x * b.y * b.z > THREADS) return cudaErrorInvalidConfiguration;
+    if (w.shared_bytes > dynamic_limit(w.kernel)) return cudaErrorInvalidValue;
+    locked hold(lock);
+    const emulate_stream *s = stream_of(stream);
+    return s && s->device == device_now ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
+
+} // namespace
+
+cudaError_t emulate_function_get(cudaFuncAttributes *attributes, const void *function) {
+    ENTER();
+    *attributes = {0, THREADS, 32, (int)dynamic_limit(function)};
+    return cudaSuccess;
+}
+cudaError_t emulate_occupancy(int *blocks, const void *function, int block, size_t shared_bytes) {
+    ENTER();
+    if (block < 1 || block > THREADS) return leave(cudaErrorInvalidValue);
+    const size_t reserved = shared_bytes + 1024;
+    int most = threads_per_multiprocessor() / ((block + WARP - 1) / WARP * WARP);
+    if ((size_t)most > shared_per_multiprocessor() / reserved) most = (int)(shared_per_multiprocessor() / reserved);
+    *blocks = shared_bytes > dynamic_limit(function) ? 0 : most > 16 ? 16 : most;
+    return cudaSuccess;
+}
+
+void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> thread) {
+    cudaError_t error = enter(cudaErrorLaunchFailure);
+    if (error == cudaSuccess) {
+        const std::shared_ptr<const work> w(new work{name, kernel, grid, block, shared_bytes, std::move(thread)});
+        error = check_launch(*w, stream);
+        if (error == cudaSuccess) error = submit(stream, [w]() {
+            launch_count++;
+            grid_run(*w);
+        });
+    }
+    leave(error);
+}
+
+/* ==== 10 knobs ================================================================================================== */
+
+void emulate_reset(void) {
+    knobs = settings();
+    fail_after = call_count = launch_count = 0;
+    call_failed = false;
+    cudaGetLastError();
+    locked hold(lock);
+    memset(peer_access, 0, sizeof peer_access);
+}
+void emulate_set_device_count(int count) { knobs.device_count = count > DEVICES ? (int)DEVICES : count; }
+void emulate_set_memory(size_t bytes) { knobs.memory = bytes; }
+void emulate_set_capability(int major, int minor) { knobs.major = major, knobs.minor = minor; }
+void emulate_set_order(uint64_t seed) { knobs.order = seed; }
+void emulate_set_workers(int count) { knobs.workers = count; }
+void emulate_set_lazy(int lazy) { knobs.lazy = lazy != 0; }
+void emulate_fail_after(int64_t n) { fail_after = n, call_failed = false; }
+int emulate_failed(void) { return call_failed; }
+int64_t emulate_launches(void) { return launch_count; }
+int64_t emulate_calls(void) { return call_count; }
+size_t emulate_allocated(int device) {
+    locked hold(lock);
+    return device_bytes[device < 0 ? (int)DEVICES : device];
+}
+int emulate_handles(void) {
+    locked hold(lock);
+    return (int)handles.size();
+}
+void emulate_check(void) { check_all(); }

@@ -1,0 +1,61 @@
+/* emulate.h - CUDA on the host, for tests: what a test may set and ask. Also for C.
+
+   kernels.cu is compiled as C++ with the headers of this folder in place of CUDA's, and linked with emulate.cpp:
+
+     g++ -std=c++17 -O2 -x c++ -Itests/emulate -I. -c kernels.cu -o build/kernels.o
+     g++ -std=c++17 -O2 -Itests/emulate -c tests/emulate/emulate.cpp -o build/emulate.o
+     g++ test.o build/kernels.o build/emulate.o -lpthread
+
+   Each CUDA thread is a fiber. Those of a block take turns: one runs until it has to wait for others. What a kernel does wrong
+   (a barrier that not all reach, lanes missing from a mask, a row that is not aligned, memory overrun) ends the program: "emulate: "
+   on stderr with kernel, block and thread, then abort(). What the host does wrong is an error code, as from CUDA.
+
+   MIT licence, see LICENSE. */
+#ifndef EMULATE_H
+#define EMULATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* All of the below as it was at the start. Memory stays allocated, handles stay valid. */
+void emulate_reset(void);
+
+/* Number of devices, 2 at first. 0: cudaErrorNoDevice, -1: no driver is installed, -2: the driver is too old. */
+void emulate_set_device_count(int count);
+/* Bytes that each device has, 2 GiB at first. */
+void emulate_set_memory(size_t bytes);
+/* Compute capability, 8.6 at first; it decides how much shared memory a block may have. */
+void emulate_set_capability(int major, int minor);
+
+/* In which order threads and blocks take turns. 0: forward, as at first; 1: backward; others are seeds of a shuffle that also
+   changes in between. A correct kernel gives the same bits in every order. */
+void emulate_set_order(uint64_t seed);
+/* OS threads that run blocks of a grid; 0: as many as there are cores, as at first. */
+void emulate_set_workers(int count);
+/* Work put onto a stream is only done when somebody waits for it, false at first. Finds hosts that do not wait. */
+void emulate_set_lazy(int lazy);
+
+/* The n-th call from now fails (1: the next), launches included; 0: none does. Calls that free or destroy do so all the same. */
+void emulate_fail_after(int64_t n);
+/* Did that call come? */
+int emulate_failed(void);
+
+/* Counts since the start or emulate_reset: kernels launched, calls of the runtime. */
+int64_t emulate_launches(void);
+int64_t emulate_calls(void);
+/* Bytes now allocated on a device, or pinned on the host: -1. */
+size_t emulate_allocated(int device);
+/* Number of streams, events, graphs that live. */
+int emulate_handles(void);
+
+/* Looks at the guard bands of all memory; an overrun ends the program. Synchronising and freeing do so too. */
+void emulate_check(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
