@@ -100,7 +100,7 @@ template <int pending> static __device__ __forceinline__ void d_copy_async_wait(
 }
 #endif /* __CUDACC__ */
 
-enum { K_WARP = 32, K_SCRATCH_BYTES = 32 << 20 };
+enum { K_WARP = 32, K_SCRATCH_BYTES = YG_SCRATCH_BYTES };
 
 /* Elements in memory, numbers in registers. */
 template <typename T> struct k_element;

@@ -10659,15 +10659,29 @@ static void op_maxpool_bwd(const ten *d_in, const ten *d_out, const ten *in, con
 }
 
 /* ==== 15 run_: executor =========================================================================================
-   run_weights are a graph's convolutions with batch norm folded in, packed for one instruction set; they are shared by
+   run_weights are a graph's convolutions with batch norm folded in, packed for one instruction set or one GPU; they are shared by
    any number of lanes and read-only but for run_weights_refresh, which runs alone. A lane is the memory of one forward pass at a time: one block of activations laid
    out by the plan of section 12, and one workspace that the operators use in turn. run_lane_shape plans another size
-   in the memory that is there when it suffices; run_forward never allocates. */
+   in the memory that is there when it suffices; run_forward never allocates.
+   On a GPU a lane's activations are there, in the type of its place and with pixels of whole vectors; input and heads are floats
+   in host memory as ever, copied there and back by run_forward. Each lane has a stream of its own. */
+
+typedef struct run_place { /* where a model computes */
+    int gpu;        /* -1 = CPU */
+    bool half;      /* fp16 on the GPU, else float */
+    yg_gpu *device; /* that GPU, opened; training passes work on its stream. NULL = CPU */
+} run_place;
+
+static const run_place run_cpu = {-1, false, NULL};
+
+typedef struct run_gpu_weights run_gpu_weights;
+typedef struct run_gpu_lane run_gpu_lane;
 
 typedef struct run_weights {
     const net *net;
     op_isa isa;
     op_conv *convolutions; /* an entry an operator; empty for others */
+    run_gpu_weights *gpu;  /* instead of those; NULL = CPU */
 } run_weights;
 
 typedef struct run_lane {
@@ -10678,7 +10692,323 @@ typedef struct run_lane {
     net_buffer *buffers;    /* net->buffers with this lane's sizes and places */
     float *activations; int64_t activation_floats;
     void *workspace; size_t workspace_bytes;
+    run_gpu_lane *gpu;      /* instead of those two; NULL = CPU */
 } run_lane;
+
+/* Replaces *block when it is smaller than wanted; the old contents are lost. On failure all is as it was. */
+static bool run_reserve(void *block, uint64_t have, uint64_t wanted) {
+    void *old, *larger;
+    if (wanted <= have) return true;
+    if (wanted > MEM_CAP || !(larger = mem_alloc((size_t)wanted))) return false;
+    memcpy(&old, block, sizeof old);
+    mem_free(old);
+    memcpy(block, &larger, sizeof larger);
+    return true;
+}
+
+/* ---- on a GPU ---- */
+
+enum { RUN_GPU_CHANNELS = 8 }; /* pixels are whole numbers of these: vectors of 16 bytes */
+
+/* Buffers as they lie on a device: pixels of whole vectors. */
+static void run_gpu_round(net_buffer *buffers, int count) {
+    for (int i = 0; i < count; i++) buffers[i].channels = (buffers[i].channels + RUN_GPU_CHANNELS - 1) / RUN_GPU_CHANNELS * RUN_GPU_CHANNELS;
+}
+
+#ifdef YOLO_NO_CUDA
+struct run_gpu_lane { float *host; size_t heads_at[NET_MAX_LEVELS]; };
+
+static bool run_gpu_device(run_place place, yg_device *device) {
+    (void)place;
+    (void)device;
+    return false;
+}
+
+static yolo_status run_gpu_weights_create(run_weights *weights, run_place place, yolo_error *error) {
+    (void)weights;
+    return err_set(error, YOLO_ERROR_UNSUPPORTED, "GPU %d: this program was built without CUDA", place.gpu);
+}
+static void run_gpu_weights_destroy(run_gpu_weights *gpu) { (void)gpu; }
+static yolo_status run_gpu_weights_refresh(run_weights *weights, const float *params, yolo_error *error) {
+    (void)params;
+    return run_gpu_weights_create(weights, run_cpu, error);
+}
+static yolo_status run_gpu_lane_create(run_lane *lane, yolo_error *error) {
+    (void)lane;
+    return run_gpu_weights_create(NULL, run_cpu, error);
+}
+static void run_gpu_lane_destroy(run_gpu_lane *gpu) { (void)gpu; }
+static yolo_status run_gpu_lane_shape(run_lane *lane, int64_t elements, yolo_error *error) {
+    (void)elements;
+    return run_gpu_lane_create(lane, error);
+}
+static yolo_status run_gpu_measure(const net *net, run_place place, int n, int h, int w, uint64_t *weights, uint64_t *lane, yolo_error *error) {
+    (void)net;
+    (void)n;
+    *weights = *lane = (uint64_t)h + (uint64_t)w;
+    return run_gpu_weights_create(NULL, place, error);
+}
+static void run_gpu_op(const run_lane *lane, int i) {
+    (void)lane;
+    (void)i;
+}
+static void run_gpu_forward(run_lane *lane) { (void)lane; }
+static yolo_status run_gpu_status(const run_lane *lane, yolo_error *error) {
+    (void)lane;
+    (void)error;
+    return YOLO_OK;
+}
+#else
+struct run_gpu_weights {
+    yg_gpu *gpu;           /* a stream for packing */
+    run_place place;
+    yg_type type;
+    yg_conv *convolutions; /* an entry an operator */
+    uint8_t *packed;       /* their weights and biases */
+    float *params, *scale; /* the parameter table; a factor a channel */
+};
+
+struct run_gpu_lane {
+    yg_gpu *gpu;
+    uint8_t *activations; size_t activation_bytes;
+    float *staged, *host; size_t staged_bytes; /* input, then heads: on the device and pinned */
+    size_t heads_at[NET_MAX_LEVELS];           /* floats before a level's head in both */
+};
+
+/* What a place's GPU is; false for the CPU. */
+static bool run_gpu_device(run_place place, yg_device *device) {
+    char reason[256];
+    return place.gpu >= 0 && yg_device_get(place.gpu, device, reason, sizeof reason) == 0;
+}
+
+/* Waits; the first failure of the device. */
+static yolo_status run_gpu_error(yg_gpu *gpu, yolo_error *error) {
+    char reason[256] = "";
+    const int code = yg_finish(gpu, reason, sizeof reason);
+    return code ? err_set(error, YOLO_ERROR_DEVICE, "%s", reason) : YOLO_OK;
+}
+
+static yolo_status run_gpu_open(yg_gpu **gpu, int index, yolo_error *error) {
+    char reason[256] = "";
+    return yg_open(gpu, index, reason, sizeof reason) ? err_set(error, YOLO_ERROR_DEVICE, "GPU %d: %s", index, reason) : YOLO_OK;
+}
+
+static size_t run_gpu_aligned(size_t bytes) { return (bytes + 255) & ~(size_t)255; }
+
+/* What a convolution of the graph is on the device, without its memory. */
+static yg_conv run_gpu_conv(const net *net, const net_op *op, yg_type type, net_activation activation) {
+    return (yg_conv){.in_channels = net->tensors[op->in].channels, .out_channels = net->tensors[op->out].channels, .kernel = op->kernel,
+                     .stride = op->stride, .padding = op->padding, .activation = (yg_activation)activation, .slope = (float)net->slope, .type = type};
+}
+
+/* The rows of a batch norm in a parameter table on the device. */
+static yg_norm_rows run_gpu_norm_rows(const net *net, int bn, float *params) {
+    const net_param *rows = &net->params[bn];
+    return (yg_norm_rows){params + rows[0].offset, params + rows[1].offset, params + rows[2].offset, params + rows[3].offset, params + rows[4].offset};
+}
+
+static void run_gpu_weights_destroy(run_gpu_weights *gpu) {
+    if (!gpu) return;
+    if (gpu->gpu) {
+        yg_free(gpu->gpu, gpu->packed);
+        yg_free(gpu->gpu, gpu->params);
+        yg_free(gpu->gpu, gpu->scale);
+    }
+    yg_close(gpu->gpu);
+    mem_free(gpu->convolutions);
+    mem_free(gpu);
+}
+
+/* Places the convolutions in `packed`, NULL = only counts; returns the bytes. */
+static size_t run_gpu_place(run_gpu_weights *gpu, const net *net, uint8_t *packed) {
+    size_t bytes = 0;
+    for (int i = 0; i < net->op_count; i++) {
+        const net_op *op = &net->ops[i];
+        yg_conv *conv = &gpu->convolutions[i];
+        if (op->kind != NET_CONV) continue;
+        *conv = run_gpu_conv(net, op, gpu->type, op->activation);
+        const size_t weight = run_gpu_aligned(yg_conv_bytes(conv));
+        if (packed) conv->weight = packed + bytes;
+        if (packed && (op->bn >= 0 || op->bias >= 0)) conv->bias = (float *)(packed + bytes + weight);
+        bytes += weight + run_gpu_aligned((size_t)conv->out_channels * sizeof(float));
+    }
+    return bytes;
+}
+
+static yolo_status run_gpu_weights_create(run_weights *weights, run_place place, yolo_error *error) {
+    const net *net = weights->net;
+    run_gpu_weights *gpu = weights->gpu = mem_array(1, sizeof *gpu);
+    if (!gpu) return err_memory(error, sizeof *gpu);
+    gpu->place = place;
+    gpu->type = place.half ? YG_F16 : YG_F32;
+    gpu->convolutions = mem_array((uint64_t)net->op_count, sizeof *gpu->convolutions);
+    if (!gpu->convolutions) return err_memory(error, (uint64_t)net->op_count * sizeof *gpu->convolutions);
+    yolo_status status = run_gpu_open(&gpu->gpu, place.gpu, error);
+    if (status != YOLO_OK) return status;
+    gpu->packed = yg_alloc(gpu->gpu, run_gpu_place(gpu, net, NULL));
+    gpu->params = yg_alloc(gpu->gpu, (size_t)net->param_elements * sizeof *gpu->params);
+    gpu->scale = yg_alloc(gpu->gpu, NET_MAX_CHANNELS * sizeof *gpu->scale);
+    if ((status = run_gpu_error(gpu->gpu, error)) == YOLO_OK) run_gpu_place(gpu, net, gpu->packed);
+    return status;
+}
+
+/* As run_measure, of the device's memory. */
+static yolo_status run_gpu_measure(const net *net, run_place place, int n, int h, int w, uint64_t *weights, uint64_t *lane, yolo_error *error) {
+    run_gpu_weights plan = {.type = place.half ? YG_F16 : YG_F32, .convolutions = mem_array((uint64_t)net->op_count, sizeof *plan.convolutions)};
+    net_buffer *buffers = mem_array((uint64_t)net->buffer_count, sizeof *buffers);
+    const yolo_status status = plan.convolutions && buffers ? YOLO_OK : err_memory(error, (uint64_t)net->op_count * sizeof *plan.convolutions);
+    if (status == YOLO_OK) {
+        memcpy(buffers, net->buffers, (size_t)net->buffer_count * sizeof *buffers);
+        run_gpu_round(buffers, net->buffer_count);
+        *weights = run_gpu_place(&plan, net, NULL) + (uint64_t)net->param_elements * sizeof(float);
+        *lane = (uint64_t)net_plan(buffers, net->plan_order, net->plan_count, n, h, w) * (plan.type == YG_F32 ? 4 : 2) + YG_SCRATCH_BYTES;
+        *lane += (uint64_t)n * (uint64_t)h * (uint64_t)w * 3 * sizeof(float);
+        for (int level = 0; level < net->level_count; level++) {
+            const net_tensor *head = &net->tensors[net->heads[level]];
+            *lane += (uint64_t)n * (uint64_t)buffers[head->buffer].h * (uint64_t)buffers[head->buffer].w * (uint64_t)head->channels * sizeof(float);
+        }
+    }
+    mem_free(plan.convolutions);
+    mem_free(buffers);
+    return status;
+}
+
+static yolo_status run_gpu_weights_refresh(run_weights *weights, const float *params, yolo_error *error) {
+    const net *net = weights->net;
+    run_gpu_weights *gpu = weights->gpu;
+    yg_upload(gpu->gpu, gpu->params, params, (size_t)net->param_elements * sizeof *params);
+    for (int i = 0; i < net->op_count; i++) {
+        const net_op *op = &net->ops[i];
+        const yg_conv *conv = &gpu->convolutions[i];
+        if (op->kind != NET_CONV) continue;
+        if (op->bn >= 0) {
+            const yg_norm_rows rows = run_gpu_norm_rows(net, op->bn, gpu->params);
+            yg_conv_fold(gpu->gpu, gpu->scale, conv->bias, &rows, conv->out_channels, net->bn_eps);
+        } else if (op->bias >= 0)
+            yg_copy(gpu->gpu, conv->bias, gpu->params + net->params[op->bias].offset, (size_t)conv->out_channels * sizeof(float));
+        yg_conv_pack(gpu->gpu, conv, gpu->params + net->params[op->weight].offset, op->bn >= 0 ? gpu->scale : NULL);
+    }
+    return run_gpu_error(gpu->gpu, error);
+}
+
+static void run_gpu_lane_destroy(run_gpu_lane *gpu) {
+    if (!gpu) return;
+    if (gpu->gpu) {
+        yg_free(gpu->gpu, gpu->activations);
+        yg_free(gpu->gpu, gpu->staged);
+        yg_host_free(gpu->gpu, gpu->host);
+    }
+    yg_close(gpu->gpu);
+    mem_free(gpu);
+}
+
+static yolo_status run_gpu_lane_create(run_lane *lane, yolo_error *error) {
+    lane->gpu = mem_array(1, sizeof *lane->gpu);
+    if (!lane->gpu) return err_memory(error, sizeof *lane->gpu);
+    run_gpu_round(lane->buffers, lane->net->buffer_count);
+    return run_gpu_open(&lane->gpu->gpu, lane->weights->gpu->place.gpu, error);
+}
+
+/* Device memory of at least `wanted` bytes; what was there is lost. */
+static void run_gpu_reserve(yg_gpu *gpu, uint8_t **block, size_t *have, size_t wanted) {
+    if (wanted <= *have) return;
+    yg_free(gpu, *block);
+    *block = yg_alloc(gpu, wanted);
+    *have = *block ? wanted : 0;
+}
+
+/* Makes room for the lane's size, whose plan takes `floats` elements. */
+static yolo_status run_gpu_lane_shape(run_lane *lane, int64_t elements, yolo_error *error) {
+    run_gpu_lane *gpu = lane->gpu;
+    const net *net = lane->net;
+    const size_t size = lane->weights->gpu->type == YG_F32 ? 4 : 2;
+    size_t floats = (size_t)lane->n * (size_t)lane->h * (size_t)lane->w * 3;
+    for (int level = 0; level < net->level_count; level++) {
+        const net_tensor *head = &net->tensors[net->heads[level]];
+        const net_buffer *buffer = &lane->buffers[head->buffer];
+        gpu->heads_at[level] = floats;
+        floats += (size_t)lane->n * (size_t)buffer->h * (size_t)buffer->w * (size_t)head->channels;
+    }
+    run_gpu_reserve(gpu->gpu, &gpu->activations, &gpu->activation_bytes, (size_t)elements * size);
+    if (floats * sizeof(float) > gpu->staged_bytes) {
+        yg_free(gpu->gpu, gpu->staged);
+        yg_host_free(gpu->gpu, gpu->host);
+        gpu->staged_bytes = floats * sizeof(float);
+        gpu->staged = yg_alloc(gpu->gpu, gpu->staged_bytes);
+        gpu->host = yg_host_alloc(gpu->gpu, gpu->staged_bytes);
+        if (!gpu->host) return err_memory(error, gpu->staged_bytes);
+    }
+    return run_gpu_error(gpu->gpu, error);
+}
+
+/* A tensor of the graph in a block of activations. */
+static yg_ten run_gpu_view(const net_buffer *buffers, uint8_t *block, const net_tensor *t, int n, yg_type type) {
+    const net_buffer *buffer = &buffers[t->buffer];
+    const size_t size = type == YG_F32 ? 4 : 2;
+    return (yg_ten){block + (size_t)(buffer->offset + t->channel) * size, n, buffer->h, buffer->w, t->channels, buffer->channels, type};
+}
+
+/* The input, with the zeros behind its channels. */
+static yg_ten run_gpu_input(const net_buffer *buffers, uint8_t *block, const net_tensor *t, int n, yg_type type) {
+    yg_ten view = run_gpu_view(buffers, block, t, n, type);
+    view.c = (int)view.pixel;
+    return view;
+}
+
+static void run_gpu_op(const run_lane *lane, int i) {
+    const net *net = lane->net;
+    const net_op *op = &net->ops[i];
+    const run_gpu_lane *gpu = lane->gpu;
+    const yg_type type = lane->weights->gpu->type;
+    const yg_ten out = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->out], lane->n, type);
+    yg_ten in = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->in], lane->n, type), residual = {0};
+    if (op->in == net->input) in = run_gpu_input(lane->buffers, gpu->activations, &net->tensors[op->in], lane->n, type);
+    if (op->residual >= 0) residual = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->residual], lane->n, type);
+    switch (op->kind) {
+    case NET_CONV: yg_conv_fwd(gpu->gpu, &out, &in, &lane->weights->gpu->convolutions[i], op->residual >= 0 ? &residual : NULL, NULL); break;
+    case NET_MAXPOOL: yg_maxpool_fwd(gpu->gpu, &out, &in, op->kernel, op->stride, op->padding); break;
+    case NET_UPSAMPLE: yg_upsample2_fwd(gpu->gpu, &out, &in); break;
+    case NET_COPY: yg_copy_fwd(gpu->gpu, &out, &in); break;
+    }
+}
+
+static void run_gpu_forward(run_lane *lane) {
+    const net *net = lane->net;
+    run_gpu_lane *gpu = lane->gpu;
+    const yg_type type = lane->weights->gpu->type;
+    const yg_ten input = run_gpu_input(lane->buffers, gpu->activations, &net->tensors[net->input], lane->n, type);
+    const size_t first = gpu->heads_at[0];
+    size_t end = first;
+    yg_upload(gpu->gpu, gpu->staged, gpu->host, first * sizeof(float));
+    yg_from_floats(gpu->gpu, &input, gpu->staged, 3);
+    for (int i = 0; i < net->op_count; i++) run_gpu_op(lane, i);
+    for (int level = 0; level < net->level_count; level++) {
+        const yg_ten head = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[net->heads[level]], lane->n, type);
+        yg_to_floats(gpu->gpu, gpu->staged + gpu->heads_at[level], &head);
+        end = gpu->heads_at[level] + (size_t)head.n * (size_t)head.h * (size_t)head.w * (size_t)head.c;
+    }
+    yg_download(gpu->gpu, gpu->host + first, gpu->staged + first, (end - first) * sizeof(float));
+    yg_finish(gpu->gpu, NULL, 0);
+}
+
+static yolo_status run_gpu_status(const run_lane *lane, yolo_error *error) { return run_gpu_error(lane->gpu->gpu, error); }
+#endif
+
+/* ---- on either ---- */
+
+/* Bytes free on a place's GPU; 0 when it does not tell. */
+static uint64_t run_place_free(run_place place) {
+    yg_device device;
+    return run_gpu_device(place, &device) ? device.memory_free : 0;
+}
+
+/* "GPU 0 (NVIDIA ...)", or "CPU". */
+static const char *run_place_text(run_place place, char *text, size_t size) {
+    yg_device device;
+    if (run_gpu_device(place, &device)) snprintf(text, size, "GPU %d (%.200s)", place.gpu, device.name);
+    else snprintf(text, size, "CPU");
+    return text;
+}
 
 /* weight (K,R,S,C) and bias (K) of a convolution with its batch norm folded in, computed in double precision. */
 static void run_fold(const net *net, const net_op *op, const float *params, float *weight, float *bias) {
@@ -10719,6 +11049,7 @@ static void run_weights_destroy(run_weights *weights) {
     if (!weights) return;
     for (int i = 0; weights->convolutions && i < weights->net->op_count; i++)
         if (weights->net->ops[i].kind == NET_CONV) op_conv_destroy(&weights->convolutions[i]);
+    run_gpu_weights_destroy(weights->gpu);
     mem_free(weights->convolutions);
     mem_free(weights);
 }
@@ -10727,6 +11058,7 @@ static void run_weights_destroy(run_weights *weights) {
    `params` is not needed afterwards. On failure nothing has changed. */
 static yolo_status run_weights_refresh(run_weights *weights, const float *params, thr_pool *pool, yolo_error *error) {
     const net *net = weights->net;
+    if (weights->gpu) return run_gpu_weights_refresh(weights, params, error);
     int64_t elements = 0, channels = 0;
     for (int i = 0; i < net->op_count; i++) {
         if (net->ops[i].kind != NET_CONV) continue;
@@ -10744,11 +11076,12 @@ static yolo_status run_weights_refresh(run_weights *weights, const float *params
 }
 
 /* `net` must outlive the result, `params` need not. */
-static yolo_status run_weights_create(run_weights **out, const net *net, const float *params, op_isa isa, yolo_error *error) {
+static yolo_status run_weights_create(run_weights **out, const net *net, const float *params, op_isa isa, run_place place, yolo_error *error) {
     yolo_status status = YOLO_OK;
     *out = mem_array(1, sizeof **out);
-    if (*out) **out = (run_weights){net, isa, mem_array((uint64_t)net->op_count, sizeof(op_conv))};
+    if (*out) **out = (run_weights){.net = net, .isa = isa, .convolutions = mem_array((uint64_t)net->op_count, sizeof(op_conv))};
     if (!*out || !(*out)->convolutions) status = err_memory(error, (uint64_t)net->op_count * sizeof(op_conv));
+    if (status == YOLO_OK && place.gpu >= 0) status = run_gpu_weights_create(*out, place, error);
     if (status == YOLO_OK) status = run_weights_refresh(*out, params, NULL, error);
     if (status != YOLO_OK) {
         run_weights_destroy(*out);
@@ -10770,17 +11103,6 @@ static size_t run_workspace(const run_lane *lane) {
     return most;
 }
 
-/* Replaces *block when it is smaller than wanted; the old contents are lost. On failure all is as it was. */
-static bool run_reserve(void *block, uint64_t have, uint64_t wanted) {
-    void *old, *larger;
-    if (wanted <= have) return true;
-    if (wanted > MEM_CAP || !(larger = mem_alloc((size_t)wanted))) return false;
-    memcpy(&old, block, sizeof old);
-    mem_free(old);
-    memcpy(block, &larger, sizeof larger);
-    return true;
-}
-
 /* Plans the lane for another input size; allocates only when it is larger than any before. On error the lane keeps
    its size. The contents of input and heads are lost. */
 static yolo_status run_lane_shape(run_lane *lane, int n, int h, int w, yolo_error *error) {
@@ -10792,6 +11114,10 @@ static yolo_status run_lane_shape(run_lane *lane, int n, int h, int w, yolo_erro
     lane->n = n;
     lane->h = h;
     lane->w = w;
+    if (lane->gpu) {
+        if ((status = run_gpu_lane_shape(lane, floats, error)) != YOLO_OK) lane->n = 0; /* nothing is planned */
+        return status;
+    }
     size_t bytes = run_workspace(lane);
     if (run_reserve(&lane->activations, (uint64_t)lane->activation_floats * 4, (uint64_t)floats * 4)) {
         lane->activation_floats = YOLO_MAX(lane->activation_floats, floats);
@@ -10809,6 +11135,7 @@ static yolo_status run_lane_shape(run_lane *lane, int n, int h, int w, yolo_erro
 
 static void run_lane_destroy(run_lane *lane) {
     if (!lane) return;
+    run_gpu_lane_destroy(lane->gpu);
     mem_free(lane->buffers);
     mem_free(lane->activations);
     mem_free(lane->workspace);
@@ -10828,7 +11155,8 @@ static yolo_status run_lane_create(run_lane **out, const run_weights *weights, c
     if (!(*out)->buffers) status = err_memory(error, (uint64_t)net->buffer_count * sizeof *net->buffers);
     else {
         memcpy((*out)->buffers, net->buffers, (size_t)net->buffer_count * sizeof *net->buffers);
-        status = run_lane_shape(*out, n, h, w, error);
+        if (weights->gpu) status = run_gpu_lane_create(*out, error);
+        if (status == YOLO_OK) status = run_lane_shape(*out, n, h, w, error);
     }
     if (status != YOLO_OK) {
         run_lane_destroy(*out);
@@ -10838,10 +11166,11 @@ static yolo_status run_lane_create(run_lane **out, const run_weights *weights, c
 }
 
 /* Bytes that weights and a lane without threads for n,h,w will take, without taking them. */
-static yolo_status run_measure(const net *net, op_isa isa, int n, int h, int w, uint64_t *weights, uint64_t *lane, yolo_error *error) {
+static yolo_status run_measure(const net *net, op_isa isa, run_place place, int n, int h, int w, uint64_t *weights, uint64_t *lane, yolo_error *error) {
     yolo_status status = net_check_size(net, n, h, w, error);
     if (status != YOLO_OK) return status;
-    const run_weights plan = {net, isa, mem_array((uint64_t)net->op_count, sizeof(op_conv))};
+    if (place.device) return run_gpu_measure(net, place, n, h, w, weights, lane, error);
+    const run_weights plan = {.net = net, .isa = isa, .convolutions = mem_array((uint64_t)net->op_count, sizeof(op_conv))};
     run_lane probe = {.weights = &plan, .net = net, .n = n, .h = h, .w = w, .buffers = mem_array((uint64_t)net->buffer_count, sizeof *net->buffers)};
     *weights = *lane = 0;
     if (!plan.convolutions || !probe.buffers) status = err_memory(error, (uint64_t)net->op_count * sizeof(op_conv));
@@ -10865,14 +11194,21 @@ static yolo_status run_measure(const net *net, op_isa isa, int n, int h, int w, 
 static ten run_view(const run_lane *lane, int tensor) {
     const net_tensor *t = &lane->net->tensors[tensor];
     const net_buffer *buffer = &lane->buffers[t->buffer];
-    return (ten){lane->activations + buffer->offset + t->channel, lane->n, buffer->h, buffer->w, t->channels, buffer->channels};
+    float *data = lane->activations ? lane->activations + buffer->offset + t->channel : NULL; /* NULL on a GPU */
+    return (ten){data, lane->n, buffer->h, buffer->w, t->channels, buffer->channels};
 }
 
 /* (n,h,w,3), to be filled before run_forward, which leaves it as it is. */
-static float *run_lane_input(run_lane *lane) { return run_view(lane, lane->net->input).data; }
+static float *run_lane_input(run_lane *lane) { return lane->gpu ? lane->gpu->host : run_view(lane, lane->net->input).data; }
 
 /* (n,h,w,4*16+classes) of a detection level: raw logits of the last run_forward. */
-static ten run_lane_head(const run_lane *lane, int level) { return run_view(lane, lane->net->heads[level]); }
+static ten run_lane_head(const run_lane *lane, int level) {
+    ten head = run_view(lane, lane->net->heads[level]);
+    if (!lane->gpu) return head;
+    head.data = lane->gpu->host + lane->gpu->heads_at[level];
+    head.pixel = head.c;
+    return head;
+}
 
 static void run_op(const run_lane *lane, int i) {
     const net_op *op = &lane->net->ops[i];
@@ -10888,15 +11224,23 @@ static void run_op(const run_lane *lane, int i) {
     }
 }
 
+/* On a GPU it may fail: run_status tells. */
 static void run_forward(run_lane *lane) {
-    for (int i = 0; i < lane->net->op_count; i++) run_op(lane, i);
+    if (lane->gpu) run_gpu_forward(lane);
+    for (int i = 0; i < lane->net->op_count && !lane->gpu; i++) run_op(lane, i);
 }
+
+static yolo_status run_status(const run_lane *lane, yolo_error *error) { return lane->gpu ? run_gpu_status(lane, error) : YOLO_OK; }
 
 /* As run_forward, with the milliseconds of each operator. */
 static void run_forward_timed(run_lane *lane, double *ms_per_op) {
     for (int i = 0; i < lane->net->op_count; i++) {
         double start = os_clock();
-        run_op(lane, i);
+        if (!lane->gpu) run_op(lane, i);
+        else {
+            run_gpu_op(lane, i);
+            run_gpu_status(lane, NULL);
+        }
         ms_per_op[i] = (os_clock() - start) * 1000;
     }
 }
@@ -10909,6 +11253,7 @@ struct yolo_model {
     run_lane *lane;         /* NULL until the first prediction */
     op_isa isa;
     int threads;
+    run_place place;
 };
 
 /* ==== 16 grad_: training pass ======================================================================================
@@ -10925,7 +11270,10 @@ struct yolo_model {
       first is decided once; where only some of an operator's channels have a gradient by then, the others are zeroed.
    4. An operator takes part in the backward when it or something before it learns and a gradient reaches it.
    5. A frozen layer uses its running statistics, leaves them as they are, and its rows get no gradient.
-   6. Weights are packed just before they are used, one operator's at a time in the same memory. */
+   6. Weights are packed just before they are used, one operator's at a time in the same memory; on a GPU all of them
+      after each step, because there they are packed for the backward too and are read in any order.
+   7. On a GPU the same plan holds, with activations and their gradients in the type of its place; parameters and their
+      gradients are floats there as well. Its calls only put work onto the stream: grad_gpu_error waits for it. */
 
 typedef enum grad_write { GRAD_NONE, GRAD_SET, GRAD_ADD } grad_write; /* how an operator hands a gradient on */
 
@@ -10942,6 +11290,8 @@ typedef struct grad_op {
 } grad_op;
 
 typedef struct grad_memory { uint64_t activations, gradients, weights, workspace; } grad_memory; /* bytes */
+
+typedef struct grad_gpu grad_gpu;
 
 typedef struct grad_pass {
     const net *net;
@@ -10965,6 +11315,9 @@ typedef struct grad_pass {
     int64_t norm_floats, packed_bias, packed_floats;
     void *workspace; size_t workspace_bytes, norm_at;
     grad_memory memory;
+    run_place place;
+    int element;         /* bytes of an activation */
+    grad_gpu *gpu;       /* instead of block, norms, packed and workspace; NULL = CPU, or not made yet */
 } grad_pass;
 
 enum { GRAD_CACHE = 6 << 20 }; /* bytes of input and output of a convolution that are worked on at once */
@@ -11086,6 +11439,7 @@ static void grad_plan_buffers(grad_pass *pass) {
         b->first_op = INT_MAX;
         b->last_op = -1;
     }
+    if (pass->place.device) run_gpu_round(pass->buffers, pass->buffer_count);
     for (int i = 0; i < net->op_count; i++) grad_plan_lives(pass, i);
     grad_live(pass, net->tensors[net->input].buffer, 0);
     for (int j = 0; j < net->level_count; j++) {
@@ -11177,6 +11531,232 @@ static size_t grad_workspace(grad_pass *pass) {
     return pass->norm_at + norm;
 }
 
+/* ---- on a GPU ---- */
+
+#ifdef YOLO_NO_CUDA
+static void grad_gpu_measure(grad_pass *pass) { (void)pass; }
+static bool grad_gpu_reserve(grad_pass *pass) { return !pass; }
+static void grad_gpu_destroy(grad_pass *pass) { (void)pass; }
+static yolo_status grad_gpu_create(grad_pass *pass, yolo_error *error) {
+    return err_set(error, YOLO_ERROR_UNSUPPORTED, "GPU %d: this program was built without CUDA", pass->place.gpu);
+}
+#else
+struct grad_gpu {
+    yg_gpu *gpu;                                /* the place's */
+    yg_type type;
+    uint8_t *block; size_t block_bytes;         /* activations and their gradients */
+    float *params, *gradients;                  /* tables */
+    yg_conv *convolutions; uint8_t *packed;     /* an entry an operator; their weights for forward and backward */
+    yg_norm *norms; float *norm_arrays;         /* an entry an operator */
+    uint8_t *workspace; size_t workspace_bytes; /* moments of a forward or what a weight gradient needs */
+};
+
+static yg_type grad_gpu_type(const grad_pass *pass) { return pass->element == 2 ? YG_F16 : YG_F32; }
+
+/* Places of the packed weights, in `packed` where it is not NULL; returns the bytes. */
+static size_t grad_gpu_place(const grad_pass *pass, yg_conv *convolutions, uint8_t *packed) {
+    const net *net = pass->net;
+    size_t bytes = 0;
+    for (int i = 0; i < net->op_count; i++) {
+        const net_op *op = &net->ops[i];
+        if (op->kind != NET_CONV) continue;
+        yg_conv conv = run_gpu_conv(net, op, grad_gpu_type(pass), NET_LINEAR);
+        conv.weight = packed ? packed + bytes : NULL;
+        bytes += run_gpu_aligned(yg_conv_bytes(&conv));
+        if (pass->ops[i].in) {
+            conv.turned = packed ? packed + bytes : NULL;
+            bytes += run_gpu_aligned(yg_turned_bytes(&conv));
+        }
+        if (convolutions && op->bias >= 0) conv.bias = pass->gpu->params + net->params[op->bias].offset;
+        if (convolutions) convolutions[i] = conv;
+    }
+    return bytes;
+}
+
+static yg_ten grad_gpu_view(const grad_pass *pass, net_tensor t) {
+    return run_gpu_view(pass->buffers, pass->gpu ? pass->gpu->block : NULL, &t, pass->n, grad_gpu_type(pass));
+}
+
+static yg_ten grad_gpu_activation(const grad_pass *pass, int tensor) { return grad_gpu_view(pass, pass->net->tensors[tensor]); }
+
+static yg_ten grad_gpu_gradient(const grad_pass *pass, int tensor) {
+    net_tensor t = pass->net->tensors[tensor];
+    t.buffer += pass->net->buffer_count;
+    return grad_gpu_view(pass, t);
+}
+
+/* An operator's input; the network's with the zeros behind its channels. */
+static yg_ten grad_gpu_in(const grad_pass *pass, int i) {
+    yg_ten in = grad_gpu_activation(pass, pass->net->ops[i].in);
+    if (pass->net->ops[i].in == pass->net->input) in.c = (int)in.pixel;
+    return in;
+}
+
+/* memory.weights and memory.workspace. */
+static void grad_gpu_measure(grad_pass *pass) {
+    const net *net = pass->net;
+    size_t most = 0, norms = 0;
+    for (int i = 0; i < net->op_count; i++) {
+        const net_op *op = &net->ops[i];
+        if (op->kind != NET_CONV) continue;
+        const yg_conv conv = run_gpu_conv(net, op, grad_gpu_type(pass), NET_LINEAR);
+        const yg_ten in = grad_gpu_in(pass, i), out = grad_gpu_view(pass, pass->ops[i].z);
+        if (op->bn >= 0) norms += YG_NORM_ARRAYS * run_gpu_aligned((size_t)out.c * sizeof(float));
+        if (op->bn >= 0) most = YOLO_MAX(most, yg_moment_floats(&out) * sizeof(float));
+        if (pass->ops[i].learns) most = YOLO_MAX(most, yg_wgrad_bytes(pass->place.device, &out, &in, &conv));
+    }
+    pass->memory.weights = grad_gpu_place(pass, NULL, NULL) + norms;
+    pass->memory.workspace = most;
+}
+
+static bool grad_gpu_reserve(grad_pass *pass) {
+    grad_gpu *gpu = pass->gpu;
+    run_gpu_reserve(gpu->gpu, &gpu->block, &gpu->block_bytes, (size_t)(pass->memory.activations + pass->memory.gradients));
+    run_gpu_reserve(gpu->gpu, &gpu->workspace, &gpu->workspace_bytes, (size_t)pass->memory.workspace);
+    return yg_finish(gpu->gpu, NULL, 0) == 0;
+}
+
+static void grad_gpu_destroy(grad_pass *pass) {
+    grad_gpu *gpu = pass->gpu;
+    if (!gpu) return;
+    void *const blocks[] = {gpu->block, gpu->params, gpu->gradients, gpu->packed, gpu->norm_arrays, gpu->workspace};
+    for (int i = 0; i < YOLO_COUNT(blocks); i++) yg_free(gpu->gpu, blocks[i]);
+    mem_free(gpu->convolutions);
+    mem_free(gpu->norms);
+    mem_free(gpu);
+}
+
+/* Waits; the first failure of the device. */
+static yolo_status grad_gpu_error(const grad_pass *pass, yolo_error *error) { return run_gpu_error(pass->gpu->gpu, error); }
+
+/* Gives the batch norms their arrays. */
+static void grad_gpu_place_norms(grad_pass *pass) {
+    const net *net = pass->net;
+    float *next = pass->gpu->norm_arrays;
+    for (int i = 0; i < net->op_count && next; i++) {
+        const net_op *op = &net->ops[i];
+        yg_norm *norm = &pass->gpu->norms[i];
+        if (op->bn < 0) continue;
+        *norm = (yg_norm){.channels = net->tensors[op->out].channels, .activation = (yg_activation)op->activation, .slope = (float)net->slope};
+        float **const arrays[YG_NORM_ARRAYS] = {&norm->mean, &norm->inverse, &norm->scale, &norm->shift, &norm->d_shift, &norm->d_mean};
+        for (int j = 0; j < YG_NORM_ARRAYS; j++, next += run_gpu_aligned((size_t)norm->channels * sizeof(float)) / sizeof(float)) *arrays[j] = next;
+    }
+}
+
+static yolo_status grad_gpu_create(grad_pass *pass, yolo_error *error) {
+    const net *net = pass->net;
+    const size_t table = (size_t)net->param_elements * sizeof(float), packed = grad_gpu_place(pass, NULL, NULL);
+    grad_gpu *gpu = pass->gpu = mem_array(1, sizeof *gpu);
+    if (!gpu) return err_memory(error, sizeof *gpu);
+    gpu->gpu = pass->place.device;
+    gpu->type = grad_gpu_type(pass);
+    gpu->convolutions = mem_array((uint64_t)net->op_count, sizeof *gpu->convolutions);
+    gpu->norms = mem_array((uint64_t)net->op_count, sizeof *gpu->norms);
+    if (!gpu->convolutions || !gpu->norms) return err_memory(error, (uint64_t)net->op_count * sizeof *gpu->convolutions);
+    gpu->params = yg_alloc(gpu->gpu, table);
+    gpu->gradients = yg_alloc(gpu->gpu, table);
+    gpu->packed = yg_alloc(gpu->gpu, packed);
+    gpu->norm_arrays = yg_alloc(gpu->gpu, (size_t)pass->memory.weights - packed);
+    yg_clear(gpu->gpu, gpu->gradients, table);
+    grad_gpu_place(pass, gpu->convolutions, gpu->packed);
+    grad_gpu_place_norms(pass);
+    grad_gpu_reserve(pass);
+    return grad_gpu_error(pass, error);
+}
+
+/* After the parameters on the device have changed. */
+static void grad_gpu_pack(const grad_pass *pass) {
+    const net *net = pass->net;
+    const grad_gpu *gpu = pass->gpu;
+    for (int i = 0; i < net->op_count; i++) {
+        if (net->ops[i].kind != NET_CONV) continue;
+        const float *weight = gpu->params + net->params[net->ops[i].weight].offset;
+        yg_conv_pack(gpu->gpu, &gpu->convolutions[i], weight, NULL);
+        if (pass->ops[i].in) yg_conv_pack_turned(gpu->gpu, &gpu->convolutions[i], weight);
+    }
+}
+
+static void grad_gpu_forward_conv(const grad_pass *pass, int i) {
+    const net *net = pass->net;
+    const net_op *op = &net->ops[i];
+    const grad_gpu *gpu = pass->gpu;
+    const yg_ten in = grad_gpu_in(pass, i), out = grad_gpu_activation(pass, op->out), z = grad_gpu_view(pass, pass->ops[i].z);
+    const bool frozen = pass->frozen[op->layer];
+    yg_ten residual = {0};
+    if (op->residual >= 0) residual = grad_gpu_activation(pass, op->residual);
+    float *moments = op->bn >= 0 && !frozen ? (float *)gpu->workspace : NULL;
+    yg_conv_fwd(gpu->gpu, &z, &in, &gpu->convolutions[i], op->bn < 0 && op->residual >= 0 ? &residual : NULL, moments);
+    if (op->bn < 0) return;
+    const yg_norm_rows rows = run_gpu_norm_rows(net, op->bn, gpu->params);
+    if (frozen) yg_norm_frozen(gpu->gpu, &gpu->norms[i], &rows, net->bn_eps);
+    else yg_norm_measure(gpu->gpu, &gpu->norms[i], &rows, &z, moments, net->bn_eps, net->bn_momentum);
+    yg_norm_fwd(gpu->gpu, &out, &z, &gpu->norms[i], op->residual >= 0 ? &residual : NULL);
+}
+
+/* From the input, which yg_pixels or yg_from_floats has written to grad_gpu_in(pass, 0), to the heads. */
+static void grad_gpu_forward(const grad_pass *pass) {
+    for (int i = 0; i < pass->net->op_count; i++) {
+        const net_op *op = &pass->net->ops[i];
+        const yg_ten in = grad_gpu_activation(pass, op->in), out = grad_gpu_activation(pass, op->out);
+        switch (op->kind) {
+        case NET_CONV: grad_gpu_forward_conv(pass, i); break;
+        case NET_MAXPOOL: yg_maxpool_fwd(pass->gpu->gpu, &out, &in, op->kernel, op->stride, op->padding); break;
+        case NET_UPSAMPLE: yg_upsample2_fwd(pass->gpu->gpu, &out, &in); break;
+        case NET_COPY: yg_copy_fwd(pass->gpu->gpu, &out, &in); break;
+        }
+    }
+}
+
+static void grad_gpu_backward_conv(const grad_pass *pass, int i) {
+    const net *net = pass->net;
+    const net_op *op = &net->ops[i];
+    const grad_op *g = &pass->ops[i];
+    const grad_gpu *gpu = pass->gpu;
+    const yg_ten in = grad_gpu_in(pass, i), d = grad_gpu_gradient(pass, op->out), z = grad_gpu_view(pass, g->z);
+    yg_ten d_residual = {0};
+    if (g->residual) d_residual = grad_gpu_gradient(pass, op->residual);
+    if (op->bn >= 0 && g->learns)
+        yg_norm_sums(gpu->gpu, &gpu->norms[i], gpu->gradients + net->params[op->bn].offset, gpu->gradients + net->params[op->bn + 1].offset, &d, &z);
+    if (op->bn >= 0) yg_norm_bwd(gpu->gpu, &d, g->residual ? &d_residual : NULL, g->residual == GRAD_ADD, &z, &gpu->norms[i]);
+    else if (g->residual) yg_copy_bwd(gpu->gpu, &d_residual, &d, g->residual == GRAD_ADD);
+    if (g->learns)
+        yg_conv_wgrad(gpu->gpu, gpu->gradients + net->params[op->weight].offset, op->bias < 0 ? NULL : gpu->gradients + net->params[op->bias].offset,
+                      &d, &in, &gpu->convolutions[i], gpu->workspace);
+    if (!g->in) return;
+    const yg_ten d_in = grad_gpu_gradient(pass, op->in);
+    yg_conv_dgrad(gpu->gpu, &d_in, &d, &gpu->convolutions[i], g->in == GRAD_ADD);
+}
+
+static void grad_gpu_backward_op(const grad_pass *pass, int i) {
+    const net_op *op = &pass->net->ops[i];
+    const grad_op *g = &pass->ops[i];
+    yg_gpu *gpu = pass->gpu->gpu;
+    for (int j = 0; j < g->fill_count; j++) {
+        const grad_fill *fill = &pass->fills[g->first_fill + j];
+        const yg_ten t = grad_gpu_view(pass, (net_tensor){pass->net->buffer_count + fill->buffer, fill->channel, fill->channels});
+        yg_zero(gpu, &t);
+    }
+    if (op->kind == NET_CONV) {
+        grad_gpu_backward_conv(pass, i);
+        return;
+    }
+    const yg_ten d_in = grad_gpu_gradient(pass, op->in), d_out = grad_gpu_gradient(pass, op->out);
+    if (op->kind == NET_MAXPOOL) {
+        const yg_ten in = grad_gpu_activation(pass, op->in), out = grad_gpu_activation(pass, op->out);
+        yg_maxpool_bwd(gpu, &d_in, &d_out, &in, &out, op->kernel, op->stride, op->padding);
+    } else if (op->kind == NET_UPSAMPLE) yg_upsample2_bwd(gpu, &d_in, &d_out, g->in == GRAD_ADD);
+    else yg_copy_bwd(gpu, &d_in, &d_out, g->in == GRAD_ADD);
+}
+
+/* The table of gradients += those of every row that learns, from the heads' gradients. */
+static void grad_gpu_backward(const grad_pass *pass) {
+    for (int i = pass->net->op_count - 1; i >= 0; i--)
+        if (pass->ops[i].back) grad_gpu_backward_op(pass, i);
+}
+#endif
+
+/* ---- on the CPU ---- */
+
 /* Places everything for n,h,w and fills pass->memory; the places are what grad_create or grad_shape then have room for. */
 static void grad_place(grad_pass *pass, int n, int h, int w) {
     const net *net = pass->net;
@@ -11188,13 +11768,19 @@ static void grad_place(grad_pass *pass, int n, int h, int w) {
         const int at = pass->order[i];
         if (at < net->buffer_count || at >= 2 * net->buffer_count) order[activations++] = at;
     }
-    const uint64_t alone = (uint64_t)net_plan(pass->buffers, order, activations, n, h, w) * sizeof(float);
-    const uint64_t all = (uint64_t)net_plan(pass->buffers, pass->order, pass->order_count, n, h, w) * sizeof(float);
-    pass->memory = (grad_memory){alone, YOLO_MAX(all, alone) - alone, (uint64_t)(pass->norm_floats + pass->packed_floats) * sizeof(float), grad_workspace(pass)};
+    const uint64_t alone = (uint64_t)net_plan(pass->buffers, order, activations, n, h, w) * (uint64_t)pass->element;
+    const uint64_t all = (uint64_t)net_plan(pass->buffers, pass->order, pass->order_count, n, h, w) * (uint64_t)pass->element;
+    pass->memory = (grad_memory){.activations = alone, .gradients = YOLO_MAX(all, alone) - alone};
+    if (pass->place.device) grad_gpu_measure(pass);
+    else {
+        pass->memory.weights = (uint64_t)(pass->norm_floats + pass->packed_floats) * sizeof(float);
+        pass->memory.workspace = grad_workspace(pass);
+    }
 }
 
 static void grad_destroy(grad_pass *pass) {
     if (!pass) return;
+    grad_gpu_destroy(pass);
     mem_free(pass->fills);
     mem_free(pass->block);
     mem_free(pass->norms);
@@ -11205,8 +11791,8 @@ static void grad_destroy(grad_pass *pass) {
 }
 
 /* A pass that is planned for n,h,w but has no memory yet. */
-static yolo_status grad_open(grad_pass **out, const net *net, op_isa isa, thr_pool *pool, int threads, const bool *frozen, int n,
-                             int h, int w, yolo_error *error) {
+static yolo_status grad_open(grad_pass **out, const net *net, op_isa isa, run_place place, thr_pool *pool, int threads, const bool *frozen,
+                             int n, int h, int w, yolo_error *error) {
     *out = NULL;
     if (net->fused)
         return err_set(error, YOLO_ERROR_UNSUPPORTED, "this model's batch norms are folded into its convolutions (a fused checkpoint), so it "
@@ -11215,7 +11801,8 @@ static yolo_status grad_open(grad_pass **out, const net *net, op_isa isa, thr_po
     if (status != YOLO_OK) return status;
     grad_pass *pass = *out = mem_array(1, sizeof *pass);
     if (!pass) return err_memory(error, sizeof *pass);
-    *pass = (grad_pass){.net = net, .isa = isa, .pool = pool, .threads = threads, .buffer_count = 2 * net->buffer_count + net->op_count};
+    *pass = (grad_pass){.net = net, .isa = isa, .pool = pool, .threads = threads, .buffer_count = 2 * net->buffer_count + net->op_count,
+                        .place = place, .element = place.device && place.half ? 2 : 4};
     pass->frozen = arena_array(&pass->arena, (uint64_t)net->layer_count, sizeof *pass->frozen);
     pass->ops = arena_array(&pass->arena, (uint64_t)net->op_count, sizeof *pass->ops);
     pass->buffers = arena_array(&pass->arena, (uint64_t)pass->buffer_count, sizeof *pass->buffers);
@@ -11233,9 +11820,9 @@ static yolo_status grad_open(grad_pass **out, const net *net, op_isa isa, thr_po
 }
 
 /* Bytes that grad_create will take, without taking them. */
-static yolo_status grad_measure(const net *net, op_isa isa, int threads, int n, int h, int w, grad_memory *out, yolo_error *error) {
+static yolo_status grad_measure(const net *net, op_isa isa, run_place place, int threads, int n, int h, int w, grad_memory *out, yolo_error *error) {
     grad_pass *pass;
-    yolo_status status = grad_open(&pass, net, isa, NULL, threads, NULL, n, h, w, error);
+    yolo_status status = grad_open(&pass, net, isa, place, NULL, threads, NULL, n, h, w, error);
     if (status == YOLO_OK) *out = pass->memory;
     grad_destroy(pass);
     return status;
@@ -11243,6 +11830,7 @@ static yolo_status grad_measure(const net *net, op_isa isa, int threads, int n, 
 
 /* Makes room for what grad_place has planned. */
 static bool grad_reserve(grad_pass *pass) {
+    if (pass->place.device) return grad_gpu_reserve(pass);
     const int64_t floats = (int64_t)((pass->memory.activations + pass->memory.gradients) / sizeof(float));
     if (!run_reserve(&pass->block, (uint64_t)pass->block_floats * sizeof(float), (uint64_t)floats * sizeof(float))) return false;
     pass->block_floats = YOLO_MAX(pass->block_floats, floats);
@@ -11266,12 +11854,18 @@ static yolo_status grad_shape(grad_pass *pass, int n, int h, int w, yolo_error *
 }
 
 /* A pass for inputs of n,h,w at first. `frozen`, NULL = nothing, has an entry a layer and is copied; net and pool (NULL = no
-   threads) outlive the pass. */
-static yolo_status grad_create(grad_pass **out, const net *net, op_isa isa, thr_pool *pool, const bool *frozen, int n, int h, int w,
-                               yolo_error *error) {
-    yolo_status status = grad_open(out, net, isa, pool, thr_pool_size(pool), frozen, n, h, w, error);
+   threads) outlive the pass. On a GPU it is for grad_gpu_forward and its kin, else for grad_forward and its. */
+static yolo_status grad_create(grad_pass **out, const net *net, op_isa isa, run_place place, thr_pool *pool, const bool *frozen, int n,
+                               int h, int w, yolo_error *error) {
+    yolo_status status = grad_open(out, net, isa, place, pool, thr_pool_size(pool), frozen, n, h, w, error);
     if (status != YOLO_OK) return status;
     grad_pass *pass = *out;
+    if (place.device) {
+        if ((status = grad_gpu_create(pass, error)) == YOLO_OK) return YOLO_OK;
+        grad_destroy(pass);
+        *out = NULL;
+        return status;
+    }
     pass->norms = mem_alloc((size_t)pass->norm_floats * sizeof(float));
     pass->packed = mem_alloc((size_t)pass->packed_floats * sizeof(float));
     if (!pass->norms || !pass->packed || !grad_reserve(pass)) {
@@ -11729,6 +12323,7 @@ static yolo_status pipe_infer(pipe_lane *lane, const net *net, const yolo_image 
     double prepared = os_clock();
     run_forward(lane->run);
     double inferred = os_clock();
+    if ((status = run_status(lane->run, error)) != YOLO_OK) return status;
     ten heads[NET_MAX_LEVELS];
     for (int level = 0; level < net->level_count; level++) heads[level] = run_lane_head(lane->run, level);
     status = det_run(net, heads, 0, detect, &picture->boxes, error);
@@ -12736,6 +13331,24 @@ static void opt_update_piece(void *context, int index, int worker) {
     if (piece->averaged) opt_average(s->ema + piece->offset, p, pass->average, piece->count);
 }
 
+/* Counts a step that is about to be taken. `norm`: of the gradients that are `unit` times what is given to the update; sets the
+   groups' rates and returns the weight of the average. */
+static float opt_advance(opt_state *s, float norm, float unit, opt_rates *rates) {
+    float clip = (float)OPT_CLIP / (norm + 1e-6f);
+    if (clip > 1) clip = 1;
+    s->steps++;
+    s->updates++;
+    s->last = s->batch;
+    s->product = (float)(s->product * (float)(s->beta1 * (1 - 0.5 * pow(0.96, s->steps * OPT_NADAM_DECAY))));
+    for (int i = 0; i < s->group_count; i++) rates[i] = opt_rates_of(s, &s->groups[i], clip * unit);
+    return (float)(1 - OPT_EMA_DECAY * (1 - exp(-s->updates / OPT_EMA_RAMP)));
+}
+
+/* Is the piece the first of a row that MuSGD makes orthogonal? */
+static bool opt_piece_is_muon(const opt_state *s, const opt_piece *piece) {
+    return piece->group >= 0 && s->groups[piece->group].muon && piece->offset == s->net->params[piece->row].offset;
+}
+
 /* One step: gradients are clipped, used and zeroed, then the average follows. Returns their norm before the clip. A norm
    that is not a number makes every parameter that learns NaN, an infinite one those whose gradient is, as in torch. */
 static double opt_step(opt_state *s, float *params, float *gradients, thr_pool *pool) {
@@ -12743,19 +13356,12 @@ static double opt_step(opt_state *s, float *params, float *gradients, thr_pool *
     double squares = 0;
     thr_parallel_for(pool, s->piece_count, opt_measure_piece, &pass);
     for (int i = 0; i < s->piece_count; i++) squares += s->pieces[i].squares;
-    float norm = (float)sqrt(squares), clip = (float)OPT_CLIP / (norm + 1e-6f);
-    if (clip > 1) clip = 1;
-    s->steps++;
-    s->updates++;
-    s->last = s->batch;
-    s->product = (float)(s->product * (float)(s->beta1 * (1 - 0.5 * pow(0.96, s->steps * OPT_NADAM_DECAY))));
-    for (int i = 0; i < s->group_count; i++) pass.rates[i] = opt_rates_of(s, &s->groups[i], clip);
-    pass.average = (float)(1 - OPT_EMA_DECAY * (1 - exp(-s->updates / OPT_EMA_RAMP)));
-    for (int i = 0; i < s->piece_count && s->muon; i++) { /* the first piece of a row stands for it */
+    const float norm = (float)sqrt(squares);
+    pass.average = opt_advance(s, norm, 1, pass.rates);
+    for (int i = 0; i < s->piece_count && s->muon; i++) {
         const opt_piece *piece = &s->pieces[i];
-        const net_param *row = &s->net->params[piece->row];
-        if (piece->group >= 0 && piece->offset == row->offset && s->groups[piece->group].muon)
-            opt_muon_row(s, row, &s->groups[piece->group], clip, params, gradients, pool);
+        if (opt_piece_is_muon(s, piece))
+            opt_muon_row(s, &s->net->params[piece->row], &s->groups[piece->group], pass.rates[piece->group].clip, params, gradients, pool);
     }
     thr_parallel_for(pool, s->piece_count, opt_update_piece, &pass);
     return norm;
@@ -14941,12 +15547,13 @@ static yolo_status ev_check(pipe_job *job, ev_set *set, const yolo_val_options *
 }
 
 /* Bytes that ev_check will hold at most, with its packed weights: lanes at the largest rectangle, pictures on their way
-   and sheets. */
-static yolo_status ev_memory(const net *net, op_isa isa, int threads, const ev_set *set, int imgsz, uint64_t *bytes, yolo_error *error) {
+   and sheets; on a GPU, those of its memory alone. */
+static yolo_status ev_memory(const net *net, op_isa isa, run_place place, int threads, const ev_set *set, int imgsz, uint64_t *bytes, yolo_error *error) {
     int stride = net->max_stride, side = (imgsz + stride - 1) / stride * stride + stride;
     uint64_t weights, lane, ways = (uint64_t)threads, slots = 2 * ways + 2;
-    yolo_status status = run_measure(net, isa, 1, side, side, &weights, &lane, error);
-    *bytes = status == YOLO_OK ? weights + ways * lane + YOLO_MIN(slots * set->largest, PIPE_HELD_BYTES + ways * set->largest) +
+    yolo_status status = run_measure(net, isa, place, 1, side, side, &weights, &lane, error);
+    if (place.device) *bytes = status == YOLO_OK ? weights + ways * lane : 0;
+    else *bytes = status == YOLO_OK ? weights + ways * lane + YOLO_MIN(slots * set->largest, PIPE_HELD_BYTES + ways * set->largest) +
                                  (uint64_t)EV_SHEETS * EV_SHEET * (uint64_t)side * (uint64_t)side * 3 : 0;
     return status;
 }
@@ -17109,8 +17716,12 @@ static bool tr_is_default(const tr_argument *argument, const yolo_train_options 
 
 /* ---- a run ---- */
 
+typedef struct tr_gpu tr_gpu;
+
 typedef struct tr_run {
     yolo_train_options options; /* as they take effect */
+    run_place place;
+    tr_gpu *gpu;                /* NULL = CPU */
     yolo_log outside;           /* the caller's */
     yolo_log log;               /* to log.txt and outside */
     FILE *log_file;             /* open from the moment that the run can begin */
@@ -17144,6 +17755,7 @@ typedef struct tr_run {
     double seconds;             /* of the epochs done */
     double rate;                /* what the learning rates are multiplied with, after lost epochs */
     double pictures;            /* of the training set */
+    double loss_scale, scaled_steps; /* fp16: what the loss is multiplied with, and the steps since that last changed */
     /* Of the epoch in hand. */
     int attempts;               /* lost in a row */
     loss_parts losses;          /* means of its batches */
@@ -17367,13 +17979,14 @@ static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, y
     const net *net = &run->model.net;
     opt_kind kind = OPT_AUTO;
     if (run->options.optimizer) opt_kind_of(run->options.optimizer, &kind);
-    yolo_status status = grad_measure(net, run->isa, thr_pool_size(run->pool), batch, run->largest, run->largest, &memory->pass, error);
+    yolo_status status = grad_measure(net, run->isa, run->place, thr_pool_size(run->pool), batch, run->largest, run->largest, &memory->pass, error);
     if (status == YOLO_ERROR_MEMORY) memory->total = MEM_CAP; /* beyond every limit */
     if (status != YOLO_OK) return status == YOLO_ERROR_MEMORY ? YOLO_OK : status;
     memory->blocks = 2 * (uint64_t)net->param_elements * sizeof(float) + opt_memory(net, kind == OPT_AUTO ? OPT_ADAMW : kind);
     memory->validation = 0;
-    memory->batches = (uint64_t)DL_SLOTS * (uint64_t)batch * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3;
-    if (run->validation) status = ev_memory(net, run->isa, thr_pool_size(run->pool), &run->validation_set, run->imgsz, &memory->validation, error);
+    memory->batches = (run->place.device ? 1 : (uint64_t)DL_SLOTS) * (uint64_t)batch * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3;
+    if (run->validation)
+        status = ev_memory(net, run->isa, run->place, thr_pool_size(run->pool), &run->validation_set, run->imgsz, &memory->validation, error);
     memory->total = memory->blocks + memory->batches + memory->validation + memory->pass.activations + memory->pass.gradients + memory->pass.weights +
                     memory->pass.workspace;
     return status;
@@ -17398,17 +18011,30 @@ static void tr_log_memory(const tr_run *run, const tr_memory *memory, uint64_t c
     const struct { const char *what; uint64_t bytes; } rows[] = {
         {"weights, gradients, optimizer, moving average", memory->blocks}, {"activations", memory->pass.activations},
         {"gradients of activations", memory->pass.gradients}, {"packed weights", memory->pass.weights},
-        {"workspace", memory->pass.workspace}, {"batches on their way", memory->batches}, {"validation", memory->validation}, {"picture cache (at most)", cache},
-        {"together", memory->total + cache}, {"available", available}};
+        {"workspace", memory->pass.workspace}, {"batches on their way", memory->batches}, {"validation", memory->validation},
+        {run->place.device ? "picture cache (at most, host memory)" : "picture cache (at most)", cache},
+        {"together", memory->total + (run->place.device ? 0 : cache)}, {"available", available}};
     log_write(&run->log, YOLO_LOG_INFO, "memory for batch %d at %d                                  MiB", run->batch, run->largest);
     for (int i = 0; i < YOLO_COUNT(rows); i++)
         log_write(&run->log, YOLO_LOG_INFO, "  %-46s %10.1f", rows[i].what, (double)rows[i].bytes / 1048576.0);
 }
 
+/* Bytes for the training: of the GPU, or of the machine. */
+static uint64_t tr_available(const tr_run *run) {
+    return run->place.device ? run_place_free(run->place) : os_memory_available();
+}
+
+/* Bytes that decoded pictures may take, beside `planned` bytes of the machine's memory. */
+static uint64_t tr_cache_budget(const yolo_train_options *o, uint64_t available, uint64_t planned) {
+    if (o->cache && str_equal_fold(o->cache, "false")) return 0;
+    if (o->cache_gb > 0) return (uint64_t)(o->cache_gb * 1073741824.0);
+    return YOLO_MIN(available / 4, available - YOLO_MIN(planned, available));
+}
+
 /* Settles the batch and the cache's budget by the memory there is. */
 static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
     const yolo_train_options *o = &run->options;
-    const uint64_t available = os_memory_available();
+    const uint64_t available = tr_available(run);
     const double share = o->batch < 0 ? 0.6 : o->batch < 1 ? o->batch : 1;
     const int64_t pictures = YOLO_MAX(run->train->count, 1);
     tr_memory memory = {0};
@@ -17425,24 +18051,24 @@ static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
                        run->batch, run->largest, (double)memory.total / 1048576.0, (double)available / 1048576.0, fitting);
     }
     run->options.batch = run->batch; /* what a resumed run takes */
-    const bool none = o->cache && str_equal_fold(o->cache, "false");
-    *cache = none ? 0 : o->cache_gb > 0 ? (uint64_t)(o->cache_gb * 1073741824.0) : YOLO_MIN(available / 4, available - YOLO_MIN(memory.total, available));
+    *cache = run->place.device ? tr_cache_budget(o, os_memory_available(), 0) : tr_cache_budget(o, available, memory.total);
     tr_log_memory(run, &memory, *cache, available);
     return YOLO_OK;
 }
 
 /* ---- state: what last.pt keeps ---- */
 
-enum { TR_NUMBERS = 8 };
-typedef struct tr_range { const char *name; double low, high; bool whole; } tr_range;
+enum { TR_NUMBERS = 10 };
+typedef struct tr_range { const char *name; double low, high; bool whole, optional; } tr_range;
 
 /* The trainer's own numbers, each by name and what it can be; the optimizer's are in opt_number. */
 static double *tr_number(tr_run *run, int index, tr_range *range) {
     static const tr_range ranges[TR_NUMBERS] = {
-        {"epochs_done", 0, 1e6, true}, {"epochs", 1, 1e6, true}, {"best_fitness", -1, 10, false}, {"best_epoch", 0, 1e6, true},
-        {"patience_epoch", 0, 1e6, true}, {"seconds", 0, 1e10, false}, {"rate", 1e-9, 1, false}, {"pictures", 0, 1e9, true}};
+        {"epochs_done", 0, 1e6, true, false}, {"epochs", 1, 1e6, true, false}, {"best_fitness", -1, 10, false, false}, {"best_epoch", 0, 1e6, true, false},
+        {"patience_epoch", 0, 1e6, true, false}, {"seconds", 0, 1e10, false, false}, {"rate", 1e-9, 1, false, false}, {"pictures", 0, 1e9, true, false},
+        {"loss_scale", 1e-12, 1e12, false, true}, {"scaled_steps", 0, 1e12, true, true}};
     double *numbers[TR_NUMBERS] = {&run->done, &run->epochs, &run->best_fitness, &run->best_epoch, &run->patience_epoch, &run->seconds,
-                                   &run->rate, &run->pictures};
+                                   &run->rate, &run->pictures, &run->loss_scale, &run->scaled_steps};
     *range = ranges[index];
     return numbers[index];
 }
@@ -17477,7 +18103,9 @@ static yolo_status tr_no_state(const char *path, yolo_error *error) {
 
 /* A number of the state, which has to be one that a training can have. */
 static yolo_status tr_take_number(const pt_state *state, const char *path, const tr_range *range, double *number, yolo_error *error) {
-    const double value = val_number(val_get(state->numbers, range->name), NAN);
+    const val *found = val_get(state->numbers, range->name);
+    const double value = val_number(found, NAN);
+    if (!found && range->optional) return YOLO_OK;
     if (!(value >= range->low && value <= range->high) || (range->whole && value != floor(value)))
         return err_set(error, YOLO_ERROR_FORMAT, "%s: damaged training state: %s is %g; start a new training with model=%s", path, range->name, value, path);
     *number = value;
@@ -17722,6 +18350,294 @@ static void tr_plot_outcome(tr_run *run) {
     tr_excuse(run, plot_confusion(tr_path(run, "confusion_matrix_normalized.png"), matrix->cells, tr_names(run), run->class_count, true, &error), &error);
 }
 
+/* ---- on a GPU ----
+   Parameters, moving average and moments live on the device while an epoch runs; tr_gpu_fetch brings them to where the CPU has
+   them, for checkpoints and validation, and tr_gpu_push takes them back. In fp16 the loss is multiplied with a scale, a power of
+   two, that halves when a gradient overflows (that step is left out) and doubles after TR_SCALE_STEPS steps without one.
+   REF torch/amp/grad_scaler.py. A batch's work is recorded when its shape comes for the second time, and replayed. */
+
+enum { TR_GRAPHS = 8, TR_SCALE_STEPS = 2000 };
+#define TR_FIRST_SCALE 65536.0
+#define TR_LARGEST_SCALE 16777216.0
+
+#ifdef YOLO_NO_CUDA
+static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
+    (void)run;
+    (void)error;
+    return YOLO_OK;
+}
+static void tr_gpu_close(tr_run *run) { (void)run; }
+static yolo_status tr_gpu_push(tr_run *run, yolo_error *error) { return tr_gpu_open(run, error); }
+static yolo_status tr_gpu_fetch(tr_run *run, yolo_error *error) { return tr_gpu_open(run, error); }
+static yolo_status tr_gpu_step(tr_run *run, yolo_error *error) { return tr_gpu_open(run, error); }
+static yolo_status tr_gpu_batch(tr_run *run, const dl_batch *batch, const loss_target *targets, loss_parts *losses, yolo_error *error) {
+    (void)batch;
+    (void)targets;
+    (void)losses;
+    return tr_gpu_open(run, error);
+}
+#else
+typedef struct tr_graph_key { /* what a recording depends on */
+    int n, h, w, in_h, in_w;
+    const void *block, *workspace, *pixels, *targets, *loss_memory;
+} tr_graph_key;
+
+typedef struct tr_graph { tr_graph_key key; int seen; yg_graph *graph; } tr_graph;
+
+struct tr_gpu {
+    yg_gpu *device;
+    float *blocks[OPT_MAX_BLOCKS]; /* as opt_state's */
+    yg_piece *pieces;
+    double *squares;              /* a piece's, then their sum */
+    void *muon;
+    uint8_t *pixels, *staged; size_t pixel_bytes; /* of a batch: on the device, pinned */
+    yg_target *targets; int *first, most_targets; /* room for so many */
+    uint8_t *loss_memory; size_t loss_bytes;
+    double *sums, *results;       /* four of yg_loss: on the device; pinned, with the squares behind them */
+    float *scale;
+    tr_graph graphs[TR_GRAPHS]; int next_graph;
+};
+
+static void tr_gpu_forget(tr_gpu *gpu) {
+    for (int i = 0; i < TR_GRAPHS; i++) yg_graph_free(gpu->graphs[i].graph);
+    memset(gpu->graphs, 0, sizeof gpu->graphs);
+}
+
+static void tr_gpu_close(tr_run *run) {
+    tr_gpu *gpu = run->gpu;
+    if (!gpu) return;
+    tr_gpu_forget(gpu);
+    void *const blocks[] = {gpu->blocks[0], gpu->blocks[1], gpu->blocks[2], gpu->pieces, gpu->squares, gpu->muon, gpu->pixels, gpu->targets,
+                            gpu->first, gpu->loss_memory, gpu->sums, gpu->scale};
+    for (int i = 0; i < YOLO_COUNT(blocks); i++) yg_free(gpu->device, blocks[i]);
+    yg_host_free(gpu->device, gpu->staged);
+    yg_host_free(gpu->device, gpu->results);
+    mem_free(gpu);
+    run->gpu = NULL;
+}
+
+/* The optimizer's pieces on the device. */
+static yolo_status tr_gpu_pieces(tr_gpu *gpu, const opt_state *opt, yolo_error *error) {
+    yg_piece *pieces = mem_array((uint64_t)opt->piece_count, sizeof *pieces);
+    if (!pieces) return err_memory(error, (uint64_t)opt->piece_count * sizeof *pieces);
+    size_t muon = 0;
+    for (int i = 0; i < opt->piece_count; i++) {
+        const opt_piece *piece = &opt->pieces[i];
+        const net_param *row = &opt->net->params[piece->row];
+        pieces[i] = (yg_piece){piece->offset, piece->count, piece->group, piece->averaged};
+        if (opt_piece_is_muon(opt, piece)) muon = YOLO_MAX(muon, yg_muon_bytes(row->dims[0], (int)(row->count / row->dims[0])));
+    }
+    gpu->pieces = yg_alloc(gpu->device, (size_t)opt->piece_count * sizeof *pieces);
+    gpu->squares = yg_alloc(gpu->device, ((size_t)opt->piece_count + 1) * sizeof *gpu->squares);
+    if (muon) gpu->muon = yg_alloc(gpu->device, muon);
+    yg_upload(gpu->device, gpu->pieces, pieces, (size_t)opt->piece_count * sizeof *pieces);
+    const yolo_status status = run_gpu_error(gpu->device, error);
+    mem_free(pieces);
+    return status;
+}
+
+static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
+    if (!run->place.device) return YOLO_OK;
+    tr_gpu *gpu = run->gpu = mem_array(1, sizeof *gpu);
+    if (!gpu) return err_memory(error, sizeof *gpu);
+    gpu->device = run->place.device;
+    gpu->sums = yg_alloc(gpu->device, 4 * sizeof *gpu->sums);
+    gpu->scale = yg_alloc(gpu->device, sizeof *gpu->scale);
+    gpu->first = yg_alloc(gpu->device, (TR_MAX_BATCH + 1) * sizeof *gpu->first);
+    gpu->results = yg_host_alloc(gpu->device, 5 * sizeof *gpu->results);
+    if (!gpu->results) return err_memory(error, 5 * sizeof *gpu->results);
+    for (int i = 0; i < run->opt->block_count; i++) gpu->blocks[i] = yg_alloc(gpu->device, (size_t)run->model.net.param_elements * sizeof(float));
+    return tr_gpu_pieces(gpu, run->opt, error);
+}
+
+static void tr_gpu_upload_scale(tr_run *run) {
+    const float scale = (float)run->loss_scale;
+    yg_upload(run->gpu->device, run->gpu->scale, &scale, sizeof scale);
+    yg_finish(run->gpu->device, NULL, 0);
+}
+
+/* Multiplies a table with a power of two. */
+static void tr_scale_table(float *table, int64_t count, float factor) {
+    for (int64_t i = 0; i < count; i++) table[i] *= factor;
+}
+
+/* From the CPU's tables to the device's. */
+static yolo_status tr_gpu_push(tr_run *run, yolo_error *error) {
+    tr_gpu *gpu = run->gpu;
+    if (!gpu) return YOLO_OK;
+    const int64_t count = run->model.net.param_elements;
+    const size_t bytes = (size_t)count * sizeof(float);
+    if (!run->loss_scale || !run->place.half) run->loss_scale = run->place.half ? TR_FIRST_SCALE : 1;
+    tr_scale_table(run->gradients, count, (float)run->loss_scale);
+    yg_upload(gpu->device, run->grad->gpu->params, run->model.params, bytes);
+    yg_upload(gpu->device, run->grad->gpu->gradients, run->gradients, bytes);
+    for (int i = 0; i < run->opt->block_count; i++) yg_upload(gpu->device, gpu->blocks[i], run->opt->blocks[i], bytes);
+    tr_gpu_upload_scale(run);
+    grad_gpu_pack(run->grad);
+    return grad_gpu_error(run->grad, error);
+}
+
+/* From the device's tables to the CPU's. */
+static yolo_status tr_gpu_fetch(tr_run *run, yolo_error *error) {
+    const tr_gpu *gpu = run->gpu;
+    if (!gpu) return YOLO_OK;
+    const int64_t count = run->model.net.param_elements;
+    const size_t bytes = (size_t)count * sizeof(float);
+    yg_download(gpu->device, run->model.params, run->grad->gpu->params, bytes);
+    yg_download(gpu->device, run->gradients, run->grad->gpu->gradients, bytes);
+    for (int i = 0; i < run->opt->block_count; i++) yg_download(gpu->device, run->opt->blocks[i], gpu->blocks[i], bytes);
+    const yolo_status status = grad_gpu_error(run->grad, error);
+    tr_scale_table(run->gradients, count, 1 / (float)run->loss_scale);
+    return status;
+}
+
+/* Room for a batch's pixels and targets, which only grows. */
+static yolo_status tr_gpu_reserve(tr_gpu *gpu, size_t pixel_bytes, int targets, yolo_error *error) {
+    if (pixel_bytes > gpu->pixel_bytes) {
+        yg_host_free(gpu->device, gpu->staged);
+        gpu->staged = yg_host_alloc(gpu->device, pixel_bytes);
+        run_gpu_reserve(gpu->device, &gpu->pixels, &gpu->pixel_bytes, pixel_bytes);
+        if (!gpu->staged) return err_memory(error, pixel_bytes);
+    }
+    if (targets > gpu->most_targets || !gpu->targets) {
+        yg_free(gpu->device, gpu->targets);
+        gpu->most_targets = YOLO_MAX(2 * targets, 1024);
+        gpu->targets = yg_alloc(gpu->device, (size_t)gpu->most_targets * sizeof *gpu->targets);
+    }
+    return run_gpu_error(gpu->device, error);
+}
+
+static yg_loss tr_gpu_loss(const tr_run *run) {
+    const tr_gpu *gpu = run->gpu;
+    const net *net = &run->model.net;
+    const yolo_train_options *o = &run->options;
+    yg_loss loss = {.levels = net->level_count, .class_count = net->class_count, .targets = gpu->targets, .first = gpu->first,
+                    .most_targets = gpu->most_targets, .box = (float)o->box, .cls = (float)o->cls, .dfl = (float)o->dfl, .scale = gpu->scale,
+                    .workspace = gpu->loss_memory, .sums = gpu->sums};
+    for (int level = 0; level < net->level_count; level++) {
+        loss.strides[level] = net->strides[level];
+        loss.heads[level] = grad_gpu_activation(run->grad, net->heads[level]);
+        loss.gradients[level] = grad_gpu_gradient(run->grad, net->heads[level]);
+    }
+    return loss;
+}
+
+/* Everything between the upload of a batch and the download of its sums. */
+static void tr_gpu_work(const tr_run *run, const yg_loss *loss, int in_h, int in_w) {
+    const tr_gpu *gpu = run->gpu;
+    const yg_ten input = grad_gpu_in(run->grad, 0);
+    yg_pixels(gpu->device, &input, gpu->pixels, in_h, in_w);
+    grad_gpu_forward(run->grad);
+    yg_loss_detect(gpu->device, loss);
+    grad_gpu_backward(run->grad);
+}
+
+/* The same, replayed where this shape has been recorded, and recorded where it comes for the second time. */
+static void tr_gpu_replay(tr_run *run, const yg_loss *loss, int in_h, int in_w) {
+    tr_gpu *gpu = run->gpu;
+    const grad_pass *pass = run->grad;
+    const tr_graph_key key = {pass->n, pass->h, pass->w, in_h, in_w, pass->gpu->block, pass->gpu->workspace, gpu->pixels, gpu->targets, gpu->loss_memory};
+    int at = 0;
+    while (at < TR_GRAPHS && memcmp(&gpu->graphs[at].key, &key, sizeof key)) at++;
+    if (at == TR_GRAPHS) {
+        at = gpu->next_graph++ % TR_GRAPHS;
+        yg_graph_free(gpu->graphs[at].graph);
+        memset(&gpu->graphs[at], 0, sizeof gpu->graphs[at]);
+        memcpy(&gpu->graphs[at].key, &key, sizeof key);
+    }
+    tr_graph *graph = &gpu->graphs[at];
+    if (graph->seen++ == 1) {
+        yg_record(gpu->device);
+        tr_gpu_work(run, loss, in_h, in_w);
+        graph->graph = yg_recorded(gpu->device);
+    }
+    if (graph->graph) yg_replay(gpu->device, graph->graph);
+    else tr_gpu_work(run, loss, in_h, in_w);
+}
+
+/* Forward, loss and backward of a batch at the size of the pass. */
+static yolo_status tr_gpu_batch(tr_run *run, const dl_batch *batch, const loss_target *targets, loss_parts *losses, yolo_error *error) {
+    tr_gpu *gpu = run->gpu;
+    const int count = batch->first[batch->n];
+    const size_t bytes = (size_t)batch->n * (size_t)batch->h * (size_t)batch->w * 3;
+    yolo_status status = tr_gpu_reserve(gpu, bytes, count, error);
+    if (status != YOLO_OK) return status;
+    yg_loss loss = tr_gpu_loss(run);
+    run_gpu_reserve(gpu->device, &gpu->loss_memory, &gpu->loss_bytes, yg_loss_bytes(&loss));
+    loss.workspace = gpu->loss_memory;
+    memcpy(gpu->staged, batch->pixels, bytes);
+    yg_upload(gpu->device, gpu->pixels, gpu->staged, bytes);
+    yg_upload(gpu->device, gpu->targets, targets, (size_t)count * sizeof *targets);
+    yg_upload(gpu->device, gpu->first, batch->first, ((size_t)batch->n + 1) * sizeof *batch->first);
+    tr_gpu_replay(run, &loss, batch->h, batch->w);
+    yg_download(gpu->device, gpu->results, gpu->sums, 4 * sizeof *gpu->sums);
+    status = run_gpu_error(gpu->device, error);
+    const double score = gpu->results[3] < 1 ? 1 : gpu->results[3];
+    *losses = (loss_parts){gpu->results[0] / score, gpu->results[1] / score, gpu->results[2] / score};
+    return status;
+}
+
+/* Follows the scale; false when the gradients have overflowed and the step is left out. */
+static bool tr_gpu_follow_scale(tr_run *run, bool finite) {
+    if (!run->place.half) return true;
+    run->scaled_steps = finite ? run->scaled_steps + 1 : 0;
+    if (finite && run->scaled_steps < TR_SCALE_STEPS) return true;
+    if (finite) run->scaled_steps = 0;
+    run->loss_scale = finite ? YOLO_MIN(run->loss_scale * 2, TR_LARGEST_SCALE) : run->loss_scale / 2;
+    return finite;
+}
+
+static void tr_gpu_muon(tr_run *run, const opt_rates *rates) {
+    const opt_state *opt = run->opt;
+    tr_gpu *gpu = run->gpu;
+    for (int i = 0; i < opt->piece_count; i++) {
+        const opt_piece *piece = &opt->pieces[i];
+        const net_param *row = &opt->net->params[piece->row];
+        if (!opt_piece_is_muon(opt, piece)) continue;
+        yg_muon(gpu->device, run->grad->gpu->params + row->offset, gpu->blocks[2] + row->offset, run->grad->gpu->gradients + row->offset, row->dims[0],
+                (int)(row->count / row->dims[0]), rates[piece->group].clip, (float)opt->momentum, (float)(opt->groups[piece->group].lr * OPT_MUON_SHARE), gpu->muon);
+    }
+}
+
+/* The update that belongs to a kind. */
+static yg_optimizer tr_gpu_kind(opt_kind kind) {
+    static const yg_optimizer kinds[] = {[OPT_SGD] = YG_SGD, [OPT_MUSGD] = YG_SGD, [OPT_ADAM] = YG_ADAM, [OPT_ADAMAX] = YG_ADAMAX, [OPT_ADAMW] = YG_ADAM,
+                                         [OPT_NADAM] = YG_NADAM, [OPT_RADAM] = YG_RADAM, [OPT_RMSPROP] = YG_RMSPROP};
+    return kinds[kind];
+}
+
+/* As opt_step, on the device. */
+static yolo_status tr_gpu_step(tr_run *run, yolo_error *error) {
+    opt_state *opt = run->opt;
+    tr_gpu *gpu = run->gpu;
+    float *gradients = run->grad->gpu->gradients;
+    opt_rates rates[OPT_MAX_GROUPS];
+    yg_rates device_rates[OPT_MAX_GROUPS];
+    yg_gradient_squares(gpu->device, gpu->squares + opt->piece_count, gradients, gpu->pieces, opt->piece_count, gpu->squares);
+    yg_download(gpu->device, gpu->results + 4, gpu->squares + opt->piece_count, sizeof *gpu->squares);
+    yolo_status status = run_gpu_error(gpu->device, error);
+    if (status != YOLO_OK) return status;
+    const double scale = run->loss_scale;
+    const float norm = (float)(sqrt(gpu->results[4]) / scale);
+    const bool taken = tr_gpu_follow_scale(run, isfinite(norm));
+    if (taken) {
+        const float average = opt_advance(opt, norm, (float)(1 / scale), rates);
+        for (int i = 0; i < opt->group_count; i++)
+            device_rates[i] = (yg_rates){rates[i].clip, rates[i].lr, rates[i].decay, rates[i].keep, rates[i].momentum, rates[i].beta1, rates[i].beta2,
+                                         rates[i].root, rates[i].grow, rates[i].step};
+        tr_gpu_muon(run, rates);
+        yg_update(gpu->device, tr_gpu_kind(opt->settings.kind), run->grad->gpu->params, gradients, gpu->blocks[0], gpu->blocks[1],
+                  opt->block_count > 2 ? gpu->blocks[2] : NULL, gpu->pieces, opt->piece_count, device_rates, opt->group_count, average);
+        grad_gpu_pack(run->grad);
+    } else {
+        opt->last = opt->batch;
+        yg_clear(gpu->device, gradients, (size_t)opt->net->param_elements * sizeof *gradients);
+    }
+    if (run->loss_scale != scale) tr_gpu_upload_scale(run);
+    return YOLO_OK;
+}
+#endif
+
 /* ---- steps ---- */
 
 static bool tr_mosaic(const tr_run *run) {
@@ -17755,6 +18671,7 @@ static yolo_status tr_batch(tr_run *run, const dl_batch *batch, int64_t number, 
     yolo_status status = tr_input_size(run, batch, number, &h, &w, &targets, error);
     if (status == YOLO_OK) status = grad_shape(run->grad, batch->n, h, w, error);
     if (status != YOLO_OK) return status;
+    if (run->gpu) return tr_gpu_batch(run, batch, targets, losses, error);
     dl_floats(batch, grad_input(run->grad), h, w, run->pool);
     for (int l = 0; l < net->level_count; l++) {
         heads[l] = grad_head(run->grad, l);
@@ -17803,6 +18720,12 @@ static bool tr_wants_sheet(const tr_run *run, int64_t number, int64_t batches) {
     return run->options.plots && (number < TR_SHEETS || (run->options.close_mosaic && number >= closed && number < closed + TR_SHEETS));
 }
 
+static yolo_status tr_step(tr_run *run, yolo_error *error) {
+    if (run->gpu) return tr_gpu_step(run, error);
+    opt_step(run->opt, run->model.params, run->gradients, run->pool);
+    return YOLO_OK;
+}
+
 /* All batches of an epoch. *lost: a loss was not finite. */
 static yolo_status tr_train_epoch(tr_run *run, bool *lost, yolo_error *error) {
     const int64_t batches = dl_batch_count(run->loader);
@@ -17823,14 +18746,14 @@ static yolo_status tr_train_epoch(tr_run *run, bool *lost, yolo_error *error) {
         run->losses.box += (losses.box - run->losses.box) / (double)(i + 1);
         run->losses.cls += (losses.cls - run->losses.cls) / (double)(i + 1);
         run->losses.dfl += (losses.dfl - run->losses.dfl) / (double)(i + 1);
-        if (!*lost && opt_due(run->opt)) opt_step(run->opt, run->model.params, run->gradients, run->pool);
+        if (!*lost && opt_due(run->opt) && (status = tr_step(run, error)) != YOLO_OK) break;
         run->trained += batch->n;
         run->trained_seconds += os_clock() - start;
         tr_progress(run, batch, i + 1, batches);
         last = batch;
     }
     if (status == YOLO_OK && !*lost && last) tr_log_line_of(run, YOLO_LOG_INFO, last, batches, batches);
-    return status;
+    return status == YOLO_OK && !*lost ? tr_gpu_fetch(run, error) : status;
 }
 
 /* ---- validation ---- */
@@ -17849,7 +18772,7 @@ static yolo_status tr_look(tr_run *run, const float *params, const ev_extra *ext
     yolo_val_options options = {.imgsz = run->imgsz, .batch = run->batch * 2, .conf = 0.001f, .iou = (float)o->iou, .max_det = o->max_det, .rect = true,
                                 .single_cls = o->single_cls, .progress = o->progress == YOLO_PROGRESS_BAR ? YOLO_PROGRESS_BAR : YOLO_PROGRESS_NONE, .log = run->log};
     yolo_status status = run->weights ? run_weights_refresh(run->weights, params, run->pool, error)
-                                      : run_weights_create(&run->weights, &run->model.net, params, run->isa, error);
+                                      : run_weights_create(&run->weights, &run->model.net, params, run->isa, run->place, error);
     if (status != YOLO_OK) return status;
     pipe_job job = {.net = &run->model.net, .weights = run->weights, .pool = run->pool, .threads = thr_pool_size(run->pool)};
     return ev_check(&job, &run->validation_set, &options, extra, out, error);
@@ -17888,6 +18811,7 @@ static yolo_status tr_recover(tr_run *run, yolo_error *error) {
         status = tr_restore(run, &model, last, error);
         run->rate = rate;
         for (int i = 0; i < run->opt->group_count; i++) run->opt->groups[i].initial_lr = run->initial_lr[i] * rate;
+        if (status == YOLO_OK) status = tr_gpu_push(run, error);
     }
     pt_free(&model);
     return status;
@@ -17994,7 +18918,7 @@ static yolo_status tr_make_optimizer(tr_run *run, yolo_error *error) {
 static yolo_status tr_make_pass(tr_run *run, yolo_error *error) {
     const net *net = &run->model.net;
     const int pictures = (int)YOLO_CLAMP(run->loader->pictures, 1, run->batch);
-    yolo_status status = grad_create(&run->grad, net, run->isa, run->pool, run->frozen, pictures, run->largest, run->largest, error);
+    yolo_status status = grad_create(&run->grad, net, run->isa, run->place, run->pool, run->frozen, pictures, run->largest, run->largest, error);
     if (status != YOLO_OK) return status;
     run->gradients = mem_array((uint64_t)net->param_elements, sizeof *run->gradients);
     return run->gradients ? YOLO_OK : err_memory(error, (uint64_t)net->param_elements * sizeof *run->gradients);
@@ -18016,7 +18940,10 @@ static yolo_status tr_open_validation(tr_run *run, yolo_error *error) {
 static void tr_log_start(const tr_run *run) {
     static const char *const isas[] = {"portable", "AVX2", "AVX-512"};
     const yolo_train_options *o = &run->options;
-    log_write(&run->log, YOLO_LOG_INFO, "yolo " YOLO_VERSION ", CPU (%s), %d thread%s; model %s, data %s", isas[run->isa], thr_pool_size(run->pool),
+    char place[300];
+    run_place_text(run->place, place, sizeof place);
+    if (!run->place.device) snprintf(place, sizeof place, "CPU (%s)", isas[run->isa]);
+    log_write(&run->log, YOLO_LOG_INFO, "yolo " YOLO_VERSION ", %s, %d thread%s; model %s, data %s", place, thr_pool_size(run->pool),
               thr_pool_size(run->pool) > 1 ? "s" : "", o->model, o->data);
 }
 
@@ -18087,6 +19014,8 @@ static yolo_status tr_set_up(tr_run *run, pt_model *last, yolo_error *error) {
     if (status == YOLO_OK && last->state) status = tr_restore(run, last, run->last, error);
     if (o->time <= 0) run->epochs = o->epochs;
     if (status == YOLO_OK) opt_set_epochs(run->opt, (int)run->epochs);
+    if (status == YOLO_OK) status = tr_gpu_open(run, error);
+    if (status == YOLO_OK) status = tr_gpu_push(run, error);
     if (status == YOLO_OK) status = tr_make_args(run, error);
     if (status == YOLO_OK) status = tr_open_folder(run, error);
     if (status == YOLO_OK) status = tr_write_args(run, error);
@@ -18132,6 +19061,7 @@ static void tr_report(const tr_run *run, yolo_train_report *report) {
 
 static void tr_close(tr_run *run) {
     dl_destroy(run->loader);
+    tr_gpu_close(run);
     grad_destroy(run->grad);
     run_weights_destroy(run->weights);
     opt_destroy(run->opt);
@@ -18168,13 +19098,13 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_train_report *
     return status;
 }
 
-/* The whole of yolo_train; options.device has been checked. */
-static yolo_status tr_train(const yolo_train_options *options, op_isa isa, yolo_train_report *report, yolo_error *error) {
+/* The whole of yolo_train, on a place that outlives it. */
+static yolo_status tr_train(const yolo_train_options *options, op_isa isa, run_place place, yolo_train_report *report, yolo_error *error) {
     tr_run *run = mem_array(1, sizeof *run);
     pt_model last = {0};
     memset(report, 0, sizeof *report);
     if (!run) return err_memory(error, sizeof *run);
-    *run = (tr_run){.options = *options, .outside = options->log, .isa = isa, .item = "item", .best_fitness = -1, .rate = 1};
+    *run = (tr_run){.options = *options, .place = place, .outside = options->log, .isa = isa, .item = "item", .best_fitness = -1, .rate = 1};
     run->log = (yolo_log){tr_log_line, run};
     run->pool = thr_pool_create(options->threads ? options->threads : os_core_count());
     yolo_status status = run->pool ? YOLO_OK : err_memory(error, sizeof *run->pool);
@@ -18227,11 +19157,29 @@ static void dev_describe_gpus(str *out) {
     if (count > 0) str_add(out, ")");
 }
 
-/* Can a model run where device= says ("auto", "cpu", "0", "0,1", "cuda:0"; NULL = auto)? */
-static yolo_status dev_check(const char *device, yolo_error *error) {
+/* Opens the GPU of a place, which dev_close closes. */
+static yolo_status dev_open(run_place *place, yolo_error *error) {
+#ifdef YOLO_NO_CUDA
+    return err_set(error, YOLO_ERROR_UNSUPPORTED, "GPU %d: this program was built without CUDA", place->gpu);
+#else
+    return run_gpu_open(&place->device, place->gpu, error);
+#endif
+}
+
+static void dev_close(run_place *place) {
+#ifndef YOLO_NO_CUDA
+    yg_close(place->device);
+#endif
+    *place = run_cpu;
+}
+
+/* Opens where device= says that a model runs ("auto", "cpu", "0", "cuda:0"; NULL = auto). No GPU is chosen by itself before this
+   program has been measured on one: auto is the CPU. */
+static yolo_status dev_place(const char *device, bool half, run_place *place, yolo_error *error) {
+    *place = run_cpu;
     if (!device || !*device || str_equal_fold(device, "auto") || str_equal_fold(device, "cpu")) return YOLO_OK;
     char reason[512];
-    int count = dev_gpu_count(reason, sizeof reason);
+    int count = dev_gpu_count(reason, sizeof reason), devices = 0;
     const char *p = !strncmp(device, "cuda:", 5) ? device + 5 : device;
     bool bracket = *p == '[';
     for (p += bracket; *p;) {
@@ -18246,9 +19194,18 @@ static yolo_status dev_check(const char *device, yolo_error *error) {
             str_free(&gpus);
             return YOLO_ERROR_DEVICE;
         }
+        place->gpu = (int)index;
+        devices++;
         for (p = end; *p == ',' || *p == ' ' || *p == ']';) p++;
     }
-    return err_set(error, YOLO_ERROR_UNSUPPORTED, "device=%s: this version computes on the CPU only, use device=cpu", device);
+    if (devices != 1) {
+        *place = run_cpu;
+        return err_set(error, devices ? YOLO_ERROR_UNSUPPORTED : YOLO_ERROR_USAGE, "device=%s: this version computes on one GPU, such as device=0, or device=cpu", device);
+    }
+    place->half = half;
+    const yolo_status status = dev_open(place, error);
+    if (status != YOLO_OK) *place = run_cpu;
+    return status;
 }
 
 static const char *dev_isa_name(op_isa isa) {
@@ -18382,7 +19339,7 @@ static yolo_status bench_run(run_lane *lane, int repeats, bool layers, double *m
         ms[(size_t)ops * (size_t)repeats + (size_t)i] = (os_clock() - start) * 1000;
         for (int k = 0; layers && k < ops; k++) ms[(size_t)k * (size_t)repeats + (size_t)i] = one[k];
     }
-    return YOLO_OK;
+    return run_status(lane, error);
 }
 
 static void bench_report(const yolo_model *model, const run_lane *lane, const yolo_bench_options *options, double *ms, str *out) {
@@ -18394,7 +19351,7 @@ static void bench_report(const yolo_model *model, const run_lane *lane, const yo
     snprintf(size, sizeof size, "%dx%d", lane->h, lane->w);
     if (options->layers) bench_layers(lane, ms, options->repeats, out);
     str_format(out, "%11s %6s %8s %9s %10s %9s %9s %8s %8s %9s\n", "size", "batch", "threads", "isa", "median ms", "min ms", "max ms", "img/s", "GFLOP/s", "peak MiB");
-    str_format(out, "%11s %6d %8d %9s %10.2f %9.2f %9.2f %8.2f %8.1f %9.1f\n", size, lane->n, thr_pool_size(model->pool), dev_isa_name(model->isa), median,
+    str_format(out, "%11s %6d %8d %9s %10.2f %9.2f %9.2f %8.2f %8.1f %9.1f\n", size, lane->n, thr_pool_size(model->pool), model->place.device ? "GPU" : dev_isa_name(model->isa), median,
                whole[0], whole[options->repeats - 1], 1000.0 * lane->n / median, flops / median * 1e-6, (double)os_peak_memory() / 1048576.0);
 }
 
@@ -18720,7 +19677,7 @@ void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yol
         img_draw_box(image, &boxes->items[i], model ? yolo_class_name(model, boxes->items[i].class_id) : NULL, line_width);
 }
 
-yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.device = "auto", .isa = "auto"}; }
+yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.device = "auto", .half = true, .isa = "auto"}; }
 
 static yolo_status yolo_choose_isa(const char *name, op_isa *isa, yolo_error *error) {
     static const char *const names[] = {"portable", "avx2", "avx512"};
@@ -18740,6 +19697,7 @@ void yolo_model_close(yolo_model *model) {
     if (!model) return;
     run_lane_destroy(model->lane);
     run_weights_destroy(model->weights);
+    dev_close(&model->place);
     thr_pool_destroy(model->pool);
     pt_free(&model->checkpoint);
     mem_free(model);
@@ -18749,7 +19707,8 @@ yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_option
     yolo_model *model = mem_array(1, sizeof *model);
     *out = NULL;
     if (!model) return err_memory(error, sizeof *model);
-    yolo_status status = dev_check(options.device, error);
+    model->place = run_cpu;
+    yolo_status status = dev_place(options.device, options.half, &model->place, error);
     if (status == YOLO_OK) status = yolo_choose_isa(options.isa, &model->isa, error);
     if (status == YOLO_OK && options.threads < 0)
         status = err_set(error, YOLO_ERROR_USAGE, "%d threads: expected 0 (all cores) or more", options.threads);
@@ -18760,7 +19719,7 @@ yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_option
         if (!model->pool) status = err_memory(error, sizeof *model->pool);
         else model->threads = thr_pool_size(model->pool);
     }
-    if (status == YOLO_OK) status = run_weights_create(&model->weights, &model->checkpoint.net, model->checkpoint.params, model->isa, error);
+    if (status == YOLO_OK) status = run_weights_create(&model->weights, &model->checkpoint.net, model->checkpoint.params, model->isa, model->place, error);
     if (status == YOLO_OK) *out = model;
     else yolo_model_close(model);
     return status;
@@ -18864,9 +19823,12 @@ yolo_status yolo_train(yolo_train_options options, yolo_train_report *report, yo
     yolo_status status = yolo_find_checkpoint(options.model, error);
     if (status == YOLO_OK) status = yolo_find_checkpoint(options.pretrained, error);
     op_isa isa;
-    if (status == YOLO_OK) status = dev_check(options.device, error);
+    run_place place = run_cpu;
     if (status == YOLO_OK) status = yolo_choose_isa(options.isa, &isa, error);
-    return status == YOLO_OK ? tr_train(&options, isa, report, error) : status;
+    if (status == YOLO_OK) status = dev_place(options.device, options.amp, &place, error);
+    if (status == YOLO_OK) status = tr_train(&options, isa, place, report, error);
+    dev_close(&place);
+    return status;
 }
 
 yolo_demo_options yolo_demo_defaults(void) {
@@ -19052,7 +20014,7 @@ typedef struct cli_option {
 #define CLI_ROW_CLASSES {"classes", CLI_CLASSES, CLI_AT(classes), "", 0, 0, "0,2,5", "keep these classes only; nothing = all"}
 #define CLI_ROW_AGNOSTIC {"agnostic_nms", CLI_BOOL, CLI_AT(agnostic_nms), "false", 0, 0, "", "boxes of different classes suppress each other"}
 #define CLI_ROW_RECT {"rect", CLI_BOOL, CLI_AT(rect), "true", 0, 0, "", "pad to a multiple of the stride, not to a square"}
-#define CLI_ROW_DEVICE {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0,1", "this version computes on the CPU only"}
+#define CLI_ROW_DEVICE {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0", "a GPU by its number; auto: the CPU, in this version"}
 #define CLI_ROW_THREADS {"threads", CLI_WHOLE, CLI_AT(threads), "0", 0, 256, "", "compute threads; 0 = all cores"}
 #define CLI_ROW_ISA {"isa", CLI_CHOICE, CLI_AT(isa), "auto", 0, 0, "auto|portable|avx2|avx512", "instructions to use"}
 #define CLI_ROW_PROGRESS {"progress", CLI_CHOICE, CLI_AT(progress), "auto", 0, 0, "auto|bar|plain|none", "plain: Progress:N% lines; auto: a bar on a terminal"}

@@ -141,7 +141,8 @@ void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yol
 
 typedef struct yolo_open_options {
     int threads;     /* compute threads; 0 = all cores */
-    const char *device; /* "auto", "cpu", or GPU indices as in "0,1" (an error in this version); NULL = auto */
+    const char *device; /* "auto", "cpu", or a GPU as in "0"; NULL = auto, which is the CPU in this version */
+    bool half;       /* half precision on a GPU; true */
     const char *isa; /* "auto", "portable", "avx2", "avx512"; NULL = auto */
     int classes;     /* nc for a model built from .yaml; 0 = as the description says */
     uint64_t seed;   /* initial weights of a model built from .yaml */
@@ -358,7 +359,7 @@ typedef struct yolo_train_options {
     const int *classes; int class_count; /* train on these classes only; NULL = all */
     double iou; int max_det; /* of the validation; 0.7, 300 */
     bool plots, val;         /* draw charts; validate each epoch; true, true */
-    const char *device;      /* "auto", "cpu"; NULL = auto */
+    const char *device;      /* "auto", "cpu", "0"; NULL = auto, which is the CPU in this version */
     int threads;             /* compute threads; 0 = all cores */
     const char *isa;         /* as in yolo_open_options */
     const char *activation;  /* "silu", "relu", "leakyrelu", "mish" for a model that starts anew; NULL = as described */
@@ -455,6 +456,7 @@ void yg_graph_free(yg_graph *graph);
 
 /* ---- tensors and operators, K4 to K9 */
 
+enum { YG_SCRATCH_BYTES = 32 << 20 }; /* that each yg_gpu takes */
 typedef enum yg_type { YG_F32, YG_F16, YG_BF16 } yg_type;
 typedef enum yg_activation { YG_LINEAR, YG_SILU, YG_RELU, YG_LEAKYRELU, YG_MISH } yg_activation; /* as net_activation */
 

@@ -286,12 +286,14 @@ static void test_lab_out_of_memory(void) {
 
 static void test_dev_names(void) {
     yolo_error error;
-    CHECK(dev_check(NULL, &error) == YOLO_OK && dev_check("auto", &error) == YOLO_OK && dev_check("CPU", &error) == YOLO_OK);
-    CHECK(dev_check("gpu", &error) == YOLO_ERROR_USAGE && dev_check("0;1", &error) == YOLO_ERROR_USAGE && dev_check("-1", &error) == YOLO_ERROR_USAGE);
-    CHECK(dev_check("0", &error) == YOLO_ERROR_DEVICE);
+    run_place place;
+    CHECK(dev_place(NULL, true, &place, &error) == YOLO_OK && place.gpu < 0 && dev_place("auto", true, &place, &error) == YOLO_OK &&
+          dev_place("CPU", true, &place, &error) == YOLO_OK && !place.device);
+    CHECK(dev_place("gpu", true, &place, &error) == YOLO_ERROR_USAGE && dev_place("0;1", true, &place, &error) == YOLO_ERROR_USAGE && dev_place("-1", true, &place, &error) == YOLO_ERROR_USAGE);
+    CHECK(dev_place("0", true, &place, &error) == YOLO_ERROR_DEVICE);
     CHECK_MSG(!strncmp(error.message, "GPU 0 not available: no GPU detected", 36), "%s", error.message);
-    CHECK(dev_check("[3,1]", &error) == YOLO_ERROR_DEVICE && !strncmp(error.message, "GPU 3 not", 9));
-    CHECK(dev_check("cuda:2", &error) == YOLO_ERROR_DEVICE && !strncmp(error.message, "GPU 2 not", 9));
+    CHECK(dev_place("[3,1]", true, &place, &error) == YOLO_ERROR_DEVICE && !strncmp(error.message, "GPU 3 not", 9));
+    CHECK(dev_place("cuda:2", true, &place, &error) == YOLO_ERROR_DEVICE && !strncmp(error.message, "GPU 2 not", 9));
     double values[] = {5, 1, 4, 2};
     CHECK(bench_median(values, 4) == 3 && bench_median(values, 3) == 2 && bench_median(values, 1) == 1);
 }

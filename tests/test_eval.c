@@ -593,8 +593,8 @@ static void test_check(void) {
     eval_check_close(&again);
     ev_outcome_free(&check.out);
     uint64_t bytes, weights, lane;
-    CHECK(ev_memory(&model->checkpoint.net, model->isa, 3, &check.set, 64, &bytes, NULL) == YOLO_OK);
-    CHECK(run_measure(&model->checkpoint.net, model->isa, 1, 96, 96, &weights, &lane, NULL) == YOLO_OK && bytes > weights + 3 * lane);
+    CHECK(ev_memory(&model->checkpoint.net, model->isa, run_cpu, 3, &check.set, 64, &bytes, NULL) == YOLO_OK);
+    CHECK(run_measure(&model->checkpoint.net, model->isa, run_cpu, 1, 96, 96, &weights, &lane, NULL) == YOLO_OK && bytes > weights + 3 * lane);
     run_lane *real = NULL;
     CHECK(run_lane_create(&real, model->weights, &model->checkpoint.net, NULL, 1, 96, 96, NULL) == YOLO_OK);
     if (real) CHECK(lane == (uint64_t)real->activation_floats * sizeof(float) + real->workspace_bytes);
@@ -623,7 +623,7 @@ static void test_check_refresh(void) {
     loss_parts losses[2];
     run_weights *fresh = NULL;
     for (int64_t i = 0; i < net->param_elements; i++) params[i] *= 1.1f;
-    CHECK(run_weights_create(&fresh, net, params, model->isa, &error) == YOLO_OK);
+    CHECK(run_weights_create(&fresh, net, params, model->isa, run_cpu, &error) == YOLO_OK);
     CHECK(run_weights_refresh(model->weights, params, model->pool, &error) == YOLO_OK);
     for (int which = 0; fresh && which < 2; which++) {
         CHECK(eval_check_run(&check, model, which ? fresh : model->weights, 2, 8, true) == YOLO_OK);

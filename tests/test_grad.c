@@ -317,7 +317,7 @@ static bool grad_run_start(grad_run *t, op_isa isa, thr_pool *pool, const bool *
     t->gradients = mem_array((uint64_t)t->n.param_elements, sizeof(float));
     net_init_params(&t->n, t->params, 7);
     test_net_random_norm(&t->n, t->params, 7);
-    const yolo_status status = grad_create(&t->pass, &t->n, isa, pool, frozen, n, h, w, &error);
+    const yolo_status status = grad_create(&t->pass, &t->n, isa, run_cpu, pool, frozen, n, h, w, &error);
     CHECK_MSG(status == YOLO_OK, "%s", error.message);
     return status == YOLO_OK;
 }
@@ -489,7 +489,7 @@ static void test_grad_plans(void) {
         bool frozen[NET_MAX_LAYERS] = {0};
         for (int j = 0; j < 10; j++) frozen[j] = i == 1;
         if (!test_net_builtin(&n, test_net_names[i], 0, false)) continue;
-        CHECK(grad_open(&pass, &n, OP_PORTABLE, NULL, 2, frozen, 4, 320, 640, NULL) == YOLO_OK);
+        CHECK(grad_open(&pass, &n, OP_PORTABLE, run_cpu, NULL, 2, frozen, 4, 320, 640, NULL) == YOLO_OK);
         const int64_t floats = (int64_t)((pass->memory.activations + pass->memory.gradients) / sizeof(float));
         double most = 0;
         for (int a = 0; a < pass->order_count; a++) {
@@ -506,7 +506,7 @@ static void test_grad_plans(void) {
             most = fmax(most, live);
         }
         CHECK_MSG((double)floats <= 1.1 * most, "%s: %lld floats planned, %.0f live", test_net_names[i], (long long)floats, most);
-        CHECK(grad_measure(&n, OP_PORTABLE, 2, 4, 320, 640, &memory, NULL) == YOLO_OK);
+        CHECK(grad_measure(&n, OP_PORTABLE, run_cpu, 2, 4, 320, 640, &memory, NULL) == YOLO_OK);
         CHECK((i == 1) == (memory.activations != pass->memory.activations));
         grad_destroy(pass);
         net_free(&n);
@@ -516,8 +516,8 @@ static void test_grad_plans(void) {
     grad_memory memory;
     grad_pass *pass;
     if (!test_net_builtin(&n, "yolov8n.yaml", 0, true)) return;
-    CHECK(grad_create(&pass, &n, OP_PORTABLE, NULL, NULL, 1, 32, 32, &error) == YOLO_ERROR_UNSUPPORTED && !pass && strstr(error.message, "fused"));
-    CHECK(grad_measure(&n, OP_PORTABLE, 1, 1, 32, 32, &memory, &error) == YOLO_ERROR_UNSUPPORTED);
+    CHECK(grad_create(&pass, &n, OP_PORTABLE, run_cpu, NULL, NULL, 1, 32, 32, &error) == YOLO_ERROR_UNSUPPORTED && !pass && strstr(error.message, "fused"));
+    CHECK(grad_measure(&n, OP_PORTABLE, run_cpu, 1, 1, 32, 32, &memory, &error) == YOLO_ERROR_UNSUPPORTED);
     net_free(&n);
 }
 
@@ -529,7 +529,7 @@ static void test_grad_out_of_memory(void) {
     int failed = 0;
     for (int nth = 1; nth < 100; nth++) {
         os_atomic_set(&mem_fail_after, nth);
-        const yolo_status status = grad_create(&pass, &n, OP_PORTABLE, NULL, NULL, 1, 32, 32, &error);
+        const yolo_status status = grad_create(&pass, &n, OP_PORTABLE, run_cpu, NULL, NULL, 1, 32, 32, &error);
         const bool spent = os_atomic_get(&mem_fail_after) == 0;
         os_atomic_set(&mem_fail_after, 0);
         if (!spent) break;

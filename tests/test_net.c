@@ -193,7 +193,7 @@ static bool test_net_start(test_net_run *t, op_isa isa, thr_pool *pool, int n, i
     net_init_params(&t->n, t->params, 7);
     test_net_random_norm(&t->n, t->params, 7);
     t->lane = NULL;
-    yolo_status status = run_weights_create(&t->weights, &t->n, t->params, isa, &error);
+    yolo_status status = run_weights_create(&t->weights, &t->n, t->params, isa, run_cpu, &error);
     if (status == YOLO_OK) status = run_lane_create(&t->lane, t->weights, &t->n, pool, n, h, w, &error);
     CHECK_MSG(status == YOLO_OK, "%s", error.message);
     return status == YOLO_OK;
@@ -337,7 +337,7 @@ static void test_net_out_of_memory(void) {
         yolo_status status = net_build(&n, yaml, NULL, 2, NULL, NET_RELU, false, &error);
         bool built = status == YOLO_OK;
         if (built && !(params = mem_array((uint64_t)n.param_elements, sizeof *params))) status = YOLO_ERROR_MEMORY;
-        if (status == YOLO_OK) status = run_weights_create(&weights, &n, params, OP_PORTABLE, &error);
+        if (status == YOLO_OK) status = run_weights_create(&weights, &n, params, OP_PORTABLE, run_cpu, &error);
         if (status == YOLO_OK) status = run_lane_create(&lane, weights, &n, NULL, 1, 32, 32, &error);
         done = os_atomic_get(&mem_fail_after) > 0;
         os_atomic_set(&mem_fail_after, 0);

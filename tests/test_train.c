@@ -102,7 +102,7 @@ static void test_train_same_bits(void) {
         yolo_train_options o = test_train_small(i ? i == 1 ? "two" : "five" : "one", threads[i]);
         yolo_train_report report;
         yolo_error error = {0};
-        CHECK_MSG(tr_train(&o, op_isa_best(), &report, &error) == YOLO_OK, "%s", error.message);
+        CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_OK, "%s", error.message);
         CHECK(report.epochs == 3 && report.best_epoch >= 1);
         hashes[i] = test_train_hash(&report);
     }
@@ -115,10 +115,10 @@ static void test_train_resume(void) {
     yolo_train_report whole, part;
     yolo_error error = {0};
     test_train_ear ear = {.interrupt_at = 2};
-    CHECK_MSG(tr_train(&o, op_isa_best(), &whole, &error) == YOLO_OK, "%s", error.message);
+    CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &whole, &error) == YOLO_OK, "%s", error.message);
     o = test_train_small("part", 2);
     o.log = (yolo_log){test_train_listen, &ear};
-    CHECK(tr_train(&o, op_isa_best(), &part, &error) == YOLO_ERROR_INTERRUPTED && part.epochs == 1);
+    CHECK(tr_train(&o, op_isa_best(), run_cpu, &part, &error) == YOLO_ERROR_INTERRUPTED && part.epochs == 1);
     yolo_interrupt_clear();
     char last[1100];
     snprintf(last, sizeof last, "%s/weights/last.pt", part.folder);
@@ -129,11 +129,11 @@ static void test_train_resume(void) {
     again.lr0 = 0.5; /* is not taken: the run goes on as it began */
     ear = (test_train_ear){.wanted = "lr0"};
     again.log = (yolo_log){test_train_listen, &ear};
-    CHECK_MSG(tr_train(&again, op_isa_best(), &part, &error) == YOLO_OK, "%s", error.message);
+    CHECK_MSG(tr_train(&again, op_isa_best(), run_cpu, &part, &error) == YOLO_OK, "%s", error.message);
     CHECK(ear.heard && part.epochs == 3 && test_train_hash(&whole) == test_train_hash(&part));
-    CHECK(tr_train(&again, op_isa_best(), &part, &error) == YOLO_ERROR_USAGE && strstr(error.message, "3 epochs are done"));
+    CHECK(tr_train(&again, op_isa_best(), run_cpu, &part, &error) == YOLO_ERROR_USAGE && strstr(error.message, "3 epochs are done"));
     again.epochs = 4;
-    CHECK_MSG(tr_train(&again, op_isa_best(), &part, &error) == YOLO_OK && part.epochs == 4, "%s", error.message);
+    CHECK_MSG(tr_train(&again, op_isa_best(), run_cpu, &part, &error) == YOLO_OK && part.epochs == 4, "%s", error.message);
 }
 
 /* A weight that is not a number: three new beginnings, each told, then a sentence; last.pt stays what it was. */
@@ -152,7 +152,7 @@ static void test_train_not_finite(void) {
     pt_free(&model);
     o.model = path;
     o.log = (yolo_log){test_train_listen, &ear};
-    CHECK_MSG(tr_train(&o, op_isa_best(), &report, &error) == YOLO_ERROR_FORMAT && strstr(error.message, "not finite"), "%s", error.message);
+    CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_ERROR_FORMAT && strstr(error.message, "not finite"), "%s", error.message);
     CHECK(ear.heard && report.epochs == 0 && test_train_hash(&report) != 0);
 }
 
@@ -162,23 +162,23 @@ static void test_train_sentences(void) {
     yolo_train_options o = test_train_small("wrong", 1);
     const char *data = o.data;
     o.data = NULL;
-    CHECK(tr_train(&o, OP_PORTABLE, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "data="));
+    CHECK(tr_train(&o, OP_PORTABLE, run_cpu, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "data="));
     o.data = data;
     o.model = NULL;
-    CHECK(tr_train(&o, OP_PORTABLE, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "model="));
+    CHECK(tr_train(&o, OP_PORTABLE, run_cpu, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "model="));
     o.model = "yolov8n.yaml";
     o.freeze = "23";
-    CHECK(tr_train(&o, OP_PORTABLE, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "no layer"));
+    CHECK(tr_train(&o, OP_PORTABLE, run_cpu, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "no layer"));
     o.freeze = NULL;
     o.batch = 2.5;
-    CHECK(tr_train(&o, OP_PORTABLE, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "batch=2.5"));
+    CHECK(tr_train(&o, OP_PORTABLE, run_cpu, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "batch=2.5"));
     o.batch = 1000;
     o.imgsz = 8192;
-    CHECK_MSG(tr_train(&o, OP_PORTABLE, &report, &error) == YOLO_ERROR_MEMORY && strstr(error.message, "fits"), "%s", error.message);
+    CHECK_MSG(tr_train(&o, OP_PORTABLE, run_cpu, &report, &error) == YOLO_ERROR_MEMORY && strstr(error.message, "fits"), "%s", error.message);
     o.resume = true;
     o.project = test_temp("no such project");
     o.model = NULL;
-    CHECK(tr_train(&o, OP_PORTABLE, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "last.pt"));
+    CHECK(tr_train(&o, OP_PORTABLE, run_cpu, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "last.pt"));
 }
 
 /* Rows of epochs that are not done are cut off. */

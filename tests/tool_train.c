@@ -46,7 +46,7 @@ static void tool_row(FILE *f, const char *prefix, const net_param *row, const fl
 static yolo_status tool_open(tool_run *run, const char *path, int n, int h, int w, int threads, yolo_error *error) {
     yolo_status status = pt_read(path, &run->model, error);
     if (status == YOLO_OK) run->pool = thr_pool_create(threads);
-    if (status == YOLO_OK) status = grad_create(&run->pass, &run->model.net, op_isa_best(), run->pool, NULL, n, h, w, error);
+    if (status == YOLO_OK) status = grad_create(&run->pass, &run->model.net, op_isa_best(), run_cpu, run->pool, NULL, n, h, w, error);
     if (status == YOLO_OK) run->gradients = mem_array((uint64_t)run->model.net.param_elements, sizeof(float));
     return status;
 }
