@@ -108,6 +108,8 @@ static const test_case tests_planted[] = {
     {"check", "fails", test_planted_check}, {"nan", "fails", test_planted_nan}, {"skip", "skips", test_planted_skip}};
 #endif
 
+#include "train_common.c"
+
 #ifndef TEST_GPU
 #include "test_base.c"
 #include "test_data.c"
@@ -146,6 +148,9 @@ static const test_case tests_planted[] = {
 #endif
 #if !defined(K_ONLY) || K_ONLY == 12
 #include "gpu_optimizer.c"
+#endif
+#ifndef K_ONLY
+#include "gpu_step.c"
 #endif
 #endif
 
@@ -192,6 +197,9 @@ static const test_area test_areas[] = {
 #endif
 #if !defined(K_ONLY) || K_ONLY == 12
     {"optimizer", tests_gpu_optimizer, YOLO_COUNT(tests_gpu_optimizer)},
+#endif
+#ifndef K_ONLY
+    {"step", tests_gpu_step, YOLO_COUNT(tests_gpu_step)},
 #endif
 #endif
 };

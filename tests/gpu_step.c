@@ -1,0 +1,350 @@
+/* gpu_step.c - the network on a GPU against itself on the CPU: forward pass, training step, whole trainings, and what is said
+   when a device fails. With TEST_EMULATED it is linked with tests/emulate, which can fail on demand. */
+#ifdef TEST_EMULATED
+#include "emulate/emulate.h"
+#endif
+
+/* A small network with random weights and statistics. */
+static bool gpu_step_model(pt_model *model) {
+    yolo_open_options open = yolo_open_defaults();
+    yolo_error error;
+    const char *path = test_temp("gpu_step.yaml");
+    rng r = {.key = 3};
+    memset(model, 0, sizeof *model);
+    if (demo_describe(path, &error) != YOLO_OK || pt_load(path, &open, model, &error) != YOLO_OK) {
+        printf("    %s\n", error.message);
+        test_failures++;
+        return false;
+    }
+    for (int i = 0; i < model->net.param_count; i++) {
+        const net_param *row = &model->net.params[i];
+        const bool variance = str_ends_with(row->name, "running_var"), mean = str_ends_with(row->name, "running_mean"), gamma = row->group == NET_NO_DECAY;
+        for (int64_t k = 0; k < row->count && (variance || mean || gamma); k++)
+            model->params[row->offset + k] = (float)(mean ? rng_uniform(&r) - 0.5 : 0.5 + rng_uniform(&r));
+    }
+    return true;
+}
+
+static run_place gpu_step_place(bool half) { return (run_place){0, half, gpu_device()}; }
+
+/* Heads of a forward pass on a place, one after the other; to be freed with mem_free. */
+static float *gpu_step_heads(const pt_model *model, run_place place, int n, int h, int w, size_t *count) {
+    run_weights *weights = NULL;
+    run_lane *lane = NULL;
+    yolo_error error = {0};
+    rng r = {.key = 5};
+    float *all = NULL;
+    *count = 0;
+    yolo_status status = run_weights_create(&weights, &model->net, model->params, op_isa_best(), place, &error);
+    if (status == YOLO_OK) status = run_lane_create(&lane, weights, &model->net, NULL, n, 32, 32, &error);
+    if (status == YOLO_OK) status = run_lane_shape(lane, n, h, w, &error);
+    if (status == YOLO_OK) {
+        float *input = run_lane_input(lane);
+        for (int i = 0; i < n * h * w * 3; i++) input[i] = (float)rng_uniform(&r);
+        run_forward(lane);
+        status = run_status(lane, &error);
+    }
+    for (int level = 0; level < model->net.level_count && status == YOLO_OK; level++) {
+        const ten head = run_lane_head(lane, level);
+        const size_t pixels = (size_t)head.n * (size_t)head.h * (size_t)head.w;
+        float *larger = mem_array(*count + pixels * (size_t)head.c, sizeof *larger);
+        if (all) memcpy(larger, all, *count * sizeof *larger);
+        mem_free(all);
+        all = larger;
+        for (size_t p = 0; p < pixels; p++, *count += (size_t)head.c) memcpy(all + *count, head.data + p * (size_t)head.pixel, (size_t)head.c * sizeof *all);
+    }
+    CHECK_MSG(status == YOLO_OK, "%s", error.message);
+    run_lane_destroy(lane);
+    run_weights_destroy(weights);
+    return all;
+}
+
+static void test_gpu_forward(void) {
+    pt_model model;
+    size_t count, others;
+    if (!gpu_step_model(&model)) return;
+    float *want = gpu_step_heads(&model, run_cpu, 2, 64, 96, &count);
+    float *whole = gpu_step_heads(&model, gpu_step_place(false), 2, 64, 96, &others);
+    CHECK(count && count == others);
+    gpu_compare("heads in float", whole, want, count, 1e-9, 1e-4);
+    float *half = gpu_step_heads(&model, gpu_step_place(true), 2, 64, 96, &others);
+    CHECK(count == others);
+    gpu_compare("heads in fp16", half, want, count, 1e-4, 2e-2);
+    mem_free(want);
+    mem_free(whole);
+    mem_free(half);
+    pt_free(&model);
+}
+
+/* Losses and gradients of one batch. */
+typedef struct gpu_step_result { loss_parts losses; float *gradients, *params; } gpu_step_result;
+
+enum { GPU_STEP_N = 2, GPU_STEP_SIDE = 64 };
+static const loss_target gpu_step_targets[] = {{0, {4, 6, 30, 40}}, {3, {20, 20, 60, 50}}, {5, {1, 1, 9, 8}}, {2, {10, 30, 50, 63}}};
+static const int gpu_step_first[] = {0, 3, 4};
+
+static void gpu_step_pixels(uint8_t *pixels, size_t count) {
+    rng r = {.key = 9};
+    for (size_t i = 0; i < count; i++) pixels[i] = (uint8_t)(rng_uniform(&r) * 256);
+}
+
+static void gpu_step_on_cpu(const pt_model *model, grad_pass *pass, const uint8_t *pixels, gpu_step_result *out) {
+    ten heads[NET_MAX_LEVELS], gradients[NET_MAX_LEVELS];
+    const size_t count = (size_t)GPU_STEP_N * GPU_STEP_SIDE * GPU_STEP_SIDE * 3;
+    for (size_t i = 0; i < count; i++) grad_input(pass)[i] = (float)pixels[i] / 255.0f;
+    for (int level = 0; level < model->net.level_count; level++) {
+        heads[level] = grad_head(pass, level);
+        gradients[level] = grad_head_gradient(pass, level);
+    }
+    void *workspace = mem_alloc(loss_workspace(&model->net, heads, gpu_step_first[GPU_STEP_N]));
+    grad_forward(pass, out->params);
+    out->losses = loss_detect(&model->net, heads, gradients, gpu_step_targets, gpu_step_first, (loss_gains){7.5f, 0.5f, 1.5f}, workspace, NULL);
+    grad_backward(pass, out->gradients);
+    mem_free(workspace);
+}
+
+static void gpu_step_on_gpu(const pt_model *model, grad_pass *pass, const uint8_t *pixels, float scale, gpu_step_result *out) {
+    yg_gpu *gpu = gpu_device();
+    const size_t table = (size_t)model->net.param_elements * sizeof(float), bytes = (size_t)GPU_STEP_N * GPU_STEP_SIDE * GPU_STEP_SIDE * 3;
+    double sums[4];
+    yg_loss loss = {.levels = model->net.level_count, .class_count = model->net.class_count, .most_targets = 16, .box = 7.5f, .cls = 0.5f, .dfl = 1.5f};
+    uint8_t *device_pixels = yg_alloc(gpu, bytes);
+    yg_target *targets = yg_alloc(gpu, 16 * sizeof *targets);
+    int *first = yg_alloc(gpu, sizeof gpu_step_first);
+    float *device_scale = yg_alloc(gpu, sizeof scale);
+    for (int level = 0; level < loss.levels; level++) {
+        loss.strides[level] = model->net.strides[level];
+        loss.heads[level] = grad_gpu_activation(pass, model->net.heads[level]);
+        loss.gradients[level] = grad_gpu_gradient(pass, model->net.heads[level]);
+    }
+    loss.sums = yg_alloc(gpu, sizeof sums);
+    loss.workspace = yg_alloc(gpu, yg_loss_bytes(&loss));
+    loss.targets = targets;
+    loss.first = first;
+    loss.scale = device_scale;
+    yg_upload(gpu, pass->gpu->params, out->params, table);
+    yg_upload(gpu, device_pixels, pixels, bytes);
+    yg_upload(gpu, targets, gpu_step_targets, sizeof gpu_step_targets);
+    yg_upload(gpu, first, gpu_step_first, sizeof gpu_step_first);
+    yg_upload(gpu, device_scale, &scale, sizeof scale);
+    grad_gpu_pack(pass);
+    const yg_ten input = grad_gpu_in(pass, 0);
+    yg_pixels(gpu, &input, device_pixels, GPU_STEP_SIDE, GPU_STEP_SIDE);
+    grad_gpu_forward(pass);
+    yg_loss_detect(gpu, &loss);
+    grad_gpu_backward(pass);
+    yg_download(gpu, sums, loss.sums, sizeof sums);
+    yg_download(gpu, out->gradients, pass->gpu->gradients, table);
+    yg_download(gpu, out->params, pass->gpu->params, table);
+    gpu_finish();
+    const double score = YOLO_MAX(sums[3], 1);
+    out->losses = (loss_parts){sums[0] / score, sums[1] / score, sums[2] / score};
+    for (int64_t i = 0; i < model->net.param_elements; i++) out->gradients[i] /= scale;
+    void *const blocks[] = {device_pixels, targets, first, device_scale, loss.sums, loss.workspace};
+    for (int i = 0; i < YOLO_COUNT(blocks); i++) yg_free(gpu, blocks[i]);
+}
+
+static gpu_step_result gpu_step_run(const pt_model *model, run_place place) {
+    const size_t bytes = (size_t)GPU_STEP_N * GPU_STEP_SIDE * GPU_STEP_SIDE * 3;
+    gpu_step_result out = {.gradients = mem_array((uint64_t)model->net.param_elements, sizeof(float)), .params = mem_array((uint64_t)model->net.param_elements, sizeof(float))};
+    uint8_t *pixels = mem_alloc(bytes);
+    grad_pass *pass = NULL;
+    yolo_error error = {0};
+    gpu_step_pixels(pixels, bytes);
+    memcpy(out.params, model->params, (size_t)model->net.param_elements * sizeof(float));
+    const yolo_status status = grad_create(&pass, &model->net, op_isa_best(), place, NULL, NULL, GPU_STEP_N, GPU_STEP_SIDE, GPU_STEP_SIDE, &error);
+    CHECK_MSG(status == YOLO_OK, "%s", error.message);
+    if (status == YOLO_OK && place.device) gpu_step_on_gpu(model, pass, pixels, place.half ? 1024.0f : 1.0f, &out);
+    else if (status == YOLO_OK) gpu_step_on_cpu(model, pass, pixels, &out);
+    grad_destroy(pass);
+    mem_free(pixels);
+    return out;
+}
+
+static void gpu_step_free(gpu_step_result *result) {
+    mem_free(result->gradients);
+    mem_free(result->params);
+}
+
+/* Losses, all gradients as one vector, and those of each row that are not small, against the CPU's. */
+static void gpu_step_compare(const pt_model *model, const gpu_step_result *have, const gpu_step_result *want, double losses, double whole, double row_limit) {
+    const net *net = &model->net;
+    double largest = 0, error = 0, size = 0;
+    CHECK_NEAR(have->losses.box, want->losses.box, losses * want->losses.box);
+    CHECK_NEAR(have->losses.cls, want->losses.cls, losses * want->losses.cls);
+    CHECK_NEAR(have->losses.dfl, want->losses.dfl, losses * want->losses.dfl);
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < net->param_count; i++) {
+            const net_param *row = &net->params[i];
+            double norm = 0, off = 0;
+            for (int64_t k = row->offset; k < row->offset + row->count; k++) {
+                const double d = (double)have->gradients[k] - (double)want->gradients[k];
+                norm += (double)want->gradients[k] * (double)want->gradients[k];
+                off += d * d;
+            }
+            if (!pass) {
+                largest = YOLO_MAX(largest, norm);
+                error += off;
+                size += norm;
+            } else if (norm > 1e-6 * largest) CHECK_MSG(sqrt(off / norm) <= row_limit, "%s: gradient is %.3g of its norm off, at most %.3g", row->name, sqrt(off / norm), row_limit);
+        }
+    CHECK_MSG(sqrt(error / size) <= whole, "gradients are %.3g of their norm off, at most %.3g", sqrt(error / size), whole);
+    for (int i = 0; i < net->param_count; i++) {
+        const net_param *row = &net->params[i];
+        if (row->group == NET_BN_STAT) gpu_compare(row->name, have->params + row->offset, want->params + row->offset, (size_t)row->count, losses, 100 * losses);
+    }
+}
+
+static void test_gpu_step(void) {
+    pt_model model;
+    if (!gpu_step_model(&model)) return;
+    gpu_step_result want = gpu_step_run(&model, run_cpu), whole = gpu_step_run(&model, gpu_step_place(false)), half = gpu_step_run(&model, gpu_step_place(true));
+    gpu_step_result again = gpu_step_run(&model, gpu_step_place(true));
+    gpu_step_compare(&model, &whole, &want, 1e-5, 1e-4, 1e-3);
+    gpu_step_compare(&model, &half, &want, 1e-2, 5e-2, 2e-1);
+    CHECK(!memcmp(half.gradients, again.gradients, (size_t)model.net.param_elements * sizeof(float)));
+    gpu_step_free(&want);
+    gpu_step_free(&whole);
+    gpu_step_free(&half);
+    gpu_step_free(&again);
+    pt_free(&model);
+}
+
+/* Whole trainings. */
+
+static bool gpu_step_train(const char *name, const char *device, bool amp, const char *optimizer, int interrupt_at, yolo_train_report *report) {
+    yolo_train_options o = test_train_small(name, 2);
+    test_train_ear ear = {.interrupt_at = interrupt_at};
+    yolo_error error = {0};
+    static char path[600];
+    snprintf(path, sizeof path, "%s", test_temp("gpu_step.yaml"));
+    if (demo_describe(path, &error) != YOLO_OK) return false;
+    o.model = path;
+    o.device = device;
+    o.amp = amp;
+    o.epochs = 2;
+    o.optimizer = optimizer;
+    o.log = (yolo_log){test_train_listen, &ear};
+    const yolo_status status = yolo_train(o, report, &error);
+    CHECK_MSG(status == (interrupt_at ? YOLO_ERROR_INTERRUPTED : YOLO_OK), "%s: %s", name, error.message);
+    if (interrupt_at) err_interrupted = 0;
+    return status == YOLO_OK;
+}
+
+/* The numbers of results.csv, from train/box_loss to val/dfl_loss, of the last epoch. */
+static void gpu_step_numbers(const yolo_train_report *report, double *numbers) {
+    char path[1100];
+    uint8_t *bytes = NULL;
+    size_t size;
+    yolo_error error;
+    snprintf(path, sizeof path, "%s/results.csv", report->folder);
+    memset(numbers, 0, 10 * sizeof *numbers);
+    if (path_read(path, 1 << 20, &bytes, &size, &error) != YOLO_OK) return;
+    const char *line = (const char *)bytes, *at = line;
+    for (const char *p = line; p < line + size - 1; p++)
+        if (*p == '\n') at = p + 1;
+    for (int field = 0; field < 12 && at; field++) {
+        if (field >= 2) numbers[field - 2] = strtod(at, NULL);
+        at = strchr(at, ',');
+        if (at) at++;
+    }
+    mem_free(bytes);
+}
+
+static void test_gpu_train(void) {
+    yolo_train_report cpu, gpu, half;
+    double want[10], have[10], rough[10];
+    if (!gpu_step_train("cpu", "cpu", true, "SGD", 0, &cpu) || !gpu_step_train("gpu", "0", false, "SGD", 0, &gpu) || !gpu_step_train("half", "0", true, "SGD", 0, &half)) return;
+    gpu_step_numbers(&cpu, want);
+    gpu_step_numbers(&gpu, have);
+    gpu_step_numbers(&half, rough);
+    for (int i = 0; i < 10; i++) {
+        if (i >= 3 && i < 7) continue; /* metrics of a network that knows nothing */
+        CHECK_MSG(fabs(have[i] - want[i]) <= 2e-3 * want[i], "float: number %d is %g, on the CPU %g", i, have[i], want[i]);
+        CHECK_MSG(fabs(rough[i] - want[i]) <= 3e-2 * want[i], "fp16: number %d is %g, on the CPU %g", i, rough[i], want[i]);
+    }
+}
+
+static void test_gpu_train_resume(void) {
+    yolo_train_report whole, part;
+    static const char *const optimizers[] = {"SGD", "AdamW", "MuSGD"};
+    for (int i = 0; i < YOLO_COUNT(optimizers); i++) {
+        yolo_error error = {0};
+        if (!gpu_step_train("gpu_whole", "0", true, optimizers[i], 0, &whole)) return;
+        gpu_step_train("gpu_part", "0", true, optimizers[i], 2, &part);
+        yolo_train_options again = tr_defaults();
+        char last[1100];
+        snprintf(last, sizeof last, "%s/weights/last.pt", part.folder);
+        again.model = last;
+        again.resume = true;
+        again.device = "0";
+        again.threads = 2;
+        CHECK_MSG(yolo_train(again, &part, &error) == YOLO_OK, "%s", error.message);
+        CHECK_MSG(test_train_hash(&whole) == test_train_hash(&part), "%s", optimizers[i]);
+    }
+}
+
+#ifdef TEST_EMULATED
+/* Every call of CUDA fails once: a sentence, nothing left on the device. */
+static void test_gpu_faults(void) {
+    const size_t before = emulate_allocated(0);
+    const int handles = emulate_handles();
+    int told = 0;
+    for (int64_t n = 1; n < 100000; n += 1 + n / 8) {
+        yolo_train_options o = test_train_small("gpu_faults", 1);
+        yolo_train_report report;
+        yolo_error error = {0};
+        o.device = "0";
+        o.epochs = 1;
+        o.val = false;
+        o.imgsz = 32;
+        emulate_fail_after(n);
+        const yolo_status status = yolo_train(o, &report, &error);
+        const bool failed = emulate_failed();
+        emulate_fail_after(0);
+        CHECK_MSG(emulate_allocated(0) == before && emulate_handles() == handles, "call %d: %zu bytes and %d handles are left", (int)n, emulate_allocated(0) - before, emulate_handles() - handles);
+        if (!failed) break;
+        told += status != YOLO_OK;
+        CHECK_MSG(status == YOLO_OK || error.message[0], "call %d: %d, '%s'", (int)n, status, error.message);
+    }
+    CHECK(told > 5);
+}
+
+static void test_gpu_small_memory(void) {
+    yolo_train_options o = test_train_small("gpu_small", 1);
+    yolo_train_report report;
+    yolo_error error = {0};
+    o.device = "0";
+    o.batch = 8;
+    o.imgsz = 320;
+    emulate_set_memory(230 << 20);
+    CHECK_MSG(yolo_train(o, &report, &error) == YOLO_ERROR_MEMORY && strstr(error.message, "largest batch that fits is"), "%s", error.message);
+    emulate_set_memory((size_t)2 << 30);
+}
+
+static void test_gpu_absent(void) {
+    yolo_error error;
+    run_place place;
+    emulate_set_device_count(-1);
+    CHECK(dev_place("0", true, &place, &error) == YOLO_ERROR_DEVICE && strstr(error.message, "no NVIDIA driver is installed"));
+    emulate_set_device_count(-2);
+    CHECK(dev_place("0", true, &place, &error) == YOLO_ERROR_DEVICE && strstr(error.message, "install a newer driver"));
+    emulate_set_device_count(2);
+    CHECK(dev_place("2", true, &place, &error) == YOLO_ERROR_DEVICE && strstr(error.message, "GPU 2 not available: 2 GPU(s) detected (0: "));
+    CHECK(dev_place("0,1", true, &place, &error) == YOLO_ERROR_UNSUPPORTED);
+    CHECK(dev_place("1", true, &place, &error) == YOLO_OK && place.device && place.gpu == 1);
+    dev_close(&place);
+}
+#endif
+
+static const test_case tests_gpu_step[] = {
+    {"forward", "heads as on the CPU, in float and in fp16", test_gpu_forward},
+    {"step", "losses, gradients and statistics of a batch as on the CPU; twice the same bits", test_gpu_step},
+    {"train", "two epochs end as on the CPU", test_gpu_train},
+    {"resume", "interrupted and resumed: the same bits", test_gpu_train_resume},
+#ifdef TEST_EMULATED
+    {"faults", "calls that fail: a sentence, nothing left behind", test_gpu_faults},
+    {"small_memory", "a batch that does not fit is refused with the largest that does", test_gpu_small_memory},
+    {"absent", "no driver, an old one, no such GPU", test_gpu_absent},
+#endif
+};
