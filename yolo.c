@@ -18467,7 +18467,8 @@ static yolo_status tr_gpu_push(tr_run *run, yolo_error *error) {
     if (!gpu) return YOLO_OK;
     const int64_t count = run->model.net.param_elements;
     const size_t bytes = (size_t)count * sizeof(float);
-    if (!run->loss_scale || !run->place.half) run->loss_scale = run->place.half ? TR_FIRST_SCALE : 1;
+    if (!run->place.half) run->loss_scale = 1;
+    else if (run->loss_scale == 1 && !run->scaled_steps) run->loss_scale = TR_FIRST_SCALE; /* a new run, or one that comes from a CPU */
     tr_scale_table(run->gradients, count, (float)run->loss_scale);
     yg_upload(gpu->device, run->grad->gpu->params, run->model.params, bytes);
     yg_upload(gpu->device, run->grad->gpu->gradients, run->gradients, bytes);
@@ -19104,7 +19105,7 @@ static yolo_status tr_train(const yolo_train_options *options, op_isa isa, run_p
     pt_model last = {0};
     memset(report, 0, sizeof *report);
     if (!run) return err_memory(error, sizeof *run);
-    *run = (tr_run){.options = *options, .place = place, .outside = options->log, .isa = isa, .item = "item", .best_fitness = -1, .rate = 1};
+    *run = (tr_run){.options = *options, .place = place, .outside = options->log, .isa = isa, .item = "item", .best_fitness = -1, .rate = 1, .loss_scale = 1};
     run->log = (yolo_log){tr_log_line, run};
     run->pool = thr_pool_create(options->threads ? options->threads : os_core_count());
     yolo_status status = run->pool ? YOLO_OK : err_memory(error, sizeof *run->pool);

@@ -24,7 +24,7 @@ static void gpu_finish(void) {
 static size_t gpu_type_size(yg_type type) { return type == YG_F32 ? 4 : 2; }
 
 static float gpu_round(float x, yg_type type) {
-    return type == YG_F32 ? x : type == YG_F16 ? f16_to_float(f16_from_float(x)) : f16_from_bfloat(f16_to_bfloat(x));
+    return type == YG_F32 ? x : type == YG_F16 ? f16_from_half(f16_to_half(x)) : f16_from_bfloat(f16_to_bfloat(x));
 }
 
 /* A tensor of c channels in pixels of `pixel` elements, beginning at `channel` of them. Guards and the other channels hold 0xA5. */
@@ -47,7 +47,7 @@ static void gpu_free(gpu_block *b) { yg_free(gpu_device(), b->memory); }
 static size_t gpu_count(const yg_ten *t) { return (size_t)t->n * (size_t)t->h * (size_t)t->w * (size_t)t->c; }
 
 static void gpu_store(uint8_t *to, float x, yg_type type) {
-    const uint16_t half = type == YG_F16 ? f16_from_float(x) : f16_to_bfloat(x);
+    const uint16_t half = type == YG_F16 ? f16_to_half(x) : f16_to_bfloat(x);
     if (type == YG_F32) memcpy(to, &x, 4);
     else memcpy(to, &half, 2);
 }
@@ -60,7 +60,7 @@ static float gpu_load(const uint8_t *from, yg_type type) {
         return x;
     }
     memcpy(&half, from, 2);
-    return type == YG_F16 ? f16_to_float(half) : f16_from_bfloat(half);
+    return type == YG_F16 ? f16_from_half(half) : f16_from_bfloat(half);
 }
 
 static size_t gpu_offset(const gpu_block *b, size_t pixel, int c) {

@@ -195,7 +195,7 @@ static void gpu_step_compare(const pt_model *model, const gpu_step_result *have,
     }
 }
 
-static void test_gpu_step(void) {
+static void test_gpu_batch(void) {
     pt_model model;
     if (!gpu_step_model(&model)) return;
     gpu_step_result want = gpu_step_run(&model, run_cpu), whole = gpu_step_run(&model, gpu_step_place(false)), half = gpu_step_run(&model, gpu_step_place(true));
@@ -339,7 +339,7 @@ static void test_gpu_absent(void) {
 
 static const test_case tests_gpu_step[] = {
     {"forward", "heads as on the CPU, in float and in fp16", test_gpu_forward},
-    {"step", "losses, gradients and statistics of a batch as on the CPU; twice the same bits", test_gpu_step},
+    {"step", "losses, gradients and statistics of a batch as on the CPU; twice the same bits", test_gpu_batch},
     {"train", "two epochs end as on the CPU", test_gpu_train},
     {"resume", "interrupted and resumed: the same bits", test_gpu_train_resume},
 #ifdef TEST_EMULATED
