@@ -35,4 +35,12 @@ inline float2 __bfloat1622float2(__nv_bfloat162 b) { return {__bfloat162float(b.
 inline bool __hisnan(__nv_bfloat16 b) { return (b.bits & 0x7fff) > 0x7f80; }
 inline int __hisinf(__nv_bfloat16 b) { return b.bits == 0x7f80 ? 1 : b.bits == 0xff80 ? -1 : 0; }
 
+/* The larger, or the NaN. */
+inline __nv_bfloat162 __hmax2_nan(__nv_bfloat162 a, __nv_bfloat162 b) {
+    const auto larger = [](__nv_bfloat16 x, __nv_bfloat16 y) {
+        return __hisnan(x) || __hisnan(y) ? __nv_bfloat16{0x7fff} : __bfloat162float(x) > __bfloat162float(y) ? x : y;
+    };
+    return {larger(a.x, b.x), larger(a.y, b.y)};
+}
+
 #endif

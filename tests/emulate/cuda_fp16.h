@@ -44,4 +44,10 @@ inline float2 __half22float2(__half2 h) { return {__half2float(h.x), __half2floa
 inline bool __hisnan(__half h) { return (h.bits & 0x7fff) > 0x7c00; }
 inline int __hisinf(__half h) { return h.bits == 0x7c00 ? 1 : h.bits == 0xfc00 ? -1 : 0; }
 
+/* The larger, or the NaN. */
+inline __half2 __hmax2_nan(__half2 a, __half2 b) {
+    const auto larger = [](__half x, __half y) { return __hisnan(x) || __hisnan(y) ? __half{0x7fff} : __half2float(x) > __half2float(y) ? x : y; };
+    return {larger(a.x, b.x), larger(a.y, b.y)};
+}
+
 #endif

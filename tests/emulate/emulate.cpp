@@ -141,11 +141,13 @@ void guarded_free(guarded *memory) {
 /* ==== 3 fibers ==================================================================================================
    A stack each, and the registers that a call preserves on top of it. They stay on the OS thread that made them. */
 
+/* Where somebody waits, and the sanitizer's part of it. */
+struct place { void *stack_pointer, *fake; };
+
 struct fiber {
-    void *stack_pointer;
-    char *low;
+    char *low; /* of the stack */
     size_t size;
-    void *fake; /* the sanitizer's */
+    place idle; /* where it waits for a lane to begin */
 };
 
 #if defined(__x86_64__)
@@ -222,11 +224,12 @@ const size_t stack_bytes = 128 << 10;
 #endif
 const size_t stack_guard = 4096;
 
-/* Leaves `from` for `to`; returns when somebody comes back. */
-inline void fiber_switch(fiber *from, fiber *to) {
+/* Leaves `from` for `to`, which waits on `on`; returns when somebody comes back. */
+inline void change_place(place *from, const place *to, const fiber *on) {
 #ifdef EMULATE_ASAN
-    __sanitizer_start_switch_fiber(&from->fake, to->low, to->size);
+    __sanitizer_start_switch_fiber(&from->fake, on->low, on->size);
 #endif
+    (void)on;
     emulate_switch(&from->stack_pointer, to->stack_pointer);
 #ifdef EMULATE_ASAN
     __sanitizer_finish_switch_fiber(from->fake, NULL, NULL);
@@ -240,25 +243,33 @@ inline void fiber_switch(fiber *from, fiber *to) {
 
 struct async_copy { void *to; int bytes, group; unsigned char data[16]; };
 
+struct warp;
+struct worker;
+
 struct lane {
-    uint3 index;
-    fiber *stack; /* NULL: has not begun */
+    uint3 index; /* what emulate_thread_index points to */
+    unsigned number; /* in its warp */
+    warp *team;
+    worker *home;
+    fiber *on; /* NULL: has not begun */
+    place at;  /* where it waits */
     emulate_kind waits;
     unsigned mask;
     int line;
-    int group; /* of copies that is being filled */
+    int group; /* of copies, that is being filled */
     std::vector<async_copy> copies;
 };
 
-struct meeting { unsigned mask, arrived; emulate_kind kind; };
+struct meeting { unsigned mask, arrived; emulate_kind kind; int detail; };
 
 struct warp {
+    unsigned bit; /* among warps */
+    lane *first;
     unsigned lanes, ready, ended, at_barrier;
     int meeting_count;
     meeting meetings[WARP];
     uint64_t value[WARP], result[WARP];
     int source[WARP];
-    unsigned votes;
     float *d[WARP];
     const uint32_t *a[WARP], *b[WARP];
     uint32_t *r[WARP];
@@ -271,22 +282,28 @@ struct worker {
     lane lanes[THREADS];
     warp warps[WARPS];
     unsigned ready; /* warps with ready lanes */
-    int current, warp_now, thread_count, live;
+    warp *now; /* whose lanes take turns */
+    int thread_count, live;
     int arrived, votes, barrier_line, barrier_result[2], barrier_count;
-    bool backward, shuffled;
+    bool forward, backward, shuffled;
     unsigned turn_lane, turn_warp; /* where the search for the next begins */
     uint64_t random;
     guarded shared;
-    fiber host, *running;
+    fiber host;     /* what waits for the block's end */
+    fiber *running; /* the one begun last */
     fiber stacks[THREADS];
     int stack_count = 0;
     fiber *idle[THREADS];
     int idle_count = 0;
     char *stack_memory = NULL;
+    worker();
     ~worker();
 };
 
 __thread worker *worker_now; /* while a kernel runs */
+
+/* The lane that runs. */
+inline lane *lane_now() { return (lane *)emulate_thread_index; }
 
 uint64_t random_next(uint64_t *state) { /* splitmix64 */
     uint64_t x = *state += 0x9e3779b97f4a7c15u;
@@ -329,27 +346,37 @@ void shuffle_turns(worker *w) {
     die();
 }
 
-/* The number of a lane that can run; -1 when all have ended. */
-inline int next_lane(worker *w) {
-    warp *p = &w->warps[w->warp_now];
-    if (!p->ready) {
-        w->ready &= ~(1u << w->warp_now);
-        if (!w->ready) {
-            if (w->live) deadlock(w);
-            return -1;
-        }
-        if (w->shuffled) shuffle_turns(w);
-        w->warp_now = choose(w, w->ready, w->turn_warp);
-        p = &w->warps[w->warp_now];
+/* When the warp's lanes all wait or have ended: another warp. */
+__attribute__((noinline)) bool next_warp(worker *w) {
+    w->ready &= ~w->now->bit;
+    if (!w->ready) {
+        if (w->live) deadlock(w);
+        return false;
     }
+    if (w->shuffled) shuffle_turns(w);
+    w->now = &w->warps[choose(w, w->ready, w->turn_warp)];
+    return true;
+}
+
+/* A lane that can run; NULL when all have ended. */
+inline lane *next_lane(worker *w) {
+    if (!w->now->ready && !next_warp(w)) return NULL;
+    warp *p = w->now;
     const int i = choose(w, p->ready, w->turn_lane);
     p->ready &= ~(1u << i);
-    return w->warp_now * WARP + i;
+    return p->first + i;
+}
+
+/* The same; first tries the lane after `t`, which the processor guesses before it knows. */
+inline lane *lane_after(worker *w, lane *t) {
+    if (!w->forward || !(t->team->ready >> t->number >> 1 & 1)) return next_lane(w);
+    t->team->ready ^= 2u << t->number;
+    return t + 1;
 }
 
 void fiber_main();
 
-fiber *fiber_take(worker *w) {
+__attribute__((noinline)) fiber *fiber_take(worker *w) {
     if (w->idle_count) return w->idle[--w->idle_count];
     const size_t stride = stack_guard + stack_bytes;
     const int i = w->stack_count++;
@@ -363,28 +390,28 @@ fiber *fiber_take(worker *w) {
     mprotect(f->low - stack_guard, stack_guard, PROT_NONE);
     /* Tops at different distances from the page's end, lest all stacks share a few sets of the cache. */
     f->size = stack_bytes - (size_t)(i % 31) * 320;
-    f->fake = NULL;
     void **frame = (void **)(f->low + f->size) - FRAME_WORDS;
     for (int k = 0; k < FRAME_WORDS; k++) frame[k] = NULL;
     frame[SAVED_RETURN] = (void *)fiber_main;
-    f->stack_pointer = frame;
+    f->idle = {frame, NULL};
     return f;
 }
 
-/* The running lane waits until it is ready again. */
-inline void wait_turn(worker *w) {
-    const int self = w->current;
-    fiber *from = w->running;
-    const int next = next_lane(w);
-    if (next != self) {
-        lane *t = &w->lanes[next];
-        if (!t->stack) t->stack = fiber_take(w);
-        w->current = next;
-        w->running = t->stack;
-        fiber_switch(from, t->stack);
+/* Gives the turn to `next`. */
+inline void go_on(worker *w, place *from, lane *next) {
+    const place *to = &next->at;
+    if (!next->on) {
+        next->on = w->running = fiber_take(w);
+        to = &next->on->idle;
     }
-    emulate_thread_index = &w->lanes[self].index;
-    w->lanes[self].waits = EMULATE_RUNS;
+    emulate_thread_index = &next->index;
+    change_place(from, to, next->on);
+}
+
+/* The running lane waits until it is ready again. */
+inline void wait_turn(worker *w, lane *self) {
+    lane *next = lane_after(w, self);
+    if (next != self) go_on(w, &self->at, next);
 }
 
 /* Runs lanes that have not begun, one after the other. */
@@ -398,66 +425,78 @@ void fiber_main() {
     if (!w->host.low) w->host.low = (char *)low, w->host.size = size;
 #endif
     for (;;) {
-        const int i = w->current;
-        emulate_thread_index = &w->lanes[i].index;
         w->job->thread();
-        w->warps[i / WARP].ended |= 1u << i % WARP;
+        lane *t = lane_now();
+        t->team->ended |= 1u << t->number;
         w->live--;
-        const int next = next_lane(w);
-        fiber *to = &w->host;
-        if (next >= 0) {
-            w->current = next;
-            if (!w->lanes[next].stack) {
-                w->lanes[next].stack = self;
-                continue;
-            }
-            to = w->lanes[next].stack;
+        t = lane_after(w, t);
+        if (t && !t->on) {
+            t->on = self;
+            emulate_thread_index = &t->index;
+            continue;
         }
         w->idle[w->idle_count++] = self;
-        w->running = to;
-        fiber_switch(self, to);
+        if (t) go_on(w, &self->idle, t);
+        else change_place(&self->idle, &w->host.idle, &w->host);
     }
+}
+
+/* Why a lane may not be at this meeting. */
+__attribute__((noinline)) void check_meeting(const lane *t, const meeting *here, emulate_kind kind, int detail, unsigned mask, int line) {
+    const warp *p = t->team;
+    if (!(mask >> t->number & 1)) emulate_die("%s, line %d: the mask 0x%08x does not name the calling lane %u", kind_name(kind), line, mask, t->number);
+    if (mask & ~p->lanes) emulate_die("%s, line %d: the mask 0x%08x names lanes that the warp has not: it has 0x%08x", kind_name(kind), line, mask, p->lanes);
+    if (mask & p->ended) emulate_die("%s, line %d: of the mask 0x%08x, lanes 0x%08x have ended", kind_name(kind), line, mask, mask & p->ended);
+    if (here->kind != kind) emulate_die("%s, line %d: other lanes of the mask 0x%08x are at %s", kind_name(kind), line, mask, kind_name(here->kind));
+    if (here->detail != detail) emulate_die("%s, line %d: other lanes are at one of another kind", kind_name(kind), line);
 }
 
 /* Arrives at a meeting of the lanes of `mask`. True for the last one, which then works for all and calls meet_end; for the
    others it is over when this returns. */
-inline bool meet(worker *w, emulate_kind kind, unsigned mask, int line) {
-    const int i = w->current;
-    lane *t = &w->lanes[i];
-    warp *p = &w->warps[i / WARP];
-    const unsigned bit = 1u << i % WARP;
-    t->line = line;
-    t->mask = mask;
+inline __attribute__((always_inline)) bool meet(lane *t, emulate_kind kind, int detail, unsigned mask, int line) {
+    warp *p = t->team;
+    const unsigned bit = 1u << t->number;
     int m = 0;
     while (m < p->meeting_count && p->meetings[m].mask != mask) m++;
-    if (m == p->meeting_count) {
-        if (!(mask & bit)) emulate_die("%s, line %d: the mask 0x%08x does not name the calling lane %d", kind_name(kind), line, mask, i % WARP);
-        if (mask & ~p->lanes) emulate_die("%s, line %d: the mask 0x%08x names lanes that the warp has not: it has 0x%08x", kind_name(kind), line, mask, p->lanes);
-        if (mask & p->ended) emulate_die("%s, line %d: of the mask 0x%08x, lanes 0x%08x have ended", kind_name(kind), line, mask, mask & p->ended);
-        p->meetings[p->meeting_count++] = {mask, 0, kind};
-    }
     meeting *here = &p->meetings[m];
-    if (here->kind != kind) emulate_die("%s, line %d: other lanes of the mask 0x%08x are at %s", kind_name(kind), line, mask, kind_name(here->kind));
-    if (!(mask & bit)) emulate_die("%s, line %d: the mask 0x%08x does not name the calling lane %d", kind_name(kind), line, mask, i % WARP);
+    if (m == p->meeting_count) {
+        *here = {mask, 0, kind, detail};
+        check_meeting(t, here, kind, detail, mask, line);
+        p->meeting_count++;
+    } else if (here->kind != kind || here->detail != detail || !(mask & bit)) check_meeting(t, here, kind, detail, mask, line);
     here->arrived |= bit;
+    t->line = line;
+    t->mask = mask;
+    t->waits = kind;
     if (here->arrived == mask) {
         *here = p->meetings[--p->meeting_count];
         return true;
     }
-    t->waits = kind;
-    wait_turn(w);
+    wait_turn(t->home, t);
     return false;
 }
 
-inline void meet_end(worker *w, unsigned mask) {
-    const int i = w->current;
-    warp *p = &w->warps[i / WARP];
+inline void meet_end(lane *t, unsigned mask) {
+    worker *w = t->home;
     if (w->shuffled && !(random_next(&w->random) & 3)) {
-        p->ready |= mask;
+        t->team->ready |= mask;
         shuffle_turns(w);
-        w->warp_now = choose(w, w->ready, w->turn_warp);
-        wait_turn(w);
-    } else p->ready |= mask & ~(1u << i % WARP);
+        w->now = &w->warps[choose(w, w->ready, w->turn_warp)];
+        wait_turn(w, t);
+    } else t->team->ready |= mask & ~(1u << t->number);
+}
+
+worker::worker() {
+    for (int i = 0; i < THREADS; i++) {
+        lanes[i].number = (unsigned)i % WARP;
+        lanes[i].team = &warps[i / WARP];
+        lanes[i].home = this;
+        lanes[i].group = 0;
+    }
+    for (int i = 0; i < WARPS; i++) {
+        warps[i].bit = 1u << i;
+        warps[i].first = &lanes[i * WARP];
+    }
 }
 
 worker::~worker() {
@@ -472,7 +511,7 @@ void block_start(worker *w, uint64_t number) {
     w->thread_count = w->live = (int)(b.x * b.y * b.z);
     w->arrived = w->votes = w->barrier_count = 0;
     w->ready = 0;
-    w->warp_now = 0;
+    w->forward = knobs.order == 0;
     w->backward = knobs.order == 1;
     w->shuffled = knobs.order > 1;
     w->turn_lane = w->turn_warp = 0;
@@ -480,8 +519,7 @@ void block_start(worker *w, uint64_t number) {
     if (w->shuffled) shuffle_turns(w);
     for (int i = 0; i < w->thread_count; i++) {
         lane *t = &w->lanes[i];
-        t->stack = NULL;
-        t->waits = EMULATE_RUNS;
+        t->on = NULL;
         if (t->group) t->group = 0, t->copies.clear();
     }
     for (int i = 0; i * WARP < w->thread_count; i++) {
@@ -490,19 +528,15 @@ void block_start(worker *w, uint64_t number) {
         p->lanes = p->ready = count >= WARP ? ~0u : (1u << count) - 1;
         p->ended = p->at_barrier = 0;
         p->meeting_count = 0;
-        w->ready |= 1u << i;
+        w->ready |= p->bit;
     }
-    w->warp_now = choose(w, w->ready, w->turn_warp);
+    w->now = &w->warps[choose(w, w->ready, w->turn_warp)];
     if (w->shared.bytes) memset(w->shared.user, 0xff, w->shared.bytes);
 }
 
 void block_run(worker *w, uint64_t number) {
     block_start(w, number);
-    w->current = next_lane(w);
-    fiber *first = fiber_take(w);
-    w->lanes[w->current].stack = first;
-    w->running = first;
-    fiber_switch(&w->host, first);
+    go_on(w, &w->host.idle, next_lane(w));
     const ptrdiff_t overrun = w->shared.user ? guarded_overrun(w->shared) : 0;
     if (overrun) {
         const uint3 b = w->block.index;
@@ -534,7 +568,7 @@ void emulate_die(const char *format, ...) {
     const worker *w = worker_now;
     va_list arguments;
     if (w) {
-        const uint3 b = w->block.index, t = w->lanes[w->current].index;
+        const uint3 b = w->block.index, t = *emulate_thread_index;
         fprintf(stderr, "emulate: %s, block (%u,%u,%u), thread (%u,%u,%u): ", w->job->name.c_str(), b.x, b.y, b.z, t.x, t.y, t.z);
     } else fprintf(stderr, "emulate: outside of a kernel: ");
     va_start(arguments, format);
@@ -545,14 +579,14 @@ void emulate_die(const char *format, ...) {
 }
 
 int emulate_barrier(bool value, int line) {
-    worker *w = worker_now;
-    const int i = w->current, parity = w->barrier_count & 1;
-    lane *t = &w->lanes[i];
-    t->line = line;
+    lane *t = lane_now();
+    worker *w = t->home;
+    const int parity = w->barrier_count & 1;
     if (!w->arrived) w->barrier_line = line;
     else if (w->barrier_line != line) emulate_die("a barrier of the block at line %d, while others wait at that of line %d", line, w->barrier_line);
     w->votes += value;
-    w->warps[i / WARP].at_barrier |= 1u << i % WARP;
+    t->team->at_barrier |= 1u << t->number;
+    t->line = line;
     t->waits = EMULATE_BARRIER;
     if (++w->arrived == w->thread_count) {
         w->barrier_result[parity] = w->votes;
@@ -564,119 +598,159 @@ int emulate_barrier(bool value, int line) {
             w->ready |= 1u << p;
         }
         if (w->shuffled) shuffle_turns(w);
-        w->warp_now = choose(w, w->ready, w->turn_warp);
+        w->now = &w->warps[choose(w, w->ready, w->turn_warp)];
     }
-    wait_turn(w);
+    wait_turn(w, t);
     return w->barrier_result[parity];
 }
 
 /* ==== 5 warps: votes, shuffles, matrices, copies ================================================================ */
 
-int emulate_lane() { return worker_now->current % WARP; }
+int emulate_lane() { return (int)lane_now()->number; }
 
 unsigned emulate_vote(emulate_kind kind, unsigned mask, bool value, int line) {
-    worker *w = worker_now;
-    const int i = w->current, l = i % WARP;
-    warp *p = &w->warps[i / WARP];
-    p->value[l] = value;
-    if (meet(w, kind, mask, line)) {
+    lane *t = lane_now();
+    warp *p = t->team;
+    p->value[t->number] = value;
+    if (meet(t, kind, 0, mask, line)) {
         uint64_t votes = 0;
         for (int k = 0; k < WARP; k++)
             if (mask >> k & 1) votes |= p->value[k] << k;
         for (int k = 0; k < WARP; k++)
             if (mask >> k & 1) p->result[k] = votes;
-        meet_end(w, mask);
+        meet_end(t, mask);
     }
-    return (unsigned)p->result[l];
+    return (unsigned)p->result[t->number];
 }
 
 uint64_t emulate_shuffle(unsigned mask, uint64_t value, int source, int line) {
-    worker *w = worker_now;
-    const int i = w->current, l = i % WARP;
-    warp *p = &w->warps[i / WARP];
-    p->value[l] = value;
-    p->source[l] = source;
-    if (meet(w, EMULATE_SHUFFLE, mask, line)) {
+    lane *t = lane_now();
+    warp *p = t->team;
+    p->value[t->number] = value;
+    p->source[t->number] = source;
+    if (meet(t, EMULATE_SHUFFLE, 0, mask, line)) {
         for (int k = 0; k < WARP; k++) {
             if (!(mask >> k & 1)) continue;
             const int s = p->source[k] & 31;
             p->result[k] = mask >> s & 1 ? p->value[s] : ~(uint64_t)0;
         }
-        meet_end(w, mask);
+        meet_end(t, mask);
     }
-    return p->result[l];
+    return p->result[t->number];
 }
 
 namespace {
 
-struct tiles { alignas(64) uint16_t a[16][16], b[16][8]; float d[16][8]; };
+typedef uint32_t words8 __attribute__((vector_size(32)));
+typedef float floats8 __attribute__((vector_size(32)));
+typedef uint32_t words4 __attribute__((vector_size(16)));
+typedef float floats4 __attribute__((vector_size(16)));
 
-inline float half_to_float(uint16_t bits) { return __half2float({bits}); }
-inline float bfloat_to_float(uint16_t bits) { return __bfloat162float({bits}); }
+/* Two 16-bit elements a word, the lower half first: of a row of A by columns, of B by rows. */
+struct tiles { alignas(64) uint32_t a[16][8], b[8][8]; float d[16][8]; };
 
-template <float (*convert)(uint16_t)> void multiply(tiles *t, int depth) {
-    float a[16][16], b[16][8];
-    for (int i = 0; i < 16; i++)
-        for (int k = 0; k < depth; k++) a[i][k] = convert(t->a[i][k]);
-    for (int k = 0; k < depth; k++)
-        for (int j = 0; j < 8; j++) b[k][j] = convert(t->b[k][j]);
-    for (int i = 0; i < 16; i++)
-        for (int k = 0; k < depth; k++)
-            for (int j = 0; j < 8; j++) t->d[i][j] += a[i][k] * b[k][j];
+#define EMULATE_INLINE inline __attribute__((always_inline, no_sanitize("address", "undefined")))
+
+template <bool brain, typename F, typename U> EMULATE_INLINE void widen(F *to, const U &bits) {
+    if (brain) {
+        *to = (F)(bits << 16);
+        return;
+    }
+    const U magnitude = (bits & 0x7fff) << 13; /* as in __half2float */
+    const F scaled = (F)magnitude * 0x1p112f;
+    *to = (F)((U)scaled | (bits & 0x8000) << 16 | ((U)(magnitude >= 0x0f800000) & 0x7f800000));
 }
 
-void mma_of_warp(const warp *p, emulate_mma_kind kind) {
+/* d += a b, products in the order of their column of a. */
+template <bool brain, typename F, typename U> EMULATE_INLINE void multiply(tiles *t, int pairs) {
+    enum { WIDE = sizeof(F) / 4, PARTS = 8 / WIDE };
+    alignas(64) float even[16][8], odd[16][8];
+    F b[16][PARTS];
+    U bits;
+    for (int i = 0; i < 16; i++)
+        for (int k = 0; k < pairs; k += WIDE) {
+            memcpy(&bits, &t->a[i][k], sizeof bits);
+            widen<brain>((F *)&even[i][k], bits & 0xffff);
+            widen<brain>((F *)&odd[i][k], bits >> 16);
+        }
+    for (int k = 0; k < pairs; k++)
+        for (int j = 0; j < PARTS; j++) {
+            memcpy(&bits, &t->b[k][j * WIDE], sizeof bits);
+            widen<brain>(&b[2 * k][j], bits & 0xffff);
+            widen<brain>(&b[2 * k + 1][j], bits >> 16);
+        }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < PARTS; j++) {
+            F *d = (F *)&t->d[i][j * WIDE], s0 = d[0], s1 = d[PARTS], s2 = d[2 * PARTS], s3 = d[3 * PARTS];
+            for (int k = 0; k < pairs; k++) {
+                const F b0 = b[2 * k][j], b1 = b[2 * k + 1][j];
+                s0 += even[i][k] * b0, s1 += even[i + 1][k] * b0, s2 += even[i + 2][k] * b0, s3 += even[i + 3][k] * b0;
+                s0 += odd[i][k] * b1, s1 += odd[i + 1][k] * b1, s2 += odd[i + 2][k] * b1, s3 += odd[i + 3][k] * b1;
+            }
+            d[0] = s0, d[PARTS] = s1, d[2 * PARTS] = s2, d[3 * PARTS] = s3;
+        }
+}
+
+/* No FMA: the bits are the same on every processor. */
+#ifdef __x86_64__
+__attribute__((target("avx2"), no_sanitize("address", "undefined"))) void multiply_avx2(tiles *t, int pairs, bool brain) {
+    if (brain) multiply<true, floats8, words8>(t, pairs);
+    else multiply<false, floats8, words8>(t, pairs);
+}
+const bool has_avx2 = __builtin_cpu_supports("avx2");
+#endif
+__attribute__((no_sanitize("address", "undefined"))) void multiply_any(tiles *t, int pairs, bool brain) {
+    if (brain) multiply<true, floats4, words4>(t, pairs);
+    else multiply<false, floats4, words4>(t, pairs);
+}
+
+__attribute__((no_sanitize("address", "undefined"))) void mma_of_warp(const warp *p, emulate_mma_kind kind) {
     tiles t;
     const int halves = kind == EMULATE_F16_K8 ? 1 : 2;
+    if (halves == 1) memset(&t, 0, sizeof t);
     for (int l = 0; l < WARP; l++) {
-        const int g = l / 4, c = l % 4 * 2;
+        const int g = l / 4, c = l % 4;
         for (int h = 0; h < halves; h++) {
-            memcpy(&t.a[g][c + 8 * h], &p->a[l][2 * h], 4);
-            memcpy(&t.a[g + 8][c + 8 * h], &p->a[l][2 * h + 1], 4);
-            t.b[c + 8 * h][g] = (uint16_t)p->b[l][h];
-            t.b[c + 8 * h + 1][g] = (uint16_t)(p->b[l][h] >> 16);
+            t.a[g][c + 4 * h] = p->a[l][2 * h];
+            t.a[g + 8][c + 4 * h] = p->a[l][2 * h + 1];
+            t.b[c + 4 * h][g] = p->b[l][h];
         }
-        memcpy(&t.d[g][c], p->d[l], 8);
-        memcpy(&t.d[g + 8][c], p->d[l] + 2, 8);
+        memcpy(&t.d[g][2 * c], p->d[l], 8);
+        memcpy(&t.d[g + 8][2 * c], p->d[l] + 2, 8);
     }
-    if (kind == EMULATE_BF16_K16) multiply<bfloat_to_float>(&t, 16);
-    else multiply<half_to_float>(&t, 8 * halves);
+#ifdef __x86_64__
+    if (has_avx2) multiply_avx2(&t, 4 * halves, kind == EMULATE_BF16_K16);
+    else
+#endif
+        multiply_any(&t, 4 * halves, kind == EMULATE_BF16_K16);
     for (int l = 0; l < WARP; l++) {
-        const int g = l / 4, c = l % 4 * 2;
-        memcpy(p->d[l], &t.d[g][c], 8);
-        memcpy(p->d[l] + 2, &t.d[g + 8][c], 8);
+        const int g = l / 4, c = l % 4;
+        memcpy(p->d[l], &t.d[g][2 * c], 8);
+        memcpy(p->d[l] + 2, &t.d[g + 8][2 * c], 8);
     }
 }
 
 } // namespace
 
 void emulate_mma(emulate_mma_kind kind, float *d, const uint32_t *a, const uint32_t *b, int line) {
-    worker *w = worker_now;
-    const int i = w->current, l = i % WARP;
-    warp *p = &w->warps[i / WARP];
-    p->d[l] = d;
-    p->a[l] = a;
-    p->b[l] = b;
-    p->value[l] = kind;
-    if (meet(w, EMULATE_MMA, ~0u, line)) {
-        for (int k = 0; k < WARP; k++)
-            if (p->value[k] != (uint64_t)kind) emulate_die("mma, line %d: lane %d is at one of another kind", line, k);
+    lane *t = lane_now();
+    warp *p = t->team;
+    p->d[t->number] = d;
+    p->a[t->number] = a;
+    p->b[t->number] = b;
+    if (meet(t, EMULATE_MMA, kind, ~0u, line)) {
         mma_of_warp(p, kind);
-        meet_end(w, ~0u);
+        meet_end(t, ~0u);
     }
 }
 
 void emulate_ldmatrix(uint32_t *r, const void *row, int matrices, bool transposed, int line) {
-    worker *w = worker_now;
-    const int i = w->current, l = i % WARP;
-    warp *p = &w->warps[i / WARP];
-    p->r[l] = r;
-    p->row[l] = (const unsigned char *)row;
-    p->value[l] = (uint64_t)(matrices * 2 + transposed);
-    if (l < 8 * matrices && ((uintptr_t)row & 15)) emulate_die("ldmatrix, line %d: the row's address is no multiple of 16", line);
-    if (!meet(w, EMULATE_LDMATRIX, ~0u, line)) return;
-    for (int k = 0; k < WARP; k++)
-        if (p->value[k] != p->value[l]) emulate_die("ldmatrix, line %d: lane %d is at one of another kind", line, k);
+    lane *t = lane_now();
+    warp *p = t->team;
+    p->r[t->number] = r;
+    p->row[t->number] = (const unsigned char *)row;
+    if ((int)t->number < 8 * matrices && (uintptr_t)row & 15) emulate_die("ldmatrix, line %d: the row's address is no multiple of 16", line);
+    if (!meet(t, EMULATE_LDMATRIX, matrices * 2 + transposed, ~0u, line)) return;
     for (int m = 0; m < matrices; m++) {
         uint16_t tile[8][8];
         for (int k = 0; k < 8; k++) memcpy(tile[k], p->row[8 * m + k], 16);
@@ -685,12 +759,11 @@ void emulate_ldmatrix(uint32_t *r, const void *row, int matrices, bool transpose
             p->r[k][m] = transposed ? tile[c][g] | (uint32_t)tile[c + 1][g] << 16 : tile[g][c] | (uint32_t)tile[g][c + 1] << 16;
         }
     }
-    meet_end(w, ~0u);
+    meet_end(t, ~0u);
 }
 
 void emulate_copy_async(void *shared, const void *global, int bytes, bool valid, int line) {
-    worker *w = worker_now;
-    lane *t = &w->lanes[w->current];
+    lane *t = lane_now();
     if ((uintptr_t)shared % (unsigned)bytes) emulate_die("cp.async, line %d: the shared address is no multiple of %d", line, bytes);
     if (valid && (uintptr_t)global % (unsigned)bytes) emulate_die("cp.async, line %d: the global address is no multiple of %d", line, bytes);
     async_copy copy = {shared, bytes, t->group, {0}};
@@ -699,10 +772,10 @@ void emulate_copy_async(void *shared, const void *global, int bytes, bool valid,
     t->copies.push_back(copy);
 }
 
-void emulate_copy_commit() { worker_now->lanes[worker_now->current].group++; }
+void emulate_copy_commit() { lane_now()->group++; }
 
 void emulate_copy_wait(int pending) {
-    lane *t = &worker_now->lanes[worker_now->current];
+    lane *t = lane_now();
     size_t done = 0;
     while (done < t->copies.size() && t->copies[done].group < t->group - pending) {
         memcpy(t->copies[done].to, t->copies[done].data, (size_t)t->copies[done].bytes);
@@ -769,6 +842,11 @@ void helper_main() {
 /* In a forked child the helpers are not there. */
 void forked() { pool = new helper_pool; }
 
+int core_count() {
+    static const int count = (int)std::thread::hardware_concurrency();
+    return count ? count : 1;
+}
+
 uint64_t gcd(uint64_t a, uint64_t b) { return b ? gcd(b, a % b) : a; }
 
 void grid_run(const work &job) {
@@ -784,7 +862,7 @@ void grid_run(const work &job) {
         do g.step = random_next(&random) % g.count;
         while (gcd(g.step, g.count) != 1);
     }
-    const int workers = knobs.workers ? knobs.workers : (int)std::thread::hardware_concurrency();
+    const int workers = knobs.workers ? knobs.workers : core_count();
     const bool large = g.count > 1 && (knobs.workers || g.count * job.block.x * job.block.y * job.block.z >= 4096);
     bool shared = false;
     if (large && workers > 1) {
