@@ -1,2 +1,374 @@
-/* gpu_conv.c */
-static const test_case tests_gpu_conv[] = {{"none", "none", NULL}};
+/* gpu_conv.c - K8: convolutions forward and backward against op_conv_fwd and op_conv_dgrad, packed weights against their definition.
+   What lies around the tensors that are read is NaN, so that reading it shows. */
+
+enum { CONV_BIAS = 1, CONV_RESIDUAL = 2, CONV_MOMENTS = 4, CONV_PADDED = 8 /* in has zeros up to a multiple of 8 channels */ };
+
+/* in and out (or d_in and d_out) are slices: a channel of wider pixels; pixel 0 = dense. */
+typedef struct conv_case {
+    int n, h, w, c, k, kernel, stride, padding;
+    yg_activation activation;
+    int options, in_pixel, in_channel, out_pixel, out_channel;
+} conv_case;
+
+static const yg_type conv_types[] = {YG_F32, YG_F16, YG_BF16};
+
+static int conv_out(const conv_case *t, int size) { return (size + 2 * t->padding - t->kernel) / t->stride + 1; }
+static int conv_padded(int channels) { return (channels + 7) / 8 * 8; }
+
+static gpu_block conv_tensor(int n, int h, int w, int c, int pixel, int channel, yg_type type) {
+    return gpu_tensor(n, h, w, c, pixel ? pixel : c, pixel ? channel : 0, type);
+}
+
+/* A tensor to read: c values a pixel and zeros up to b->t.c, NaN around them. */
+static void conv_fill(gpu_block *b, const float *values, int c) {
+    const size_t pixels = gpu_count(&b->t) / (size_t)b->t.c;
+    uint8_t *around = mem_alloc(b->bytes);
+    float *wide = mem_array(gpu_count(&b->t), sizeof *wide);
+    memset(around, 0xFF, b->bytes);
+    yg_upload(gpu_device(), b->memory, around, b->bytes);
+    gpu_finish();
+    for (size_t p = 0; p < pixels; p++)
+        for (int i = 0; i < b->t.c; i++) wide[p * (size_t)b->t.c + (size_t)i] = i < c ? values[p * (size_t)c + (size_t)i] : 0;
+    gpu_write(b, wide);
+    mem_free(around);
+    mem_free(wide);
+}
+
+static yg_conv conv_make(const conv_case *t, yg_type type, bool turned) {
+    yg_conv conv = {t->c, t->k, t->kernel, t->stride, t->padding, t->activation, 0.1f, type, NULL, NULL, NULL};
+    if (turned) conv.turned = yg_alloc(gpu_device(), yg_turned_bytes(&conv));
+    else conv.weight = yg_alloc(gpu_device(), yg_conv_bytes(&conv));
+    return conv;
+}
+
+static void conv_free(yg_conv *conv) {
+    yg_free(gpu_device(), conv->weight);
+    yg_free(gpu_device(), conv->turned);
+    yg_free(gpu_device(), conv->bias);
+}
+
+static void conv_compare(const conv_case *t, const char *what, yg_type type, const float *have, const float *want, size_t count) {
+    static const double energy[] = {1e-10, 1e-6, 5e-5}, largest[] = {2e-5, 2e-3, 1e-2};
+    char text[200];
+    snprintf(text, sizeof text, "%s, type %d: n%d %dx%d c%d k%d kernel %d stride %d padding %d activation %d options %d", what, (int)type, t->n, t->h, t->w, t->c,
+             t->k, t->kernel, t->stride, t->padding, (int)t->activation, t->options);
+    gpu_compare(text, have, want, count, energy[type], largest[type]);
+}
+
+/* Means of 128 pixels at a time and sums of the squares of the distances from them, of the CPU's output. */
+static void conv_check_moments(const conv_case *t, const float *have, const float *out, size_t pixels) {
+    const size_t tiles = (pixels + 127) / 128, k = (size_t)t->k;
+    float *want = mem_array(tiles * 2 * k, sizeof *want), *sizes = mem_array(tiles * 2 * k, sizeof *sizes);
+    for (size_t tile = 0; tile < tiles; tile++)
+        for (size_t c = 0; c < k; c++) {
+            const size_t first = tile * 128, end = YOLO_MIN(first + 128, pixels);
+            double mean = 0, squares = 0;
+            for (size_t p = first; p < end; p++) mean += out[p * k + c];
+            mean /= (double)(end - first);
+            for (size_t p = first; p < end; p++) squares += (out[p * k + c] - mean) * (out[p * k + c] - mean);
+            want[tile * 2 * k + c] = (float)mean;
+            want[tile * 2 * k + k + c] = (float)squares;
+            sizes[tile * 2 * k + c] = have[tile * 2 * k + c];
+            sizes[tile * 2 * k + k + c] = have[tile * 2 * k + k + c];
+        }
+    for (size_t tile = 0; tile < tiles; tile++) {
+        gpu_compare("means", sizes + tile * 2 * k, want + tile * 2 * k, k, 1e-9, 1e-4);
+        gpu_compare("squares", sizes + tile * 2 * k + k, want + tile * 2 * k + k, k, 1e-9, 1e-4);
+    }
+    mem_free(want);
+    mem_free(sizes);
+}
+
+/* out by the CPU, to be freed with mem_free. */
+static float *conv_expected(const conv_case *t, const float *in, const float *weight, const float *bias, const float *residual) {
+    const int h = conv_out(t, t->h), w = conv_out(t, t->w);
+    float *out = mem_array((size_t)t->n * (size_t)h * (size_t)w * (size_t)t->k, sizeof *out);
+    op_conv conv;
+    yolo_error error;
+    CHECK(op_conv_create(&conv, OP_PORTABLE, t->c, t->k, t->kernel, t->stride, t->padding, (net_activation)t->activation, weight, bias, &error) == YOLO_OK);
+    conv.slope = 0.1f;
+    void *workspace = mem_alloc(op_conv_workspace(&conv, t->n, t->h, t->w, 1));
+    const ten to = gpu_ten(out, t->n, h, w, t->k), from = gpu_ten((float *)(uintptr_t)in, t->n, t->h, t->w, t->c);
+    const ten added = gpu_ten((float *)(uintptr_t)residual, t->n, h, w, t->k);
+    op_conv_fwd(&to, &from, &conv, residual ? &added : NULL, workspace, NULL);
+    mem_free(workspace);
+    op_conv_destroy(&conv);
+    return out;
+}
+
+static void conv_check_fwd(const conv_case *t, yg_type type) {
+    const int h = conv_out(t, t->h), w = conv_out(t, t->w);
+    const size_t pixels = (size_t)t->n * (size_t)h * (size_t)w, outputs = pixels * (size_t)t->k, weights = (size_t)t->k * (size_t)(t->kernel * t->kernel * t->c);
+    float *in = gpu_random((size_t)t->n * (size_t)t->h * (size_t)t->w * (size_t)t->c, 1, type), *weight = gpu_random(weights, 2, type);
+    float *bias = gpu_random((size_t)t->k, 3, YG_F32), *residual = gpu_random(outputs, 4, type);
+    const bool added = t->options & CONV_RESIDUAL;
+    float *want = conv_expected(t, in, weight, t->options & CONV_BIAS ? bias : NULL, added ? residual : NULL);
+
+    yg_conv conv = conv_make(t, type, false);
+    float *floats = gpu_floats(weight, weights);
+    if (t->options & CONV_BIAS) conv.bias = gpu_floats(bias, (size_t)t->k);
+    yg_conv_pack(gpu_device(), &conv, floats, NULL);
+    gpu_block x = conv_tensor(t->n, t->h, t->w, t->options & CONV_PADDED ? conv_padded(t->c) : t->c, t->in_pixel, t->in_channel, type);
+    gpu_block r = conv_tensor(t->n, h, w, t->k, t->out_pixel, t->out_channel, type);
+    conv_fill(&x, in, t->c);
+    conv_fill(&r, residual, t->k);
+    float *have[2], *moments[2] = {NULL, NULL};
+    for (int i = 0; i < 2; i++) {
+        gpu_block y = conv_tensor(t->n, h, w, t->k, t->out_pixel, t->out_channel, type);
+        float *sums = t->options & CONV_MOMENTS ? gpu_floats(NULL, yg_moment_floats(&y.t)) : NULL;
+        yg_conv_fwd(gpu_device(), &y.t, &x.t, &conv, added ? &r.t : NULL, sums);
+        gpu_finish();
+        have[i] = gpu_read(&y);
+        if (sums) moments[i] = gpu_floats_read(sums, yg_moment_floats(&y.t));
+        if (sums && i == 1) CHECK(!memcmp(moments[0], moments[1], yg_moment_floats(&y.t) * sizeof(float)));
+        yg_free(gpu_device(), sums);
+        gpu_free(&y);
+    }
+    conv_compare(t, "forward", type, have[0], want, outputs);
+    CHECK(!memcmp(have[0], have[1], outputs * sizeof(float)));
+    if (moments[0]) conv_check_moments(t, moments[0], want, pixels);
+    for (int i = 0; i < 2; i++) mem_free(have[i]), mem_free(moments[i]);
+    mem_free(in), mem_free(weight), mem_free(bias), mem_free(residual), mem_free(want);
+    yg_free(gpu_device(), floats);
+    gpu_free(&x), gpu_free(&r);
+    conv_free(&conv);
+}
+
+static void conv_check_dgrad(const conv_case *t, yg_type type, bool accumulate) {
+    const int h = conv_out(t, t->h), w = conv_out(t, t->w);
+    const size_t inputs = (size_t)t->n * (size_t)t->h * (size_t)t->w * (size_t)t->c, weights = (size_t)t->k * (size_t)(t->kernel * t->kernel * t->c);
+    float *d_out = gpu_random((size_t)t->n * (size_t)h * (size_t)w * (size_t)t->k, 5, type), *weight = gpu_random(weights, 6, type);
+    float *start = gpu_random(inputs, 7, type), *want = gpu_random(inputs, 7, type);
+    op_dgrad dgrad;
+    yolo_error error;
+    CHECK(op_dgrad_create(&dgrad, OP_PORTABLE, t->c, t->k, t->kernel, t->stride, t->padding, &error) == YOLO_OK);
+    void *workspace = mem_alloc(op_dgrad_workspace(&dgrad, t->n, t->h, t->w, 1));
+    const ten to = gpu_ten(want, t->n, t->h, t->w, t->c), from = gpu_ten(d_out, t->n, h, w, t->k);
+    op_dgrad_pack(&dgrad, weight, NULL);
+    op_conv_dgrad(&to, &from, &dgrad, accumulate, workspace, NULL);
+    mem_free(workspace);
+    op_dgrad_destroy(&dgrad);
+
+    yg_conv conv = conv_make(t, type, true);
+    float *floats = gpu_floats(weight, weights), *have[2];
+    yg_conv_pack_turned(gpu_device(), &conv, floats);
+    gpu_block y = conv_tensor(t->n, h, w, t->options & CONV_PADDED ? conv_padded(t->k) : t->k, t->out_pixel, t->out_channel, type);
+    conv_fill(&y, d_out, t->k);
+    for (int i = 0; i < 2; i++) {
+        gpu_block x = conv_tensor(t->n, t->h, t->w, t->c, t->in_pixel, t->in_channel, type);
+        gpu_write(&x, start);
+        yg_conv_dgrad(gpu_device(), &x.t, &y.t, &conv, accumulate);
+        gpu_finish();
+        have[i] = gpu_read(&x);
+        gpu_free(&x);
+    }
+    conv_compare(t, accumulate ? "gradient added" : "gradient", type, have[0], want, inputs);
+    CHECK(!memcmp(have[0], have[1], inputs * sizeof(float)));
+    mem_free(have[0]), mem_free(have[1]), mem_free(d_out), mem_free(weight), mem_free(start), mem_free(want);
+    yg_free(gpu_device(), floats);
+    gpu_free(&y);
+    conv_free(&conv);
+}
+
+static void conv_check_all(const conv_case *cases, int count) {
+    for (int i = 0; i < count; i++)
+        for (int type = 0; type < 3; type++) conv_check_fwd(&cases[i], conv_types[type]);
+}
+
+static void test_gpu_conv_kernels(void) {
+    static const conv_case cases[] = {
+        {1, 9, 11, 16, 16, 1, 1, 0, YG_SILU, CONV_BIAS, 0, 0, 0, 0},     {3, 7, 5, 16, 32, 3, 1, 1, YG_SILU, CONV_BIAS, 0, 0, 0, 0},
+        {1, 13, 12, 16, 24, 3, 2, 1, YG_SILU, CONV_BIAS, 0, 0, 0, 0},    {1, 6, 9, 8, 12, 5, 1, 2, YG_LINEAR, 0, 0, 0, 0, 0},
+        {1, 11, 10, 3, 16, 6, 2, 2, YG_SILU, CONV_BIAS, 0, 0, 0, 0},     {2, 8, 8, 12, 80, 3, 1, 1, YG_LINEAR, CONV_BIAS, 0, 0, 0, 0},
+        {1, 1, 1, 80, 40, 1, 1, 0, YG_SILU, CONV_BIAS, 0, 0, 0, 0},      {1, 1, 1, 8, 8, 3, 1, 1, YG_LINEAR, 0, 0, 0, 0, 0},
+        {1, 5, 4, 40, 8, 1, 2, 0, YG_LINEAR, 0, 0, 0, 0, 0},             {1, 4, 6, 24, 8, 3, 1, 0, YG_LINEAR, 0, 0, 0, 0, 0},
+        {1, 3, 4, 8, 8, 1, 1, 1, YG_LINEAR, CONV_BIAS, 0, 0, 0, 0},      {1, 7, 7, 8, 8, 2, 3, 1, YG_LINEAR, 0, 0, 0, 0, 0}};
+    conv_check_all(cases, YOLO_COUNT(cases));
+}
+
+static void test_gpu_conv_slices(void) {
+    static const conv_case cases[] = {
+        {1, 9, 7, 16, 16, 3, 1, 1, YG_SILU, CONV_BIAS | CONV_RESIDUAL, 48, 16, 32, 8},  {2, 5, 6, 32, 40, 1, 1, 0, YG_LINEAR, CONV_RESIDUAL, 64, 32, 56, 16},
+        {1, 6, 7, 3, 5, 3, 1, 1, YG_SILU, CONV_BIAS | CONV_RESIDUAL, 7, 2, 9, 3},       {1, 6, 7, 1, 1, 3, 2, 1, YG_LINEAR, CONV_BIAS, 0, 0, 0, 0},
+        {2, 6, 5, 3, 16, 3, 2, 1, YG_SILU, CONV_BIAS | CONV_PADDED, 0, 0, 16, 0},       {1, 6, 5, 12, 12, 3, 1, 1, YG_LINEAR, CONV_RESIDUAL, 24, 8, 24, 8},
+        {1, 6, 5, 3, 12, 1, 1, 0, YG_LINEAR, CONV_BIAS | CONV_PADDED, 16, 8, 13, 1},    {1, 6, 5, 20, 67, 1, 1, 0, YG_LINEAR, CONV_BIAS, 0, 0, 0, 0},
+        {1, 5, 5, 17, 9, 3, 1, 1, YG_SILU, CONV_RESIDUAL, 24, 0, 16, 0},                {1, 5, 5, 8, 8, 1, 1, 0, YG_LINEAR, 0, 12, 1, 12, 1}};
+    conv_check_all(cases, YOLO_COUNT(cases));
+}
+
+static void test_gpu_conv_activations(void) {
+    conv_case t = {1, 6, 6, 16, 24, 1, 1, 0, YG_LINEAR, CONV_BIAS, 0, 0, 0, 0};
+    for (int activation = YG_LINEAR; activation <= YG_MISH; activation++) {
+        t.activation = (yg_activation)activation;
+        for (t.options = CONV_BIAS; t.options <= (CONV_BIAS | CONV_RESIDUAL); t.options += CONV_RESIDUAL) conv_check_all(&t, 1);
+    }
+}
+
+/* Through a 1x1 convolution that copies its input. */
+static void test_gpu_conv_activation_range(void) {
+    const conv_case t = {1, 1, 32, 1, 1, 1, 1, 0, YG_LINEAR, 0, 0, 0, 0, 0};
+    static const float in[32] = {-INFINITY, -3e38f, -1000, -100, -90, -88, -80, -50, -20, -10, -5, -1, -1e-3f, -1e-30f, 0, 1e-30f, 1e-3f, 0.5f, 1, 2, 5, 10, 19, 20, 21, 50, 88, 90, 1000, 3e38f, INFINITY, NAN};
+    const float one = 1;
+    float *weight = gpu_floats(&one, 1);
+    for (int activation = YG_LINEAR; activation <= YG_MISH; activation++) {
+        yg_conv conv = conv_make(&t, YG_F32, false);
+        conv.activation = (yg_activation)activation;
+        yg_conv_pack(gpu_device(), &conv, weight, NULL);
+        gpu_block x = conv_tensor(1, 1, 32, 1, 0, 0, YG_F32), y = conv_tensor(1, 1, 32, 1, 0, 0, YG_F32);
+        conv_fill(&x, in, 1);
+        yg_conv_fwd(gpu_device(), &y.t, &x.t, &conv, NULL, NULL);
+        float *have = gpu_read(&y);
+        for (int i = 0; i < 32; i++) {
+            const double v = in[i], e = exp(v), want = activation == YG_LINEAR ? v : activation == YG_SILU ? v / (1 + exp(-v)) : activation == YG_RELU ? (v > 0 ? v : 0) :
+                activation == YG_LEAKYRELU ? (v > 0 ? v : 0.1f * v) : v > 20 ? v : v * e * (e + 2) / (e * (e + 2) + 2);
+            const bool gated = activation == YG_SILU || activation == YG_MISH;
+            if (i == 31) CHECK(isnan(have[i]));
+            else if (gated && v < -70) CHECK_MSG(fabs(have[i]) < 1e-28 , "act %d (%g) = %g", activation, v, have[i]);
+            else if (isinf(want)) CHECK_MSG(have[i] == want, "act %d (%g) = %g", activation, v, have[i]);
+            else CHECK_MSG(fabs(have[i] - want) <= 3e-6 * fabs(want), "act %d (%g) = %.9g, not %.9g", activation, v, have[i], want);
+        }
+        mem_free(have);
+        gpu_free(&x), gpu_free(&y);
+        conv_free(&conv);
+    }
+    yg_free(gpu_device(), weight);
+}
+
+static void test_gpu_conv_moments(void) {
+    static const conv_case cases[] = {
+        {1, 16, 16, 8, 16, 1, 1, 0, YG_LINEAR, CONV_MOMENTS, 0, 0, 0, 0},              {3, 9, 7, 16, 80, 3, 1, 1, YG_LINEAR, CONV_MOMENTS, 0, 0, 96, 8},
+        {1, 23, 12, 3, 12, 3, 2, 1, YG_LINEAR, CONV_MOMENTS | CONV_BIAS, 0, 0, 0, 0}, {1, 1, 1, 8, 24, 1, 1, 0, YG_LINEAR, CONV_MOMENTS, 0, 0, 0, 0},
+        {1, 1, 129, 16, 33, 1, 1, 0, YG_LINEAR, CONV_MOMENTS, 0, 0, 0, 0}};
+    conv_check_all(cases, YOLO_COUNT(cases));
+}
+
+/* So many pixels that tiles of every size are the best for some number of channels, whatever the device. */
+static void test_gpu_conv_tiles(void) {
+    static const int channels[] = {16, 24, 48, 64, 80, 96, 128, 200};
+    yg_device device;
+    char reason[256];
+    CHECK(yg_device_get(0, &device, reason, sizeof reason) == 0);
+    for (int i = 0; i < YOLO_COUNT(channels); i++) {
+        conv_case t = {1, 3 * device.multiprocessors, 127, 8, channels[i], 1, 1, 0, YG_SILU, CONV_BIAS | CONV_RESIDUAL, 0, 0, 0, 0};
+        for (int type = 1; type < 3; type++) conv_check_fwd(&t, conv_types[type]);
+        t.options = CONV_MOMENTS;
+        t.activation = YG_LINEAR;
+        conv_check_fwd(&t, YG_F16);
+        if (i % 3 == 0) conv_check_fwd(&t, YG_F32);
+    }
+}
+
+/* Few pixels and long sums: those are split. */
+static void test_gpu_conv_splits(void) {
+    static const conv_case cases[] = {
+        {1, 5, 5, 128, 32, 3, 1, 1, YG_SILU, CONV_BIAS | CONV_RESIDUAL, 0, 0, 0, 0}, {1, 3, 3, 136, 12, 3, 2, 1, YG_SILU, CONV_BIAS, 0, 0, 0, 0},
+        {2, 2, 3, 130, 5, 3, 1, 1, YG_LINEAR, 0, 0, 0, 0, 0}};
+    conv_check_all(cases, YOLO_COUNT(cases));
+    for (int type = 0; type < 3; type++) {
+        const conv_case t = {1, 4, 5, 12, 128, 3, 1, 1, YG_LINEAR, 0, 0, 0, 0, 0};
+        conv_check_dgrad(&t, conv_types[type], false);
+        conv_check_dgrad(&t, conv_types[type], true);
+    }
+}
+
+static void test_gpu_conv_dgrad(void) {
+    static const conv_case cases[] = {
+        {1, 9, 11, 16, 16, 1, 1, 0, YG_LINEAR, 0, 0, 0, 0, 0},           {3, 7, 5, 16, 32, 3, 1, 1, YG_LINEAR, 0, 0, 0, 0, 0},
+        {1, 13, 12, 16, 24, 3, 2, 1, YG_LINEAR, 0, 0, 0, 0, 0},          {2, 6, 8, 8, 16, 3, 2, 1, YG_LINEAR, 0, 24, 8, 32, 8},
+        {1, 6, 9, 8, 12, 5, 1, 2, YG_LINEAR, 0, 0, 0, 0, 0},             {1, 11, 10, 3, 16, 6, 2, 2, YG_LINEAR, 0, 0, 0, 0, 0},
+        {1, 5, 4, 40, 8, 1, 2, 0, YG_LINEAR, 0, 0, 0, 0, 0},             {1, 1, 1, 8, 8, 3, 1, 1, YG_LINEAR, 0, 0, 0, 0, 0},
+        {1, 1, 1, 8, 8, 3, 2, 1, YG_LINEAR, 0, 0, 0, 0, 0},              {1, 4, 6, 24, 8, 3, 1, 0, YG_LINEAR, 0, 0, 0, 0, 0},
+        {1, 6, 7, 5, 3, 3, 2, 1, YG_LINEAR, 0, 7, 2, 9, 3},              {1, 6, 5, 20, 67, 1, 1, 0, YG_LINEAR, CONV_PADDED, 0, 0, 72, 0},
+        {1, 7, 7, 8, 8, 2, 3, 1, YG_LINEAR, 0, 0, 0, 0, 0},              {1, 6, 5, 80, 1, 1, 1, 0, YG_LINEAR, 0, 0, 0, 0, 0}};
+    for (int i = 0; i < YOLO_COUNT(cases); i++)
+        for (int type = 0; type < 3; type++)
+            for (int accumulate = 0; accumulate < 2; accumulate++) conv_check_dgrad(&cases[i], conv_types[type], accumulate);
+}
+
+static void test_gpu_conv_pack(void) {
+    static const int shapes[][3] = {{5, 3, 3}, {16, 8, 1}, {33, 12, 3}, {1, 1, 2}, {40, 70, 1}};
+    for (int i = 0; i < YOLO_COUNT(shapes); i++)
+        for (int type = 0; type < 3; type++) {
+            const int K = shapes[i][0], C = shapes[i][1], taps = shapes[i][2] * shapes[i][2];
+            const conv_case t = {.c = C, .k = K, .kernel = shapes[i][2]};
+            const size_t count = (size_t)(K * taps * C);
+            float *weight = gpu_random(count, 8, YG_F32), *scale = gpu_random((size_t)K, 9, YG_F32), *floats = gpu_floats(weight, count), *scales = gpu_floats(scale, (size_t)K);
+            yg_conv conv = conv_make(&t, conv_types[type], false), turned = conv_make(&t, conv_types[type], true);
+            CHECK(yg_conv_bytes(&conv) == (size_t)(K * taps * conv_padded(C)) * gpu_type_size(conv.type));
+            CHECK(yg_turned_bytes(&conv) == (size_t)(C * taps * conv_padded(K)) * gpu_type_size(conv.type));
+            uint8_t *packed = mem_alloc(yg_conv_bytes(&conv)), *packed_turned = mem_alloc(yg_turned_bytes(&conv));
+            for (int scaled = 0; scaled < 2; scaled++) {
+                int wrong = 0;
+                yg_conv_pack(gpu_device(), &conv, floats, scaled ? scales : NULL);
+                yg_conv_pack_turned(gpu_device(), &turned, floats);
+                yg_download(gpu_device(), packed, conv.weight, yg_conv_bytes(&conv));
+                yg_download(gpu_device(), packed_turned, turned.turned, yg_turned_bytes(&conv));
+                gpu_finish();
+                for (int k = 0; k < conv_padded(K); k++)
+                    for (int tap = 0; tap < taps; tap++)
+                        for (int c = 0; c < conv_padded(C); c++) {
+                            const float plain = k < K && c < C ? weight[(k * taps + tap) * C + c] : 0, want = scaled && k < K ? plain * scale[k] : plain;
+                            const size_t size = gpu_type_size(conv.type), at = (size_t)((k * taps + tap) * conv_padded(C) + c), turned_at = (size_t)((c * taps + tap) * conv_padded(K) + k);
+                            wrong += k < K && gpu_load(packed + at * size, conv.type) != gpu_round(want, conv.type);
+                            wrong += c < C && gpu_load(packed_turned + turned_at * size, conv.type) != gpu_round(plain, conv.type);
+                        }
+                CHECK_MSG(wrong == 0, "%d weights are wrong: k%d c%d taps %d type %d", wrong, K, C, taps, type);
+            }
+            mem_free(weight), mem_free(scale), mem_free(packed), mem_free(packed_turned);
+            yg_free(gpu_device(), floats), yg_free(gpu_device(), scales);
+            conv_free(&conv), conv_free(&turned);
+        }
+}
+
+/* As run_fold has it. */
+static void test_gpu_conv_fold(void) {
+    enum { CHANNELS = 150 };
+    const double eps = 1e-3;
+    float *rows[4], *device[4], *scale = gpu_floats(NULL, CHANNELS), *bias = gpu_floats(NULL, CHANNELS);
+    for (int i = 0; i < 4; i++) {
+        rows[i] = gpu_random(CHANNELS, 10 + (uint64_t)i, YG_F32);
+        for (int c = 0; c < CHANNELS && i == 3; c++) rows[i][c] = fabsf(rows[i][c]);
+        device[i] = gpu_floats(rows[i], CHANNELS);
+    }
+    const yg_norm_rows norm = {device[0], device[1], device[2], device[3], NULL};
+    yg_conv_fold(gpu_device(), scale, bias, &norm, CHANNELS, eps);
+    float *scales = gpu_floats_read(scale, CHANNELS), *biases = gpu_floats_read(bias, CHANNELS);
+    for (int c = 0; c < CHANNELS; c++) {
+        const double want = rows[0][c] / sqrt((double)rows[3][c] + eps);
+        CHECK_NEAR(scales[c], want, 1e-7 * fabs(want));
+        CHECK_NEAR(biases[c], rows[1][c] - rows[2][c] * want, 1e-6 * (1 + fabs(want)));
+    }
+    for (int i = 0; i < 4; i++) mem_free(rows[i]), yg_free(gpu_device(), device[i]);
+    mem_free(scales), mem_free(biases);
+    yg_free(gpu_device(), scale), yg_free(gpu_device(), bias);
+}
+
+/* A device of its own, because its failure sticks. */
+static void test_gpu_conv_misfit(void) {
+    const conv_case t = {1, 4, 4, 8, 8, 3, 1, 1, YG_LINEAR, 0, 0, 0, 0, 0};
+    yg_gpu *gpu;
+    char reason[256] = "";
+    CHECK(yg_open(&gpu, 0, reason, sizeof reason) == 0);
+    yg_conv conv = conv_make(&t, YG_F16, false);
+    gpu_block x = conv_tensor(1, 4, 4, 8, 0, 0, YG_F16), y = conv_tensor(1, 4, 5, 8, 0, 0, YG_F16);
+    yg_conv_fwd(gpu, &y.t, &x.t, &conv, NULL, NULL);
+    CHECK(yg_finish(gpu, reason, sizeof reason) != 0);
+    CHECK_MSG(strstr(reason, "1x4x4x8 to 1x4x5x8, kernel 3"), "%s", reason);
+    yg_close(gpu);
+    gpu_free(&x), gpu_free(&y);
+    conv_free(&conv);
+}
+
+static const test_case tests_gpu_conv[] = {
+    {"kernels", "convolutions of all kinds of kernels against the CPU's", test_gpu_conv_kernels},
+    {"slices", "slices of wider pixels, residuals, odd channels; NaN around is not read", test_gpu_conv_slices},
+    {"activations", "every activation, with and without residual", test_gpu_conv_activations},
+    {"activation-range", "activations over all magnitudes; NaN comes through", test_gpu_conv_activation_range},
+    {"moments", "means and squares of 128 pixels at a time against their definition", test_gpu_conv_moments},
+    {"tiles", "so many pixels that every size of tile is used", test_gpu_conv_tiles},
+    {"splits", "long sums of few pixels are split", test_gpu_conv_splits},
+    {"dgrad", "gradients of the input against the CPU's, added and not", test_gpu_conv_dgrad},
+    {"pack", "packed and turned weights against their definition", test_gpu_conv_pack},
+    {"fold", "a batch norm folded into scale and bias", test_gpu_conv_fold},
+    {"misfit", "shapes that do not fit are told", test_gpu_conv_misfit},
+};
