@@ -35,8 +35,9 @@
 #define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n) __attribute__((aligned(n)))
-/* An OS thread runs one block at a time, so that what is the block's is the OS thread's. */
-#define __shared__ static thread_local
+/* An OS thread runs one block at a time, so that what is the block's is the OS thread's. At a block's start it is all ones,
+   which the compiler must not think impossible. */
+#define __shared__ static thread_local __attribute__((used))
 
 /* Dynamic shared memory of the block: as many bytes as the launch said, all 0xFF at the block's start. */
 #define K_SHARED(type, name) type *name = reinterpret_cast<type *>(emulate_block_now->shared)

@@ -3,14 +3,15 @@
    CONTENTS
      1  state and complaints
      2  guarded memory
-     3  fibers
-     4  a block: turns, barriers, meetings of lanes
-     5  warps: votes, shuffles, matrices, copies
-     6  a grid: workers
-     7  the runtime: errors and devices
-     8  the runtime: memory
-     9  the runtime: streams, events, graphs, launches
-    10  knobs
+     3  static shared memory
+     4  fibers
+     5  a block: turns, barriers, meetings of lanes
+     6  warps: votes, shuffles, matrices, copies
+     7  a grid: workers
+     8  the runtime: errors and devices
+     9  the runtime: memory
+     10 the runtime: streams, events, graphs, launches
+     11 knobs
 
    MIT licence, see LICENSE. */
 #include "emulate.h"
@@ -30,9 +31,19 @@
 #include <string>
 #include <thread>
 #include <vector>
+#include <elf.h>
+#include <fcntl.h>
+#include <link.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
+#if !defined(__x86_64__) && !defined(__aarch64__)
+#define EMULATE_UCONTEXT
+#endif
+#ifdef EMULATE_UCONTEXT
+#include <ucontext.h>
+#endif
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -67,6 +78,9 @@ settings knobs;
 std::atomic<int64_t> fail_after{0}, call_count{0}, launch_count{0};
 std::atomic<bool> call_failed{false};
 
+/* A static shared variable: where it is in an OS thread's thread-local block. */
+struct region { size_t offset, bytes; };
+
 /* A kernel launched: everything that running it needs. */
 struct work {
     std::string name;
@@ -74,6 +88,7 @@ struct work {
     dim3 grid, block;
     size_t shared_bytes;
     std::function<void()> thread;
+    const std::vector<region> *statics;
 };
 
 const char *kind_name(emulate_kind kind) {
@@ -138,7 +153,95 @@ void guarded_free(guarded *memory) {
     *memory = guarded();
 }
 
-/* ==== 3 fibers ==================================================================================================
+/* ==== 3 static shared memory ====================================================================================
+   Static shared variables are thread-local ones of functions. The executable's table of symbols tells which a kernel has, so
+   that they too are all ones at a block's start. Those of device functions (d_...) are taken as every kernel's. Where there is
+   no table, they keep what they had. */
+
+/* This OS thread's thread-local block of the executable. */
+struct thread_locals { uintptr_t load; unsigned char *start; size_t bytes; };
+
+int see_object(struct dl_phdr_info *info, size_t, void *out) {
+    thread_locals *t = (thread_locals *)out;
+    t->load = info->dlpi_addr;
+    t->start = (unsigned char *)info->dlpi_tls_data;
+    t->bytes = 0;
+    for (int i = 0; i < info->dlpi_phnum; i++)
+        if (info->dlpi_phdr[i].p_type == PT_TLS) t->bytes = info->dlpi_phdr[i].p_memsz;
+    return 1; /* the executable comes first, and is all */
+}
+
+thread_locals thread_locals_find() {
+    thread_locals t = {0, NULL, 0};
+    dl_iterate_phdr(see_object, &t);
+    if (!t.start) t.bytes = 0;
+    return t;
+}
+
+struct symbol_table {
+    std::map<uintptr_t, std::string> functions; /* by address; names without _Z, L */
+    std::vector<std::pair<std::string, region>> statics; /* names without _ZZ, L: function, E, variable */
+};
+
+std::string stem(const char *mangled, size_t prefix) {
+    mangled += prefix;
+    return mangled + (*mangled == 'L');
+}
+
+symbol_table symbols_read() {
+    symbol_table table;
+    struct stat status;
+    const uintptr_t load = thread_locals_find().load;
+    const int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    if (file < 0 || fstat(file, &status)) return table;
+    const size_t bytes = (size_t)status.st_size;
+    void *memory = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, file, 0);
+    close(file);
+    if (memory == MAP_FAILED) return table;
+    const char *image = (const char *)memory;
+    const ElfW(Ehdr) *header = (const ElfW(Ehdr) *)image;
+    const ElfW(Shdr) *sections = (const ElfW(Shdr) *)(image + header->e_shoff);
+    for (int i = 0; i < header->e_shnum; i++) {
+        if (sections[i].sh_type != SHT_SYMTAB) continue;
+        const ElfW(Sym) *symbols = (const ElfW(Sym) *)(image + sections[i].sh_offset);
+        const char *names = image + sections[sections[i].sh_link].sh_offset;
+        for (size_t k = 0; k < sections[i].sh_size / sizeof *symbols; k++) {
+            const ElfW(Sym) *s = &symbols[k];
+            const char *name = names + s->st_name;
+            if ((s->st_info & 15) == STT_TLS && !strncmp(name, "_ZZ", 3)) table.statics.push_back({stem(name, 3), {s->st_value, s->st_size}});
+            else if ((s->st_info & 15) == STT_FUNC && !strncmp(name, "_Z", 2)) table.functions[load + s->st_value] = stem(name, 2);
+        }
+    }
+    munmap(memory, bytes);
+    return table;
+}
+
+bool of_device_function(const std::string &name) {
+    const size_t digits = name.find_first_not_of("0123456789");
+    return digits && digits != std::string::npos && !name.compare(digits, 2, "d_");
+}
+
+struct kernel_statics { std::vector<region> regions; size_t own = 0; /* bytes of those that are the kernel's alone */ };
+
+const kernel_statics *statics_of(const void *kernel) {
+    static std::mutex guard;
+    static std::map<const void *, kernel_statics> known;
+    std::lock_guard<std::mutex> hold(guard);
+    static const symbol_table table = symbols_read();
+    const auto found = known.find(kernel);
+    if (found != known.end()) return &found->second;
+    kernel_statics *result = &known[kernel];
+    const auto function = table.functions.find((uintptr_t)kernel);
+    const std::string prefix = function == table.functions.end() ? "" : function->second + "E";
+    for (const auto &s : table.statics) {
+        const bool own = !prefix.empty() && !s.first.compare(0, prefix.size(), prefix);
+        if (own) result->own += s.second.bytes;
+        if (own || of_device_function(s.first)) result->regions.push_back(s.second);
+    }
+    return result;
+}
+
+/* ==== 4 fibers ==================================================================================================
    A stack each, and the registers that a call preserves on top of it. They stay on the OS thread that made them. */
 
 /* Where somebody waits, and the sanitizer's part of it. */
@@ -150,7 +253,13 @@ struct fiber {
     place idle; /* where it waits for a lane to begin */
 };
 
-#if defined(__x86_64__)
+#if defined(EMULATE_UCONTEXT)
+void emulate_switch(void **from, void *to) {
+    ucontext_t here;
+    *from = &here;
+    swapcontext(&here, (ucontext_t *)to);
+}
+#elif defined(__x86_64__)
 extern "C" void emulate_switch(void **from, void *to);
 asm(R"(
     .text
@@ -175,7 +284,7 @@ emulate_switch:
     ret
     .size emulate_switch,.-emulate_switch
 )");
-enum { SAVED_WORDS = 6, SAVED_RETURN = 6, FRAME_WORDS = 8 };
+enum { SAVED_RETURN = 6, FRAME_WORDS = 8 };
 #elif defined(__aarch64__)
 extern "C" void emulate_switch(void **from, void *to);
 asm(R"(
@@ -212,10 +321,26 @@ emulate_switch:
     ret
     .size emulate_switch,.-emulate_switch
 )");
-enum { SAVED_WORDS = 20, SAVED_RETURN = 11, FRAME_WORDS = 20 };
-#else
-#error "no switch of stacks is written for this CPU"
+enum { SAVED_RETURN = 11, FRAME_WORDS = 20 };
 #endif
+
+/* Where a new stack waits, so that a switch to it calls `function`. */
+void *stack_start(char *low, size_t size, void (*function)()) {
+#ifdef EMULATE_UCONTEXT
+    ucontext_t *start = (ucontext_t *)(low + size) - 1;
+    getcontext(start);
+    start->uc_stack.ss_sp = low;
+    start->uc_stack.ss_size = size - sizeof *start;
+    start->uc_link = NULL;
+    makecontext(start, function, 0);
+    return start;
+#else
+    void **frame = (void **)(low + size) - FRAME_WORDS;
+    for (int i = 0; i < FRAME_WORDS; i++) frame[i] = NULL;
+    frame[SAVED_RETURN] = (void *)function;
+    return frame;
+#endif
+}
 
 #ifdef EMULATE_ASAN
 const size_t stack_bytes = 512 << 10;
@@ -236,7 +361,7 @@ inline void change_place(place *from, const place *to, const fiber *on) {
 #endif
 }
 
-/* ==== 4 a block: turns, barriers, meetings of lanes =============================================================
+/* ==== 5 a block: turns, barriers, meetings of lanes =============================================================
    Lanes that can run are bits of their warp, warps that have some are bits of the block. A lane that has to wait gives its turn
    to the next; one that ends lets its fiber take the next lane that has not begun, so that a kernel which never waits is a
    loop on one stack. Nothing ready while some have not ended is a deadlock. */
@@ -289,6 +414,7 @@ struct worker {
     unsigned turn_lane, turn_warp; /* where the search for the next begins */
     uint64_t random;
     guarded shared;
+    thread_locals locals = thread_locals_find();
     fiber host;     /* what waits for the block's end */
     fiber *running; /* the one begun last */
     fiber stacks[THREADS];
@@ -390,10 +516,7 @@ __attribute__((noinline)) fiber *fiber_take(worker *w) {
     mprotect(f->low - stack_guard, stack_guard, PROT_NONE);
     /* Tops at different distances from the page's end, lest all stacks share a few sets of the cache. */
     f->size = stack_bytes - (size_t)(i % 31) * 320;
-    void **frame = (void **)(f->low + f->size) - FRAME_WORDS;
-    for (int k = 0; k < FRAME_WORDS; k++) frame[k] = NULL;
-    frame[SAVED_RETURN] = (void *)fiber_main;
-    f->idle = {frame, NULL};
+    f->idle = {stack_start(f->low, f->size, fiber_main), NULL};
     return f;
 }
 
@@ -532,6 +655,7 @@ void block_start(worker *w, uint64_t number) {
     }
     w->now = &w->warps[choose(w, w->ready, w->turn_warp)];
     if (w->shared.bytes) memset(w->shared.user, 0xff, w->shared.bytes);
+    for (const region &r : *job->statics) memset(w->locals.start + r.offset, 0xff, r.bytes);
 }
 
 void block_run(worker *w, uint64_t number) {
@@ -604,7 +728,7 @@ int emulate_barrier(bool value, int line) {
     return w->barrier_result[parity];
 }
 
-/* ==== 5 warps: votes, shuffles, matrices, copies ================================================================ */
+/* ==== 6 warps: votes, shuffles, matrices, copies ================================================================ */
 
 int emulate_lane() { return (int)lane_now()->number; }
 
@@ -744,12 +868,22 @@ void emulate_mma(emulate_mma_kind kind, float *d, const uint32_t *a, const uint3
     }
 }
 
+/* Does [p, p + bytes) lie in shared memory? */
+static inline bool is_shared(const lane *t, const void *p, size_t bytes) {
+    const worker *w = t->home;
+    const uintptr_t dynamic = (uintptr_t)p - (uintptr_t)w->shared.user, fixed = (uintptr_t)p - (uintptr_t)w->locals.start;
+    return (dynamic < w->shared.bytes && bytes <= w->shared.bytes - dynamic) || (fixed < w->locals.bytes && bytes <= w->locals.bytes - fixed);
+}
+
 void emulate_ldmatrix(uint32_t *r, const void *row, int matrices, bool transposed, int line) {
     lane *t = lane_now();
     warp *p = t->team;
     p->r[t->number] = r;
     p->row[t->number] = (const unsigned char *)row;
-    if ((int)t->number < 8 * matrices && (uintptr_t)row & 15) emulate_die("ldmatrix, line %d: the row's address is no multiple of 16", line);
+    if ((int)t->number < 8 * matrices) {
+        if ((uintptr_t)row & 15) emulate_die("ldmatrix, line %d: the row's address is no multiple of 16", line);
+        if (!is_shared(t, row, 16)) emulate_die("ldmatrix, line %d: the row is not in shared memory", line);
+    }
     if (!meet(t, EMULATE_LDMATRIX, matrices * 2 + transposed, ~0u, line)) return;
     for (int m = 0; m < matrices; m++) {
         uint16_t tile[8][8];
@@ -765,6 +899,7 @@ void emulate_ldmatrix(uint32_t *r, const void *row, int matrices, bool transpose
 void emulate_copy_async(void *shared, const void *global, int bytes, bool valid, int line) {
     lane *t = lane_now();
     if ((uintptr_t)shared % (unsigned)bytes) emulate_die("cp.async, line %d: the shared address is no multiple of %d", line, bytes);
+    if (!is_shared(t, shared, (size_t)bytes)) emulate_die("cp.async, line %d: the destination is not in shared memory", line);
     if (valid && (uintptr_t)global % (unsigned)bytes) emulate_die("cp.async, line %d: the global address is no multiple of %d", line, bytes);
     async_copy copy = {shared, bytes, t->group, {0}};
     if (valid) memcpy(copy.data, global, (size_t)bytes);
@@ -784,7 +919,7 @@ void emulate_copy_wait(int pending) {
     t->copies.erase(t->copies.begin(), t->copies.begin() + (ptrdiff_t)done);
 }
 
-/* ==== 6 a grid: workers =========================================================================================
+/* ==== 7 a grid: workers =========================================================================================
    The thread that launches runs blocks; others help where the grid is large and they are free. */
 
 namespace {
@@ -886,7 +1021,7 @@ void grid_run(const work &job) {
 
 } // namespace
 
-/* ==== 7 the runtime: errors and devices ========================================================================= */
+/* ==== 8 the runtime: errors and devices ========================================================================= */
 
 namespace {
 
@@ -1144,7 +1279,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     return cudaSuccess;
 }
 
-/* ==== 8 the runtime: memory ===================================================================================== */
+/* ==== 9 the runtime: memory ===================================================================================== */
 
 namespace {
 
@@ -1206,7 +1341,6 @@ bool good_side(const void *p, size_t bytes, bool device) {
 cudaError_t check_copy(const void *to, const void *from, size_t to_bytes, size_t from_bytes, cudaMemcpyKind kind) {
     locked hold(lock);
     bool whole = true;
-    if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) return cudaErrorInvalidMemcpyDirection;
     if (kind == cudaMemcpyDefault) return (find(to, to_bytes, &whole), whole) && (find(from, from_bytes, &whole), whole) ? cudaSuccess : cudaErrorInvalidValue;
     const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
     const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
@@ -1241,7 +1375,7 @@ cudaError_t cudaFreeHost(void *memory) {
     return leave(entered != cudaSuccess ? entered : error);
 }
 
-/* ==== 9 the runtime: streams, events, graphs, launches ==========================================================
+/* ==== 10 the runtime: streams, events, graphs, launches ==========================================================
    What is put onto a stream runs at once, unless the stream is recorded or the host is to be shown that it does not wait. */
 
 namespace {
@@ -1625,7 +1759,7 @@ cudaError_t emulate_function_set(const void *function, cudaFuncAttribute attribu
     ENTER();
     locked hold(lock);
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-    if (value < 0 || (size_t)value > shared_most()) return leave(cudaErrorInvalidValue);
+    if (value < 0 || (size_t)value + statics_of(function)->own > shared_most()) return leave(cudaErrorInvalidValue);
     dynamic_limits[function] = value;
     return cudaSuccess;
 }
@@ -1635,7 +1769,8 @@ namespace {
 size_t dynamic_limit(const void *kernel) {
     locked hold(lock);
     const auto i = dynamic_limits.find(kernel);
-    return i == dynamic_limits.end() || i->second < 48 << 10 ? (size_t)48 << 10 : (size_t)i->second;
+    const size_t fixed = statics_of(kernel)->own, usual = (48 << 10) - (fixed < 48 << 10 ? fixed : 48 << 10);
+    return i == dynamic_limits.end() || (size_t)i->second < usual ? usual : (size_t)i->second;
 }
 
 cudaError_t check_launch(const work &w, cudaStream_t stream) {
@@ -1653,13 +1788,13 @@ cudaError_t check_launch(const work &w, cudaStream_t stream) {
 
 cudaError_t emulate_function_get(cudaFuncAttributes *attributes, const void *function) {
     ENTER();
-    *attributes = {0, THREADS, 32, (int)dynamic_limit(function)};
+    *attributes = {statics_of(function)->own, THREADS, 32, (int)dynamic_limit(function)};
     return cudaSuccess;
 }
 cudaError_t emulate_occupancy(int *blocks, const void *function, int block, size_t shared_bytes) {
     ENTER();
     if (block < 1 || block > THREADS) return leave(cudaErrorInvalidValue);
-    const size_t reserved = shared_bytes + 1024;
+    const size_t reserved = shared_bytes + statics_of(function)->own + 1024;
     int most = threads_per_multiprocessor() / ((block + WARP - 1) / WARP * WARP);
     if ((size_t)most > shared_per_multiprocessor() / reserved) most = (int)(shared_per_multiprocessor() / reserved);
     *blocks = shared_bytes > dynamic_limit(function) ? 0 : most > 16 ? 16 : most;
@@ -1669,7 +1804,7 @@ cudaError_t emulate_occupancy(int *blocks, const void *function, int block, size
 void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> thread) {
     cudaError_t error = enter(cudaErrorLaunchFailure);
     if (error == cudaSuccess) {
-        const std::shared_ptr<const work> w(new work{name, kernel, grid, block, shared_bytes, std::move(thread)});
+        const std::shared_ptr<const work> w(new work{name, kernel, grid, block, shared_bytes, std::move(thread), &statics_of(kernel)->regions});
         error = check_launch(*w, stream);
         if (error == cudaSuccess) error = submit(stream, [w]() {
             launch_count++;
@@ -1679,7 +1814,7 @@ void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block,
     leave(error);
 }
 
-/* ==== 10 knobs ================================================================================================== */
+/* ==== 11 knobs ================================================================================================== */
 
 void emulate_reset(void) {
     knobs = settings();

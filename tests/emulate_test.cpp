@@ -1,0 +1,1169 @@
+/* emulate_test.cpp - tests of CUDA on the host (tests/emulate): each feature against what is plainly expected of it, and planted
+   mistakes that it must find. Ends with "N passed, N failed, N skipped"; exit status 1 when any failed.
+
+     g++ -std=c++17 -O2 -Itests/emulate tests/emulate_test.cpp tests/emulate/emulate.cpp -o build/emulate-test -lpthread
+     build/emulate-test [--list] [NAME ...]   all tests, or those whose name begins with a NAME
+
+   MIT licence, see LICENSE. */
+#include <cuda_runtime.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "emulate/emulate.h"
+
+#include <algorithm>
+#include <string>
+#include <thread>
+#include <vector>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static int test_failures; /* of the test that runs */
+static const char *test_skipped;
+
+#define CHECK_MSG(condition, ...) do { \
+    if (!(condition)) { \
+        test_failures++; \
+        printf("    %s:%d: %s: ", __FILE__, __LINE__, #condition); \
+        printf(__VA_ARGS__); \
+        printf("\n"); \
+    } } while (0)
+#define CHECK(condition) CHECK_MSG(condition, "false")
+#define CHECK_IS(a, b) \
+    do { const auto x_ = (a); const auto y_ = (b); CHECK_MSG(x_ == y_, "%.9g against %.9g", (double)x_, (double)y_); } while (0)
+#define GOOD(call) CHECK_IS(call, cudaSuccess)
+
+#if defined(__SANITIZE_ADDRESS__)
+#define TEST_ASAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define TEST_ASAN
+#endif
+#endif
+
+static uint64_t test_random_state = 20240917;
+static uint32_t test_random() { /* xorshift64* */
+    test_random_state ^= test_random_state >> 12;
+    test_random_state ^= test_random_state << 25;
+    test_random_state ^= test_random_state >> 27;
+    return (uint32_t)(test_random_state * 0x2545f4914f6cdd1du >> 32);
+}
+static float test_uniform() { return (float)(test_random() >> 8) / (float)(1 << 23) - 1.0f; }
+
+/* Memory of the current device, with the host's copy of it. */
+template <typename T> struct buffer {
+    T *device = NULL;
+    std::vector<T> host;
+    explicit buffer(size_t count) : host(count) { GOOD(cudaMalloc(&device, count * sizeof(T))); }
+    ~buffer() { GOOD(cudaFree(device)); }
+    void up() { GOOD(cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice)); }
+    std::vector<T> &down() {
+        GOOD(cudaMemcpy(host.data(), device, host.size() * sizeof(T), cudaMemcpyDeviceToHost));
+        return host;
+    }
+};
+
+/* Runs `work` in a child. Does it end the way that the emulation ends programs, with `text` on stderr? */
+template <typename F> static void check_dies(const char *name, F work, const char *text) {
+    int ends[2];
+    fflush(stdout);
+    CHECK(pipe(ends) == 0);
+    const pid_t child = fork();
+    if (!child) {
+        dup2(ends[1], 2);
+        work();
+        _exit(0);
+    }
+    close(ends[1]);
+    std::string said;
+    char part[512];
+    for (ssize_t n; (n = read(ends[0], part, sizeof part)) > 0;) said.append(part, (size_t)n);
+    close(ends[0]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    const bool died = (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) || (WIFEXITED(status) && WEXITSTATUS(status) != 0);
+    CHECK_MSG(died && said.find(text) != std::string::npos, "%s: status %d, expected \"%s\", said: %.1500s", name, status, text, said.c_str());
+}
+#define DIES(text, ...) check_dies(#__VA_ARGS__, [&]() { __VA_ARGS__; }, text)
+
+/* Calls `body` in different orders and with different numbers of workers. */
+template <typename F> static void in_orders(F body) {
+    for (int workers = 1; workers <= 2; workers++)
+        for (uint64_t order : {0, 1, 2, 3, 4, 5}) {
+            emulate_set_workers(workers);
+            emulate_set_order(order);
+            body();
+        }
+    emulate_reset();
+}
+
+/* ---- numbers ---------------------------------------------------------------------------------------------------- */
+
+/* The nearest of the format's values, ties to the one whose last bit is 0, by arithmetic in double. */
+static unsigned reference_round(float x, int mantissa, int least_exponent, int most_exponent) {
+    const unsigned sign = std::signbit(x) ? 1u << 15 : 0, infinity = (unsigned)(most_exponent - least_exponent + 2) << mantissa;
+    if (std::isnan(x)) return 0x7fff;
+    if (std::isinf(x)) return sign | infinity;
+    const double value = fabs((double)x);
+    int exponent = value > 0 ? std::ilogb(value) : least_exponent;
+    if (exponent < least_exponent) exponent = least_exponent;
+    /* The bits of a positive value are its exponent and mantissa as one number, so that rounding up carries by itself. */
+    const double steps = nearbyint(ldexp(value, mantissa - exponent));
+    const double bits = steps + ldexp((double)(exponent - least_exponent), mantissa);
+    return sign | (bits >= infinity ? infinity : (unsigned)bits);
+}
+static double reference_value(unsigned bits, int mantissa, int least_exponent, int most_exponent) {
+    const unsigned magnitude = bits & 0x7fff, exponent = magnitude >> mantissa, fraction = magnitude & ((1u << mantissa) - 1);
+    const double sign = bits & 0x8000 ? -1 : 1;
+    if ((int)exponent == most_exponent - least_exponent + 2) return fraction ? NAN : sign * INFINITY;
+    if (!exponent) return sign * ldexp(fraction, least_exponent - mantissa);
+    return sign * ldexp(1.0 + ldexp(fraction, -mantissa), (int)exponent - 1 + least_exponent);
+}
+static bool same_number(double a, double b) { return std::isnan(a) ? std::isnan(b) : a == b && std::signbit(a) == std::signbit(b); }
+
+template <typename F> static void with_many_floats(F check) {
+    for (unsigned i = 0; i < 65536; i++)
+        for (unsigned low : {0x0000u, 0x0001u, 0x0fffu, 0x1000u, 0x1001u, 0x2fffu, 0x3000u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) check(__uint_as_float(i << 16 | low));
+    for (int i = 0; i < 500000; i++) check(__uint_as_float(test_random()));
+    for (int i = 0; i < 200000; i++) check(ldexpf(test_uniform(), (int)(test_random() % 48) - 30));
+}
+
+static void test_half() {
+    int wrong = 0;
+    for (unsigned i = 0; i < 65536; i++) {
+        const __half h = __ushort_as_half((unsigned short)i);
+        const float x = __half2float(h);
+        wrong += !same_number(x, reference_value(i, 10, -14, 15));
+        wrong += __half_as_ushort(__float2half_rn(x)) != (std::isnan(x) ? 0x7fff : i);
+    }
+    CHECK_IS(wrong, 0);
+    with_many_floats([&](float x) {
+        const unsigned got = __half_as_ushort(__float2half_rn(x)), expected = reference_round(x, 10, -14, 15);
+        if (got != expected && wrong++ < 5) CHECK_MSG(false, "%a became 0x%04x, not 0x%04x", (double)x, got, expected);
+    });
+    CHECK_IS(__half_as_ushort(__float2half_rn(65519.9f)), 0x7bff);
+    CHECK_IS(__half_as_ushort(__float2half_rn(65520.0f)), 0x7c00);
+    const __half2 pair = __floats2half2_rn(1.5f, -2.25f);
+    uint32_t bits;
+    memcpy(&bits, &pair, 4);
+    CHECK_IS(bits, 0xc0803e00u);
+    CHECK(__half22float2(pair).x == 1.5f && __half22float2(pair).y == -2.25f);
+    CHECK(__low2float(pair) == 1.5f && __high2float(pair) == -2.25f);
+}
+
+static void test_bfloat() {
+    int wrong = 0;
+    for (unsigned i = 0; i < 65536; i++) {
+        const __nv_bfloat16 b = __ushort_as_bfloat16((unsigned short)i);
+        const float x = __bfloat162float(b);
+        wrong += !same_number(x, reference_value(i, 7, -126, 127));
+        wrong += __bfloat16_as_ushort(__float2bfloat16_rn(x)) != (std::isnan(x) ? 0x7fff : i);
+    }
+    CHECK_IS(wrong, 0);
+    with_many_floats([&](float x) {
+        const unsigned got = __bfloat16_as_ushort(__float2bfloat16_rn(x)), expected = reference_round(x, 7, -126, 127);
+        if (got != expected && wrong++ < 5) CHECK_MSG(false, "%a became 0x%04x, not 0x%04x", (double)x, got, expected);
+    });
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(1.5f, -2.25f);
+    uint32_t bits;
+    memcpy(&bits, &pair, 4);
+    CHECK_IS(bits, 0xc0103fc0u);
+    CHECK(__bfloat1622float2(pair).x == 1.5f && __bfloat1622float2(pair).y == -2.25f);
+}
+
+static void test_bits() {
+    for (int i = 0; i < 2000; i++) {
+        const unsigned x = i < 33 ? (unsigned)(1ull << i >> 1) : test_random() >> test_random() % 32, y = test_random();
+        int ones = 0, first = 0, zeros = 32;
+        unsigned reversed = 0;
+        for (int b = 31; b >= 0; b--)
+            if (x >> b & 1) ones++, first = b + 1, reversed |= 1u << (31 - b);
+        for (int b = 0; b < 32; b++)
+            if (x >> b & 1) zeros = 31 - b;
+        CHECK_IS(__popc(x), ones);
+        CHECK_IS(__ffs((int)x), first);
+        CHECK_IS(__clz((int)x), zeros);
+        CHECK_IS(__brev(x), reversed);
+        CHECK_IS(__umulhi(x, y), (unsigned)((uint64_t)x * y >> 32));
+        CHECK_IS(__byte_perm(x, y, 0x7041), (x >> 8 & 0xff) | (y & 0xff) << 8 | (x & 0xff) << 16 | (y & 0xff000000));
+        CHECK_IS(__float_as_uint(__uint_as_float(y)), y);
+    }
+    CHECK(__float2int_rn(2.5f) == 2 && __float2int_rn(3.5f) == 4 && __float2int_rz(-2.7f) == -2 && __float2int_rd(-2.1f) == -3 && __float2int_ru(2.1f) == 3);
+    CHECK(__float2int_rn(1e20f) == 2147483647 && __float2int_rn(-1e20f) == -2147483647 - 1 && __float2int_rn(NAN) == 0 && __float2uint_rn(-5.0f) == 0);
+    CHECK(min(-1, 2) == -1 && max(-1, 2) == 2 && min(3u, 5u) == 3 && max(1.0f, NAN) == 1.0f && min(NAN, 2.0f) == 2.0f);
+    CHECK(rsqrtf(4.0f) == 0.5f && __frcp_rn(8.0f) == 0.125f && __saturatef(NAN) == 0.0f && __saturatef(2.0f) == 1.0f);
+    CHECK_IS(__fmaf_rn(1.0f + 0x1p-12f, 1.0f - 0x1p-12f, -1.0f), -0x1p-24f);
+}
+
+/* ---- launches --------------------------------------------------------------------------------------------------- */
+
+struct shape { int64_t stride; const float *unused; int offset; };
+
+static __global__ void __launch_bounds__(1024, 1) k_index(uint4 *out, const shape s, float scale) {
+    const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+    const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+    out[block * s.stride + thread + s.offset] = make_uint4(threadIdx.x | threadIdx.y << 16, threadIdx.z, blockIdx.x | blockIdx.y << 16, blockIdx.z + (unsigned)scale);
+}
+static __global__ void k_empty() {}
+template <typename T, int COUNT> static __global__ void k_count(T *out) { out[blockIdx.x * blockDim.x + threadIdx.x] = (T)COUNT; }
+
+static void test_indices() {
+    const dim3 grid(3, 2, 2), block(5, 3, 2);
+    in_orders([&]() {
+        buffer<uint4> out(12 * 30 + 1);
+        K_LAUNCH(k_index, grid, block, 0, 0, out.device, shape{30, NULL, 1}, 7);
+        GOOD(cudaGetLastError());
+        int wrong = 0, i = 1;
+        out.down();
+        CHECK_IS(out.host[0].x, ~0u); /* nobody wrote there */
+        for (unsigned bz = 0; bz < 2; bz++) for (unsigned by = 0; by < 2; by++) for (unsigned bx = 0; bx < 3; bx++)
+            for (unsigned z = 0; z < 2; z++) for (unsigned y = 0; y < 3; y++) for (unsigned x = 0; x < 5; x++, i++)
+                wrong += out.host[i].x != (x | y << 16) || out.host[i].y != z || out.host[i].z != (bx | by << 16) || out.host[i].w != bz + 7;
+        CHECK_IS(wrong, 0);
+    });
+    buffer<double> counts(2000);
+    K_LAUNCH(k_empty, 1, 1, 0, 0);
+    K_LAUNCH((k_count<double, 41>), 2, 1000, 0, 0, counts.device);
+    GOOD(cudaGetLastError());
+    CHECK_IS(std::count(counts.down().begin(), counts.host.end(), 41.0), 2000);
+    CHECK_IS(emulate_launches(), 2);
+}
+
+static void test_limits() {
+    buffer<float> x(1024);
+    const auto launch = [&](dim3 grid, dim3 block, size_t shared) {
+        K_LAUNCH((k_count<float, 1>), grid, block, shared, 0, x.device);
+        CHECK_IS(cudaPeekAtLastError(), cudaPeekAtLastError());
+        return cudaGetLastError();
+    };
+    GOOD(launch(1, 1024, 48 << 10));
+    CHECK_IS(launch(1, 1025, 0), cudaErrorInvalidConfiguration);
+    CHECK_IS(launch(1, dim3(32, 33), 0), cudaErrorInvalidConfiguration);
+    CHECK_IS(launch(1, dim3(1, 1, 65), 0), cudaErrorInvalidConfiguration);
+    CHECK_IS(launch(0, 32, 0), cudaErrorInvalidConfiguration);
+    CHECK_IS(launch(dim3(1, 65536), 32, 0), cudaErrorInvalidConfiguration);
+    CHECK_IS(launch(0x80000000u, 32, 0), cudaErrorInvalidConfiguration);
+    CHECK_IS(launch(1, 32, (48 << 10) + 1), cudaErrorInvalidValue);
+    GOOD(cudaGetLastError()); /* it was told once */
+    GOOD(cudaFuncSetAttribute(k_count<float, 1>, cudaFuncAttributeMaxDynamicSharedMemorySize, 99 << 10));
+    GOOD(launch(1, 32, 99 << 10));
+    CHECK_IS(launch(1, 32, (99 << 10) + 1), cudaErrorInvalidValue);
+    CHECK_IS(cudaFuncSetAttribute(k_count<float, 1>, cudaFuncAttributeMaxDynamicSharedMemorySize, (99 << 10) + 1), cudaErrorInvalidValue);
+    emulate_set_capability(7, 5);
+    CHECK_IS(cudaFuncSetAttribute(k_count<float, 1>, cudaFuncAttributeMaxDynamicSharedMemorySize, 65 << 10), cudaErrorInvalidValue);
+    emulate_set_capability(9, 0);
+    GOOD(cudaFuncSetAttribute(k_count<float, 1>, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 << 10));
+    emulate_reset();
+    int blocks = 0;
+    GOOD(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, k_count<double, 41>, 256, 40 << 10));
+    CHECK_IS(blocks, 2);
+    GOOD(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, k_count<double, 41>, 256, 0));
+    CHECK_IS(blocks, 6);
+    (void)cudaGetLastError();
+}
+
+/* ---- shared memory and barriers --------------------------------------------------------------------------------- */
+
+static __device__ float d_block_sum(float x) {
+    __shared__ float part[32];
+    for (int delta = 16; delta; delta >>= 1) x += __shfl_down_sync(0xffffffffu, x, delta);
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
+    __syncthreads();
+    float sum = 0;
+    for (unsigned i = 0; i < blockDim.x / 32; i++) sum += part[i];
+    __syncthreads();
+    return sum;
+}
+/* A chain of sums over a tile that is handed from thread to thread. */
+static __global__ void k_relay(const float *x, float *out) {
+    K_SHARED(float, tile);
+    const unsigned t = threadIdx.x, n = blockDim.x;
+    tile[t] = x[blockIdx.x * n + t];
+    __syncthreads();
+    for (unsigned step = 1; step < 20; step++) {
+        const float next = 0.5f * tile[(t + step) % n] + tile[t];
+        __syncthreads();
+        tile[t] = next;
+        __syncthreads();
+    }
+    out[blockIdx.x * n + t] = d_block_sum(tile[(t + 7) % n]) + tile[t];
+}
+
+static void test_barrier() {
+    const int blocks = 9, n = 96;
+    buffer<float> x(blocks * n), out(blocks * n);
+    std::vector<float> expected(blocks * n);
+    for (float &v : x.host) v = (float)(int)(test_random() % 16);
+    x.up();
+    for (int b = 0; b < blocks; b++) {
+        std::vector<float> tile(x.host.begin() + b * n, x.host.begin() + (b + 1) * n), next(n);
+        for (int step = 1; step < 20; step++) {
+            for (int t = 0; t < n; t++) next[t] = 0.5f * tile[(t + step) % n] + tile[t];
+            tile = next;
+        }
+        float sum = 0; /* in the kernel's order */
+        for (int w = 0; w < n; w += 32) {
+            float lanes[64] = {0};
+            for (int l = 0; l < 32; l++) lanes[l] = tile[(w + l + 7) % n];
+            for (int delta = 16; delta; delta >>= 1)
+                for (int l = 0; l < delta; l++) lanes[l] += lanes[l + delta];
+            sum += lanes[0];
+        }
+        for (int t = 0; t < n; t++) expected[b * n + t] = sum + tile[t];
+    }
+    in_orders([&]() {
+        GOOD(cudaMemset(out.device, 0, blocks * n * sizeof(float)));
+        K_LAUNCH(k_relay, blocks, n, n * sizeof(float), 0, x.device, out.device);
+        CHECK(out.down() == expected);
+    });
+}
+
+static __global__ void k_votes(int *out) {
+    const int t = (int)threadIdx.x, n = (int)blockDim.x;
+    int wrong = 0;
+    for (int i = 0; i < 40; i++) {
+        wrong += __syncthreads_count(t % 7 < i % 8) != (n / 7) * (i % 8 < 7 ? i % 8 : 7) + (n % 7 < i % 8 ? n % 7 : i % 8);
+        wrong += (__syncthreads_or(t == i) != 0) != (i < n);
+        wrong += (__syncthreads_and(t != i) != 0) != (i >= n);
+    }
+    out[t] = wrong;
+}
+
+static void test_barrier_votes() {
+    in_orders([]() {
+        for (int n : {1, 33, 64, 1024}) {
+            buffer<int> out(n);
+            K_LAUNCH(k_votes, 1, n, 0, 0, out.device);
+            GOOD(cudaGetLastError());
+            CHECK_IS(std::count(out.down().begin(), out.host.end(), 0), n);
+        }
+    });
+}
+
+/* What shared memory holds before anybody writes it; then writes it, so that the next block would see it. */
+static __global__ void k_unwritten(unsigned *out) {
+    K_SHARED(unsigned, dynamic);
+    __shared__ unsigned fixed[32], other;
+    const unsigned t = threadIdx.x;
+    unsigned all = dynamic[t] & fixed[t] & other;
+    out[blockIdx.x * 32 + t] = all;
+    dynamic[t] = fixed[t] = t;
+    other = 3;
+}
+static void test_poison() {
+    buffer<unsigned> out(4 * 32);
+    for (unsigned v : out.down()) CHECK_IS(v, ~0u);
+    emulate_set_workers(1);
+    K_LAUNCH(k_unwritten, 4, 32, 32 * sizeof(unsigned), 0, out.device);
+    int others = 0;
+    out.down();
+    for (int b = 0; b < 4; b++)
+        for (int t = 1; t < 32; t++) others += out.host[b * 32 + t] != 3; /* thread 0 wrote `other` before they began */
+    for (int b = 0; b < 4; b++) CHECK_IS(out.host[b * 32], ~0u);
+    CHECK_IS(others, 0);
+    cudaFuncAttributes attributes;
+    GOOD(cudaFuncGetAttributes(&attributes, k_unwritten));
+    CHECK_IS(attributes.sharedSizeBytes, 33 * sizeof(unsigned));
+    emulate_reset();
+}
+
+/* ---- warps ------------------------------------------------------------------------------------------------------- */
+
+template <typename T> static __global__ void k_shuffles(T *out, int width, int n) {
+    const int lane = (int)threadIdx.x;
+    const T mine = (T)(lane * 3 + 1);
+    out[lane] = __shfl_sync(0xffffffffu, mine, n, width);
+    out[32 + lane] = __shfl_up_sync(0xffffffffu, mine, n, width);
+    out[64 + lane] = __shfl_down_sync(0xffffffffu, mine, n, width);
+    out[96 + lane] = __shfl_xor_sync(0xffffffffu, mine, n, width);
+}
+template <typename T> static void check_shuffles() {
+    buffer<T> out(128);
+    for (int width = 1; width <= 32; width *= 2)
+        for (int n = 0; n < 32; n++) {
+            K_LAUNCH(k_shuffles<T>, 1, 32, 0, 0, out.device, width, n);
+            out.down();
+            for (int lane = 0; lane < 32; lane++) {
+                const int group = lane / width * width, up = lane - n, down = lane + n, flipped = lane ^ n;
+                const int sources[4] = {group + n % width, up < group ? lane : up, down >= group + width ? lane : down, flipped >= group + width ? lane : flipped};
+                for (int k = 0; k < 4; k++) CHECK_IS(out.host[k * 32 + lane], (T)(sources[k] * 3 + 1));
+            }
+        }
+}
+static void test_shuffle() {
+    check_shuffles<int>();
+    check_shuffles<unsigned>();
+    check_shuffles<float>();
+    check_shuffles<double>();
+    check_shuffles<long long>();
+}
+
+/* Halves of a warp, and its odd and even lanes, go separate ways and meet again. */
+static __global__ void k_masks(unsigned *out) {
+    const unsigned lane = threadIdx.x % 32, bit = 1u << lane;
+    unsigned x = lane;
+    for (int round = 0; round < 5; round++) {
+        const unsigned half = lane < 16 ? 0x0000ffffu : 0xffff0000u, parity = lane % 2 ? 0xaaaaaaaau : 0x55555555u;
+        if (lane < 16) x += __shfl_xor_sync(half, x, 8);
+        else x += 3 * __shfl_xor_sync(half, x, 4);
+        if (lane % 2) x ^= __ballot_sync(parity, x & 1);
+        else x ^= __popc(__ballot_sync(parity, x & 2));
+        __syncwarp();
+        if (__any_sync(0xffffffffu, x == lane)) x++;
+        if (__all_sync(0xffffffffu, x > 0)) x += 2;
+    }
+    if (lane < 8) x += __shfl_sync(0xffu, x, 20); /* no lane of the mask: undefined */
+    out[threadIdx.x] = x + (__activemask() & bit ? 0 : 1000);
+}
+static void test_masks() {
+    unsigned x[32];
+    for (unsigned l = 0; l < 32; l++) x[l] = l;
+    for (int round = 0; round < 5; round++) {
+        unsigned y[32], odd = 0, even = 0, any = 0, all = 1;
+        for (int l = 0; l < 32; l++) y[l] = l < 16 ? x[l] + x[l ^ 8] : x[l] + 3 * x[l ^ 4];
+        for (int l = 0; l < 32; l++) (l % 2 ? odd : even) |= (l % 2 ? y[l] & 1 : y[l] >> 1 & 1) << l;
+        for (int l = 0; l < 32; l++) x[l] = y[l] ^ (l % 2 ? odd : (unsigned)__builtin_popcount(even));
+        for (unsigned l = 0; l < 32; l++) any |= x[l] == l;
+        for (int l = 0; l < 32; l++) x[l] += any;
+        for (int l = 0; l < 32; l++) all &= x[l] > 0;
+        for (int l = 0; l < 32; l++) x[l] += 2 * all;
+    }
+    for (int l = 0; l < 8; l++) x[l] += ~0u;
+    in_orders([&]() {
+        buffer<unsigned> out(64);
+        K_LAUNCH(k_masks, 1, 64, 0, 0, out.device);
+        out.down();
+        for (int t = 0; t < 64; t++) CHECK_IS(out.host[t], x[t % 32]);
+    });
+}
+
+/* ---- atomics ----------------------------------------------------------------------------------------------------- */
+
+static __global__ void k_atomics(int *i, unsigned *u, unsigned long long *l, unsigned *ticket, int *last) {
+    const int id = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    __shared__ bool is_last;
+    atomicAdd(&i[0], id);
+    atomicMax(&i[1], id * 7 % 1000);
+    atomicMin(&i[2], -(id * 7 % 1000));
+    atomicOr(&u[0], 1u << id % 32);
+    atomicAdd(&u[1], 3u);
+    atomicAdd(l, (unsigned long long)id << 32);
+    unsigned old = u[2];
+    for (unsigned seen; (seen = atomicCAS(&u[2], old, old * 5 + 1)) != old;) old = seen;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        is_last = atomicAdd(ticket, 1u) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (is_last && threadIdx.x == 0) *last = (int)u[1] + atomicExch(&i[3], 9);
+}
+static void test_atomics() {
+    const int n = 100 * 64;
+    unsigned chain = 1;
+    for (int k = 0; k < n; k++) chain = chain * 5 + 1;
+    in_orders([&]() {
+        buffer<int> i(4), last(1);
+        buffer<unsigned> u(3), ticket(1);
+        buffer<unsigned long long> l(1);
+        i.host = {0, -1, 1, 5}, u.host = {0, 0, 1}, ticket.host = {0}, l.host = {0}, last.host = {0};
+        i.up(), u.up(), ticket.up(), l.up(), last.up();
+        K_LAUNCH(k_atomics, 100, 64, 0, 0, i.device, u.device, l.device, ticket.device, last.device);
+        i.down(), u.down(), l.down(), last.down();
+        CHECK_IS(i.host[0], n / 2 * (n - 1));
+        CHECK_IS(i.host[1], 999);
+        CHECK_IS(i.host[2], -999);
+        CHECK_IS(i.host[3], 9);
+        CHECK_IS(u.host[0], ~0u);
+        CHECK_IS(u.host[1], 3u * n);
+        CHECK_IS(u.host[2], chain);
+        CHECK_IS(l.host[0], (unsigned long long)(n / 2 * (n - 1)) << 32);
+        CHECK_IS(last.host[0], 3 * n + 5);
+    });
+}
+
+/* ---- matrices ---------------------------------------------------------------------------------------------------- */
+
+enum load_way { ROWS, TURNED, BY_HAND };
+
+/* D(16,8) += A(16,depth) B(depth,8) by one warp. A comes as (m,k), or TURNED as (k,m); B as (n,k), or TURNED as (k,n). */
+template <typename T, int DEPTH> static __global__ void k_product(const T *a, const T *b, float *d, load_way a_way, load_way b_way) {
+    enum { PITCH = 24 }; /* elements: rows stay 16-byte aligned */
+    K_SHARED(T, as);
+    T *bs = as + 16 * PITCH;
+    const int lane = (int)threadIdx.x, group = lane / 4, pair = lane % 4 * 2;
+    const int a_columns = a_way == TURNED ? 16 : DEPTH, b_columns = b_way == TURNED ? 8 : DEPTH;
+    for (int i = lane; i < 16 * DEPTH; i += 32) as[i / a_columns * PITCH + i % a_columns] = a[i];
+    for (int i = lane; i < DEPTH * 8; i += 32) bs[i / b_columns * PITCH + i % b_columns] = b[i];
+    __syncwarp();
+    uint32_t af[4], bf[2];
+    float df[4] = {d[group * 8 + pair], d[group * 8 + pair + 1], d[(group + 8) * 8 + pair], d[(group + 8) * 8 + pair + 1]};
+    const int row = lane % 8, matrix = lane / 8;
+    if (a_way == ROWS && DEPTH == 16) d_ldmatrix_x4(af, as + (row + matrix % 2 * 8) * PITCH + matrix / 2 * 8);
+    else if (a_way == ROWS) d_ldmatrix_x2(af, as + (row + matrix % 2 * 8) * PITCH);
+    else if (a_way == TURNED && DEPTH == 16) d_ldmatrix_x4_trans(af, as + (row + matrix / 2 * 8) * PITCH + matrix % 2 * 8);
+    else if (a_way == TURNED) d_ldmatrix_x2_trans(af, as + row * PITCH + matrix % 2 * 8);
+    else
+        for (int r = 0; r < DEPTH / 4; r++) memcpy(&af[r], as + (group + r % 2 * 8) * PITCH + pair + r / 2 * 8, 4);
+    if (b_way == ROWS && DEPTH == 16) d_ldmatrix_x2(bf, bs + row * PITCH + matrix % 2 * 8);
+    else if (b_way == ROWS) d_ldmatrix_x1(bf, bs + row * PITCH);
+    else if (b_way == TURNED && DEPTH == 16) d_ldmatrix_x2_trans(bf, bs + (row + matrix % 2 * 8) * PITCH);
+    else if (b_way == TURNED) d_ldmatrix_x1_trans(bf, bs + row * PITCH);
+    else
+        for (int r = 0; r < DEPTH / 8; r++) memcpy(&bf[r], bs + group * PITCH + pair + r * 8, 4);
+    if (DEPTH == 8) d_mma_f16_k8(df, af, bf);
+    else if (std::is_same<T, __half>::value) d_mma_f16(df, af, bf);
+    else d_mma_bf16(df, af, bf);
+    d[group * 8 + pair] = df[0], d[group * 8 + pair + 1] = df[1];
+    d[(group + 8) * 8 + pair] = df[2], d[(group + 8) * 8 + pair + 1] = df[3];
+}
+
+static __half element(float x, __half) { return __float2half_rn(x); }
+static __nv_bfloat16 element(float x, __nv_bfloat16) { return __float2bfloat16_rn(x); }
+static double value(__half h) { return __half2float(h); }
+static double value(__nv_bfloat16 b) { return __bfloat162float(b); }
+
+template <typename T, int DEPTH> static void check_products() {
+    for (load_way a_way : {ROWS, TURNED, BY_HAND})
+        for (load_way b_way : {ROWS, TURNED, BY_HAND})
+            for (int round = 0; round < 6; round++) {
+                buffer<T> a(16 * DEPTH), b(DEPTH * 8);
+                buffer<float> d(16 * 8);
+                for (T &x : a.host) x = element(ldexpf(test_uniform(), round - 3), T());
+                for (T &x : b.host) x = element(test_uniform(), T());
+                for (float &x : d.host) x = test_uniform();
+                const std::vector<float> before = d.host;
+                a.up(), b.up(), d.up();
+                emulate_set_order((uint64_t)round);
+                K_LAUNCH((k_product<T, DEPTH>), 1, 32, 24 * 32 * sizeof(T), 0, a.device, b.device, d.device, a_way, b_way);
+                d.down();
+                for (int m = 0; m < 16; m++)
+                    for (int n = 0; n < 8; n++) {
+                        double sum = before[m * 8 + n], size = fabs(sum);
+                        for (int k = 0; k < DEPTH; k++) {
+                            const double product = value(a.host[a_way == TURNED ? k * 16 + m : m * DEPTH + k]) * value(b.host[b_way == TURNED ? k * 8 + n : n * DEPTH + k]);
+                            sum += product;
+                            size += fabs(product);
+                        }
+                        CHECK_MSG(fabs(d.host[m * 8 + n] - sum) <= size * 1e-6, "%d,%d (ways %d, %d): %.9g against %.9g", m, n, a_way, b_way, d.host[m * 8 + n], sum);
+                    }
+            }
+    emulate_reset();
+}
+static void test_mma() {
+    check_products<__half, 16>();
+    check_products<__nv_bfloat16, 16>();
+    check_products<__half, 8>();
+}
+/* Infinities, NaNs and denormals pass through as they should. */
+static void test_mma_special() {
+    buffer<__half> a(256), b(128);
+    buffer<float> d(128);
+    for (__half &x : a.host) x = __float2half_rn(0.0f);
+    for (__half &x : b.host) x = __float2half_rn(1.0f);
+    for (float &x : d.host) x = 0.0f;
+    a.host[0 * 16 + 3] = __ushort_as_half(0x7c00), a.host[1 * 16 + 4] = __ushort_as_half(0x7e00), a.host[2 * 16 + 5] = __ushort_as_half(0x8001);
+    a.host[3 * 16 + 6] = __ushort_as_half(0x03ff), a.host[4 * 16 + 7] = __ushort_as_half(0xfbff);
+    a.up(), b.up(), d.up();
+    K_LAUNCH((k_product<__half, 16>), 1, 32, 24 * 32 * 2, 0, a.device, b.device, d.device, ROWS, ROWS);
+    d.down();
+    for (int n = 0; n < 8; n++) {
+        CHECK(std::isinf(d.host[n]) && std::isnan(d.host[8 + n]));
+        CHECK_IS(d.host[16 + n], -0x1p-24f);
+        CHECK_IS(d.host[24 + n], 0x3ffp-24f);
+        CHECK_IS(d.host[32 + n], -65504.0f);
+        CHECK_IS(d.host[40 + n], 0.0f);
+    }
+}
+
+/* ---- copies behind the thread's back ----------------------------------------------------------------------------- */
+
+/* Sums of tiles through `stages` buffers. With `late` a wait too short is planted, with `open` a missing barrier. */
+static __global__ void k_pipeline(const float *x, float *out, int tiles, bool late, bool open) {
+    enum { STAGES = 3 };
+    K_SHARED(float, ring);
+    const int t = (int)threadIdx.x, n = (int)blockDim.x;
+    for (int k = 0; k < STAGES - 1; k++) {
+        if (k < tiles) d_copy_async16(ring + k * n * 4 + t * 4, x + (k * n + t) * 4, true);
+        d_copy_async_commit();
+    }
+    float sum = 0;
+    for (int k = 0; k < tiles; k++) {
+        if (late) d_copy_async_wait<STAGES - 1>();
+        else d_copy_async_wait<STAGES - 2>();
+        if (!open) __syncthreads();
+        const float *stage = ring + k % STAGES * n * 4;
+        for (int i = 0; i < 4; i++) sum += stage[(t * 4 + i + 5) % (n * 4)];
+        const int next = k + STAGES - 1;
+        if (next < tiles) d_copy_async16(ring + next % STAGES * n * 4 + t * 4, x + (next * n + t) * 4, true);
+        d_copy_async_commit();
+    }
+    out[t] = sum;
+}
+static bool pipeline(int tiles, bool late, bool open) {
+    const int n = 64;
+    buffer<float> x((size_t)tiles * n * 4), out(n);
+    for (float &v : x.host) v = (float)(int)(test_random() % 100);
+    x.up();
+    K_LAUNCH(k_pipeline, 1, n, 3 * n * 16, 0, x.device, out.device, tiles, late, open);
+    out.down();
+    for (int t = 0; t < n; t++) {
+        float sum = 0;
+        for (int k = 0; k < tiles; k++)
+            for (int i = 0; i < 4; i++) sum += x.host[k * n * 4 + (t * 4 + i + 5) % (n * 4)];
+        if (!(out.host[t] == sum)) return false;
+    }
+    return true;
+}
+static __global__ void k_copies(const unsigned *x, unsigned *out) {
+    K_SHARED(unsigned, s);
+    for (int i = 0; i < 10; i++) s[i] = 77;
+    d_copy_async16(s, x, true);
+    d_copy_async8(s + 4, x + 4, true);
+    d_copy_async4(s + 6, x + 6, true);
+    d_copy_async4(s + 7, NULL, false);
+    d_copy_async_commit();
+    d_copy_async8(s + 8, x + 8, true);
+    for (int i = 0; i < 10; i++) out[i] = s[i]; /* under way */
+    d_copy_async_wait<0>();
+    for (int i = 0; i < 10; i++) out[10 + i] = s[i]; /* the last was not committed */
+    d_copy_async_commit();
+    d_copy_async_wait<1>();
+    out[20] = s[8];
+    d_copy_async_wait<0>();
+    out[21] = s[8];
+}
+static void test_copy_async() {
+    buffer<unsigned> x(10), out(22);
+    for (unsigned i = 0; i < 10; i++) x.host[i] = i + 1;
+    x.up();
+    K_LAUNCH(k_copies, 1, 1, 40, 0, x.device, out.device);
+    out.down();
+    for (int i = 0; i < 10; i++) CHECK_IS(out.host[i], ~0u);
+    for (unsigned i = 0; i < 10; i++) CHECK_IS(out.host[10 + i], i < 7 ? i + 1 : i == 7 ? 0 : ~0u);
+    CHECK_IS(out.host[20], ~0u);
+    CHECK_IS(out.host[21], 9u);
+    for (int tiles : {1, 2, 3, 10}) in_orders([&]() { CHECK(pipeline(tiles, false, false)); });
+    CHECK(!pipeline(10, true, false));
+    bool seen = false;
+    in_orders([&]() { seen |= !pipeline(10, false, true); });
+    CHECK(seen);
+}
+
+/* ---- planted mistakes -------------------------------------------------------------------------------------------- */
+
+static __global__ void k_race(const int *x, int *out, bool barriers) {
+    K_SHARED(int, tile);
+    const unsigned t = threadIdx.x, n = blockDim.x;
+    tile[t] = x[t];
+    __syncthreads();
+    for (int step = 0; step < 3; step++) {
+        const int next = tile[t] + tile[(t + 1) % n];
+        if (barriers) __syncthreads();
+        tile[t] = next;
+        __syncthreads();
+    }
+    out[t] = tile[t];
+}
+static int race_results(bool barriers) {
+    std::vector<std::vector<int>> seen;
+    in_orders([&]() {
+        buffer<int> x(64), out(64);
+        for (int i = 0; i < 64; i++) x.host[i] = i * i % 37;
+        x.up();
+        K_LAUNCH(k_race, 1, 64, 64 * sizeof(int), 0, x.device, out.device, barriers);
+        if (std::find(seen.begin(), seen.end(), out.down()) == seen.end()) seen.push_back(out.host);
+    });
+    return (int)seen.size();
+}
+static void test_planted_race() {
+    CHECK_IS(race_results(true), 1);
+    CHECK(race_results(false) > 2);
+}
+
+static __global__ void k_stuck(int way) {
+    const unsigned t = threadIdx.x;
+    switch (way) {
+    case 0: if (t != 5) __syncthreads(); break;
+    case 1: if (t < 32) __syncthreads(); else __syncwarp(); break;
+    case 2: if (t < 32) __syncthreads();
+            else
+                __syncthreads(); /* another place of the source */
+            break;
+    case 3: if (t != 0) __ballot_sync(0xffffffffu, 1); break;
+    case 4: __shfl_sync(0x0000fffeu, t, 3); break;
+    case 5: if (t % 2) __ballot_sync(0xffffffffu, 1); else __syncwarp(); break;
+    case 6: for (unsigned i = 0; i < (t == 9 ? 3u : 2u); i++) __syncthreads(); break;
+    case 7: if (t < 16) __syncthreads(); else __syncwarp(); break;
+    case 8: __syncwarp(); break;
+    case 9: __trap(); break;
+    }
+}
+static void test_planted_deadlock() {
+    const auto launch = [](int way, int threads) { K_LAUNCH(k_stuck, dim3(2, 3), threads, 0, 0, way); };
+    for (uint64_t order : {0, 1, 7}) {
+        emulate_set_order(order);
+        emulate_set_workers(1);
+        DIES("deadlock: 1 of 64 threads have ended", launch(0, 64));
+        DIES("thread (0,0,0) and on: waits at a barrier of the block, line ", launch(0, 64));
+        DIES("deadlock: 32 of 64 threads have ended", launch(1, 64));
+        DIES("a barrier of the block at line", launch(2, 64));
+        DIES("deadlock: 63 of 64 threads have ended", launch(6, 64));
+    }
+    emulate_set_order(1);
+    DIES("emulate: k_stuck, block (1,2,0), thread (31,0,0): a barrier", launch(2, 64));
+    emulate_reset();
+}
+static void test_planted_masks() {
+    const auto launch = [](int way, int threads) { K_LAUNCH(k_stuck, 1, threads, 0, 0, way); };
+    DIES("of the mask 0xffffffff, lanes 0x00000001 have ended", launch(3, 32));
+    DIES("the mask 0x0000fffe does not name the calling lane 0", launch(4, 32));
+    DIES("other lanes of the mask 0xffffffff are at __syncwarp", launch(5, 32));
+    DIES("thread (16,0,0) and on: waits at __syncwarp, line ", launch(7, 32));
+    DIES("names lanes that the warp has not: it has 0x000000ff", launch(8, 40));
+    DIES("thread (0,0,0): __trap()", launch(9, 32));
+}
+
+static __global__ void k_shared_overrun(int offset) {
+    K_SHARED(unsigned char, s);
+    if (threadIdx.x == 0) s[offset] = 1;
+}
+static __global__ void k_overrun(unsigned char *x, int64_t offset) { x[offset] = 1; }
+static __global__ void k_bad_row(int way, const uint32_t *global) {
+    K_SHARED(uint32_t, s);
+    uint32_t r[4];
+    if (way == 0) d_ldmatrix_x4(r, s + threadIdx.x * 4 + 1);
+    if (way == 1) d_ldmatrix_x4(r, s + (threadIdx.x + 1) * 4);
+    if (way == 2) d_ldmatrix_x4(r, global);
+    if (way == 3) d_copy_async16(s, global + 1, true);
+    if (way == 4) d_copy_async16(s + 2, global, true);
+    if (way == 5) d_copy_async16(const_cast<uint32_t *>(global), global, true);
+}
+static void test_planted_overrun() {
+#ifdef TEST_ASAN
+    const char *shared = "AddressSanitizer", *device = shared, *host = shared;
+#else
+    const char *shared = "of 100 of dynamic shared memory", *device = "of 1000 of memory", *host = "of the host";
+#endif
+    K_LAUNCH(k_shared_overrun, 1, 32, 100, 0, 99);
+    DIES(shared, K_LAUNCH(k_shared_overrun, 1, 32, 100, 0, 100));
+    DIES(shared, K_LAUNCH(k_shared_overrun, 1, 32, 100, 0, -1));
+    for (int64_t offset : {(int64_t)1000, (int64_t)-1}) {
+        unsigned char *x = NULL, *h = NULL;
+        GOOD(cudaMalloc(&x, 1000));
+        GOOD(cudaMallocHost(&h, 1000));
+        DIES(device, K_LAUNCH(k_overrun, 1, 1, 0, 0, x, offset); cudaDeviceSynchronize());
+        DIES(device, K_LAUNCH(k_overrun, 1, 1, 0, 0, x, offset); cudaFree(x));
+        DIES(host, K_LAUNCH(k_overrun, 1, 1, 0, 0, h, offset); cudaStreamSynchronize(0));
+        GOOD(cudaFree(x));
+        GOOD(cudaFreeHost(h));
+    }
+    buffer<uint32_t> x(32);
+    const auto row = [&](int way) { K_LAUNCH(k_bad_row, 1, 32, 32 * 16, 0, way, x.device); };
+    DIES("thread (0,0,0): ldmatrix, line ", row(0));
+    DIES("address is no multiple of 16", row(0));
+    DIES("thread (31,0,0): ldmatrix, line ", row(1));
+    DIES("the row is not in shared memory", row(2));
+    DIES("the global address is no multiple of 16", row(3));
+    DIES("the shared address is no multiple of 16", row(4));
+    DIES("the destination is not in shared memory", row(5));
+}
+
+/* ---- the runtime ------------------------------------------------------------------------------------------------- */
+
+static void test_devices() {
+    int n = -1, driver = -1, can = -1;
+    GOOD(cudaGetDeviceCount(&n));
+    CHECK_IS(n, 2);
+    emulate_set_device_count(0);
+    CHECK_IS(cudaGetDeviceCount(&n), cudaErrorNoDevice);
+    CHECK_IS(cudaGetLastError(), cudaErrorNoDevice);
+    emulate_set_device_count(-1);
+    CHECK_IS(cudaGetDeviceCount(&n), cudaErrorInsufficientDriver);
+    GOOD(cudaDriverGetVersion(&driver));
+    CHECK_IS(driver, 0);
+    emulate_set_device_count(-2);
+    CHECK_IS(cudaGetDeviceCount(&n), cudaErrorInsufficientDriver);
+    GOOD(cudaDriverGetVersion(&driver));
+    int runtime = 0;
+    GOOD(cudaRuntimeGetVersion(&runtime));
+    CHECK(driver > 0 && driver < runtime);
+    emulate_reset();
+    emulate_set_device_count(3);
+    emulate_set_capability(7, 5);
+    cudaDeviceProp p;
+    GOOD(cudaGetDeviceProperties(&p, 2));
+    CHECK(p.major == 7 && p.minor == 5 && p.warpSize == 32 && p.sharedMemPerBlockOptin == 64 << 10 && !strcmp(p.name, "Emulated GPU 2"));
+    CHECK_IS(cudaGetDeviceProperties(&p, 3), cudaErrorInvalidDevice);
+    GOOD(cudaDeviceGetAttribute(&n, cudaDevAttrComputeCapabilityMajor, 1));
+    CHECK_IS(n, 7);
+    CHECK_IS(cudaSetDevice(3), cudaErrorInvalidDevice);
+    GOOD(cudaSetDevice(2));
+    GOOD(cudaGetDevice(&n));
+    CHECK_IS(n, 2);
+    std::thread([]() {
+        int other = -1;
+        GOOD(cudaGetDevice(&other)); /* each OS thread has its own */
+        CHECK_IS(other, 0);
+    }).join();
+    GOOD(cudaDeviceCanAccessPeer(&can, 0, 1));
+    CHECK_IS(can, 1);
+    GOOD(cudaDeviceEnablePeerAccess(1, 0));
+    CHECK_IS(cudaDeviceEnablePeerAccess(1, 0), cudaErrorPeerAccessAlreadyEnabled);
+    (void)cudaGetLastError();
+    GOOD(cudaSetDevice(0));
+    CHECK(!strcmp(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory") && !strcmp(cudaGetErrorName(cudaErrorNotReady), "cudaErrorNotReady"));
+    emulate_reset();
+}
+
+static void test_memory() {
+    char *x = NULL, *y = NULL, *h = NULL;
+    size_t free_bytes, total;
+    emulate_set_memory(1 << 20);
+    GOOD(cudaMalloc(&x, 600 << 10));
+    CHECK(x && (uintptr_t)x % 256 == 0);
+    CHECK_IS(cudaMalloc(&y, 600 << 10), cudaErrorMemoryAllocation);
+    CHECK(!y);
+    CHECK_IS(cudaGetLastError(), cudaErrorMemoryAllocation);
+    GOOD(cudaMemGetInfo(&free_bytes, &total));
+    CHECK(total == 1 << 20 && free_bytes == 424 << 10);
+    GOOD(cudaSetDevice(1));
+    GOOD(cudaMalloc(&y, 600 << 10)); /* the other device's */
+    GOOD(cudaSetDevice(0));
+    GOOD(cudaMallocHost(&h, 1000));
+    std::vector<char> back(600 << 10);
+    memset(h, 5, 1000);
+    GOOD(cudaMemcpy(x + 100, h, 1000, cudaMemcpyHostToDevice));
+    GOOD(cudaMemset(x + 200, 7, 10));
+    GOOD(cudaMemcpyPeerAsync(y, 1, x, 0, 2000, 0));
+    GOOD(cudaMemcpy(back.data(), y, 2000, cudaMemcpyDefault));
+    CHECK(back[99] == -1 && back[100] == 5 && back[199] == 5 && back[200] == 7 && back[209] == 7 && back[210] == 5 && back[1099] == 5 && back[1100] == -1);
+    CHECK_IS(cudaMemcpyPeerAsync(y, 0, x, 1, 2000, 0), cudaErrorInvalidValue);
+    CHECK_IS(cudaMemcpy(x, h, 1000, cudaMemcpyDeviceToHost), cudaErrorInvalidValue);
+    CHECK_IS(cudaMemcpy(x, h, 1001, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
+    CHECK_IS(cudaMemcpy(x + (600 << 10) - 999, h, 1000, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
+    CHECK_IS(cudaMemset(x, 0, (600 << 10) + 1), cudaErrorInvalidValue);
+    CHECK_IS(cudaFree(x + 1), cudaErrorInvalidValue);
+    CHECK_IS(cudaFree(h), cudaErrorInvalidValue);
+    for (int i = 0; i < 1000; i++) h[i] = (char)(i % 100);
+    GOOD(cudaMemcpy2DAsync(x, 300, h, 100, 50, 10, cudaMemcpyHostToDevice));
+    GOOD(cudaMemcpy(back.data(), x, 3000, cudaMemcpyDeviceToHost));
+    for (int row = 0; row < 10; row++) CHECK(back[row * 300] == 0 && back[row * 300 + 49] == 49 && back[row * 300 + 51] != 51);
+    CHECK_IS(cudaMemcpy2DAsync(x, 40, h, 100, 50, 10, cudaMemcpyHostToDevice), cudaErrorInvalidPitchValue);
+    CHECK_IS(emulate_allocated(0), (size_t)600 << 10);
+    GOOD(cudaFree(x));
+    CHECK_IS(cudaFree(x), cudaErrorInvalidValue);
+    GOOD(cudaFree(NULL));
+    GOOD(cudaFree(y));
+    GOOD(cudaFreeHost(h));
+    GOOD(cudaMalloc(&x, 0));
+    CHECK(!x && emulate_allocated(0) == 0 && emulate_allocated(1) == 0 && emulate_allocated(-1) == 0);
+    (void)cudaGetLastError();
+    emulate_reset();
+}
+
+static __global__ void k_add(int *x, int n) { x[threadIdx.x] += n; }
+static __global__ void k_copy(const int *x, int *y) { y[threadIdx.x] = x[threadIdx.x]; }
+
+static void test_streams() {
+    cudaStream_t s = NULL, other = NULL;
+    cudaEvent_t a = NULL, b = NULL, plain = NULL;
+    float ms = -1;
+    buffer<int> x(32);
+    GOOD(cudaStreamCreateWithPriority(&s, cudaStreamNonBlocking, -1));
+    GOOD(cudaEventCreate(&a));
+    GOOD(cudaEventCreate(&b));
+    GOOD(cudaEventCreateWithFlags(&plain, cudaEventDisableTiming));
+    GOOD(cudaEventRecord(a, s));
+    GOOD(cudaMemsetAsync(x.device, 0, 128, s));
+    for (int i = 0; i < 10; i++) K_LAUNCH(k_add, 1, 32, 0, s, x.device, i);
+    GOOD(cudaEventRecord(b, s));
+    GOOD(cudaEventSynchronize(b));
+    GOOD(cudaEventElapsedTime(&ms, a, b));
+    CHECK(ms > 0 && ms < 10000);
+    CHECK_IS(cudaEventElapsedTime(&ms, a, plain), cudaErrorInvalidResourceHandle);
+    CHECK_IS(x.down()[31], 45);
+    GOOD(cudaStreamQuery(s));
+    GOOD(cudaSetDevice(1));
+    GOOD(cudaStreamCreate(&other));
+    GOOD(cudaStreamWaitEvent(other, b, 0));
+    GOOD(cudaSetDevice(0));
+    K_LAUNCH(k_add, 1, 32, 0, other, x.device, 1); /* a stream of a device that is not the current one */
+    CHECK_IS(cudaGetLastError(), cudaErrorInvalidResourceHandle);
+    CHECK_IS(cudaEventRecord(b, other), cudaErrorInvalidResourceHandle);
+    GOOD(cudaStreamDestroy(other));
+    CHECK_IS(cudaStreamDestroy(other), cudaErrorInvalidResourceHandle);
+    CHECK_IS(cudaStreamSynchronize(other), cudaErrorInvalidResourceHandle);
+    GOOD(cudaStreamDestroy(s));
+    GOOD(cudaEventDestroy(a));
+    GOOD(cudaEventDestroy(b));
+    GOOD(cudaEventDestroy(plain));
+    CHECK_IS(cudaEventDestroy(plain), cudaErrorInvalidResourceHandle);
+    CHECK_IS(emulate_handles(), 0);
+    (void)cudaGetLastError();
+}
+
+/* A host that waits gets what it should, in every order; one that does not gets what was there before. */
+static void test_lazy() {
+    cudaStream_t s = NULL, u = NULL;
+    cudaEvent_t e = NULL;
+    int *pinned = NULL;
+    GOOD(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    GOOD(cudaStreamCreateWithFlags(&u, cudaStreamNonBlocking));
+    GOOD(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
+    GOOD(cudaMallocHost(&pinned, 128));
+    buffer<int> x(32), y(32);
+    emulate_set_lazy(1);
+    for (int i = 0; i < 32; i++) pinned[i] = 1;
+    GOOD(cudaMemcpyAsync(x.device, pinned, 128, cudaMemcpyHostToDevice, s));
+    K_LAUNCH(k_add, 1, 32, 0, s, x.device, 10);
+    GOOD(cudaEventRecord(e, s));
+    CHECK_IS(cudaEventQuery(e), cudaErrorNotReady);
+    GOOD(cudaStreamWaitEvent(u, e, 0));
+    K_LAUNCH(k_copy, 1, 32, 0, u, x.device, y.device);
+    GOOD(cudaMemcpyAsync(pinned, y.device, 128, cudaMemcpyDeviceToHost, u));
+    CHECK_IS(pinned[0], 1); /* not waited for */
+    GOOD(cudaStreamSynchronize(u));
+    CHECK_IS(pinned[0], 11);
+    for (int i = 0; i < 32; i++) pinned[i] = 5;
+    GOOD(cudaMemcpyAsync(x.device, pinned, 128, cudaMemcpyHostToDevice, s));
+    K_LAUNCH(k_copy, 1, 32, 0, u, x.device, y.device); /* does not wait for s */
+    for (int i = 0; i < 32; i++) pinned[i] = 6; /* still needed */
+    GOOD(cudaDeviceSynchronize());
+    std::vector<int> local(32);
+    GOOD(cudaMemcpyAsync(local.data(), x.device, 128, cudaMemcpyDeviceToHost, s)); /* memory that is not pinned */
+    CHECK_IS(local[0], 6);
+    local[0] = 8;
+    GOOD(cudaMemcpyAsync(x.device, local.data(), 128, cudaMemcpyHostToDevice, s));
+    local[0] = 9;
+    GOOD(cudaStreamSynchronize(s));
+    CHECK_IS(x.down()[0], 8);
+    K_LAUNCH(k_add, 1, 32, 0, s, x.device, 1);
+    int steps = 0;
+    while (cudaStreamQuery(s) == cudaErrorNotReady && steps < 100) steps++;
+    CHECK_IS(x.down()[0], 9);
+    emulate_reset();
+    GOOD(cudaStreamDestroy(s));
+    GOOD(cudaStreamDestroy(u));
+    GOOD(cudaEventDestroy(e));
+    GOOD(cudaFreeHost(pinned));
+}
+
+static void test_graphs() {
+    cudaStream_t s = NULL, u = NULL;
+    cudaEvent_t fork = NULL, join = NULL;
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    buffer<int> x(32), y(32);
+    void *memory = NULL;
+    GOOD(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+    GOOD(cudaStreamCreateWithFlags(&u, cudaStreamNonBlocking));
+    GOOD(cudaEventCreateWithFlags(&fork, cudaEventDisableTiming));
+    GOOD(cudaEventCreateWithFlags(&join, cudaEventDisableTiming));
+    GOOD(cudaMemset(x.device, 0, 128));
+    GOOD(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    int n = 3;
+    K_LAUNCH(k_add, 1, 32, 0, s, x.device, n);
+    n = 1000; /* arguments were copied */
+    GOOD(cudaEventRecord(fork, s));
+    GOOD(cudaStreamWaitEvent(u, fork, 0));
+    K_LAUNCH(k_copy, 1, 32, 0, u, x.device, y.device);
+    GOOD(cudaEventRecord(join, u));
+    GOOD(cudaStreamWaitEvent(s, join, 0));
+    GOOD(cudaMemsetAsync(x.device, 1, 4, s));
+    GOOD(cudaStreamEndCapture(s, &graph));
+    CHECK_IS(x.down()[0], 0); /* nothing ran */
+    GOOD(cudaGraphInstantiateWithFlags(&exec, graph, 0));
+    GOOD(cudaGraphDestroy(graph));
+    emulate_reset();
+    for (int i = 0; i < 4; i++) GOOD(cudaGraphLaunch(exec, s));
+    GOOD(cudaStreamSynchronize(s));
+    CHECK_IS(emulate_launches(), 8);
+    CHECK(x.down()[0] == 0x01010101 && x.host[1] == 12 && y.down()[1] == 12 && y.host[0] == 0x01010101 + 3);
+    GOOD(cudaGraphExecDestroy(exec));
+    CHECK_IS(cudaGraphLaunch(exec, s), cudaErrorInvalidValue);
+
+    /* What may not be done meanwhile */
+    GOOD(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    std::thread([]() { buffer<int> elsewhere(10); }).join(); /* another thread may */
+    CHECK_IS(cudaMalloc(&memory, 100), cudaErrorStreamCaptureUnsupported);
+    CHECK(!memory);
+    CHECK_IS(cudaStreamEndCapture(s, &graph), cudaErrorStreamCaptureInvalidated);
+    GOOD(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    CHECK_IS(cudaStreamSynchronize(s), cudaErrorStreamCaptureUnsupported);
+    CHECK_IS(cudaStreamEndCapture(s, &graph), cudaErrorStreamCaptureInvalidated);
+    GOOD(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+    GOOD(cudaEventRecord(fork, s));
+    GOOD(cudaStreamWaitEvent(u, fork, 0));
+    CHECK_IS(cudaStreamEndCapture(s, &graph), cudaErrorStreamCaptureUnjoined);
+    CHECK(!graph);
+    CHECK_IS(cudaStreamEndCapture(s, &graph), cudaErrorInvalidValue);
+    CHECK_IS(cudaStreamBeginCapture(0, cudaStreamCaptureModeThreadLocal), cudaErrorStreamCaptureUnsupported);
+    K_LAUNCH(k_add, 1, 32, 0, s, x.device, 1); /* all is as before */
+    GOOD(cudaStreamSynchronize(s));
+    CHECK_IS(x.down()[1], 13);
+    GOOD(cudaStreamDestroy(s));
+    GOOD(cudaStreamDestroy(u));
+    GOOD(cudaEventDestroy(fork));
+    GOOD(cudaEventDestroy(join));
+    CHECK_IS(emulate_handles(), 0);
+    (void)cudaGetLastError();
+}
+
+/* A host that gives up at the first failure and frees all that it has. */
+static bool careful_host() {
+    cudaStream_t s = NULL;
+    int *x = NULL, *h = NULL;
+    bool good = cudaStreamCreate(&s) == cudaSuccess && cudaMalloc(&x, 128) == cudaSuccess && cudaMallocHost(&h, 128) == cudaSuccess &&
+                cudaMemsetAsync(x, 0, 128, s) == cudaSuccess;
+    if (good) {
+        K_LAUNCH(k_add, 1, 32, 0, s, x, 4);
+        good = cudaGetLastError() == cudaSuccess && cudaMemcpyAsync(h, x, 128, cudaMemcpyDeviceToHost, s) == cudaSuccess && cudaStreamSynchronize(s) == cudaSuccess;
+    }
+    if (good) CHECK_IS(h[31], 4);
+    if (h) good &= cudaFreeHost(h) == cudaSuccess;
+    if (x) good &= cudaFree(x) == cudaSuccess;
+    if (s) good &= cudaStreamDestroy(s) == cudaSuccess;
+    return good;
+}
+static void test_faults() {
+    int n = 1;
+    for (;; n++) {
+        (void)cudaGetLastError();
+        emulate_fail_after(n);
+        const bool good = careful_host();
+        CHECK(emulate_allocated(0) == 0 && emulate_allocated(-1) == 0 && emulate_handles() == 0);
+        CHECK_IS(good, !emulate_failed());
+        if (!emulate_failed()) break;
+    }
+    CHECK_IS(n, 11);
+    emulate_reset();
+    CHECK(careful_host());
+    CHECK_IS(emulate_calls(), 10);
+    emulate_reset();
+}
+
+/* Host threads with a device each. */
+static void test_host_threads() {
+    std::vector<std::thread> threads;
+    bool good[4] = {false};
+    emulate_set_device_count(4);
+    for (int device = 0; device < 4; device++)
+        threads.emplace_back([device, &good]() {
+            good[device] = cudaSetDevice(device) == cudaSuccess;
+            for (int round = 0; round < 20; round++) {
+                buffer<float> x(64 * 96), out(64 * 96);
+                std::fill(x.host.begin(), x.host.end(), 1.0f);
+                x.up();
+                K_LAUNCH(k_relay, 64, 96, 96 * sizeof(float), 0, x.device, out.device);
+                out.down();
+                for (float v : out.host) good[device] &= v == out.host[0];
+            }
+        });
+    for (std::thread &t : threads) t.join();
+    for (bool g : good) CHECK(g);
+    emulate_reset();
+}
+
+/* ---- costs ------------------------------------------------------------------------------------------------------- */
+
+static __global__ void k_barriers(int n) {
+    for (int i = 0; i < n; i++) __syncthreads();
+}
+static __global__ void k_shuffle_chain(int n, int *out) {
+    unsigned x = threadIdx.x;
+    for (int i = 0; i < n; i++) x += __shfl_xor_sync(0xffffffffu, x, 1);
+    out[threadIdx.x] = (int)x;
+}
+static __global__ void k_products(int n, float *out) {
+    float d[4] = {0};
+    uint32_t a[4] = {threadIdx.x, 1, 2, 3}, b[2] = {4, 5};
+    for (int i = 0; i < n; i++) d_mma_f16(d, a, b);
+    out[threadIdx.x] = d[0];
+}
+static double seconds() { /* of this thread on a processor */
+    timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+template <typename F> static double nanoseconds(double count, F work) {
+    const double start = seconds();
+    work();
+    return (seconds() - start) * 1e9 / count;
+}
+static void test_costs() {
+    buffer<float> out(1 << 20);
+    emulate_set_workers(1);
+    const int n = 2000;
+    for (uint64_t order : {0, 1, 2}) {
+        emulate_set_order(order);
+        printf("     %s: ns a barrier and thread %.1f, a shuffle and thread %.1f, an mma of a warp %.0f, a thread that waits for nobody %.1f, a launch %.0f\n",
+               order == 0 ? "forward " : order == 1 ? "backward" : "shuffled",
+               nanoseconds(n * 256.0, [&]() { K_LAUNCH(k_barriers, 1, 256, 0, 0, n); }),
+               nanoseconds(n * 256.0, [&]() { K_LAUNCH(k_shuffle_chain, 1, 256, 0, 0, n, (int *)out.device); }),
+               nanoseconds(n * 8.0, [&]() { K_LAUNCH(k_products, 1, 256, 0, 0, n, out.device); }),
+               nanoseconds(1 << 20, [&]() { K_LAUNCH((k_count<float, 3>), 1 << 12, 256, 0, 0, out.device); }),
+               nanoseconds(n, [&]() { for (int i = 0; i < n; i++) K_LAUNCH(k_empty, 1, 1, 0, 0); }));
+    }
+    emulate_reset();
+}
+
+/* ---- all of them -------------------------------------------------------------------------------------------------- */
+
+struct test_case { const char *name, *what; void (*run)(); };
+static const test_case tests[] = {
+    {"half", "fp16 from and to float", test_half},
+    {"bfloat", "bf16 from and to float", test_bfloat},
+    {"bits", "bits, roundings, minima", test_bits},
+    {"indices", "threadIdx and the like; arguments; template kernels", test_indices},
+    {"limits", "what a launch may ask for", test_limits},
+    {"barrier", "__syncthreads hands shared memory on", test_barrier},
+    {"barrier-votes", "__syncthreads_count, _or, _and", test_barrier_votes},
+    {"poison", "memory is all ones before it is written", test_poison},
+    {"shuffle", "all shuffles, widths and types", test_shuffle},
+    {"masks", "votes and shuffles of parts of a warp", test_masks},
+    {"atomics", "atomics, the last block", test_atomics},
+    {"mma", "matrix products through ldmatrix against double", test_mma},
+    {"mma-special", "infinities, NaNs, denormals", test_mma_special},
+    {"copy-async", "copies arrive with their wait, not before", test_copy_async},
+    {"planted-race", "a missing barrier shows in some order", test_planted_race},
+    {"planted-deadlock", "barriers that not all reach", test_planted_deadlock},
+    {"planted-masks", "masks that name wrong lanes", test_planted_masks},
+    {"planted-overrun", "writes and rows beyond memory", test_planted_overrun},
+    {"devices", "devices, versions, properties", test_devices},
+    {"memory", "allocations and copies", test_memory},
+    {"streams", "streams and events", test_streams},
+    {"lazy", "a host that does not wait", test_lazy},
+    {"graphs", "recorded work", test_graphs},
+    {"faults", "each call fails once", test_faults},
+    {"host-threads", "several host threads launch", test_host_threads},
+    {"costs", "of a barrier, a shuffle, an mma, a thread, a launch", test_costs},
+};
+
+int main(int argc, char **argv) {
+    const bool list = argc > 1 && !strcmp(argv[1], "--list");
+    int passed = 0, failed = 0, skipped = 0;
+    setvbuf(stdout, NULL, _IOLBF, 4096);
+    for (const test_case &test : tests) {
+        bool wanted = argc == 1 || list;
+        for (int i = 1; i < argc; i++) wanted |= !strncmp(test.name, argv[i], strlen(argv[i]));
+        if (!wanted) continue;
+        if (list) {
+            printf("%-18s %s\n", test.name, test.what);
+            continue;
+        }
+        test_failures = 0;
+        test_skipped = NULL;
+        emulate_reset();
+        test.run();
+        if (test_failures) failed++;
+        else if (test_skipped) skipped++;
+        else passed++;
+        printf("%s %s%s%s\n", test_failures ? "FAIL" : test_skipped ? "skip" : "ok  ", test.name, test_skipped ? ": " : "", test_skipped ? test_skipped : "");
+    }
+    if (list) return 0;
+    printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
+    return failed != 0 || (!passed && !skipped);
+}
