@@ -398,3 +398,6 @@ void yg_graph_free(yg_graph *graph) {
 #if !defined(K_ONLY) || K_ONLY == 12
 #include "k/optimizer.cu"
 #endif
+#if !defined(K_ONLY) || K_ONLY == 13
+#include "k/augment.cu"
+#endif

@@ -13555,6 +13555,7 @@ static double *opt_number(opt_state *s, int index, const char **name) {
    Boxes go the same way in floats, as numpy has them. Nothing of aug_ allocates but lists of boxes.
    The mosaic takes its other three pictures from the window of the last 8 batches (at most 1000 pictures) in the order of
    the epoch, which is ultralytics' buffer for one worker, but runs round the end of the epoch instead of starting empty.
+   With `scenes` the loader stops before aug_render: a batch is its scenes, and what they show stays decoded until it is released.
    A dl_loader's fields below its mutex are guarded by it, except a slot's pictures, each of which belongs to the worker that
    claimed it, and the pixels of a held picture, which nobody changes.
    REF ultralytics/data/augment.py v8_transforms, data/base.py BaseDataset, data/dataset.py YOLODataset, data/build.py */
@@ -13768,6 +13769,7 @@ typedef struct aug_tile {      /* where a picture lies on the canvas */
     int stride;                /* bytes a row */
     int x1, y1, x2, y2;        /* what it covers */
     int shift_x, shift_y;      /* canvas position of its first pixel */
+    int64_t picture;           /* the loader's item */
 } aug_tile;
 enum { AUG_SLACK = 16 };
 
@@ -14087,6 +14089,7 @@ typedef struct dl_options {
     thr_pool *pool;           /* for workers == 0; NULL = the calling thread alone */
     bool rect;                /* batches of like shapes: no mosaic, mixup or cutmix */
     bool shuffle, augment, single_cls;
+    bool scenes;              /* batches of scenes in place of pixels, with `augment`; what they show may go beyond cache_bytes */
     uint64_t seed;
     uint64_t cache_bytes;     /* for decoded pictures between uses; 0 = what the mosaic's window takes */
     double fraction;          /* of the pictures, 0..1; above 1: so many of them */
@@ -14109,8 +14112,15 @@ typedef struct dl_item {
     uint8_t *pixels;          /* not to be changed while held */
 } dl_item;
 
+typedef struct dl_scene {     /* a picture that is not rendered yet */
+    aug_scene scene;          /* its rows belong to the worker that made it */
+    int64_t held[DL_HELD];    /* items that it shows */
+    int held_count;
+} dl_scene;
+
 typedef struct dl_batch { /* owned by the loader, valid until the next dl_next or dl_start */
-    uint8_t *pixels;          /* n,h,w,3 RGB */
+    uint8_t *pixels;          /* n,h,w,3 RGB; NULL = there are scenes */
+    const dl_scene *scenes;   /* NULL = there are pixels */
     int n, h, w;
     loss_target *targets;     /* network pixels */
     int *first;               /* n + 1: picture i owns targets first[i] .. first[i + 1] */
@@ -14118,7 +14128,8 @@ typedef struct dl_batch { /* owned by the loader, valid until the next dl_next o
 } dl_batch;
 
 typedef struct dl_slot {      /* a batch in the making */
-    uint8_t *pixels;
+    uint8_t *pixels;          /* either these */
+    dl_scene *scenes;         /* or these */
     aug_boxes *boxes;         /* of each picture */
     int64_t *pictures;
     int done;
@@ -14310,8 +14321,9 @@ static yolo_status dl_make_room(dl_loader *dl, yolo_error *error) {
     good = (dl->workers = mem_array((uint64_t)dl->worker_count, sizeof *dl->workers)) && good;
     for (int i = 0; good && i < slots; i++) {
         dl_slot *slot = &dl->slots[i];
-        good = (slot->pixels = mem_alloc((size_t)(size * (uint64_t)batch))) && (slot->boxes = mem_array((uint64_t)batch, sizeof *slot->boxes)) &&
-               (slot->pictures = mem_array((uint64_t)batch, sizeof *slot->pictures));
+        if (o->scenes && o->augment) good = (slot->scenes = mem_array((uint64_t)batch, sizeof *slot->scenes)) != NULL;
+        else good = (slot->pixels = mem_alloc((size_t)(size * (uint64_t)batch))) != NULL;
+        good = good && (slot->boxes = mem_array((uint64_t)batch, sizeof *slot->boxes)) && (slot->pictures = mem_array((uint64_t)batch, sizeof *slot->pictures));
     }
     for (int i = 0; good && i < dl->worker_count; i++) {
         dl->workers[i].loader = dl;
@@ -14436,6 +14448,26 @@ static void dl_release(dl_worker *w) {
     os_mutex_unlock(&dl->mutex);
 }
 
+/* The worker's scene, and what it holds, into the slot. */
+static void dl_keep(dl_worker *w, dl_scene *kept) {
+    kept->scene = w->scene;
+    memcpy(kept->held, w->held, sizeof kept->held);
+    kept->held_count = w->held_count;
+    w->held_count = 0;
+}
+
+/* Under the mutex. Lets go of what the scenes of a slot show. */
+static void dl_let_go(dl_loader *dl, dl_slot *slot) {
+    if (!slot->scenes) return;
+    for (int64_t i = 0; i < YOLO_MIN(dl->options.batch, dl->pictures); i++) {
+        dl_scene *kept = &slot->scenes[i];
+        while (kept->held_count) dl->items[kept->held[--kept->held_count]].holders--;
+    }
+    dl_evict(dl, 0);
+}
+
+static dl_slot *dl_slot_of(dl_loader *dl, int64_t batch) { return &dl->slots[dl->options.workers > 0 ? batch % DL_SLOTS : 0]; }
+
 /* ---- the loader: one picture of a batch */
 
 static rng dl_rng(const dl_loader *dl, int64_t position) {
@@ -14447,7 +14479,7 @@ static rng dl_rng(const dl_loader *dl, int64_t position) {
 static yolo_status dl_add_tile(dl_worker *w, aug_view *v, aug_boxes *boxes, int64_t index, const aug_view_draw *d, yolo_error *error) {
     const dl_item *item = &w->loader->items[index];
     aug_tile *t = &v->tiles[v->tile_count];
-    *t = (aug_tile){.pixels = item->pixels, .stride = item->width * 3, .x2 = item->width, .y2 = item->height};
+    *t = (aug_tile){.pixels = item->pixels, .stride = item->width * 3, .x2 = item->width, .y2 = item->height, .picture = index};
     if (d->mosaic) aug_tile_place(t, v->tile_count, item->width, item->height, d->center_x, d->center_y, v->canvas_width);
     else {
         v->canvas_width = item->width;
@@ -14481,7 +14513,7 @@ static yolo_status dl_view(dl_worker *w, int which, int64_t *index, int64_t posi
     return YOLO_OK;
 }
 
-/* Draws, places and renders; w->boxes[0] gets the boxes. */
+/* Draws, places and, with `out`, renders; w->boxes[0] gets the boxes. */
 static yolo_status dl_make_augmented(dl_worker *w, int64_t position, int64_t *index, uint8_t *out, yolo_error *error) {
     const dl_loader *dl = w->loader;
     const aug_settings *a = &dl->options.augmentation;
@@ -14507,7 +14539,7 @@ static yolo_status dl_make_augmented(dl_worker *w, int64_t position, int64_t *in
     s->flip_x = d.flip_x;
     s->flip_y = d.flip_y;
     aug_boxes_flip(&w->boxes[0], d.flip_x, d.flip_y, (float)s->width, (float)s->height);
-    aug_render(s, out);
+    if (out) aug_render(s, out);
     return YOLO_OK;
 }
 
@@ -14540,12 +14572,14 @@ static yolo_status dl_make(dl_worker *w, int64_t position, yolo_error *error) {
     const dl_options *o = &dl->options;
     int64_t batch = position / o->batch, index = dl->order[position];
     int place = (int)(position % o->batch);
-    dl_slot *slot = &dl->slots[o->workers > 0 ? batch % DL_SLOTS : 0];
+    dl_slot *slot = dl_slot_of(dl, batch);
+    dl_scene *kept = slot->scenes ? &slot->scenes[place] : NULL;
     w->scene.width = o->rect ? dl->rect_width[batch] : o->imgsz;
     w->scene.height = o->rect ? dl->rect_height[batch] : o->imgsz;
-    uint8_t *out = slot->pixels + (size_t)w->scene.width * (size_t)w->scene.height * 3 * (size_t)place;
+    uint8_t *out = kept ? NULL : slot->pixels + (size_t)w->scene.width * (size_t)w->scene.height * 3 * (size_t)place;
     yolo_status status = o->augment ? dl_make_augmented(w, position, &index, out, error) : dl_make_plain(w, &index, out, error);
-    dl_release(w);
+    if (kept && status == YOLO_OK) dl_keep(w, kept);
+    else dl_release(w);
     slot->pictures[place] = index;
     slot->boxes[place].count = 0;
     if (status == YOLO_OK && !aug_boxes_append(&slot->boxes[place], w->boxes[0].items, w->boxes[0].count))
@@ -14590,6 +14624,7 @@ static void dl_destroy(dl_loader *dl) {
     for (int i = 0; i < DL_SLOTS; i++) {
         for (int64_t k = 0; dl->slots[i].boxes && k < YOLO_MIN(dl->options.batch, dl->pictures); k++) mem_free(dl->slots[i].boxes[k].items);
         mem_free(dl->slots[i].pixels);
+        mem_free(dl->slots[i].scenes);
         mem_free(dl->slots[i].boxes);
         mem_free(dl->slots[i].pictures);
     }
@@ -14664,7 +14699,10 @@ static yolo_status dl_start(dl_loader *dl, int epoch, bool mosaic) {
     dl->mosaic = mosaic;
     dl->status = YOLO_OK;
     dl->claimed = dl->delivered = dl->released = 0;
-    for (int i = 0; i < DL_SLOTS; i++) dl->slots[i].done = 0;
+    for (int i = 0; i < DL_SLOTS; i++) {
+        dl->slots[i].done = 0;
+        dl_let_go(dl, &dl->slots[i]);
+    }
     dl_shuffle(dl);
     dl->end = dl->pictures;
     while (dl->thread_count < dl->options.workers && dl->thread_count < dl->worker_count &&
@@ -14699,6 +14737,7 @@ static yolo_status dl_collect(dl_loader *dl, dl_slot *slot, int n, yolo_error *e
         b->first[i + 1] = b->first[i] + (int)boxes->count;
     }
     b->pixels = slot->pixels;
+    b->scenes = slot->scenes;
     b->pictures = slot->pictures;
     b->n = n;
     b->h = o->rect ? dl->rect_height[dl->delivered] : o->imgsz;
@@ -14722,10 +14761,11 @@ static yolo_status dl_next(dl_loader *dl, dl_batch **out, yolo_error *error) {
     const dl_options *o = &dl->options;
     *out = NULL;
     os_mutex_lock(&dl->mutex);
+    if (dl->released < dl->delivered) dl_let_go(dl, dl_slot_of(dl, dl->released));
     dl->released = dl->delivered;
     os_condition_wake_all(&dl->changed);
     int n = (int)YOLO_MIN(o->batch, dl->end - dl->delivered * o->batch);
-    dl_slot *slot = &dl->slots[o->workers > 0 ? dl->delivered % DL_SLOTS : 0];
+    dl_slot *slot = dl_slot_of(dl, dl->delivered);
     while (n > 0 && dl->thread_count && slot->done < n && dl->status == YOLO_OK && !err_interrupted) os_condition_wait(&dl->changed, &dl->mutex);
     os_mutex_unlock(&dl->mutex);
     if (n <= 0) return YOLO_OK;
@@ -14745,6 +14785,24 @@ static yolo_status dl_next(dl_loader *dl, dl_batch **out, yolo_error *error) {
     os_mutex_unlock(&dl->mutex);
     *out = &dl->batch;
     return YOLO_OK;
+}
+
+/* The first `count` pictures of a batch of scenes, on the CPU: n,h,w,3 bytes, to be freed with mem_free. NULL for want of memory. */
+static uint8_t *dl_render(const dl_batch *batch, int count) {
+    const size_t row = (size_t)batch->w * 4, bytes = (size_t)batch->h * (size_t)batch->w * 3;
+    uint8_t *rows = mem_alloc(2 * row), *out = mem_array((uint64_t)count, bytes);
+    aug_scene *scene = mem_alloc(sizeof *scene);
+    for (int i = 0; i < count && rows && out && scene; i++) {
+        *scene = batch->scenes[i].scene;
+        scene->rows[0] = rows;
+        scene->rows[1] = rows + row;
+        aug_render(scene, out + (size_t)i * bytes);
+    }
+    const bool good = rows && out && scene;
+    mem_free(rows);
+    mem_free(scene);
+    if (!good) mem_free(out);
+    return good ? out : NULL;
 }
 
 /* ---- from batch to network */
@@ -17745,6 +17803,7 @@ typedef struct tr_run {
     ev_set validation_set;
     run_weights *weights;       /* for validation */
     int batch, imgsz, largest;  /* pictures a step; side of the input, the largest with multi_scale */
+    uint64_t device_pictures;   /* bytes of the GPU for decoded pictures */
     const char *last;           /* the checkpoint that is resumed */
     double initial_lr[OPT_MAX_GROUPS]; /* of the optimizer's groups at rate 1 */
     /* What last.pt keeps beside the blocks; doubles, for tr_number. */
@@ -17972,7 +18031,14 @@ static yolo_status tr_freeze(tr_run *run, yolo_error *error) {
 
 /* ---- memory ---- */
 
-typedef struct tr_memory { grad_memory pass; uint64_t blocks, batches, validation, total; } tr_memory; /* bytes */
+typedef struct tr_memory { grad_memory pass; uint64_t blocks, batches, pictures, validation, total; } tr_memory; /* bytes */
+
+/* What a decoded picture takes on the GPU, and the largest of them. */
+static uint64_t tr_picture_room(uint64_t bytes) { return (bytes + 15) & ~(uint64_t)15; }
+static uint64_t tr_largest_picture(const tr_run *run) { return tr_picture_room((uint64_t)run->imgsz * (uint64_t)run->imgsz * 3 + AUG_SLACK); }
+
+/* Bytes of the GPU that decoded pictures must have: all that one picture of a batch can show, and a gap. */
+static uint64_t tr_least_pictures(const tr_run *run) { return run->place.device ? (DL_HELD + 1) * tr_largest_picture(run) : 0; }
 
 /* What training on `batch` pictures takes. */
 static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, yolo_error *error) {
@@ -17984,11 +18050,13 @@ static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, y
     if (status != YOLO_OK) return status == YOLO_ERROR_MEMORY ? YOLO_OK : status;
     memory->blocks = 2 * (uint64_t)net->param_elements * sizeof(float) + opt_memory(net, kind == OPT_AUTO ? OPT_ADAMW : kind);
     memory->validation = 0;
+    memory->pictures = tr_least_pictures(run);
     memory->batches = (run->place.device ? 1 : (uint64_t)DL_SLOTS) * (uint64_t)batch * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3;
+    if (run->place.device) memory->batches += (uint64_t)batch * sizeof(yg_scene);
     if (run->validation)
         status = ev_memory(net, run->isa, run->place, thr_pool_size(run->pool), &run->validation_set, run->imgsz, &memory->validation, error);
-    memory->total = memory->blocks + memory->batches + memory->validation + memory->pass.activations + memory->pass.gradients + memory->pass.weights +
-                    memory->pass.workspace;
+    memory->total = memory->blocks + memory->batches + memory->pictures + memory->validation + memory->pass.activations + memory->pass.gradients +
+                    memory->pass.weights + memory->pass.workspace;
     return status;
 }
 
@@ -18011,12 +18079,13 @@ static void tr_log_memory(const tr_run *run, const tr_memory *memory, uint64_t c
     const struct { const char *what; uint64_t bytes; } rows[] = {
         {"weights, gradients, optimizer, moving average", memory->blocks}, {"activations", memory->pass.activations},
         {"gradients of activations", memory->pass.gradients}, {"packed weights", memory->pass.weights},
-        {"workspace", memory->pass.workspace}, {"batches on their way", memory->batches}, {"validation", memory->validation},
+        {"workspace", memory->pass.workspace}, {"batches on their way", memory->batches},
+        {run->place.device ? "decoded pictures" : NULL, memory->pictures}, {"validation", memory->validation},
         {run->place.device ? "picture cache (at most, host memory)" : "picture cache (at most)", cache},
         {"together", memory->total + (run->place.device ? 0 : cache)}, {"available", available}};
     log_write(&run->log, YOLO_LOG_INFO, "memory for batch %d at %d                                  MiB", run->batch, run->largest);
     for (int i = 0; i < YOLO_COUNT(rows); i++)
-        log_write(&run->log, YOLO_LOG_INFO, "  %-46s %10.1f", rows[i].what, (double)rows[i].bytes / 1048576.0);
+        if (rows[i].what) log_write(&run->log, YOLO_LOG_INFO, "  %-46s %10.1f", rows[i].what, (double)rows[i].bytes / 1048576.0);
 }
 
 /* Bytes for the training: of the GPU, or of the machine. */
@@ -18029,6 +18098,16 @@ static uint64_t tr_cache_budget(const yolo_train_options *o, uint64_t available,
     if (o->cache && str_equal_fold(o->cache, "false")) return 0;
     if (o->cache_gb > 0) return (uint64_t)(o->cache_gb * 1073741824.0);
     return YOLO_MIN(available / 4, available - YOLO_MIN(planned, available));
+}
+
+/* Of what a plan leaves of the GPU, a part for decoded pictures to stay there: half, a quarter of the whole at most. */
+static void tr_plan_pictures(tr_run *run, tr_memory *memory, uint64_t available) {
+    if (!run->place.device) return;
+    const uint64_t left = available - YOLO_MIN(memory->total, available), all = (uint64_t)run->train->count * tr_largest_picture(run);
+    const uint64_t more = YOLO_MIN(all, YOLO_MIN(available / 4, left / 2));
+    memory->pictures += more;
+    memory->total += more;
+    run->device_pictures = memory->pictures;
 }
 
 /* Settles the batch and the cache's budget by the memory there is. */
@@ -18051,6 +18130,7 @@ static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
                        run->batch, run->largest, (double)memory.total / 1048576.0, (double)available / 1048576.0, fitting);
     }
     run->options.batch = run->batch; /* what a resumed run takes */
+    tr_plan_pictures(run, &memory, available);
     *cache = run->place.device ? tr_cache_budget(o, os_memory_available(), 0) : tr_cache_budget(o, available, memory.total);
     tr_log_memory(run, &memory, *cache, available);
     return YOLO_OK;
@@ -18271,13 +18351,14 @@ static void tr_sheet(tr_run *run, const dl_batch *batch, int64_t number) {
     const size_t bytes = (size_t)batch->h * (size_t)batch->w * 3;
     char name[48];
     yolo_box *boxes = mem_array((uint64_t)batch->first[batch->n], sizeof *boxes);
-    if (!boxes) return;
-    for (int i = 0; i < batch->first[batch->n]; i++) boxes[i] = tr_box(&batch->targets[i]);
-    for (int i = 0; i < count; i++)
-        pictures[i] = (plot_picture){{batch->pixels + (size_t)i * bytes, batch->w, batch->h}, boxes + batch->first[i],
+    uint8_t *rendered = batch->scenes ? dl_render(batch, count) : NULL, *pixels = batch->scenes ? rendered : batch->pixels;
+    for (int i = 0; i < batch->first[batch->n] && boxes; i++) boxes[i] = tr_box(&batch->targets[i]);
+    for (int i = 0; i < count && boxes && pixels; i++)
+        pictures[i] = (plot_picture){{pixels + (size_t)i * bytes, batch->w, batch->h}, boxes + batch->first[i],
                                      batch->first[i + 1] - batch->first[i], path_name(run->loader->items[batch->pictures[i]].path)};
     snprintf(name, sizeof name, "train_batch%lld.jpg", (long long)number);
-    tr_draw_sheet(run, name, pictures, count, -1);
+    if (boxes && pixels) tr_draw_sheet(run, name, pictures, count, -1);
+    mem_free(rendered);
     mem_free(boxes);
 }
 
@@ -18354,7 +18435,8 @@ static void tr_plot_outcome(tr_run *run) {
    Parameters, moving average and moments live on the device while an epoch runs; tr_gpu_fetch brings them to where the CPU has
    them, for checkpoints and validation, and tr_gpu_push takes them back. In fp16 the loss is multiplied with a scale, a power of
    two, that halves when a gradient overflows (that step is left out) and doubles after TR_SCALE_STEPS steps without one.
-   REF torch/amp/grad_scaler.py. A batch's work is recorded when its shape comes for the second time, and replayed. */
+   REF torch/amp/grad_scaler.py. A batch's work is recorded when its shape comes for the second time, and replayed.
+   The loader makes scenes; the device renders them from decoded pictures, which stay there as far as the plan has room. */
 
 enum { TR_GRAPHS = 8, TR_SCALE_STEPS = 2000 };
 #define TR_FIRST_SCALE 65536.0
@@ -18384,18 +18466,31 @@ typedef struct tr_graph_key { /* what a recording depends on */
 
 typedef struct tr_graph { tr_graph_key key; int seen; yg_graph *graph; } tr_graph;
 
+/* Decoded pictures on the device. The first to come stay, at the front of the block; behind keep_limit the others follow each
+   other round and round, each over the oldest. */
+typedef struct tr_pictures {
+    uint8_t *block; uint64_t bytes;
+    uint64_t kept, keep_limit; /* bytes at the front: taken, and at most */
+    uint64_t head;             /* where the next of the others begins */
+    int64_t *where;            /* byte of the block at which each of the loader's items begins; -1 = not there */
+    int64_t *line;             /* the others, a ring: `count` of them from `first` on, the oldest first */
+    int64_t first, count, capacity;
+} tr_pictures;
+
 struct tr_gpu {
     yg_gpu *device;
     float *blocks[OPT_MAX_BLOCKS]; /* as opt_state's */
     yg_piece *pieces;
     double *squares;              /* a piece's, then their sum */
     void *muon;
-    uint8_t *pixels, *staged; size_t pixel_bytes; /* of a batch: on the device, pinned */
+    uint8_t *pixels; size_t pixel_bytes; /* of a batch */
     yg_target *targets; int *first, most_targets; /* room for so many */
     uint8_t *loss_memory; size_t loss_bytes;
     double *sums, *results;       /* four of yg_loss: on the device; pinned, with the squares behind them */
     float *scale;
     tr_graph graphs[TR_GRAPHS]; int next_graph;
+    tr_pictures pictures;
+    yg_scene *scenes, *staged_scenes; int rendered; /* of a batch: on the device, pinned; how many of them are pixels */
 };
 
 static void tr_gpu_forget(tr_gpu *gpu) {
@@ -18408,9 +18503,11 @@ static void tr_gpu_close(tr_run *run) {
     if (!gpu) return;
     tr_gpu_forget(gpu);
     void *const blocks[] = {gpu->blocks[0], gpu->blocks[1], gpu->blocks[2], gpu->pieces, gpu->squares, gpu->muon, gpu->pixels, gpu->targets,
-                            gpu->first, gpu->loss_memory, gpu->sums, gpu->scale};
+                            gpu->first, gpu->loss_memory, gpu->sums, gpu->scale, gpu->pictures.block, gpu->scenes};
     for (int i = 0; i < YOLO_COUNT(blocks); i++) yg_free(gpu->device, blocks[i]);
-    yg_host_free(gpu->device, gpu->staged);
+    mem_free(gpu->pictures.where);
+    mem_free(gpu->pictures.line);
+    yg_host_free(gpu->device, gpu->staged_scenes);
     yg_host_free(gpu->device, gpu->results);
     mem_free(gpu);
     run->gpu = NULL;
@@ -18436,6 +18533,125 @@ static yolo_status tr_gpu_pieces(tr_gpu *gpu, const opt_state *opt, yolo_error *
     return status;
 }
 
+/* ---- on a GPU: pictures of a batch ---- */
+
+/* Room for decoded pictures: for all, or for as many as `budget` bytes hold, `least` of them (or what the window takes, up to half)
+   for those that come and go; and for the scenes of a batch of `batch`. */
+static yolo_status tr_gpu_open_pictures(tr_gpu *gpu, const dl_loader *dl, uint64_t budget, uint64_t least, int batch, yolo_error *error) {
+    tr_pictures *p = &gpu->pictures;
+    uint64_t total = 0, largest = 0;
+    for (int64_t i = 0; i < dl->pictures; i++) {
+        const uint64_t bytes = tr_picture_room(dl_item_bytes(&dl->items[i]));
+        total += bytes;
+        largest = YOLO_MAX(largest, bytes);
+    }
+    const uint64_t passing = total <= budget ? 0 : YOLO_MAX(least, YOLO_MIN((uint64_t)dl->window * largest, budget / 2));
+    p->bytes = YOLO_MIN(total, budget);
+    p->keep_limit = (p->bytes - passing) & ~(uint64_t)15;
+    p->capacity = dl->pictures;
+    p->where = mem_array((uint64_t)dl->pictures, sizeof *p->where);
+    p->line = mem_array((uint64_t)dl->pictures, sizeof *p->line);
+    gpu->staged_scenes = yg_host_alloc(gpu->device, (size_t)batch * sizeof *gpu->scenes);
+    if (!p->where || !p->line || !gpu->staged_scenes) return err_memory(error, 2 * (uint64_t)dl->pictures * sizeof *p->where);
+    for (int64_t i = 0; i < dl->pictures; i++) p->where[i] = -1;
+    p->block = yg_alloc(gpu->device, (size_t)p->bytes);
+    gpu->scenes = yg_alloc(gpu->device, (size_t)batch * sizeof *gpu->scenes);
+    return run_gpu_error(gpu->device, error);
+}
+
+/* Finds a place for a picture of `size` bytes; false when something has to go first. */
+static bool tr_pictures_add(tr_pictures *p, int64_t picture, uint64_t size) {
+    uint64_t at = p->kept;
+    if (at + size <= p->keep_limit) p->kept += size;
+    else {
+        const uint64_t oldest = p->count ? (uint64_t)p->where[p->line[p->first]] : p->bytes;
+        at = p->count ? p->head : p->keep_limit;
+        if (at > oldest && at + size > p->bytes) at = p->keep_limit;
+        if (at + size > (at > oldest ? p->bytes : oldest)) return false;
+        p->head = at + size;
+        p->line[(p->first + p->count++) % p->capacity] = picture;
+    }
+    p->where[picture] = (int64_t)at;
+    return true;
+}
+
+/* The oldest of those that do not stay goes. */
+static void tr_pictures_drop(tr_pictures *p) {
+    YOLO_ASSERT(p->count > 0);
+    p->where[p->line[p->first]] = -1;
+    p->first = (p->first + 1) % p->capacity;
+    p->count--;
+}
+
+/* Is the view to be seen? */
+static bool tr_gpu_shows(const aug_scene *s, int view) { return !view || (view == 1 ? s->mixup : s->cut[2] > s->cut[0]); }
+
+/* A scene whose pictures are on the device. */
+static void tr_gpu_scene(yg_scene *out, const aug_scene *s, const tr_pictures *p) {
+    yg_layout *to = &out->layout;
+    memset(to, 0, sizeof *to);
+    to->ratio = s->ratio;
+    to->mixup = s->mixup;
+    to->coloured = s->coloured;
+    to->flip_x = s->flip_x;
+    to->flip_y = s->flip_y;
+    to->bgr = s->bgr;
+    for (int i = 0; i < 4; i++) to->cut[i] = s->cut[i];
+    for (int i = 0; i < AUG_VIEWS; i++) {
+        const aug_view *v = &s->views[i];
+        yg_view *view = &to->views[i];
+        if (!tr_gpu_shows(s, i)) continue;
+        memcpy(view->inverse, v->inverse, sizeof view->inverse);
+        view->tile_count = v->tile_count;
+        view->canvas_width = v->canvas_width;
+        view->canvas_height = v->canvas_height;
+        view->perspective = v->perspective;
+        for (int k = 0; k < v->tile_count; k++) {
+            const aug_tile *t = &v->tiles[k];
+            view->tiles[k] = (yg_tile){p->block + p->where[t->picture], t->stride, t->x1, t->y1, t->x2, t->y2, t->shift_x, t->shift_y};
+        }
+    }
+    if (s->coloured) memcpy(&out->colours, &s->colours, sizeof out->colours);
+}
+
+/* The batch's scenes up to `end` become pixels. */
+static void tr_gpu_render_to(tr_gpu *gpu, const dl_batch *batch, int end) {
+    const int from = gpu->rendered, n = end - from;
+    if (n <= 0) return;
+    yg_upload(gpu->device, gpu->scenes + from, gpu->staged_scenes + from, (size_t)n * sizeof *gpu->scenes);
+    yg_augment(gpu->device, gpu->pixels + (size_t)from * (size_t)batch->h * (size_t)batch->w * 3, gpu->scenes + from, n, batch->h, batch->w);
+    gpu->rendered = end;
+}
+
+/* Brings a picture that scene `number` shows to the device; false when it is there. The scenes before are rendered before
+   anything makes room for it. */
+static bool tr_gpu_bring(tr_gpu *gpu, const dl_loader *dl, const dl_batch *batch, int number, const aug_tile *t) {
+    tr_pictures *p = &gpu->pictures;
+    const uint64_t bytes = dl_item_bytes(&dl->items[t->picture]);
+    if (p->where[t->picture] >= 0) return false;
+    while (!tr_pictures_add(p, t->picture, tr_picture_room(bytes))) {
+        tr_gpu_render_to(gpu, batch, number);
+        tr_pictures_drop(p);
+    }
+    yg_upload(gpu->device, p->block + p->where[t->picture], t->pixels, (size_t)bytes);
+    return true;
+}
+
+/* A batch of scenes into gpu->pixels. */
+static void tr_gpu_render(tr_gpu *gpu, const dl_loader *dl, const dl_batch *batch) {
+    gpu->rendered = 0;
+    for (int i = 0; i < batch->n; i++) {
+        const aug_scene *s = &batch->scenes[i].scene;
+        for (bool brought = true; brought;) { /* one that comes may displace another of the same scene */
+            brought = false;
+            for (int v = 0; v < AUG_VIEWS; v++)
+                for (int t = 0; t < s->views[v].tile_count && tr_gpu_shows(s, v); t++) brought |= tr_gpu_bring(gpu, dl, batch, i, &s->views[v].tiles[t]);
+        }
+        tr_gpu_scene(&gpu->staged_scenes[i], s, &gpu->pictures);
+    }
+    tr_gpu_render_to(gpu, batch, batch->n);
+}
+
 static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
     if (!run->place.device) return YOLO_OK;
     tr_gpu *gpu = run->gpu = mem_array(1, sizeof *gpu);
@@ -18447,7 +18663,9 @@ static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
     gpu->results = yg_host_alloc(gpu->device, 5 * sizeof *gpu->results);
     if (!gpu->results) return err_memory(error, 5 * sizeof *gpu->results);
     for (int i = 0; i < run->opt->block_count; i++) gpu->blocks[i] = yg_alloc(gpu->device, (size_t)run->model.net.param_elements * sizeof(float));
-    return tr_gpu_pieces(gpu, run->opt, error);
+    const yolo_status status = tr_gpu_pieces(gpu, run->opt, error);
+    if (status != YOLO_OK) return status;
+    return tr_gpu_open_pictures(gpu, run->loader, run->device_pictures, tr_least_pictures(run), run->batch, error);
 }
 
 static void tr_gpu_upload_scale(tr_run *run) {
@@ -18494,12 +18712,7 @@ static yolo_status tr_gpu_fetch(tr_run *run, yolo_error *error) {
 
 /* Room for a batch's pixels and targets, which only grows. */
 static yolo_status tr_gpu_reserve(tr_gpu *gpu, size_t pixel_bytes, int targets, yolo_error *error) {
-    if (pixel_bytes > gpu->pixel_bytes) {
-        yg_host_free(gpu->device, gpu->staged);
-        gpu->staged = yg_host_alloc(gpu->device, pixel_bytes);
-        run_gpu_reserve(gpu->device, &gpu->pixels, &gpu->pixel_bytes, pixel_bytes);
-        if (!gpu->staged) return err_memory(error, pixel_bytes);
-    }
+    run_gpu_reserve(gpu->device, &gpu->pixels, &gpu->pixel_bytes, pixel_bytes);
     if (targets > gpu->most_targets || !gpu->targets) {
         yg_free(gpu->device, gpu->targets);
         gpu->most_targets = YOLO_MAX(2 * targets, 1024);
@@ -18566,8 +18779,7 @@ static yolo_status tr_gpu_batch(tr_run *run, const dl_batch *batch, const loss_t
     yg_loss loss = tr_gpu_loss(run);
     run_gpu_reserve(gpu->device, &gpu->loss_memory, &gpu->loss_bytes, yg_loss_bytes(&loss));
     loss.workspace = gpu->loss_memory;
-    memcpy(gpu->staged, batch->pixels, bytes);
-    yg_upload(gpu->device, gpu->pixels, gpu->staged, bytes);
+    tr_gpu_render(gpu, run->loader, batch);
     yg_upload(gpu->device, gpu->targets, targets, (size_t)count * sizeof *targets);
     yg_upload(gpu->device, gpu->first, batch->first, ((size_t)batch->n + 1) * sizeof *batch->first);
     tr_gpu_replay(run, &loss, batch->h, batch->w);
@@ -18885,7 +19097,7 @@ static yolo_status tr_epochs(tr_run *run, yolo_error *error) {
 static yolo_status tr_make_loader(tr_run *run, uint64_t cache, yolo_error *error) {
     const yolo_train_options *o = &run->options;
     dl_options options = {.imgsz = run->imgsz, .batch = run->batch, .stride = run->model.net.max_stride, .workers = YOLO_MIN(o->workers, os_core_count()), .pool = run->pool, .rect = o->rect,
-        .shuffle = true, .augment = true, .single_cls = o->single_cls, .seed = o->seed, .cache_bytes = cache, .fraction = o->fraction,
+        .shuffle = true, .augment = true, .scenes = run->place.device != NULL, .single_cls = o->single_cls, .seed = o->seed, .cache_bytes = cache, .fraction = o->fraction,
         .classes = o->classes, .class_count = o->class_count, .log = run->log,
         .augmentation = {.hsv_h = o->hsv_h, .hsv_s = o->hsv_s, .hsv_v = o->hsv_v, .degrees = o->degrees, .translate = o->translate,
             .scale = o->scale, .shear = o->shear, .perspective = o->perspective, .flipud = o->flipud, .fliplr = o->fliplr, .bgr = o->bgr,

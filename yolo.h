@@ -580,6 +580,21 @@ void yg_update(yg_gpu *gpu, yg_optimizer kind, float *params, float *gradients, 
 void yg_muon(yg_gpu *gpu, float *params, float *momentum, const float *gradients, int rows, int columns, float clip, float beta, float lr, void *workspace);
 size_t yg_muon_bytes(int rows, int columns);
 
+/* ---- pictures of a batch, K13 */
+
+enum { YG_VIEWS = 3, YG_TILES = 4 };
+
+/* As aug_tile, of RGB pixels in device memory: they begin at a multiple of 4 bytes, and 16 bytes behind them may be read. */
+typedef struct yg_tile { const uint8_t *pixels; int32_t stride, x1, y1, x2, y2, shift_x, shift_y; } yg_tile;
+/* As aug_view; `inverse` is output to canvas. */
+typedef struct yg_view { double inverse[9]; yg_tile tiles[YG_TILES]; int32_t tile_count, canvas_width, canvas_height, perspective; } yg_view;
+typedef struct yg_layout { yg_view views[YG_VIEWS]; double ratio; int32_t cut[4], mixup, coloured, flip_x, flip_y, bgr; } yg_layout;
+typedef struct yg_colours { int32_t by_value[256], by_range[256]; float saturation[256], value[256], weight[256][4]; } yg_colours; /* as aug_hsv */
+typedef struct yg_scene { yg_layout layout; yg_colours colours; } yg_scene; /* as aug_scene */
+
+/* out (n,h,w,3) = a picture of each of the n scenes (device), the same bytes as aug_render's. */
+void yg_augment(yg_gpu *gpu, uint8_t *out, const yg_scene *scenes, int n, int h, int w);
+
 #endif /* YOLO_PRIVATE */
 
 #ifdef __cplusplus

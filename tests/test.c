@@ -149,6 +149,9 @@ static const test_case tests_planted[] = {
 #if !defined(K_ONLY) || K_ONLY == 12
 #include "gpu_optimizer.c"
 #endif
+#if !defined(K_ONLY) || K_ONLY == 13
+#include "gpu_augment.c"
+#endif
 #ifndef K_ONLY
 #include "gpu_step.c"
 #endif
@@ -197,6 +200,9 @@ static const test_area test_areas[] = {
 #endif
 #if !defined(K_ONLY) || K_ONLY == 12
     {"optimizer", tests_gpu_optimizer, YOLO_COUNT(tests_gpu_optimizer)},
+#endif
+#if !defined(K_ONLY) || K_ONLY == 13
+    {"augment", tests_gpu_augment, YOLO_COUNT(tests_gpu_augment)},
 #endif
 #ifndef K_ONLY
     {"step", tests_gpu_step, YOLO_COUNT(tests_gpu_step)},

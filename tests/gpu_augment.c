@@ -1,0 +1,1 @@
+static const test_case tests_gpu_augment[] = {{"none", "", NULL}};
