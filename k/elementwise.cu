@@ -617,7 +617,7 @@ static __device__ __forceinline__ void d_maxpool_gather(const k_ten<T> &d_in, co
 /* A tile of `rows` rows of the input and K_MAXPOOL_CHANNELS channels; at most `most_rows` rows of windows and under them. blockIdx.x is
    picture and tile, blockIdx.y channels; threads take vectors of channels of a position. Twin: op_maxpool_bwd. */
 template <typename T, int V>
-static __global__ void __launch_bounds__(K_MAXPOOL_THREADS) k_maxpool_bwd(k_ten<T> d_in, k_ten<T> d_out, k_ten<T> in, k_window window, int rows, int most_rows) {
+static __global__ void __launch_bounds__(K_MAXPOOL_THREADS, 4) k_maxpool_bwd(k_ten<T> d_in, k_ten<T> d_out, k_ten<T> in, k_window window, int rows, int most_rows) {
     K_SHARED(T, row_most);
     uint8_t *row_at = reinterpret_cast<uint8_t *>(row_most + most_rows * d_out.w * K_MAXPOOL_CHANNELS);
     uint8_t *place = row_at + most_rows * d_out.w * K_MAXPOOL_CHANNELS;
@@ -633,7 +633,7 @@ static __global__ void __launch_bounds__(K_MAXPOOL_THREADS) k_maxpool_bwd(k_ten<
 /* A walk over the input, a channel a thread: of the windows that have a pixel, those in which it is the largest and none before it
    is. Twin: op_maxpool_bwd. */
 template <typename T>
-static __global__ void __launch_bounds__(K_WALK_THREADS) k_maxpool_direct_bwd(k_ten<T> d_in, k_ten<T> d_out, k_ten<T> in, k_ten<T> out, k_window window, k_walk walk) {
+static __global__ void __launch_bounds__(K_WALK_THREADS, 4) k_maxpool_direct_bwd(k_ten<T> d_in, k_ten<T> d_out, k_ten<T> in, k_ten<T> out, k_window window, k_walk walk) {
     const int c = d_walk_channel<1>();
     if (c >= in.c) return;
 #pragma unroll 1
@@ -1013,7 +1013,7 @@ void yg_norm_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *z, const yg_norm 
 
 /* The sums of g = d_out * activation' and of g * (z - mean) over a tile: the pixels of a block of the walk. Twin: OP_(norm_sums). */
 template <typename T, int V>
-static __global__ void __launch_bounds__(K_WALK_THREADS) k_norm_sums(float *sums, k_ten<T> d_out, k_ten<T> z, yg_norm norm, k_walk walk) {
+static __global__ void __launch_bounds__(K_WALK_THREADS, 2) k_norm_sums(float *sums, k_ten<T> d_out, k_ten<T> z, yg_norm norm, k_walk walk) {
     __shared__ float shared[2 * V * K_WALK_THREADS];
     const int c = d_walk_channel<V>(), rows = (int)blockDim.y;
     const bool valid = c < z.c;
@@ -1093,7 +1093,7 @@ void yg_norm_sums(yg_gpu *gpu, const yg_norm *norm, float *d_gamma, float *d_bet
 
 /* d = scale * g - d_mean * (z - mean) - d_shift in place; the residual's gradient (= or +=) what d was. A walk. Twin: op_norm_bwd. */
 template <typename T, int V>
-static __global__ void __launch_bounds__(K_WALK_THREADS) k_norm_bwd(k_ten<T> d, k_ten<T> d_residual, bool accumulate, k_ten<T> z, yg_norm norm, k_walk walk) {
+static __global__ void __launch_bounds__(K_WALK_THREADS, 2) k_norm_bwd(k_ten<T> d, k_ten<T> d_residual, bool accumulate, k_ten<T> z, yg_norm norm, k_walk walk) {
     const int c = d_walk_channel<V>(), rows = (int)blockDim.y;
     if (c >= z.c) return;
     float mean[V], scale[V], shift[V], d_mean[V], d_shift[V];
