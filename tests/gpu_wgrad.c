@@ -56,8 +56,9 @@ static float *wgrad_on_gpu(const wgrad_case *t, const gpu_block *d_out, const gp
 static float *wgrad_on_cpu(const wgrad_case *t, const float *d_out, const float *in, const float *start, size_t weights) {
     const int out_h = (t->h + 2 * t->padding - t->kernel) / t->stride + 1, out_w = (t->w + 2 * t->padding - t->kernel) / t->stride + 1;
     const size_t count = weights + (size_t)t->k + 3 * WGRAD_GUARD;
-    float *result = mem_array(count, sizeof *result), *view_in = mem_array((size_t)t->n * (size_t)t->h * (size_t)t->w * (size_t)t->c, sizeof *view_in);
-    for (size_t p = 0; p < (size_t)t->n * (size_t)t->h * (size_t)t->w; p++) memcpy(view_in + p * (size_t)t->c, in + p * (size_t)t->in_c, (size_t)t->c * sizeof *in);
+    const size_t pixels = (size_t)t->n * (size_t)t->h * (size_t)t->w;
+    float *result = mem_array(count, sizeof *result), *view_in = mem_array(pixels * (size_t)t->c, sizeof *view_in);
+    for (size_t p = 0; p < pixels; p++) memcpy(view_in + p * (size_t)t->c, in + p * (size_t)t->in_c, (size_t)t->c * sizeof *in);
     const ten out_view = gpu_ten((float *)(uintptr_t)d_out, t->n, out_h, out_w, t->k), in_view = gpu_ten(view_in, t->n, t->h, t->w, t->c);
     void *workspace = mem_alloc(op_wgrad_workspace(OP_PORTABLE, t->c, t->k, t->kernel, t->stride, t->padding, t->n, t->h, t->w, 1));
     memcpy(result, start, count * sizeof *result);
@@ -107,6 +108,9 @@ static const wgrad_case wgrad_aligned[] = {
     {3, 12, 13, 128, 128, 128, 1, 1, 0, 8, 16, 24, 8, true}, {1, 10, 7, 40, 40, 128, 3, 2, 1, 8, 8, 0, 16, false},
     {1, 23, 31, 16, 16, 8, 3, 2, 1, 0, 8, 8, 0, false},   {2, 5, 4, 24, 24, 48, 2, 2, 0, 0, 0, 0, 0, false},
     {1, 4, 3, 16, 16, 16, 3, 1, 0, 0, 0, 0, 0, false},    {1, 3, 9, 8, 8, 16, 5, 3, 3, 0, 0, 0, 0, false},
+    {5, 9, 7, 16, 16, 16, 3, 2, 1, 0, 0, 0, 0, false},    {5, 9, 8, 24, 24, 64, 3, 1, 0, 0, 0, 0, 0, false},
+    {90, 1, 1, 16, 16, 32, 1, 1, 0, 0, 0, 0, 0, true},    {40, 2, 3, 16, 16, 128, 3, 1, 1, 0, 0, 0, 0, false},
+    {33, 3, 4, 8, 8, 16, 2, 1, 0, 0, 0, 0, 0, true},      {3, 4, 70, 128, 128, 96, 1, 2, 0, 0, 0, 0, 0, false},
 };
 
 static void test_gpu_wgrad_aligned(void) { wgrad_run_types(wgrad_aligned, YOLO_COUNT(wgrad_aligned)); }
