@@ -39,6 +39,7 @@ template <typename T> struct k_conv_job {
     const float *bias;
     float *moments, *partial;   /* partial: sums of the splits (splits, pixels, channels up to a multiple of 8); NULL = not split */
     int channels, pitch;        /* of a tap: those that are walked, those of the packed weights */
+    int64_t filter;             /* elements of a packed filter */
     int kernel, stride, padding, splits, tiles_n;
     bool backward, vectors;     /* vectors: out and residual in pieces of 16 bytes */
     yg_activation activation;
@@ -74,27 +75,30 @@ template <typename T> static __device__ k_conv_phase d_conv_phase(const k_conv_j
 
 /* Where a thread is on its way along the reduction: it copies the same piece of each chunk for several pixels and filters. */
 template <typename T, typename S> struct k_conv_walk {
-    const T *in[S::copies_m];             /* the pixel in_step * (i,j) of in */
-    int y[S::copies_m], x[S::copies_m];   /* its coordinates */
-    const T *weight;                      /* the first of the thread's filters */
-    int channel, tap_y, tap_x;            /* where the next piece begins */
-    int dy, dx;                           /* the tap's pixel, from (y,x) */
-    int64_t in_offset, weight_offset;     /* the piece, from in[] and weight */
+    int pixel[S::copies_m], y[S::copies_m], x[S::copies_m]; /* pixels in_step * (i,j) of in, and their coordinates */
+    const T *weight;                                        /* the first of the thread's filters */
+    int channel, tap_y, tap_x;                              /* where the next piece begins */
+    int dy, dx, pixel_offset, weight_offset;                /* its tap, from the pixels and in the filters */
+    int place;                                              /* of the first copy in a stage */
 };
 
-template <typename T, typename S> static __device__ __forceinline__ void d_conv_locate(k_conv_walk<T, S> &walk, const k_conv_job<T> &job, const k_conv_phase &phase) {
+/* Where piece 0 to 3 of a row is among its chunks. Rows that are read or written together meet different banks; 8 rows further is
+   8 chunks further, and the piece after the next is at ^ 32. */
+static __device__ __forceinline__ int d_conv_place(int row, int piece) { return row * K_CONV_CHUNK + ((piece ^ (row >> 1 & 3)) << 4); }
+
+template <typename T, typename S>
+static __device__ __forceinline__ void d_conv_locate(k_conv_walk<T, S> &walk, const k_conv_job<T> &job, const k_conv_phase &phase) {
     walk.dy = phase.in_y + walk.tap_y * phase.direction;
     walk.dx = phase.in_x + walk.tap_x * phase.direction;
-    walk.in_offset = ((int64_t)walk.dy * job.in.w + walk.dx) * job.in.pixel + walk.channel;
+    walk.pixel_offset = walk.dy * job.in.w + walk.dx;
     const int r = phase.first_r + walk.tap_y * phase.tap_step, s = phase.first_s + walk.tap_x * phase.tap_step;
-    walk.weight_offset = (int64_t)(r * job.kernel + s) * job.pitch + walk.channel;
+    walk.weight_offset = (r * job.kernel + s) * job.pitch;
 }
 
 /* `count` elements on. Behind the last tap, tap_y is taps_h or more. */
-template <typename T, typename S> static __device__ __forceinline__ void d_conv_advance(k_conv_walk<T, S> &walk, const k_conv_job<T> &job, const k_conv_phase &phase, int count) {
+template <typename T, typename S>
+static __device__ __forceinline__ void d_conv_advance(k_conv_walk<T, S> &walk, const k_conv_job<T> &job, const k_conv_phase &phase, int count) {
     walk.channel += count;
-    walk.in_offset += count;
-    walk.weight_offset += count;
     if (walk.channel < job.channels) return;
     while (walk.channel >= job.channels) {
         walk.channel -= job.channels;
@@ -105,23 +109,23 @@ template <typename T, typename S> static __device__ __forceinline__ void d_conv_
     d_conv_locate(walk, job, phase);
 }
 
-template <typename T, typename S> static __device__ __forceinline__ void d_conv_begin(k_conv_walk<T, S> &walk, const k_conv_job<T> &job, const k_conv_phase &phase, int m0, int n0, int first) {
+template <typename T, typename S>
+static __device__ __forceinline__ void d_conv_begin(k_conv_walk<T, S> &walk, const k_conv_job<T> &job, const k_conv_phase &phase, int m0, int n0,
+                                                    int first) {
     const int row = threadIdx.x / 4, pixels = job.in.n * phase.grid_h * phase.grid_w;
 #pragma unroll
     for (int i = 0; i < S::copies_m; i++) {
-        const int m = m0 + row + i * (K_CONV_THREADS / 4), line = m / phase.grid_w;
-        walk.y[i] = m < pixels ? line % phase.grid_h * phase.in_step : INT32_MIN / 2; /* outside, whatever the tap */
+        const int m = m0 + row + i * (K_CONV_THREADS / 4), line = m / phase.grid_w, y = line % phase.grid_h * phase.in_step;
+        walk.y[i] = m < pixels ? y : INT32_MIN / 2; /* outside, whatever the tap */
         walk.x[i] = m % phase.grid_w * phase.in_step;
-        walk.in[i] = job.in.data + (((int64_t)(line / phase.grid_h) * job.in.h + line % phase.grid_h * phase.in_step) * job.in.w + walk.x[i]) * job.in.pixel;
+        walk.pixel[i] = (line / phase.grid_h * job.in.h + y) * job.in.w + walk.x[i];
     }
-    walk.weight = job.weight + (int64_t)(n0 + row) * job.kernel * job.kernel * job.pitch;
+    walk.weight = job.weight + (n0 + row) * job.filter;
+    walk.place = d_conv_place(row, threadIdx.x % 4);
     walk.channel = walk.tap_y = walk.tap_x = 0;
     d_conv_locate(walk, job, phase);
     d_conv_advance(walk, job, phase, first + (int)(threadIdx.x % 4 * (16 / sizeof(T))));
 }
-
-/* Where piece 0 to 3 of a row is among its chunks. Rows that are read or written together meet different banks. */
-static __device__ __forceinline__ int d_conv_place(int row, int piece) { return row * K_CONV_CHUNK + ((piece ^ (row >> 1 & 3)) << 4); }
 
 /* A piece of which `count` elements are there, element by element. */
 template <typename T> static __device__ __forceinline__ void d_conv_gather(void *shared, const T *from, bool valid, int count) {
@@ -134,23 +138,24 @@ template <typename T> static __device__ __forceinline__ void d_conv_gather(void 
 }
 
 /* Starts the copies of a chunk; zeros where there is no pixel, filter or tap. */
-template <typename T, typename S, bool aligned> static __device__ __forceinline__ void d_conv_fetch(const k_conv_walk<T, S> &walk, const k_conv_job<T> &job, const k_conv_phase &phase, int n0, unsigned char *stage) {
-    const int row = threadIdx.x / 4, piece = threadIdx.x % 4;
+template <typename T, typename S, bool aligned>
+static __device__ __forceinline__ void d_conv_fetch(const k_conv_walk<T, S> &walk, const k_conv_job<T> &job, const k_conv_phase &phase, int n0,
+                                                    unsigned char *stage) {
+    const int row = threadIdx.x / 4, rows = K_CONV_THREADS / 4;
     const bool inside = walk.tap_y < phase.taps_h;
+    const T *in = job.in.data + walk.channel, *weight = walk.weight + (walk.weight_offset + walk.channel);
+    stage += walk.place;
 #pragma unroll
     for (int i = 0; i < S::copies_m; i++) {
         const bool valid = inside && (unsigned)(walk.y[i] + walk.dy) < (unsigned)job.in.h && (unsigned)(walk.x[i] + walk.dx) < (unsigned)job.in.w;
-        unsigned char *to = stage + d_conv_place(row + i * (K_CONV_THREADS / 4), piece);
-        if (aligned) d_copy_async16(to, walk.in[i] + walk.in_offset, valid);
-        else d_conv_gather(to, walk.in[i] + walk.in_offset, valid, job.in.c - walk.channel);
+        const T *from = in + (int64_t)(walk.pixel[i] + walk.pixel_offset) * (int)job.in.pixel;
+        if (aligned) d_copy_async16(stage + i * rows * K_CONV_CHUNK, from, valid);
+        else d_conv_gather(stage + i * rows * K_CONV_CHUNK, from, valid, job.in.c - walk.channel);
     }
-    const int64_t step = (int64_t)(K_CONV_THREADS / 4) * job.kernel * job.kernel * job.pitch;
 #pragma unroll
-    for (int i = 0; i < S::copies_n; i++) {
-        const int filter = row + i * (K_CONV_THREADS / 4);
-        if (S::N % (K_CONV_THREADS / 4) == 0 || filter < S::N)
-            d_copy_async16(stage + S::M * K_CONV_CHUNK + d_conv_place(filter, piece), walk.weight + i * step + walk.weight_offset, inside && n0 + filter < job.out.c);
-    }
+    for (int i = 0; i < S::copies_n; i++)
+        if (S::N % rows == 0 || row + i * rows < S::N)
+            d_copy_async16(stage + (S::M + i * rows) * K_CONV_CHUNK, weight + i * rows * job.filter, inside && n0 + row + i * rows < job.out.c);
 }
 
 /* A thread's sums: element [i][j][2*h+e] is row 16*i + 8*h + lane/4 and column 8*j + lane%4*2 + e of the warp's part. */
@@ -160,16 +165,16 @@ static __device__ __forceinline__ void d_conv_mma(float d[4], const uint32_t a[4
 static __device__ __forceinline__ void d_conv_mma(float d[4], const uint32_t a[4], const uint32_t b[2], __nv_bfloat16) { d_mma_bf16(d, a, b); }
 static __device__ __forceinline__ void d_conv_mma(float *, const uint32_t *, const uint32_t *, float) {}
 
-/* Adds the product of a chunk by tensor cores. */
-template <typename T, typename S> static __device__ __forceinline__ void d_conv_multiply_cores(k_conv_sums<S> &sums, const unsigned char *pixels, const unsigned char *filters, int m, int n) {
-    const int lane = threadIdx.x % K_WARP;
+/* Adds the product of a chunk by tensor cores. `pixels` and `filters` are where d_conv_operands says. */
+template <typename T, typename S>
+static __device__ __forceinline__ void d_conv_multiply_cores(k_conv_sums<S> &sums, const unsigned char *stage, int pixels, int filters) {
 #pragma unroll
     for (int step = 0; step < 2; step++) {
         uint32_t a[S::rows][4], b[S::columns / 2][4];
 #pragma unroll
-        for (int i = 0; i < S::rows; i++) d_ldmatrix_x4(a[i], pixels + d_conv_place(m + 16 * i + lane % 16, 2 * step + lane / 16));
+        for (int i = 0; i < S::rows; i++) d_ldmatrix_x4(a[i], stage + (pixels ^ step * 32) + i * 16 * K_CONV_CHUNK);
 #pragma unroll
-        for (int j = 0; j < S::columns / 2; j++) d_ldmatrix_x4(b[j], filters + d_conv_place(n + 16 * j + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
+        for (int j = 0; j < S::columns / 2; j++) d_ldmatrix_x4(b[j], stage + (filters ^ step * 32) + j * 16 * K_CONV_CHUNK);
 #pragma unroll
         for (int i = 0; i < S::rows; i++)
 #pragma unroll
@@ -179,25 +184,24 @@ template <typename T, typename S> static __device__ __forceinline__ void d_conv_
 
 template <typename T> struct __align__(4 * sizeof(T)) k_conv_four { T at[4]; };
 
-/* Numbers 4*q to 4*q + 3 of a row. */
-template <typename T> static __device__ __forceinline__ void d_conv_load4(float to[4], const unsigned char *rows, int row, int q) {
-    const int fours = 4 / (int)sizeof(T); /* in a piece */
-    const k_conv_four<T> four = reinterpret_cast<const k_conv_four<T> *>(rows + d_conv_place(row, q / fours))[q % fours];
+template <typename T> static __device__ __forceinline__ void d_conv_load4(float to[4], const unsigned char *from) {
+    const k_conv_four<T> four = *reinterpret_cast<const k_conv_four<T> *>(from);
 #pragma unroll
     for (int i = 0; i < 4; i++) to[i] = k_element<T>::load(four.at[i]);
 }
 
-/* Adds the product of a chunk by plain arithmetic. */
-template <typename T, typename S> static __device__ __forceinline__ void d_conv_multiply_plain(k_conv_sums<S> &sums, const unsigned char *pixels, const unsigned char *filters, int m, int n) {
-    const int lane = threadIdx.x % K_WARP;
+/* The same by plain arithmetic, four elements of every row at a time. */
+template <typename T, typename S>
+static __device__ __forceinline__ void d_conv_multiply_plain(k_conv_sums<S> &sums, const unsigned char *stage, int pixels, int filters) {
 #pragma unroll 1
-    for (int q = 0; q < (int)(K_CONV_CHUNK / sizeof(T) / 4); q++) {
+    for (int q = 0; q < K_CONV_CHUNK; q += (int)(4 * sizeof(T))) {
+        const unsigned char *a_row = stage + (pixels ^ (q & 48)) + q % 16, *b_row = stage + (filters ^ (q & 48)) + q % 16;
         float a[2 * S::rows][4], b[4];
 #pragma unroll
-        for (int i = 0; i < 2 * S::rows; i++) d_conv_load4<T>(a[i], pixels, m + 8 * i + lane / 4, q);
+        for (int i = 0; i < 2 * S::rows; i++) d_conv_load4<T>(a[i], a_row + i * 8 * K_CONV_CHUNK);
 #pragma unroll
         for (int j = 0; j < 2 * S::columns; j++) {
-            d_conv_load4<T>(b, filters, n + j / 2 * 8 + lane % 4 * 2 + j % 2, q);
+            d_conv_load4<T>(b, b_row + (j / 2 * 8 + j % 2) * K_CONV_CHUNK);
 #pragma unroll
             for (int c = 0; c < 4; c++)
 #pragma unroll
@@ -206,9 +210,17 @@ template <typename T, typename S> static __device__ __forceinline__ void d_conv_
     }
 }
 
+/* Where in a stage a lane begins to read its warp's pixels and filters: as d_ldmatrix_x4 wants them, or the rows of its own sums. */
+template <bool cores, typename S> static __device__ __forceinline__ int2 d_conv_operands() {
+    const int warp = threadIdx.x / K_WARP, lane = threadIdx.x % K_WARP, m = warp / S::warps_n * S::warp_m, n = S::M + warp % S::warps_n * S::warp_n;
+    if (cores) return make_int2(d_conv_place(m + lane % 16, lane / 16), d_conv_place(n + lane % 8 + lane / 16 * 8, lane / 8 % 2));
+    return make_int2(d_conv_place(m + lane / 4, 0), d_conv_place(n + lane % 4 * 2, 0));
+}
+
 /* Means of the tile's columns, then sums of the squares of the distances from them; `count` rows of the tile are there. Rows of a
    thread, lanes, warps: always in this order. shared: a float a column and row of warps. */
-template <typename S> static __device__ __forceinline__ void d_conv_moments(const k_conv_sums<S> &sums, float *shared, float *moments, int count, int n0, int channels) {
+template <typename S>
+static __device__ __forceinline__ void d_conv_moments(const k_conv_sums<S> &sums, float *shared, float *moments, int count, int n0, int channels) {
     const int warp = threadIdx.x / K_WARP, lane = threadIdx.x % K_WARP, m = warp / S::warps_n * S::warp_m, n = warp % S::warps_n * S::warp_n;
     float mean[S::columns][2] = {};
 #pragma unroll
@@ -304,7 +316,9 @@ static __device__ __forceinline__ int64_t d_conv_pixel(const k_conv_phase &phase
 }
 
 /* The tile goes out, 32 rows of each warp at a time, through shared memory so that lanes side by side have channels side by side. */
-template <typename T, typename S> static __device__ __forceinline__ void d_conv_put(const k_conv_job<T> &job, const k_conv_phase &phase, const k_conv_sums<S> &sums, unsigned char *shared, int m0, int n0, int pixels) {
+template <typename T, typename S>
+static __device__ __forceinline__ void d_conv_put(const k_conv_job<T> &job, const k_conv_phase &phase, const k_conv_sums<S> &sums,
+                                                  unsigned char *shared, int m0, int n0, int pixels) {
     const int warp = threadIdx.x / K_WARP, lane = threadIdx.x % K_WARP, eights = S::warp_n / 8;
     float *staged = reinterpret_cast<float *>(shared) + warp * K_CONV_STAGED * S::staged_pitch;
     m0 += warp / S::warps_n * S::warp_m;
@@ -337,16 +351,18 @@ template <typename T, typename S> static __device__ __forceinline__ void d_conv_
    grid: x a tile of M pixels by N channels, channels first, so that neighbours read the same pixels; y a split of the reduction; z a
    phase. block: 128 threads, a warp owns a part of the tile. Every element's sum runs along the reduction; deterministic.
    Twins: op_conv_fwd, op_conv_dgrad. */
-template <typename T, bool cores, typename S, bool aligned> __global__ __launch_bounds__(K_CONV_THREADS) void k_conv_multiply(const k_conv_job<T> job) {
+template <typename T, bool cores, typename S, bool aligned>
+__global__ __launch_bounds__(K_CONV_THREADS) void k_conv_multiply(const k_conv_job<T> job) {
     K_SHARED(unsigned char, shared);
     const k_conv_phase phase = d_conv_phase(job, blockIdx.z);
-    const int m0 = (int)(blockIdx.x / job.tiles_n) * S::M, n0 = (int)(blockIdx.x % job.tiles_n) * S::N, pixels = job.in.n * phase.grid_h * phase.grid_w;
+    const int m0 = (int)(blockIdx.x / job.tiles_n) * S::M, n0 = (int)(blockIdx.x % job.tiles_n) * S::N;
+    const int pixels = job.in.n * phase.grid_h * phase.grid_w;
     if (m0 >= pixels) return;
     const int chunk = K_CONV_CHUNK / sizeof(T), all = (phase.taps_h * phase.taps_w * job.channels + chunk - 1) / chunk;
     const int first = (int)((int64_t)all * blockIdx.y / job.splits), count = (int)((int64_t)all * (blockIdx.y + 1) / job.splits) - first;
-    const int warp = threadIdx.x / K_WARP, m = warp / S::warps_n * S::warp_m, n = warp % S::warps_n * S::warp_n;
     k_conv_sums<S> sums = {};
     if (count > 0) {
+        const int2 operands = d_conv_operands<cores, S>();
         k_conv_walk<T, S> walk;
         d_conv_begin(walk, job, phase, m0, n0, first * chunk);
 #pragma unroll 1
@@ -355,27 +371,26 @@ template <typename T, bool cores, typename S, bool aligned> __global__ __launch_
             d_conv_advance(walk, job, phase, chunk);
             d_copy_async_commit();
         }
-        int full = 0, free = S::stages - 1; /* the stages to multiply and to fill */
+        int full = 0, free = (S::stages - 1) * S::stage_bytes; /* the stages to multiply and to fill */
 #pragma unroll 1
         for (int k = 0; k < count; k++) {
             d_copy_async_wait<S::stages - 2>();
             __syncthreads();
             if (k + S::stages - 1 < count) {
-                d_conv_fetch<T, S, aligned>(walk, job, phase, n0, shared + free * S::stage_bytes);
+                d_conv_fetch<T, S, aligned>(walk, job, phase, n0, shared + free);
                 d_conv_advance(walk, job, phase, chunk);
             }
             d_copy_async_commit();
-            const unsigned char *stage = shared + full * S::stage_bytes;
-            if (cores) d_conv_multiply_cores<T, S>(sums, stage, stage + S::M * K_CONV_CHUNK, m, n);
-            else d_conv_multiply_plain<T, S>(sums, stage, stage + S::M * K_CONV_CHUNK, m, n);
-            full = full + 1 == S::stages ? 0 : full + 1;
-            free = free + 1 == S::stages ? 0 : free + 1;
+            if (cores) d_conv_multiply_cores<T, S>(sums, shared + full, operands.x, operands.y);
+            else d_conv_multiply_plain<T, S>(sums, shared + full, operands.x, operands.y);
+            free = full;
+            full = full + S::stage_bytes == S::bytes ? 0 : full + S::stage_bytes;
         }
         d_copy_async_wait<0>();
         __syncthreads();
     }
     if (job.bias && !job.partial) {
-        const int column = n0 + n + (int)(threadIdx.x % 4) * 2;
+        const int column = n0 + (int)(threadIdx.x / K_WARP) % S::warps_n * S::warp_n + (int)(threadIdx.x % 4) * 2;
 #pragma unroll
         for (int j = 0; j < 2 * S::columns; j++) {
             const float bias = column + j / 2 * 8 + j % 2 < job.out.c ? job.bias[column + j / 2 * 8 + j % 2] : 0.0f;
@@ -384,7 +399,7 @@ template <typename T, bool cores, typename S, bool aligned> __global__ __launch_
         }
     }
     if (S::M == K_MOMENT_PIXELS && job.moments)
-        d_conv_moments(sums, reinterpret_cast<float *>(shared), job.moments + (int64_t)(m0 / S::M) * 2 * job.out.c, pixels - m0 < S::M ? pixels - m0 : S::M, n0, job.out.c);
+        d_conv_moments(sums, reinterpret_cast<float *>(shared), job.moments + (int64_t)(m0 / S::M) * 2 * job.out.c, min(pixels - m0, S::M), n0, job.out.c);
     d_conv_put<T, S>(job, phase, sums, shared, m0, n0, pixels);
 }
 
@@ -406,7 +421,10 @@ template <typename T> __global__ void k_conv_join(const k_conv_job<T> job, int p
     d_conv_finish(job, item / eights, channel, x);
 }
 
-/* pixels of the largest phase */
+/* How many channels a tap has in packed weights. */
+static int k_conv_pitch(int channels) { return (channels + 7) / 8 * 8; }
+
+/* Pixels of the largest phase. */
 template <typename T> static int64_t k_conv_pixels(const k_conv_job<T> &job) {
     const int step = job.backward ? job.stride : 1;
     return job.in.n * k_ceil_div(job.out.h, step) * k_ceil_div(job.out.w, step);
@@ -416,13 +434,14 @@ template <typename T, bool cores, typename S, bool aligned> static void k_conv_l
     const int64_t pixels = k_conv_pixels(job), tiles_n = k_ceil_div(job.out.c, S::N), tiles = k_ceil_div(pixels, S::M) * tiles_n;
     const int phases = job.backward ? job.stride * job.stride : 1;
     const int64_t chunks = (int64_t)job.kernel * job.kernel * job.channels * (int64_t)sizeof(T) / K_CONV_CHUNK;
-    const int64_t room = K_SCRATCH_BYTES / (int64_t)sizeof(float) / (pixels * (job.out.c + 7) / 8 * 8);
+    const int64_t room = k_min(K_SCRATCH_BYTES / (int64_t)sizeof(float) / (pixels * k_conv_pitch(job.out.c)), (int64_t)K_CONV_MOST_SPLITS);
     job.tiles_n = (int)tiles_n;
     job.splits = 1;
-    if (phases == 1 && !job.moments) job.splits = (int)k_min(k_min(gpu->multiprocessors / tiles, chunks / 16), k_min((int64_t)K_CONV_MOST_SPLITS, room));
+    if (phases == 1 && !job.moments) job.splits = (int)k_min(k_min(gpu->multiprocessors / tiles, chunks / 16), room);
     if (job.splits > 1) job.partial = static_cast<float *>(gpu->scratch);
     else job.splits = 1;
-    K_LAUNCH((k_conv_multiply<T, cores, S, aligned>), dim3((unsigned)tiles, (unsigned)job.splits, (unsigned)phases), K_CONV_THREADS, S::bytes, gpu->stream, job);
+    const dim3 grid((unsigned)tiles, (unsigned)job.splits, (unsigned)phases);
+    K_LAUNCH((k_conv_multiply<T, cores, S, aligned>), grid, K_CONV_THREADS, S::bytes, gpu->stream, job);
     if (job.partial) {
         const int64_t items = pixels * ((job.out.c + 7) / 8);
         K_LAUNCH(k_conv_join<T>, dim3((unsigned)k_ceil_div(items, 128)), 128, 0, gpu->stream, job, (int)pixels);
@@ -475,8 +494,9 @@ template <typename T> static void k_conv_run_cores(yg_gpu *gpu, const k_conv_job
 template <typename T> static void k_conv_run_plain(yg_gpu *gpu, const k_conv_job<T> &job, bool aligned) {
     typedef typename std::conditional<sizeof(T) == 4, k_conv_128x64, k_conv_128x32>::type wide;
     const int64_t pixels = k_conv_pixels(job);
+    const bool best = k_conv_cost(gpu, pixels, job.out.c, wide::M, wide::N) < k_conv_cost(gpu, pixels, job.out.c, 128, 32);
     if (!aligned) k_conv_launch<T, false, k_conv_128x32, false>(gpu, job);
-    else if (k_conv_cost(gpu, pixels, job.out.c, wide::M, wide::N) < k_conv_cost(gpu, pixels, job.out.c, 128, 32)) k_conv_launch<T, false, wide, true>(gpu, job);
+    else if (best) k_conv_launch<T, false, wide, true>(gpu, job);
     else k_conv_launch<T, false, k_conv_128x32, true>(gpu, job);
 }
 
@@ -495,11 +515,9 @@ static void k_conv_run(yg_gpu *gpu, const k_conv_job<__nv_bfloat16> &job, bool a
 /* Pixels that begin at multiples of 16 bytes. */
 static bool k_conv_vectors(const yg_ten *t) { return ((uintptr_t)t->data & 15) == 0 && t->pixel * (int64_t)k_type_size(t->type) % 16 == 0; }
 
-/* How many channels a tap has in packed weights. */
-static int k_conv_pitch(int channels) { return (channels + 7) / 8 * 8; }
-
 /* What both directions share; backward, `out` is d_in and `in` d_out. */
-template <typename T> static void k_conv_any(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *conv, bool backward, const yg_ten *residual, float *moments) {
+template <typename T>
+static void k_conv_any(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *conv, bool backward, const yg_ten *residual, float *moments) {
     const int piece = 16 / (int)sizeof(T);
     k_conv_job<T> job = {};
     job.in = k_view<T>(in);
@@ -507,6 +525,7 @@ template <typename T> static void k_conv_any(yg_gpu *gpu, const yg_ten *out, con
     job.weight = static_cast<const T *>(backward ? conv->turned : conv->weight);
     job.channels = (in->c + piece - 1) / piece * piece;
     job.pitch = k_conv_pitch(backward ? conv->out_channels : conv->in_channels);
+    job.filter = (int64_t)conv->kernel * conv->kernel * job.pitch;
     job.kernel = conv->kernel;
     job.stride = conv->stride;
     job.padding = conv->padding;
@@ -530,9 +549,10 @@ static bool k_conv_fits(yg_gpu *gpu, const yg_ten *small, const yg_ten *large, c
     const bool whole = (channels == wanted || channels == k_conv_pitch(wanted)) && (backward ? large->c == conv->in_channels : small->c == conv->out_channels);
     const bool typed = small->type == conv->type && large->type == conv->type;
     const int64_t most = k_max((int64_t)small->n * small->h * small->w, (int64_t)large->n * large->h * large->w);
-    if (shaped && whole && typed && most < INT32_MAX - 2 * K_MOMENT_PIXELS) return true;
-    k_fail(gpu, (int)cudaErrorInvalidValue, "GPU %d: a convolution of %dx%dx%dx%d to %dx%dx%dx%d, kernel %d, stride %d, padding %d, cannot be done", gpu->index, large->n,
-           large->h, large->w, large->c, small->n, small->h, small->w, small->c, conv->kernel, conv->stride, conv->padding);
+    const bool counted = most < INT32_MAX / 2 && k_max(small->pixel, large->pixel) < INT32_MAX / 4;
+    if (shaped && whole && typed && counted) return true;
+    k_fail(gpu, (int)cudaErrorInvalidValue, "GPU %d: a convolution of %dx%dx%dx%d to %dx%dx%dx%d, kernel %d, stride %d, padding %d, cannot be done",
+           gpu->index, large->n, large->h, large->w, large->c, small->n, small->h, small->w, small->c, conv->kernel, conv->stride, conv->padding);
     return false;
 }
 
@@ -542,6 +562,7 @@ void yg_conv_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv
     k_launched(gpu, "convolution");
 }
 
+/* A pair of rows a tile of K_MOMENT_PIXELS pixels, in their order: K means, then K sums of the squares of the distances from them. */
 size_t yg_moment_floats(const yg_ten *out) {
     return (size_t)k_ceil_div((int64_t)out->n * out->h * out->w, K_MOMENT_PIXELS) * 2 * (size_t)out->c;
 }
@@ -573,7 +594,8 @@ template <typename T> __global__ void k_conv_pack(T *to, const float *weight, co
 
 template <typename T> static void k_conv_pack_as(yg_gpu *gpu, const yg_conv *conv, const float *weight, const float *scale) {
     const int64_t count = (int64_t)(yg_conv_bytes(conv) / sizeof(T));
-    K_LAUNCH(k_conv_pack<T>, dim3((unsigned)k_ceil_div(count, 256)), 256, 0, gpu->stream, static_cast<T *>(conv->weight), weight, scale, count, conv->in_channels,
+    const dim3 grid((unsigned)k_ceil_div(count, 256));
+    K_LAUNCH(k_conv_pack<T>, grid, 256, 0, gpu->stream, static_cast<T *>(conv->weight), weight, scale, count, conv->in_channels,
              k_conv_pitch(conv->in_channels), conv->kernel * conv->kernel);
 }
 
@@ -588,7 +610,10 @@ void yg_conv_pack(yg_gpu *gpu, const yg_conv *conv, const float *weight, const f
 template <typename T> __global__ void k_conv_turn(T *to, const float *weight, int outputs, int channels, int pitch) {
     K_SHARED(float, square);
     const int taps = gridDim.z, tap = blockIdx.z, k0 = blockIdx.x * 32, c0 = blockIdx.y * 32, x = threadIdx.x;
-    for (int y = threadIdx.y; y < 32; y += 8) square[y * 33 + x] = k0 + y < outputs && c0 + x < channels ? weight[((int64_t)(k0 + y) * taps + tap) * channels + c0 + x] : 0.0f;
+    for (int y = threadIdx.y; y < 32; y += 8) {
+        const bool inside = k0 + y < outputs && c0 + x < channels;
+        square[y * 33 + x] = inside ? weight[((int64_t)(k0 + y) * taps + tap) * channels + c0 + x] : 0.0f;
+    }
     __syncthreads();
     for (int y = threadIdx.y; y < 32; y += 8)
         if (c0 + y < channels && k0 + x < pitch) to[((int64_t)(c0 + y) * taps + tap) * pitch + k0 + x] = k_element<T>::store(square[x * 33 + y]);
@@ -597,7 +622,8 @@ template <typename T> __global__ void k_conv_turn(T *to, const float *weight, in
 template <typename T> static void k_conv_turn_as(yg_gpu *gpu, const yg_conv *conv, const float *weight) {
     const int pitch = k_conv_pitch(conv->out_channels);
     const dim3 grid((unsigned)k_ceil_div(pitch, 32), (unsigned)k_ceil_div(conv->in_channels, 32), (unsigned)(conv->kernel * conv->kernel));
-    K_LAUNCH(k_conv_turn<T>, grid, dim3(32, 8), 32 * 33 * sizeof(float), gpu->stream, static_cast<T *>(conv->turned), weight, conv->out_channels, conv->in_channels, pitch);
+    K_LAUNCH(k_conv_turn<T>, grid, dim3(32, 8), 32 * 33 * sizeof(float), gpu->stream, static_cast<T *>(conv->turned), weight, conv->out_channels,
+             conv->in_channels, pitch);
 }
 
 void yg_conv_pack_turned(yg_gpu *gpu, const yg_conv *conv, const float *weight) {

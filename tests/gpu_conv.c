@@ -207,7 +207,8 @@ static void test_gpu_conv_activations(void) {
 /* Through a 1x1 convolution that copies its input. */
 static void test_gpu_conv_activation_range(void) {
     const conv_case t = {1, 1, 32, 1, 1, 1, 1, 0, YG_LINEAR, 0, 0, 0, 0, 0};
-    static const float in[32] = {-INFINITY, -3e38f, -1000, -100, -90, -88, -80, -50, -20, -10, -5, -1, -1e-3f, -1e-30f, 0, 1e-30f, 1e-3f, 0.5f, 1, 2, 5, 10, 19, 20, 21, 50, 88, 90, 1000, 3e38f, INFINITY, NAN};
+    static const float in[32] = {-INFINITY, -3e38f, -1000, -100, -90, -88, -80, -50, -20, -10, -5, -1, -1e-3f, -1e-30f, 0, 1e-30f,
+                                 1e-3f, 0.5f, 1, 2, 5, 10, 19, 20, 21, 50, 88, 90, 1000, 3e38f, INFINITY, NAN};
     const float one = 1;
     float *weight = gpu_floats(&one, 1);
     for (int activation = YG_LINEAR; activation <= YG_MISH; activation++) {
@@ -223,7 +224,7 @@ static void test_gpu_conv_activation_range(void) {
                 activation == YG_LEAKYRELU ? (v > 0 ? v : 0.1f * v) : v > 20 ? v : v * e * (e + 2) / (e * (e + 2) + 2);
             const bool gated = activation == YG_SILU || activation == YG_MISH;
             if (i == 31) CHECK(isnan(have[i]));
-            else if (gated && v < -70) CHECK_MSG(fabs(have[i]) < 1e-28 , "act %d (%g) = %g", activation, v, have[i]);
+            else if (gated && v < -70) CHECK_MSG(fabs(have[i]) < 1e-28, "act %d (%g) = %g", activation, v, have[i]);
             else if (isinf(want)) CHECK_MSG(have[i] == want, "act %d (%g) = %g", activation, v, have[i]);
             else CHECK_MSG(fabs(have[i] - want) <= 3e-6 * fabs(want), "act %d (%g) = %.9g, not %.9g", activation, v, have[i], want);
         }
@@ -256,6 +257,8 @@ static void test_gpu_conv_tiles(void) {
         conv_check_fwd(&t, YG_F16);
         if (i % 3 == 0) conv_check_fwd(&t, YG_F32);
     }
+    const conv_case square = {1, device.multiprocessors, 128, 8, 64, 1, 1, 0, YG_SILU, CONV_BIAS, 0, 0, 0, 0}; /* two tiles of 64 x 64 a multiprocessor */
+    for (int type = 1; type < 3; type++) conv_check_fwd(&square, conv_types[type]);
 }
 
 /* Few pixels and long sums: those are split. */
@@ -279,7 +282,8 @@ static void test_gpu_conv_dgrad(void) {
         {1, 5, 4, 40, 8, 1, 2, 0, YG_LINEAR, 0, 0, 0, 0, 0},             {1, 1, 1, 8, 8, 3, 1, 1, YG_LINEAR, 0, 0, 0, 0, 0},
         {1, 1, 1, 8, 8, 3, 2, 1, YG_LINEAR, 0, 0, 0, 0, 0},              {1, 4, 6, 24, 8, 3, 1, 0, YG_LINEAR, 0, 0, 0, 0, 0},
         {1, 6, 7, 5, 3, 3, 2, 1, YG_LINEAR, 0, 7, 2, 9, 3},              {1, 6, 5, 20, 67, 1, 1, 0, YG_LINEAR, CONV_PADDED, 0, 0, 72, 0},
-        {1, 7, 7, 8, 8, 2, 3, 1, YG_LINEAR, 0, 0, 0, 0, 0},              {1, 6, 5, 80, 1, 1, 1, 0, YG_LINEAR, 0, 0, 0, 0, 0}};
+        {1, 7, 7, 8, 8, 2, 3, 1, YG_LINEAR, 0, 0, 0, 0, 0},              {1, 6, 5, 80, 1, 1, 1, 0, YG_LINEAR, 0, 0, 0, 0, 0},
+        {1, 40, 41, 16, 24, 3, 2, 1, YG_LINEAR, 0, 0, 0, 32, 8},         {2, 17, 19, 40, 16, 3, 1, 1, YG_LINEAR, 0, 48, 8, 0, 0}};
     for (int i = 0; i < YOLO_COUNT(cases); i++)
         for (int type = 0; type < 3; type++)
             for (int accumulate = 0; accumulate < 2; accumulate++) conv_check_dgrad(&cases[i], conv_types[type], accumulate);
@@ -292,7 +296,8 @@ static void test_gpu_conv_pack(void) {
             const int K = shapes[i][0], C = shapes[i][1], taps = shapes[i][2] * shapes[i][2];
             const conv_case t = {.c = C, .k = K, .kernel = shapes[i][2]};
             const size_t count = (size_t)(K * taps * C);
-            float *weight = gpu_random(count, 8, YG_F32), *scale = gpu_random((size_t)K, 9, YG_F32), *floats = gpu_floats(weight, count), *scales = gpu_floats(scale, (size_t)K);
+            float *weight = gpu_random(count, 8, YG_F32), *scale = gpu_random((size_t)K, 9, YG_F32);
+            float *floats = gpu_floats(weight, count), *scales = gpu_floats(scale, (size_t)K);
             yg_conv conv = conv_make(&t, conv_types[type], false), turned = conv_make(&t, conv_types[type], true);
             CHECK(yg_conv_bytes(&conv) == (size_t)(K * taps * conv_padded(C)) * gpu_type_size(conv.type));
             CHECK(yg_turned_bytes(&conv) == (size_t)(C * taps * conv_padded(K)) * gpu_type_size(conv.type));
@@ -308,7 +313,8 @@ static void test_gpu_conv_pack(void) {
                     for (int tap = 0; tap < taps; tap++)
                         for (int c = 0; c < conv_padded(C); c++) {
                             const float plain = k < K && c < C ? weight[(k * taps + tap) * C + c] : 0, want = scaled && k < K ? plain * scale[k] : plain;
-                            const size_t size = gpu_type_size(conv.type), at = (size_t)((k * taps + tap) * conv_padded(C) + c), turned_at = (size_t)((c * taps + tap) * conv_padded(K) + k);
+                            const size_t size = gpu_type_size(conv.type);
+                            const size_t at = (size_t)((k * taps + tap) * conv_padded(C) + c), turned_at = (size_t)((c * taps + tap) * conv_padded(K) + k);
                             wrong += k < K && gpu_load(packed + at * size, conv.type) != gpu_round(want, conv.type);
                             wrong += c < C && gpu_load(packed_turned + turned_at * size, conv.type) != gpu_round(plain, conv.type);
                         }
