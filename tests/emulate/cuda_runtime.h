@@ -19,7 +19,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <tuple>
 #include <type_traits>
@@ -162,12 +161,14 @@ inline void d_ldmatrix_x2_trans(uint32_t r[2], const void *row, EMULATE_LINE) { 
 inline void d_ldmatrix_x4_trans(uint32_t r[4], const void *row, EMULATE_LINE) { emulate_ldmatrix(r, row, 4, true, line); }
 
 /* Until a wait that covers the copy, its destination is all ones. */
-void emulate_copy_async(void *shared, const void *global, int bytes, bool valid, int line);
+void emulate_copy_async16(void *shared, const void *global, bool valid, int line);
+void emulate_copy_async8(void *shared, const void *global, bool valid, int line);
+void emulate_copy_async4(void *shared, const void *global, bool valid, int line);
 void emulate_copy_commit();
 void emulate_copy_wait(int pending);
-inline void d_copy_async16(void *shared, const void *global, bool valid, EMULATE_LINE) { emulate_copy_async(shared, global, 16, valid, line); }
-inline void d_copy_async8(void *shared, const void *global, bool valid, EMULATE_LINE) { emulate_copy_async(shared, global, 8, valid, line); }
-inline void d_copy_async4(void *shared, const void *global, bool valid, EMULATE_LINE) { emulate_copy_async(shared, global, 4, valid, line); }
+inline void d_copy_async16(void *shared, const void *global, bool valid, EMULATE_LINE) { emulate_copy_async16(shared, global, valid, line); }
+inline void d_copy_async8(void *shared, const void *global, bool valid, EMULATE_LINE) { emulate_copy_async8(shared, global, valid, line); }
+inline void d_copy_async4(void *shared, const void *global, bool valid, EMULATE_LINE) { emulate_copy_async4(shared, global, valid, line); }
 inline void d_copy_async_commit() { emulate_copy_commit(); }
 template <int pending> inline void d_copy_async_wait() { emulate_copy_wait(pending); }
 
@@ -445,15 +446,25 @@ template <typename T> inline cudaError_t cudaMemcpyToSymbol(T &symbol, const voi
 
 /* ---- launches --------------------------------------------------------------------------------------------------- */
 
-/* Runs, queues or records; `thread` is the kernel with its arguments, `kernel` the function. */
-void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> thread);
+/* A kernel with its arguments. */
+struct emulate_callable {
+    virtual ~emulate_callable() {}
+    virtual void call() const = 0; /* as one thread */
+};
+template <typename... P> struct emulate_bound : emulate_callable {
+    void (*kernel)(P...);
+    std::tuple<P...> values;
+    emulate_bound(void (*kernel)(P...), P... values) : kernel(kernel), values{values...} {}
+    void call() const override { std::apply(kernel, values); }
+};
+
+/* Runs, queues or records; takes `thread` over. */
+void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const emulate_callable *thread);
 
 template <typename... P, typename... A>
 inline void emulate_launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A &&...arguments) {
     static_assert(sizeof...(P) == sizeof...(A), "a kernel's arguments are as many as its parameters");
-    std::tuple<P...> values{static_cast<P>(arguments)...};
-    emulate_submit(name, reinterpret_cast<const void *>(kernel), grid, block, shared_bytes, stream,
-                   [kernel, values]() { std::apply(kernel, values); });
+    emulate_submit(name, reinterpret_cast<const void *>(kernel), grid, block, shared_bytes, stream, new emulate_bound<P...>(kernel, static_cast<P>(arguments)...));
 }
 
 #endif

@@ -24,6 +24,7 @@
 #include <condition_variable>
 #include <cstdarg>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -87,7 +88,7 @@ struct work {
     const void *kernel;
     dim3 grid, block;
     size_t shared_bytes;
-    std::function<void()> thread;
+    std::unique_ptr<const emulate_callable> thread;
     const std::vector<region> *statics;
 };
 
@@ -548,7 +549,7 @@ void fiber_main() {
     if (!w->host.low) w->host.low = (char *)low, w->host.size = size;
 #endif
     for (;;) {
-        w->job->thread();
+        w->job->thread->call();
         lane *t = lane_now();
         t->team->ended |= 1u << t->number;
         w->live--;
@@ -875,6 +876,18 @@ static inline bool is_shared(const lane *t, const void *p, size_t bytes) {
     return (dynamic < w->shared.bytes && bytes <= w->shared.bytes - dynamic) || (fixed < w->locals.bytes && bytes <= w->locals.bytes - fixed);
 }
 
+/* To each lane its two elements of each matrix. */
+__attribute__((no_sanitize("address", "undefined"))) static void hand_out(const warp *p, int matrices, bool transposed) {
+    for (int m = 0; m < matrices; m++)
+        for (int k = 0; k < WARP; k++) {
+            const int g = k / 4, c = k % 4;
+            if (transposed) {
+                const uint16_t *even = (const uint16_t *)p->row[8 * m + 2 * c], *odd = (const uint16_t *)p->row[8 * m + 2 * c + 1];
+                p->r[k][m] = even[g] | (uint32_t)odd[g] << 16;
+            } else memcpy(&p->r[k][m], p->row[8 * m + g] + 4 * c, 4);
+        }
+}
+
 void emulate_ldmatrix(uint32_t *r, const void *row, int matrices, bool transposed, int line) {
     lane *t = lane_now();
     warp *p = t->team;
@@ -885,36 +898,34 @@ void emulate_ldmatrix(uint32_t *r, const void *row, int matrices, bool transpose
         if (!is_shared(t, row, 16)) emulate_die("ldmatrix, line %d: the row is not in shared memory", line);
     }
     if (!meet(t, EMULATE_LDMATRIX, matrices * 2 + transposed, ~0u, line)) return;
-    for (int m = 0; m < matrices; m++) {
-        uint16_t tile[8][8];
-        for (int k = 0; k < 8; k++) memcpy(tile[k], p->row[8 * m + k], 16);
-        for (int k = 0; k < WARP; k++) {
-            const int g = k / 4, c = k % 4 * 2;
-            p->r[k][m] = transposed ? tile[c][g] | (uint32_t)tile[c + 1][g] << 16 : tile[g][c] | (uint32_t)tile[g][c + 1] << 16;
-        }
-    }
+    hand_out(p, matrices, transposed);
     meet_end(t, ~0u);
 }
 
-void emulate_copy_async(void *shared, const void *global, int bytes, bool valid, int line) {
+/* The bytes are read now and written by the wait; until then the destination is all ones. So neither a read before the
+   wait nor a copy into what others still read passes unseen. */
+template <size_t bytes> static inline void copy_async(void *shared, const void *global, bool valid, int line) {
     lane *t = lane_now();
-    if ((uintptr_t)shared % (unsigned)bytes) emulate_die("cp.async, line %d: the shared address is no multiple of %d", line, bytes);
-    if (!is_shared(t, shared, (size_t)bytes)) emulate_die("cp.async, line %d: the destination is not in shared memory", line);
-    if (valid && (uintptr_t)global % (unsigned)bytes) emulate_die("cp.async, line %d: the global address is no multiple of %d", line, bytes);
-    async_copy copy = {shared, bytes, t->group, {0}};
-    if (valid) memcpy(copy.data, global, (size_t)bytes);
-    memset(shared, 0xff, (size_t)bytes);
-    t->copies.push_back(copy);
+    if ((uintptr_t)shared & (bytes - 1)) emulate_die("cp.async, line %d: the shared address is no multiple of %zu", line, bytes);
+    if (!is_shared(t, shared, bytes)) emulate_die("cp.async, line %d: the destination is not in shared memory", line);
+    if (valid && (uintptr_t)global & (bytes - 1)) emulate_die("cp.async, line %d: the global address is no multiple of %zu", line, bytes);
+    t->copies.push_back({shared, (int)bytes, t->group, {0}});
+    if (valid) memcpy(t->copies.back().data, global, bytes);
+    memset(shared, 0xff, bytes);
 }
+void emulate_copy_async16(void *shared, const void *global, bool valid, int line) { copy_async<16>(shared, global, valid, line); }
+void emulate_copy_async8(void *shared, const void *global, bool valid, int line) { copy_async<8>(shared, global, valid, line); }
+void emulate_copy_async4(void *shared, const void *global, bool valid, int line) { copy_async<4>(shared, global, valid, line); }
 
 void emulate_copy_commit() { lane_now()->group++; }
 
 void emulate_copy_wait(int pending) {
     lane *t = lane_now();
     size_t done = 0;
-    while (done < t->copies.size() && t->copies[done].group < t->group - pending) {
-        memcpy(t->copies[done].to, t->copies[done].data, (size_t)t->copies[done].bytes);
-        done++;
+    for (; done < t->copies.size() && t->copies[done].group < t->group - pending; done++) {
+        const async_copy *copy = &t->copies[done];
+        if (copy->bytes == 16) memcpy(copy->to, copy->data, 16);
+        else memcpy(copy->to, copy->data, (size_t)copy->bytes);
     }
     t->copies.erase(t->copies.begin(), t->copies.begin() + (ptrdiff_t)done);
 }
@@ -1801,10 +1812,11 @@ cudaError_t emulate_occupancy(int *blocks, const void *function, int block, size
     return cudaSuccess;
 }
 
-void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, std::function<void()> thread) {
+void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const emulate_callable *thread) {
+    std::unique_ptr<const emulate_callable> owned(thread);
     cudaError_t error = enter(cudaErrorLaunchFailure);
     if (error == cudaSuccess) {
-        const std::shared_ptr<const work> w(new work{name, kernel, grid, block, shared_bytes, std::move(thread), &statics_of(kernel)->regions});
+        const std::shared_ptr<const work> w(new work{name, kernel, grid, block, shared_bytes, std::move(owned), &statics_of(kernel)->regions});
         error = check_launch(*w, stream);
         if (error == cudaSuccess) error = submit(stream, [w]() {
             launch_count++;
