@@ -6,7 +6,8 @@
 PYTHON is one that has ultralytics and torch. Both train the same checkpoint on a copy of the same pictures with the default
 augmentation, fp32, without validation and charts; ultralytics with as many loader workers as it likes. Rounds alternate. Pictures a
 second are those of the epochs alone, loading included: start-up counts for neither. Peak memory is the process's (for
-ultralytics without its loader processes).
+ultralytics without its loader processes). The loader alone is ours, with as many threads and nothing that uses its batches
+(tests/tool_train.c, compiled for it): an epoch that decodes, and the median of those that find decoded pictures.
 """
 import argparse
 import os
@@ -51,6 +52,18 @@ def run(command, pattern):
     return float(found[-1]), usage.ru_maxrss / 2**20
 
 
+def load(args, data, work):
+    """Pictures a second of our loader alone: (decoding, from decoded pictures)."""
+    tool = f"{work}/tool_train"
+    subprocess.run([os.environ.get("CC", "cc"), "-std=c11", "-O3", "-ffp-contract=off", "-w", "-DYOLO_NO_CUDA", "-o", tool,
+                    pathlib.Path(__file__).with_name("tool_train.c"), "-lm", "-lpthread", "-ldl"], check=True)
+    done = subprocess.run([tool, "load", data, *map(str, (args.imgsz, args.batch, args.threads, 12))], capture_output=True, text=True)
+    rates = [float(rate) for rate in re.findall(r"epoch \d+: (\S+) img/s", done.stdout)]
+    if done.returncode:
+        sys.exit(f"tool_train load failed:\n{done.stderr}")
+    return rates[0], statistics.median(rates[1:])
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--yolo", default="./yolo")
@@ -82,7 +95,10 @@ def main():
         print(f"| train, {args.imgsz}, batch {args.batch}, {args.threads} threads | img/s | peak memory |\n|---|---|---|")
         for name, rows in results.items():
             print(f"| {name} | {statistics.median(r[0] for r in rows):.2f} | {max(r[1] for r in rows):.1f} GiB |")
-        print(f"| ratio | {statistics.median(r[0] for r in results['yolo']) / statistics.median(r[0] for r in results['ultralytics']):.2f} x | |")
+        ours_rate, their_rate = (statistics.median(r[0] for r in results[name]) for name in ("yolo", "ultralytics"))
+        print(f"| ratio | {ours_rate / their_rate:.2f} x | |")
+        for name, rate in zip(("decoding", "pictures decoded"), load(args, yaml, work)):
+            print(f"| yolo's loader alone, {name} | {rate:.0f} ({rate / ours_rate:.0f} x its training) | |")
 
 
 if __name__ == "__main__":
