@@ -417,7 +417,12 @@ static bool os_modified(const char *path, double *seconds) {
 #else
     struct stat status;
     if (stat(path, &status)) return false;
-    *seconds = (double)status.st_mtime;
+#ifdef __APPLE__
+    const struct timespec *written = &status.st_mtimespec;
+#else
+    const struct timespec *written = &status.st_mtim;
+#endif
+    *seconds = (double)written->tv_sec + (double)written->tv_nsec * 1e-9;
     return true;
 #endif
 }
@@ -6365,11 +6370,16 @@ static bool net_read_row(net_builder *b, int i, const val *row) {
     return b->status == YOLO_OK;
 }
 
+/* First of all, so that a data.yaml in this place is told from a description with a mistake. */
+static bool net_read_lists(net_builder *b) {
+    const val *backbone = val_get(b->net->yaml, "backbone"), *head = val_get(b->net->yaml, "head");
+    return (backbone && backbone->kind == VAL_LIST && head && head->kind == VAL_LIST) ||
+           net_fail(b, YOLO_ERROR_FORMAT, -1, "expected the lists backbone and head");
+}
+
 static bool net_read_rows(net_builder *b) {
     net *net = b->net;
     const val *backbone = val_get(net->yaml, "backbone"), *head = val_get(net->yaml, "head");
-    if (!backbone || backbone->kind != VAL_LIST || !head || head->kind != VAL_LIST)
-        return net_fail(b, YOLO_ERROR_FORMAT, -1, "expected the lists backbone and head");
     int64_t channels = val_integer(val_get(net->yaml, "ch"), val_integer(val_get(net->yaml, "channels"), 3));
     if (channels != 3) return net_fail(b, YOLO_ERROR_UNSUPPORTED, -1, "%lld input channels, expected 3", (long long)channels);
     int64_t count = backbone->count + head->count;
@@ -6698,7 +6708,7 @@ static yolo_status net_build_with(net *net, const val *yaml, const char *scale, 
     net->bn_momentum = NET_BN_MOMENTUM;
     if (!yaml || yaml->kind != VAL_MAP) net_fail(&b, YOLO_ERROR_FORMAT, -1, "expected a map with nc, backbone and head");
     else net->yaml = net_copy_val(&b, yaml, 0, &nodes);
-    if (net->yaml && net_read_classes(&b, class_count, names) && net_read_scale(&b, scale) &&
+    if (net->yaml && net_read_lists(&b) && net_read_classes(&b, class_count, names) && net_read_scale(&b, scale) &&
         net_read_activation(&b, activation) && net_read_rows(&b) && net_reserve(&b) && net_emit(&b)) {
         if (!net_set_val(&net->memory, net->yaml, "channels", val_int(&net->memory, 3))) net_fail_memory(&b);
         net->max_stride = 32; /* REF ultralytics takes at least 32 */
@@ -13562,6 +13572,9 @@ struct dl_loader {
     int64_t target_capacity;
 };
 
+/* Pictures that a mosaic can take its parts from. */
+static int dl_window(int64_t pictures, int batch) { return (int)YOLO_MIN(pictures, YOLO_MIN((int64_t)batch * 8, DL_WINDOW)); }
+
 static int64_t dl_batch_count(const dl_loader *dl) { return (dl->pictures + dl->options.batch - 1) / dl->options.batch; }
 
 static yolo_status dl_check(const data_list *train, int class_count, const dl_options *o, yolo_error *error) {
@@ -13569,7 +13582,7 @@ static yolo_status dl_check(const data_list *train, int class_count, const dl_op
     const struct { const char *name; double value, low, high; } ranges[] = {
         {"batch", o->batch, 1, 65536}, {"stride", o->stride, 1, 1024}, {"imgsz", o->imgsz, o->stride, AUG_MAX_SIZE},
         {"hsv_h", a->hsv_h, 0, 1}, {"hsv_s", a->hsv_s, 0, 1}, {"hsv_v", a->hsv_v, 0, 1}, {"degrees", a->degrees, 0, 180},
-        {"translate", a->translate, 0, 1}, {"scale", a->scale, 0, 1}, {"shear", a->shear, 0, 89}, {"perspective", a->perspective, 0, 0.1},
+        {"translate", a->translate, 0, 1}, {"scale", a->scale, 0, 1}, {"shear", a->shear, -89, 89}, {"perspective", a->perspective, 0, 0.1},
         {"flipud", a->flipud, 0, 1}, {"fliplr", a->fliplr, 0, 1}, {"bgr", a->bgr, 0, 1}, {"mosaic", a->mosaic, 0, 1},
         {"mixup", a->mixup, 0, 1}, {"cutmix", a->cutmix, 0, 1}, {"scale", a->scale_min, 0, a->scale_max}, {"scale", a->scale_max, 0, 100}};
     for (int i = 0; i < YOLO_COUNT(ranges); i++)
@@ -13717,9 +13730,8 @@ static yolo_status dl_make_room(dl_loader *dl, yolo_error *error) {
 /* ---- the loader: decoded pictures */
 
 /* Decodes and resizes as ultralytics loads. The block has AUG_SLACK bytes behind the pixels. */
-static yolo_status dl_decode(const dl_loader *dl, const dl_item *item, uint8_t **pixels, yolo_error *error) {
+static yolo_status dl_decode(const dl_item *item, uint8_t **pixels, yolo_error *error) {
     yolo_image image;
-    (void)dl;
     *pixels = NULL;
     yolo_status status = codec_read(item->path, &image, error);
     if (status != YOLO_OK) return status;
@@ -13779,7 +13791,7 @@ static yolo_status dl_load(dl_loader *dl, dl_item *item, yolo_error *error) {
     uint8_t *pixels;
     item->state = DL_LOADING;
     os_mutex_unlock(&dl->mutex);
-    yolo_status status = dl_decode(dl, item, &pixels, error);
+    yolo_status status = dl_decode(item, &pixels, error);
     os_mutex_lock(&dl->mutex);
     bool memory = status == YOLO_ERROR_MEMORY;
     item->state = status == YOLO_OK ? DL_READY : memory ? DL_ABSENT : DL_DAMAGED;
@@ -14026,7 +14038,7 @@ static yolo_status dl_create(dl_loader **out, const data_list *train, int class_
     status = dl_gather(dl, train, error);
     if (status == YOLO_OK && options->rect) status = dl_rectangles(dl, error);
     if (status == YOLO_OK) {
-        dl->window = (int)YOLO_MIN(dl->pictures, YOLO_MIN((int64_t)options->batch * 8, DL_WINDOW));
+        dl->window = dl_window(dl->pictures, options->batch);
         dl_plan_cache(dl);
         status = dl_make_room(dl, error);
     }
@@ -17185,13 +17197,13 @@ static yolo_status tr_check_options(const yolo_train_options *o, yolo_error *err
     const struct { const char *name; double value, low, high; } ranges[] = {
         {"epochs", o->epochs, 1, 1000000}, {"time", o->time, 0, 100000}, {"patience", o->patience, 0, 1000000000},
         {"imgsz", o->imgsz, 32, 8192}, {"workers", o->workers, 0, 256}, {"cache_gb", o->cache_gb, 0, 100000},
-        {"batch", o->batch, -1, TR_MAX_BATCH}, {"close_mosaic", o->close_mosaic, 0, 1000000}, {"fraction", o->fraction, 1e-9, 1},
+        {"batch", o->batch, -1, TR_MAX_BATCH}, {"close_mosaic", o->close_mosaic, 0, 1000000}, {"fraction", o->fraction, 0, 1},
         {"multi_scale", o->multi_scale, 0, 0.95}, {"lr0", o->lr0, 0, 1000}, {"lrf", o->lrf, 0, 1000}, {"momentum", o->momentum, 0, 0.9999},
         {"weight_decay", o->weight_decay, 0, 100}, {"warmup_epochs", o->warmup_epochs, 0, 1000000},
         {"warmup_momentum", o->warmup_momentum, 0, 0.9999}, {"warmup_bias_lr", o->warmup_bias_lr, 0, 1000}, {"box", o->box, 0, 1e6},
         {"cls", o->cls, 0, 1e6}, {"dfl", o->dfl, 0, 1e6}, {"nbs", o->nbs, 1, 1000000}, {"hsv_h", o->hsv_h, 0, 1}, {"hsv_s", o->hsv_s, 0, 1},
         {"hsv_v", o->hsv_v, 0, 1}, {"degrees", o->degrees, 0, 180}, {"translate", o->translate, 0, 1}, {"scale", o->scale, 0, 1},
-        {"shear", o->shear, -180, 180}, {"perspective", o->perspective, 0, 0.001}, {"flipud", o->flipud, 0, 1}, {"fliplr", o->fliplr, 0, 1},
+        {"shear", o->shear, -89, 89}, {"perspective", o->perspective, 0, 0.1}, {"flipud", o->flipud, 0, 1}, {"fliplr", o->fliplr, 0, 1},
         {"bgr", o->bgr, 0, 1}, {"mosaic", o->mosaic, 0, 1}, {"mixup", o->mixup, 0, 1}, {"cutmix", o->cutmix, 0, 1}, {"iou", o->iou, 0, 1},
         {"max_det", o->max_det, 1, 30000}, {"threads", o->threads, 0, 256}};
     yolo_status status = YOLO_OK;
@@ -17417,7 +17429,7 @@ static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
     if (status != YOLO_OK) return status;
     run->batch = o->batch >= 1 ? (int)o->batch : (int)YOLO_MIN(fitting, pictures);
     if ((status = tr_measure(run, YOLO_MAX((int)YOLO_MIN(run->batch, pictures), 1), &memory, error)) != YOLO_OK) return status;
-    if (available && (run->batch < 1 || memory.total > available)) {
+    if (run->batch < 1 || (available && memory.total > available)) {
         if (!fitting)
             return err_set(error, YOLO_ERROR_MEMORY, "not even one picture of %d fits: %.0f MiB needed, %.0f MiB available; use a smaller imgsz or model",
                            run->largest, (double)memory.total / 1048576.0, (double)available / 1048576.0);
@@ -17427,7 +17439,8 @@ static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
     run->options.batch = run->batch; /* what a resumed run takes */
     const bool none = o->cache && str_equal_fold(o->cache, "false");
     *cache = none ? 0 : o->cache_gb > 0 ? (uint64_t)(o->cache_gb * 1073741824.0) : YOLO_MIN(available / 4, available - YOLO_MIN(memory.total, available));
-    tr_log_memory(run, &memory, *cache, available);
+    const uint64_t window = (uint64_t)dl_window(pictures, run->batch) * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3; /* what 0 means to the loader */
+    tr_log_memory(run, &memory, *cache ? *cache : window, available);
     return YOLO_OK;
 }
 
@@ -17878,6 +17891,9 @@ static yolo_status tr_recover(tr_run *run, yolo_error *error) {
     const char *last = tr_path(run, "weights/last.pt");
     double rate = run->rate / 2;
     pt_model model;
+    if (!run->options.save)
+        return err_set(error, YOLO_ERROR_FORMAT, "the loss of epoch %d is not finite, and with save=false there is no state to go back to: check the "
+                       "labels, or use a lower lr0", (int)run->done + 1);
     if (++run->attempts > TR_ATTEMPTS)
         return err_set(error, YOLO_ERROR_FORMAT, "the loss of epoch %d is not finite for the %dth time; last.pt holds epoch %d: check the labels, or use a lower lr0",
                        (int)run->done + 1, run->attempts, (int)run->done);
@@ -19093,15 +19109,15 @@ static const cli_option cli_train_options[] = {
     {"single_cls", CLI_BOOL, CLI_AT(train.single_cls), "false", 0, 0, "", "all classes as one"},
     {"fraction", CLI_NUMBER, CLI_AT(train.fraction), "1", 0, 1, "", "share of the training pictures to use"},
     {"rect", CLI_BOOL, CLI_AT(train.rect), "false", 0, 0, "", "batches of like shapes, not squares; without mosaic"},
-    {"multi_scale", CLI_NUMBER, CLI_AT(train.multi_scale), "0", 0, 1, "", "the input's side varies by this share of imgsz"},
+    {"multi_scale", CLI_NUMBER, CLI_AT(train.multi_scale), "0", 0, 0.95, "", "the input's side varies by this share of imgsz"},
     {"optimizer", CLI_TEXT, CLI_AT(train.optimizer), "auto", 0, 0, "auto|SGD|MuSGD|Adam|Adamax|AdamW|NAdam|RAdam|RMSProp", "auto: by the steps"},
     {"lr0", CLI_NUMBER, CLI_AT(train.lr0), "0.01", 0, 1, "", "first learning rate; optimizer=auto chooses its own"},
     {"lrf", CLI_NUMBER, CLI_AT(train.lrf), "0.01", 0, 1, "", "last one, as a share of the first"},
     {"cos_lr", CLI_BOOL, CLI_AT(train.cos_lr), "false", 0, 0, "", "from one to the other along a cosine, not a line"},
-    {"momentum", CLI_NUMBER, CLI_AT(train.momentum), "0.937", 0, 1, "", "of SGD; the first beta of the Adams"},
+    {"momentum", CLI_NUMBER, CLI_AT(train.momentum), "0.937", 0, 0.9999, "", "of SGD; the first beta of the Adams"},
     {"weight_decay", CLI_NUMBER, CLI_AT(train.weight_decay), "0.0005", 0, 1, "", "of the convolutions' weights"},
     {"warmup_epochs", CLI_NUMBER, CLI_AT(train.warmup_epochs), "3", 0, 100000, "epochs", "in which the rates rise from 0"},
-    {"warmup_momentum", CLI_NUMBER, CLI_AT(train.warmup_momentum), "0.8", 0, 1, "", "momentum at the start of it"},
+    {"warmup_momentum", CLI_NUMBER, CLI_AT(train.warmup_momentum), "0.8", 0, 0.9999, "", "momentum at the start of it"},
     {"warmup_bias_lr", CLI_NUMBER, CLI_AT(train.warmup_bias_lr), "0.1", 0, 1, "", "rate of the biases at the start of it"},
     {"nbs", CLI_WHOLE, CLI_AT(train.nbs), "64", 1, 65536, "pictures", "nominal batch: gradients of smaller ones add up to it"},
     {"box", CLI_NUMBER, CLI_AT(train.box), "7.5", 0, 1000, "", "gain of the box loss"},
@@ -19113,7 +19129,7 @@ static const cli_option cli_train_options[] = {
     {"degrees", CLI_NUMBER, CLI_AT(train.degrees), "0", 0, 180, "degrees", "turned by up to this, either way"},
     {"translate", CLI_NUMBER, CLI_AT(train.translate), "0.1", 0, 1, "", "moved by up to this share of the side"},
     {"scale", CLI_NUMBER, CLI_AT(train.scale), "0.5", 0, 0.99, "", "made larger or smaller by up to this share"},
-    {"shear", CLI_NUMBER, CLI_AT(train.shear), "0", -180, 180, "degrees", "sheared by up to this"},
+    {"shear", CLI_NUMBER, CLI_AT(train.shear), "0", -89, 89, "degrees", "sheared by up to this"},
     {"perspective", CLI_NUMBER, CLI_AT(train.perspective), "0", 0, 0.1, "", "seen aslant; 0.001 is much"},
     {"flipud", CLI_NUMBER, CLI_AT(train.flipud), "0", 0, 1, "", "probability of up for down"},
     {"fliplr", CLI_NUMBER, CLI_AT(train.fliplr), "0.5", 0, 1, "", "probability of left for right"},
