@@ -997,6 +997,14 @@ static bool str_is_utf8(const char *text, size_t length) {
     return true;
 }
 
+/* The width that makes printf's %*s fill so many columns of a terminal with `text`, negative for %-*s as well: printf counts
+   bytes, but a Chinese, Japanese or Korean letter of three bytes takes two columns, and others one. */
+static int str_columns(const char *text, int columns) {
+    int more = 0;
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) more += (*p & 0xc0) == 0x80 ? 1 : (*p >= 0xe3 && *p <= 0xed) || *p == 0xf0 ? -1 : 0;
+    return columns < 0 ? columns - more : columns + more;
+}
+
 /* The C library reads and writes numbers as the process' locale has them; these two always use a point. */
 static char str_decimal_point(void) {
     char text[8];
@@ -4933,7 +4941,7 @@ static void zip_write(zip_writer *w, const void *bytes, uint64_t size) {
         os_reason(w->reason, sizeof w->reason);
         w->failed = true;
     }
-    w->at += size;
+    if (!w->failed) w->at += size; /* else where it failed, for the message */
 }
 
 /* The extra field with the values that 32 bits do not hold: sizes, and in the directory the place. */
@@ -15249,7 +15257,7 @@ static bool plot_range(const double *values, int count, double least, double *lo
     return true;
 }
 
-/* The best value of a series and its epoch. */
+/* The best value of a series and its epoch, on the side of the curve where there is more room. */
 static void plot_best(plot_canvas *canvas, const plot_axes *axes, const plot_table *table, int series) {
     bool loss = series < 8 && series != 3 && series != 4;
     int best = -1;
@@ -15263,7 +15271,14 @@ static void plot_best(plot_canvas *canvas, const plot_axes *axes, const plot_tab
     plot_paint(canvas, plot_white, 255);
     str_from_number(number, table->y[series][best], 4);
     snprintf(text, sizeof text, "best %s at %.0f", number, table->x[best]);
-    plot_text(canvas, axes->right - 8, loss ? axes->top + 10 : axes->bottom - 12, 1, loss ? 0 : 1, plot_type(15, plot_gray), axes->right - axes->left, text);
+    double low = INFINITY, high = -INFINITY; /* of the half of the curve that the text could meet */
+    for (int i = table->count / 2; i < table->count; i++) {
+        if (!isfinite(table->y[series][i])) continue;
+        low = YOLO_MIN(low, table->y[series][i]);
+        high = YOLO_MAX(high, table->y[series][i]);
+    }
+    bool above = !(axes->y2 - high < low - axes->y1);
+    plot_text(canvas, axes->right - 8, above ? axes->top + 10 : axes->bottom - 12, 1, above ? 0 : 1, plot_type(15, plot_gray), axes->right - axes->left, text);
 }
 
 static void plot_result(plot_canvas *canvas, plot_axes axes, plot_table *table, int series, const char *label) {
@@ -15575,6 +15590,9 @@ static yolo_status plot_confusion(const char *path, const int32_t *counts, const
 
 /* ---- labels.jpg ---- */
 
+/* Is it hardly to be seen on white? */
+static bool plot_is_pale(const uint8_t colour[3]) { return colour[0] > 225 && colour[1] > 225 && colour[2] > 225; }
+
 static void plot_bars(plot_canvas *canvas, plot_axes axes, const int64_t *instances, const char *const *names, int class_count) {
     int64_t most = 0;
     for (int i = 0; i < class_count; i++) most = YOLO_MAX(most, instances[i]);
@@ -15590,7 +15608,7 @@ static void plot_bars(plot_canvas *canvas, plot_axes axes, const int64_t *instan
         float x = axes.left + step * (float)i, y = axes.bottom - (float)((double)instances[i] / axes.y2) * (axes.bottom - axes.top);
         float left = x + step * 0.1f, right = YOLO_MAX(x + step * 0.9f, floorf(left) + 1);
         const uint8_t *colour = img_class_colour(i);
-        bool pale = colour[0] > 225 && colour[1] > 225 && colour[2] > 225;
+        bool pale = plot_is_pale(colour);
         if (pale) plot_rectangle(canvas, left, y, right, axes.bottom, plot_gray);
         if (!pale || right - left > 4) plot_rectangle(canvas, left + pale, y + pale, right - pale, axes.bottom, colour);
         img_class_label(text, 140, named && names ? names[i] : NULL, i);
@@ -15645,7 +15663,8 @@ static void plot_overlay(plot_canvas *canvas, plot_axes axes, const yolo_box *bo
             plot_stroke(canvas, x[0], y[k], x[1], y[k], 1);
             plot_stroke(canvas, x[k], y[0], x[k], y[1], 1);
         }
-        plot_paint(canvas, img_class_colour(boxes[i].class_id), 160);
+        const uint8_t *colour = img_class_colour(boxes[i].class_id);
+        plot_paint(canvas, plot_is_pale(colour) ? plot_gray : colour, 160);
     }
     char text[80];
     snprintf(text, sizeof text, "%lld boxes, centred", (long long)count);
@@ -16427,7 +16446,7 @@ static void prep_tell(prep_job *job) {
         const int64_t *boxes = &job->class_boxes[i * 2];
         int lack = boxes[0] && boxes[1] ? -1 : boxes[0] ? 0 : boxes[1] ? 1 : 2;
         if (lack < 2)
-            log_write(log, YOLO_LOG_INFO, "%4d %-24s %8lld boxes in train %8lld in val", i, job->names[i], (long long)boxes[0], (long long)boxes[1]);
+            log_write(log, YOLO_LOG_INFO, "%4d %*s %8lld boxes in train %8lld in val", i, str_columns(job->names[i], -24), job->names[i], (long long)boxes[0], (long long)boxes[1]);
         if (lack >= 0) str_format(&without[lack], "%s%s", without[lack].length ? ", " : "", job->names[i]);
     }
     for (int k = 0; k < 3; k++) {
@@ -17853,7 +17872,7 @@ static void tr_log_metrics_head(const tr_run *run) {
 }
 
 static void tr_log_metrics(const tr_run *run, const char *name, int images, int instances, double p, double r, double map50, double map) {
-    log_write(&run->log, YOLO_LOG_INFO, "%22.60s%11d%11d%11.3g%11.3g%11.3g%11.3g", name, images, instances, p, r, map50, map);
+    log_write(&run->log, YOLO_LOG_INFO, "%*s%11d%11d%11.3g%11.3g%11.3g%11.3g", str_columns(name, 22), name, images, instances, p, r, map50, map);
 }
 
 /* Looks at the validation pictures with the weights `params`. */
@@ -19632,8 +19651,9 @@ static void cli_print_metrics(const cli_values *values, const yolo_model *model,
     printf("%22s%11d%11d%11.3g%11.3g%11.3g%11.3g\n", "all", m->images, m->instances, m->precision, m->recall, m->map50, m->map50_95);
     for (int i = 0; values->verbose && i < m->class_count && m->class_count > 1; i++) {
         const yolo_class_metrics *c = &m->classes[i];
-        printf("%22s%11d%11d%11.3g%11.3g%11.3g%11.3g\n", yolo_class_name(model, c->class_id), c->images, c->instances,
-               c->precision, c->recall, c->map50, c->map50_95);
+        const char *name = yolo_class_name(model, c->class_id);
+        printf("%*s%11d%11d%11.3g%11.3g%11.3g%11.3g\n", str_columns(name, 22), name, c->images, c->instances, c->precision, c->recall,
+               c->map50, c->map50_95);
     }
     printf("Speed: %.1fms preprocess, %.1fms inference, %.1fms postprocess per image\n", m->speed_preprocess_ms,
            m->speed_inference_ms, m->speed_postprocess_ms);
