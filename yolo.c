@@ -15257,7 +15257,7 @@ static bool plot_range(const double *values, int count, double least, double *lo
     return true;
 }
 
-/* The best value of a series and its epoch, on the side of the curve where there is more room. */
+/* The best value of a series and its epoch, at the right where the curve does not end. */
 static void plot_best(plot_canvas *canvas, const plot_axes *axes, const plot_table *table, int series) {
     bool loss = series < 8 && series != 3 && series != 4;
     int best = -1;
@@ -15271,13 +15271,9 @@ static void plot_best(plot_canvas *canvas, const plot_axes *axes, const plot_tab
     plot_paint(canvas, plot_white, 255);
     str_from_number(number, table->y[series][best], 4);
     snprintf(text, sizeof text, "best %s at %.0f", number, table->x[best]);
-    double low = INFINITY, high = -INFINITY; /* of the half of the curve that the text could meet */
-    for (int i = table->count / 2; i < table->count; i++) {
-        if (!isfinite(table->y[series][i])) continue;
-        low = YOLO_MIN(low, table->y[series][i]);
-        high = YOLO_MAX(high, table->y[series][i]);
-    }
-    bool above = !(axes->y2 - high < low - axes->y1);
+    int last = table->count - 1;
+    while (!isfinite(table->y[series][last])) last--;
+    bool above = table->y[series][last] < (axes->y1 + axes->y2) / 2;
     plot_text(canvas, axes->right - 8, above ? axes->top + 10 : axes->bottom - 12, 1, above ? 0 : 1, plot_type(15, plot_gray), axes->right - axes->left, text);
 }
 
