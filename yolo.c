@@ -17180,6 +17180,7 @@ typedef struct tr_run {
     /* Of this call. */
     double start, first_epoch, shown;
     double trained_seconds; int64_t trained; /* in steps, data included; pictures stepped */
+    double precision, recall, map50, map50_95; /* of best.pt, NaN before a look at it */
     log_meter meter;
 } tr_run;
 
@@ -17899,6 +17900,14 @@ static yolo_status tr_validate(tr_run *run, yolo_error *error) {
     return YOLO_OK;
 }
 
+static void tr_note_best(tr_run *run) {
+    const yolo_metrics *m = &run->outcome.metrics;
+    run->precision = m->precision;
+    run->recall = m->recall;
+    run->map50 = m->map50;
+    run->map50_95 = m->map50_95;
+}
+
 /* ---- epochs ---- */
 
 /* Brings back the state of last.pt after a loss that is not finite, with half the learning rate. */
@@ -17959,6 +17968,7 @@ static yolo_status tr_end_epoch(tr_run *run, bool *stop, yolo_error *error) {
     *stop = final;
     if (tr_is_best(run)) {
         run->best_epoch = run->done;
+        if (run->checked) tr_note_best(run);
         if (status == YOLO_OK && o->save) status = tr_save_average(run, "weights/best.pt", error);
     }
     if (run->checked && o->patience && run->done - run->patience_epoch >= o->patience) {
@@ -18127,7 +18137,7 @@ static yolo_status tr_set_up(tr_run *run, pt_model *last, yolo_error *error) {
 }
 
 /* The last look, with the weights of best.pt as they are in the file: table, charts and sheets. */
-static yolo_status tr_final(tr_run *run, yolo_train_report *report, yolo_error *error) {
+static yolo_status tr_final(tr_run *run, yolo_error *error) {
     const char *best = tr_path(run, "weights/best.pt");
     const ev_extra extra = {.curves = run->options.plots, .sheet = run->options.plots ? tr_validation_sheet : NULL, .user = run};
     pt_model model;
@@ -18145,10 +18155,7 @@ static yolo_status tr_final(tr_run *run, yolo_train_report *report, yolo_error *
         const yolo_class_metrics *c = &m->classes[i];
         tr_log_metrics(run, run->names[c->class_id], c->images, c->instances, c->precision, c->recall, c->map50, c->map50_95);
     }
-    report->precision = m->precision;
-    report->recall = m->recall;
-    report->map50 = m->map50;
-    report->map50_95 = m->map50_95;
+    tr_note_best(run);
     if (run->options.plots) tr_plot_outcome(run);
     return YOLO_OK;
 }
@@ -18157,6 +18164,10 @@ static void tr_report(const tr_run *run, yolo_train_report *report) {
     snprintf(report->folder, sizeof report->folder, "%s", run->log_file ? run->folder : "");
     report->epochs = (int)run->done;
     report->best_epoch = (int)run->best_epoch;
+    report->precision = run->precision;
+    report->recall = run->recall;
+    report->map50 = run->map50;
+    report->map50_95 = run->map50_95;
     report->seconds = run->seconds;
     report->pictures_per_second = run->trained_seconds > 0 ? (double)run->trained / run->trained_seconds : 0;
 }
@@ -18182,7 +18193,7 @@ static void tr_close(tr_run *run) {
 }
 
 /* From the folder to the last chart. `last` is the checkpoint to go on from, empty for a new run. */
-static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_train_report *report, yolo_error *error) {
+static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_error *error) {
     yolo_error reason;
     yolo_status status = tr_settle_epochs(run, last, error);
     if (status == YOLO_OK) status = tr_check_options(&run->options, error);
@@ -18192,7 +18203,7 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_train_report *
     pt_free(last);
     if (status == YOLO_OK && !run->done && run->options.save) status = tr_save_last(run, error);
     if (status == YOLO_OK) status = tr_epochs(run, error);
-    if (status == YOLO_OK) status = tr_final(run, report, error);
+    if (status == YOLO_OK) status = tr_final(run, error);
     if (status == YOLO_OK && run->options.plots) tr_excuse(run, plot_results(tr_path(run, "results.csv"), tr_path(run, "results.png"), &reason), &reason);
     if ((status == YOLO_ERROR_INTERRUPTED || (status != YOLO_OK && run->done > 0)) && run->log_file && run->options.save)
         log_write(&run->log, YOLO_LOG_INFO, "%d epochs are saved; to go on: yolo train resume=true model=%s", (int)run->done, tr_path(run, "weights/last.pt"));
@@ -18205,13 +18216,14 @@ static yolo_status tr_train(const yolo_train_options *options, op_isa isa, yolo_
     pt_model last = {0};
     memset(report, 0, sizeof *report);
     if (!run) return err_memory(error, sizeof *run);
-    *run = (tr_run){.options = *options, .outside = options->log, .isa = isa, .item = "item", .best_fitness = -1, .rate = 1};
+    *run = (tr_run){.options = *options, .outside = options->log, .isa = isa, .item = "item", .best_fitness = -1, .rate = 1,
+                    .precision = NAN, .recall = NAN, .map50 = NAN, .map50_95 = NAN};
     run->log = (yolo_log){tr_log_line, run};
     run->pool = thr_pool_create(options->threads ? options->threads : os_core_count());
     yolo_status status = run->pool ? YOLO_OK : err_memory(error, sizeof *run->pool);
     if (status == YOLO_OK)
         status = options->resume ? tr_prepare_resume(run, &last, error) : tr_new_folder(run, error);
-    if (status == YOLO_OK) status = tr_train_run(run, &last, report, error);
+    if (status == YOLO_OK) status = tr_train_run(run, &last, error);
     tr_report(run, report);
     pt_free(&last);
     tr_close(run);
@@ -19621,12 +19633,15 @@ static yolo_status cli_training(cli_run *run, yolo_train_options *options, yolo_
 }
 
 static void cli_print_training(const yolo_train_report *report) {
+    const double metrics[] = {report->precision, report->recall, report->map50, report->map50_95};
     char time[32];
     if (!*report->folder) return;
-    if (report->epochs) printf("%10s%11s%11s%11s%11s%11s%11s%11s\n", "Epochs", "Best", "Box(P", "R", "mAP50", "mAP50-95)", "Time", "img/s");
-    if (report->epochs)
-        printf("%10d%11d%11.3g%11.3g%11.3g%11.3g%11s%11.1f\n", report->epochs, report->best_epoch, report->precision, report->recall,
-           report->map50, report->map50_95, log_duration(report->seconds, time, sizeof time), report->pictures_per_second);
+    if (report->epochs) {
+        printf("%10s%11s%11s%11s%11s%11s%11s%11s\n", "Epochs", "Best", "Box(P", "R", "mAP50", "mAP50-95)", "Time", "img/s");
+        printf("%10d%11d", report->epochs, report->best_epoch);
+        for (int i = 0; i < YOLO_COUNT(metrics); i++) isnan(metrics[i]) ? printf("%11s", "-") : printf("%11.3g", metrics[i]);
+        printf("%11s%11.1f\n", log_duration(report->seconds, time, sizeof time), report->pictures_per_second);
+    }
     printf("Results saved to %s\n", report->folder);
     fflush(stdout);
 }

@@ -4,10 +4,10 @@
         [--epochs 2] [--threads 2] [--rounds 2]
 
 PYTHON is one that has ultralytics and torch. Both train the same checkpoint on a copy of the same pictures with the default
-augmentation, fp32, without validation and charts; ultralytics with as many loader workers as it likes. Rounds alternate. Pictures a
-second are those of the epochs alone, loading included: start-up counts for neither. Peak memory is the process's (for
-ultralytics without its loader processes). The loader alone is ours, with as many threads and nothing that uses its batches
-(tests/tool_train.c, compiled for it): an epoch that decodes, and the median of those that find decoded pictures.
+augmentation, mosaics in every epoch, fp32, without validation and charts; ultralytics with as many loader workers as it likes.
+Rounds alternate. Pictures a second are those of the epochs alone, loading included: start-up counts for neither. Peak memory is
+the process's (for ultralytics without its loader processes). The loader alone is ours, with as many threads and nothing that
+uses its batches (tests/tool_train.c, compiled for it): an epoch that decodes, and the median of those that find decoded pictures.
 """
 import argparse
 import os
@@ -36,7 +36,7 @@ def peer(args):
     model.add_callback("on_train_epoch_start", lambda trainer: began.__setitem__(0, time.perf_counter()))
     model.add_callback("on_train_epoch_end", lambda trainer: spent.append(time.perf_counter() - began[0]))
     model.train(data=args.data, imgsz=args.imgsz, batch=args.batch, epochs=args.epochs, amp=False, val=False, plots=False, device="cpu",
-                project=args.work, name="peer", exist_ok=True)
+                close_mosaic=0, project=args.work, name="peer", exist_ok=True)
     pictures = sum(1 for _ in (pathlib.Path(args.work) / "set" / "images").rglob("*.jpg"))
     print("RATE", pictures * len(spent) / sum(spent))
 
@@ -86,7 +86,8 @@ def main():
         shared = ["--imgsz", args.imgsz, "--batch", args.batch, "--epochs", args.epochs, "--threads", args.threads]
         theirs = [sys.executable, __file__, "--peer", "--model", f"{work}/model.pt", "--data", yaml, "--work", work, *map(str, shared)]
         ours = [args.yolo, "train", f"model={work}/model.pt", f"data={yaml}", f"imgsz={args.imgsz}", f"batch={args.batch}", f"epochs={args.epochs}",
-                f"threads={args.threads}", "val=false", "plots=false", f"project={work}", "name=ours", "exist_ok=true", "progress=none"]
+                f"threads={args.threads}", "val=false", "plots=false", "close_mosaic=0", f"project={work}", "name=ours", "exist_ok=true",
+                "progress=none"]
         results = {"yolo": [], "ultralytics": []}
         for round_number in range(args.rounds):
             results["yolo"].append(run(ours, r"(?m)^ +\d+/\d+ .* (\d+\.\d) +\S+(?: s)?$"))
