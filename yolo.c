@@ -19639,7 +19639,9 @@ static void cli_print_training(const yolo_train_report *report) {
     if (report->epochs) {
         printf("%10s%11s%11s%11s%11s%11s%11s%11s\n", "Epochs", "Best", "Box(P", "R", "mAP50", "mAP50-95)", "Time", "img/s");
         printf("%10d%11d", report->epochs, report->best_epoch);
-        for (int i = 0; i < YOLO_COUNT(metrics); i++) isnan(metrics[i]) ? printf("%11s", "-") : printf("%11.3g", metrics[i]);
+        for (int i = 0; i < YOLO_COUNT(metrics); i++)
+            if (isnan(metrics[i])) printf("%11s", "-");
+            else printf("%11.3g", metrics[i]);
         printf("%11s%11.1f\n", log_duration(report->seconds, time, sizeof time), report->pictures_per_second);
     }
     printf("Results saved to %s\n", report->folder);
