@@ -417,7 +417,12 @@ static bool os_modified(const char *path, double *seconds) {
 #else
     struct stat status;
     if (stat(path, &status)) return false;
-    *seconds = (double)status.st_mtime;
+#ifdef __APPLE__
+    const struct timespec *written = &status.st_mtimespec;
+#else
+    const struct timespec *written = &status.st_mtim;
+#endif
+    *seconds = (double)written->tv_sec + (double)written->tv_nsec * 1e-9;
     return true;
 #endif
 }
@@ -990,6 +995,14 @@ static bool str_is_utf8(const char *text, size_t length) {
         p += more + 1;
     }
     return true;
+}
+
+/* The width that makes printf's %*s fill so many columns of a terminal with `text`, negative for %-*s as well: printf counts
+   bytes, but a Chinese, Japanese or Korean letter of three bytes takes two columns, and others one. */
+static int str_columns(const char *text, int columns) {
+    int more = 0;
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) more += (*p & 0xc0) == 0x80 ? 1 : (*p >= 0xe3 && *p <= 0xed) || *p == 0xf0 ? -1 : 0;
+    return columns < 0 ? columns - more : columns + more;
 }
 
 /* The C library reads and writes numbers as the process' locale has them; these two always use a point. */
@@ -4928,7 +4941,7 @@ static void zip_write(zip_writer *w, const void *bytes, uint64_t size) {
         os_reason(w->reason, sizeof w->reason);
         w->failed = true;
     }
-    w->at += size;
+    if (!w->failed) w->at += size; /* else where it failed, for the message */
 }
 
 /* The extra field with the values that 32 bits do not hold: sizes, and in the directory the place. */
@@ -6365,11 +6378,16 @@ static bool net_read_row(net_builder *b, int i, const val *row) {
     return b->status == YOLO_OK;
 }
 
+/* First of all, so that a data.yaml in this place is told from a description with a mistake. */
+static bool net_read_lists(net_builder *b) {
+    const val *backbone = val_get(b->net->yaml, "backbone"), *head = val_get(b->net->yaml, "head");
+    return (backbone && backbone->kind == VAL_LIST && head && head->kind == VAL_LIST) ||
+           net_fail(b, YOLO_ERROR_FORMAT, -1, "expected the lists backbone and head");
+}
+
 static bool net_read_rows(net_builder *b) {
     net *net = b->net;
     const val *backbone = val_get(net->yaml, "backbone"), *head = val_get(net->yaml, "head");
-    if (!backbone || backbone->kind != VAL_LIST || !head || head->kind != VAL_LIST)
-        return net_fail(b, YOLO_ERROR_FORMAT, -1, "expected the lists backbone and head");
     int64_t channels = val_integer(val_get(net->yaml, "ch"), val_integer(val_get(net->yaml, "channels"), 3));
     if (channels != 3) return net_fail(b, YOLO_ERROR_UNSUPPORTED, -1, "%lld input channels, expected 3", (long long)channels);
     int64_t count = backbone->count + head->count;
@@ -6698,7 +6716,7 @@ static yolo_status net_build_with(net *net, const val *yaml, const char *scale, 
     net->bn_momentum = NET_BN_MOMENTUM;
     if (!yaml || yaml->kind != VAL_MAP) net_fail(&b, YOLO_ERROR_FORMAT, -1, "expected a map with nc, backbone and head");
     else net->yaml = net_copy_val(&b, yaml, 0, &nodes);
-    if (net->yaml && net_read_classes(&b, class_count, names) && net_read_scale(&b, scale) &&
+    if (net->yaml && net_read_lists(&b) && net_read_classes(&b, class_count, names) && net_read_scale(&b, scale) &&
         net_read_activation(&b, activation) && net_read_rows(&b) && net_reserve(&b) && net_emit(&b)) {
         if (!net_set_val(&net->memory, net->yaml, "channels", val_int(&net->memory, 3))) net_fail_memory(&b);
         net->max_stride = 32; /* REF ultralytics takes at least 32 */
@@ -14179,6 +14197,9 @@ struct dl_loader {
     int64_t target_capacity;
 };
 
+/* Pictures that a mosaic can take its parts from. */
+static int dl_window(int64_t pictures, int batch) { return (int)YOLO_MIN(pictures, YOLO_MIN((int64_t)batch * 8, DL_WINDOW)); }
+
 static int64_t dl_batch_count(const dl_loader *dl) { return (dl->pictures + dl->options.batch - 1) / dl->options.batch; }
 
 static yolo_status dl_check(const data_list *train, int class_count, const dl_options *o, yolo_error *error) {
@@ -14186,7 +14207,7 @@ static yolo_status dl_check(const data_list *train, int class_count, const dl_op
     const struct { const char *name; double value, low, high; } ranges[] = {
         {"batch", o->batch, 1, 65536}, {"stride", o->stride, 1, 1024}, {"imgsz", o->imgsz, o->stride, AUG_MAX_SIZE},
         {"hsv_h", a->hsv_h, 0, 1}, {"hsv_s", a->hsv_s, 0, 1}, {"hsv_v", a->hsv_v, 0, 1}, {"degrees", a->degrees, 0, 180},
-        {"translate", a->translate, 0, 1}, {"scale", a->scale, 0, 1}, {"shear", a->shear, 0, 89}, {"perspective", a->perspective, 0, 0.1},
+        {"translate", a->translate, 0, 1}, {"scale", a->scale, 0, 1}, {"shear", a->shear, -89, 89}, {"perspective", a->perspective, 0, 0.1},
         {"flipud", a->flipud, 0, 1}, {"fliplr", a->fliplr, 0, 1}, {"bgr", a->bgr, 0, 1}, {"mosaic", a->mosaic, 0, 1},
         {"mixup", a->mixup, 0, 1}, {"cutmix", a->cutmix, 0, 1}, {"scale", a->scale_min, 0, a->scale_max}, {"scale", a->scale_max, 0, 100}};
     for (int i = 0; i < YOLO_COUNT(ranges); i++)
@@ -14335,9 +14356,8 @@ static yolo_status dl_make_room(dl_loader *dl, yolo_error *error) {
 /* ---- the loader: decoded pictures */
 
 /* Decodes and resizes as ultralytics loads. The block has AUG_SLACK bytes behind the pixels. */
-static yolo_status dl_decode(const dl_loader *dl, const dl_item *item, uint8_t **pixels, yolo_error *error) {
+static yolo_status dl_decode(const dl_item *item, uint8_t **pixels, yolo_error *error) {
     yolo_image image;
-    (void)dl;
     *pixels = NULL;
     yolo_status status = codec_read(item->path, &image, error);
     if (status != YOLO_OK) return status;
@@ -14397,7 +14417,7 @@ static yolo_status dl_load(dl_loader *dl, dl_item *item, yolo_error *error) {
     uint8_t *pixels;
     item->state = DL_LOADING;
     os_mutex_unlock(&dl->mutex);
-    yolo_status status = dl_decode(dl, item, &pixels, error);
+    yolo_status status = dl_decode(item, &pixels, error);
     os_mutex_lock(&dl->mutex);
     bool memory = status == YOLO_ERROR_MEMORY;
     item->state = status == YOLO_OK ? DL_READY : memory ? DL_ABSENT : DL_DAMAGED;
@@ -14667,7 +14687,7 @@ static yolo_status dl_create(dl_loader **out, const data_list *train, int class_
     status = dl_gather(dl, train, error);
     if (status == YOLO_OK && options->rect) status = dl_rectangles(dl, error);
     if (status == YOLO_OK) {
-        dl->window = (int)YOLO_MIN(dl->pictures, YOLO_MIN((int64_t)options->batch * 8, DL_WINDOW));
+        dl->window = dl_window(dl->pictures, options->batch);
         dl_plan_cache(dl);
         status = dl_make_room(dl, error);
     }
@@ -15902,7 +15922,7 @@ static bool plot_range(const double *values, int count, double least, double *lo
     return true;
 }
 
-/* The best value of a series and its epoch. */
+/* The best value of a series and its epoch, at the right where the curve does not end. */
 static void plot_best(plot_canvas *canvas, const plot_axes *axes, const plot_table *table, int series) {
     bool loss = series < 8 && series != 3 && series != 4;
     int best = -1;
@@ -15916,7 +15936,10 @@ static void plot_best(plot_canvas *canvas, const plot_axes *axes, const plot_tab
     plot_paint(canvas, plot_white, 255);
     str_from_number(number, table->y[series][best], 4);
     snprintf(text, sizeof text, "best %s at %.0f", number, table->x[best]);
-    plot_text(canvas, axes->right - 8, loss ? axes->top + 10 : axes->bottom - 12, 1, loss ? 0 : 1, plot_type(15, plot_gray), axes->right - axes->left, text);
+    int last = table->count - 1;
+    while (!isfinite(table->y[series][last])) last--;
+    bool above = table->y[series][last] < (axes->y1 + axes->y2) / 2;
+    plot_text(canvas, axes->right - 8, above ? axes->top + 10 : axes->bottom - 12, 1, above ? 0 : 1, plot_type(15, plot_gray), axes->right - axes->left, text);
 }
 
 static void plot_result(plot_canvas *canvas, plot_axes axes, plot_table *table, int series, const char *label) {
@@ -16228,6 +16251,9 @@ static yolo_status plot_confusion(const char *path, const int32_t *counts, const
 
 /* ---- labels.jpg ---- */
 
+/* Is it hardly to be seen on white? */
+static bool plot_is_pale(const uint8_t colour[3]) { return colour[0] > 225 && colour[1] > 225 && colour[2] > 225; }
+
 static void plot_bars(plot_canvas *canvas, plot_axes axes, const int64_t *instances, const char *const *names, int class_count) {
     int64_t most = 0;
     for (int i = 0; i < class_count; i++) most = YOLO_MAX(most, instances[i]);
@@ -16243,7 +16269,7 @@ static void plot_bars(plot_canvas *canvas, plot_axes axes, const int64_t *instan
         float x = axes.left + step * (float)i, y = axes.bottom - (float)((double)instances[i] / axes.y2) * (axes.bottom - axes.top);
         float left = x + step * 0.1f, right = YOLO_MAX(x + step * 0.9f, floorf(left) + 1);
         const uint8_t *colour = img_class_colour(i);
-        bool pale = colour[0] > 225 && colour[1] > 225 && colour[2] > 225;
+        bool pale = plot_is_pale(colour);
         if (pale) plot_rectangle(canvas, left, y, right, axes.bottom, plot_gray);
         if (!pale || right - left > 4) plot_rectangle(canvas, left + pale, y + pale, right - pale, axes.bottom, colour);
         img_class_label(text, 140, named && names ? names[i] : NULL, i);
@@ -16298,7 +16324,8 @@ static void plot_overlay(plot_canvas *canvas, plot_axes axes, const yolo_box *bo
             plot_stroke(canvas, x[0], y[k], x[1], y[k], 1);
             plot_stroke(canvas, x[k], y[0], x[k], y[1], 1);
         }
-        plot_paint(canvas, img_class_colour(boxes[i].class_id), 160);
+        const uint8_t *colour = img_class_colour(boxes[i].class_id);
+        plot_paint(canvas, plot_is_pale(colour) ? plot_gray : colour, 160);
     }
     char text[80];
     snprintf(text, sizeof text, "%lld boxes, centred", (long long)count);
@@ -17080,7 +17107,7 @@ static void prep_tell(prep_job *job) {
         const int64_t *boxes = &job->class_boxes[i * 2];
         int lack = boxes[0] && boxes[1] ? -1 : boxes[0] ? 0 : boxes[1] ? 1 : 2;
         if (lack < 2)
-            log_write(log, YOLO_LOG_INFO, "%4d %-24s %8lld boxes in train %8lld in val", i, job->names[i], (long long)boxes[0], (long long)boxes[1]);
+            log_write(log, YOLO_LOG_INFO, "%4d %*s %8lld boxes in train %8lld in val", i, str_columns(job->names[i], -24), job->names[i], (long long)boxes[0], (long long)boxes[1]);
         if (lack >= 0) str_format(&without[lack], "%s%s", without[lack].length ? ", " : "", job->names[i]);
     }
     for (int k = 0; k < 3; k++) {
@@ -17824,6 +17851,7 @@ typedef struct tr_run {
     /* Of this call. */
     double start, first_epoch, shown;
     double trained_seconds; int64_t trained; /* in steps, data included; pictures stepped */
+    double precision, recall, map50, map50_95; /* of best.pt, NaN before a look at it */
     log_meter meter;
 } tr_run;
 
@@ -17856,13 +17884,13 @@ static yolo_status tr_check_options(const yolo_train_options *o, yolo_error *err
     const struct { const char *name; double value, low, high; } ranges[] = {
         {"epochs", o->epochs, 1, 1000000}, {"time", o->time, 0, 100000}, {"patience", o->patience, 0, 1000000000},
         {"imgsz", o->imgsz, 32, 8192}, {"workers", o->workers, 0, 256}, {"cache_gb", o->cache_gb, 0, 100000},
-        {"batch", o->batch, -1, TR_MAX_BATCH}, {"close_mosaic", o->close_mosaic, 0, 1000000}, {"fraction", o->fraction, 1e-9, 1},
+        {"batch", o->batch, -1, TR_MAX_BATCH}, {"close_mosaic", o->close_mosaic, 0, 1000000}, {"fraction", o->fraction, 0, 1},
         {"multi_scale", o->multi_scale, 0, 0.95}, {"lr0", o->lr0, 0, 1000}, {"lrf", o->lrf, 0, 1000}, {"momentum", o->momentum, 0, 0.9999},
         {"weight_decay", o->weight_decay, 0, 100}, {"warmup_epochs", o->warmup_epochs, 0, 1000000},
         {"warmup_momentum", o->warmup_momentum, 0, 0.9999}, {"warmup_bias_lr", o->warmup_bias_lr, 0, 1000}, {"box", o->box, 0, 1e6},
         {"cls", o->cls, 0, 1e6}, {"dfl", o->dfl, 0, 1e6}, {"nbs", o->nbs, 1, 1000000}, {"hsv_h", o->hsv_h, 0, 1}, {"hsv_s", o->hsv_s, 0, 1},
         {"hsv_v", o->hsv_v, 0, 1}, {"degrees", o->degrees, 0, 180}, {"translate", o->translate, 0, 1}, {"scale", o->scale, 0, 1},
-        {"shear", o->shear, -180, 180}, {"perspective", o->perspective, 0, 0.001}, {"flipud", o->flipud, 0, 1}, {"fliplr", o->fliplr, 0, 1},
+        {"shear", o->shear, -89, 89}, {"perspective", o->perspective, 0, 0.1}, {"flipud", o->flipud, 0, 1}, {"fliplr", o->fliplr, 0, 1},
         {"bgr", o->bgr, 0, 1}, {"mosaic", o->mosaic, 0, 1}, {"mixup", o->mixup, 0, 1}, {"cutmix", o->cutmix, 0, 1}, {"iou", o->iou, 0, 1},
         {"max_det", o->max_det, 1, 30000}, {"threads", o->threads, 0, 256}};
     yolo_status status = YOLO_OK;
@@ -18122,7 +18150,7 @@ static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
     if (status != YOLO_OK) return status;
     run->batch = o->batch >= 1 ? (int)o->batch : (int)YOLO_MIN(fitting, pictures);
     if ((status = tr_measure(run, YOLO_MAX((int)YOLO_MIN(run->batch, pictures), 1), &memory, error)) != YOLO_OK) return status;
-    if (available && (run->batch < 1 || memory.total > available)) {
+    if (run->batch < 1 || (available && memory.total > available)) {
         if (!fitting)
             return err_set(error, YOLO_ERROR_MEMORY, "not even one picture of %d fits: %.0f MiB needed, %.0f MiB available; use a smaller imgsz or model",
                            run->largest, (double)memory.total / 1048576.0, (double)available / 1048576.0);
@@ -18132,7 +18160,8 @@ static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
     run->options.batch = run->batch; /* what a resumed run takes */
     tr_plan_pictures(run, &memory, available);
     *cache = run->place.device ? tr_cache_budget(o, os_memory_available(), 0) : tr_cache_budget(o, available, memory.total);
-    tr_log_memory(run, &memory, *cache, available);
+    const uint64_t window = (uint64_t)dl_window(pictures, run->batch) * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3; /* what 0 means to the loader */
+    tr_log_memory(run, &memory, *cache ? *cache : window, available);
     return YOLO_OK;
 }
 
@@ -18976,7 +19005,7 @@ static void tr_log_metrics_head(const tr_run *run) {
 }
 
 static void tr_log_metrics(const tr_run *run, const char *name, int images, int instances, double p, double r, double map50, double map) {
-    log_write(&run->log, YOLO_LOG_INFO, "%22.60s%11d%11d%11.3g%11.3g%11.3g%11.3g", name, images, instances, p, r, map50, map);
+    log_write(&run->log, YOLO_LOG_INFO, "%*s%11d%11d%11.3g%11.3g%11.3g%11.3g", str_columns(name, 22), name, images, instances, p, r, map50, map);
 }
 
 /* Looks at the validation pictures with the weights `params`. */
@@ -19007,6 +19036,14 @@ static yolo_status tr_validate(tr_run *run, yolo_error *error) {
     return YOLO_OK;
 }
 
+static void tr_note_best(tr_run *run) {
+    const yolo_metrics *m = &run->outcome.metrics;
+    run->precision = m->precision;
+    run->recall = m->recall;
+    run->map50 = m->map50;
+    run->map50_95 = m->map50_95;
+}
+
 /* ---- epochs ---- */
 
 /* Brings back the state of last.pt after a loss that is not finite, with half the learning rate. */
@@ -19014,6 +19051,9 @@ static yolo_status tr_recover(tr_run *run, yolo_error *error) {
     const char *last = tr_path(run, "weights/last.pt");
     double rate = run->rate / 2;
     pt_model model;
+    if (!run->options.save)
+        return err_set(error, YOLO_ERROR_FORMAT, "the loss of epoch %d is not finite, and with save=false there is no state to go back to: check the "
+                       "labels, or use a lower lr0", (int)run->done + 1);
     if (++run->attempts > TR_ATTEMPTS)
         return err_set(error, YOLO_ERROR_FORMAT, "the loss of epoch %d is not finite for the %dth time; last.pt holds epoch %d: check the labels, or use a lower lr0",
                        (int)run->done + 1, run->attempts, (int)run->done);
@@ -19065,6 +19105,7 @@ static yolo_status tr_end_epoch(tr_run *run, bool *stop, yolo_error *error) {
     *stop = final;
     if (tr_is_best(run)) {
         run->best_epoch = run->done;
+        if (run->checked) tr_note_best(run);
         if (status == YOLO_OK && o->save) status = tr_save_average(run, "weights/best.pt", error);
     }
     if (run->checked && o->patience && run->done - run->patience_epoch >= o->patience) {
@@ -19238,7 +19279,7 @@ static yolo_status tr_set_up(tr_run *run, pt_model *last, yolo_error *error) {
 }
 
 /* The last look, with the weights of best.pt as they are in the file: table, charts and sheets. */
-static yolo_status tr_final(tr_run *run, yolo_train_report *report, yolo_error *error) {
+static yolo_status tr_final(tr_run *run, yolo_error *error) {
     const char *best = tr_path(run, "weights/best.pt");
     const ev_extra extra = {.curves = run->options.plots, .sheet = run->options.plots ? tr_validation_sheet : NULL, .user = run};
     pt_model model;
@@ -19256,10 +19297,7 @@ static yolo_status tr_final(tr_run *run, yolo_train_report *report, yolo_error *
         const yolo_class_metrics *c = &m->classes[i];
         tr_log_metrics(run, run->names[c->class_id], c->images, c->instances, c->precision, c->recall, c->map50, c->map50_95);
     }
-    report->precision = m->precision;
-    report->recall = m->recall;
-    report->map50 = m->map50;
-    report->map50_95 = m->map50_95;
+    tr_note_best(run);
     if (run->options.plots) tr_plot_outcome(run);
     return YOLO_OK;
 }
@@ -19268,6 +19306,10 @@ static void tr_report(const tr_run *run, yolo_train_report *report) {
     snprintf(report->folder, sizeof report->folder, "%s", run->log_file ? run->folder : "");
     report->epochs = (int)run->done;
     report->best_epoch = (int)run->best_epoch;
+    report->precision = run->precision;
+    report->recall = run->recall;
+    report->map50 = run->map50;
+    report->map50_95 = run->map50_95;
     report->seconds = run->seconds;
     report->pictures_per_second = run->trained_seconds > 0 ? (double)run->trained / run->trained_seconds : 0;
 }
@@ -19294,7 +19336,7 @@ static void tr_close(tr_run *run) {
 }
 
 /* From the folder to the last chart. `last` is the checkpoint to go on from, empty for a new run. */
-static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_train_report *report, yolo_error *error) {
+static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_error *error) {
     yolo_error reason;
     yolo_status status = tr_settle_epochs(run, last, error);
     if (status == YOLO_OK) status = tr_check_options(&run->options, error);
@@ -19304,7 +19346,7 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_train_report *
     pt_free(last);
     if (status == YOLO_OK && !run->done && run->options.save) status = tr_save_last(run, error);
     if (status == YOLO_OK) status = tr_epochs(run, error);
-    if (status == YOLO_OK) status = tr_final(run, report, error);
+    if (status == YOLO_OK) status = tr_final(run, error);
     if (status == YOLO_OK && run->options.plots) tr_excuse(run, plot_results(tr_path(run, "results.csv"), tr_path(run, "results.png"), &reason), &reason);
     if ((status == YOLO_ERROR_INTERRUPTED || (status != YOLO_OK && run->done > 0)) && run->log_file && run->options.save)
         log_write(&run->log, YOLO_LOG_INFO, "%d epochs are saved; to go on: yolo train resume=true model=%s", (int)run->done, tr_path(run, "weights/last.pt"));
@@ -19317,13 +19359,14 @@ static yolo_status tr_train(const yolo_train_options *options, op_isa isa, run_p
     pt_model last = {0};
     memset(report, 0, sizeof *report);
     if (!run) return err_memory(error, sizeof *run);
-    *run = (tr_run){.options = *options, .place = place, .outside = options->log, .isa = isa, .item = "item", .best_fitness = -1, .rate = 1, .loss_scale = 1};
+    *run = (tr_run){.options = *options, .place = place, .outside = options->log, .isa = isa, .item = "item", .best_fitness = -1, .rate = 1,
+                    .loss_scale = 1, .precision = NAN, .recall = NAN, .map50 = NAN, .map50_95 = NAN};
     run->log = (yolo_log){tr_log_line, run};
     run->pool = thr_pool_create(options->threads ? options->threads : os_core_count());
     yolo_status status = run->pool ? YOLO_OK : err_memory(error, sizeof *run->pool);
     if (status == YOLO_OK)
         status = options->resume ? tr_prepare_resume(run, &last, error) : tr_new_folder(run, error);
-    if (status == YOLO_OK) status = tr_train_run(run, &last, report, error);
+    if (status == YOLO_OK) status = tr_train_run(run, &last, error);
     tr_report(run, report);
     pt_free(&last);
     tr_close(run);
@@ -20268,15 +20311,15 @@ static const cli_option cli_train_options[] = {
     {"single_cls", CLI_BOOL, CLI_AT(train.single_cls), "false", 0, 0, "", "all classes as one"},
     {"fraction", CLI_NUMBER, CLI_AT(train.fraction), "1", 0, 1, "", "share of the training pictures to use"},
     {"rect", CLI_BOOL, CLI_AT(train.rect), "false", 0, 0, "", "batches of like shapes, not squares; without mosaic"},
-    {"multi_scale", CLI_NUMBER, CLI_AT(train.multi_scale), "0", 0, 1, "", "the input's side varies by this share of imgsz"},
+    {"multi_scale", CLI_NUMBER, CLI_AT(train.multi_scale), "0", 0, 0.95, "", "the input's side varies by this share of imgsz"},
     {"optimizer", CLI_TEXT, CLI_AT(train.optimizer), "auto", 0, 0, "auto|SGD|MuSGD|Adam|Adamax|AdamW|NAdam|RAdam|RMSProp", "auto: by the steps"},
     {"lr0", CLI_NUMBER, CLI_AT(train.lr0), "0.01", 0, 1, "", "first learning rate; optimizer=auto chooses its own"},
     {"lrf", CLI_NUMBER, CLI_AT(train.lrf), "0.01", 0, 1, "", "last one, as a share of the first"},
     {"cos_lr", CLI_BOOL, CLI_AT(train.cos_lr), "false", 0, 0, "", "from one to the other along a cosine, not a line"},
-    {"momentum", CLI_NUMBER, CLI_AT(train.momentum), "0.937", 0, 1, "", "of SGD; the first beta of the Adams"},
+    {"momentum", CLI_NUMBER, CLI_AT(train.momentum), "0.937", 0, 0.9999, "", "of SGD; the first beta of the Adams"},
     {"weight_decay", CLI_NUMBER, CLI_AT(train.weight_decay), "0.0005", 0, 1, "", "of the convolutions' weights"},
     {"warmup_epochs", CLI_NUMBER, CLI_AT(train.warmup_epochs), "3", 0, 100000, "epochs", "in which the rates rise from 0"},
-    {"warmup_momentum", CLI_NUMBER, CLI_AT(train.warmup_momentum), "0.8", 0, 1, "", "momentum at the start of it"},
+    {"warmup_momentum", CLI_NUMBER, CLI_AT(train.warmup_momentum), "0.8", 0, 0.9999, "", "momentum at the start of it"},
     {"warmup_bias_lr", CLI_NUMBER, CLI_AT(train.warmup_bias_lr), "0.1", 0, 1, "", "rate of the biases at the start of it"},
     {"nbs", CLI_WHOLE, CLI_AT(train.nbs), "64", 1, 65536, "pictures", "nominal batch: gradients of smaller ones add up to it"},
     {"box", CLI_NUMBER, CLI_AT(train.box), "7.5", 0, 1000, "", "gain of the box loss"},
@@ -20288,7 +20331,7 @@ static const cli_option cli_train_options[] = {
     {"degrees", CLI_NUMBER, CLI_AT(train.degrees), "0", 0, 180, "degrees", "turned by up to this, either way"},
     {"translate", CLI_NUMBER, CLI_AT(train.translate), "0.1", 0, 1, "", "moved by up to this share of the side"},
     {"scale", CLI_NUMBER, CLI_AT(train.scale), "0.5", 0, 0.99, "", "made larger or smaller by up to this share"},
-    {"shear", CLI_NUMBER, CLI_AT(train.shear), "0", -180, 180, "degrees", "sheared by up to this"},
+    {"shear", CLI_NUMBER, CLI_AT(train.shear), "0", -89, 89, "degrees", "sheared by up to this"},
     {"perspective", CLI_NUMBER, CLI_AT(train.perspective), "0", 0, 0.1, "", "seen aslant; 0.001 is much"},
     {"flipud", CLI_NUMBER, CLI_AT(train.flipud), "0", 0, 1, "", "probability of up for down"},
     {"fliplr", CLI_NUMBER, CLI_AT(train.fliplr), "0.5", 0, 1, "", "probability of left for right"},
@@ -20765,12 +20808,17 @@ static yolo_status cli_training(cli_run *run, yolo_train_options *options, yolo_
 }
 
 static void cli_print_training(const yolo_train_report *report) {
+    const double metrics[] = {report->precision, report->recall, report->map50, report->map50_95};
     char time[32];
     if (!*report->folder) return;
-    if (report->epochs) printf("%10s%11s%11s%11s%11s%11s%11s%11s\n", "Epochs", "Best", "Box(P", "R", "mAP50", "mAP50-95)", "Time", "img/s");
-    if (report->epochs)
-        printf("%10d%11d%11.3g%11.3g%11.3g%11.3g%11s%11.1f\n", report->epochs, report->best_epoch, report->precision, report->recall,
-           report->map50, report->map50_95, log_duration(report->seconds, time, sizeof time), report->pictures_per_second);
+    if (report->epochs) {
+        printf("%10s%11s%11s%11s%11s%11s%11s%11s\n", "Epochs", "Best", "Box(P", "R", "mAP50", "mAP50-95)", "Time", "img/s");
+        printf("%10d%11d", report->epochs, report->best_epoch);
+        for (int i = 0; i < YOLO_COUNT(metrics); i++)
+            if (isnan(metrics[i])) printf("%11s", "-");
+            else printf("%11.3g", metrics[i]);
+        printf("%11s%11.1f\n", log_duration(report->seconds, time, sizeof time), report->pictures_per_second);
+    }
     printf("Results saved to %s\n", report->folder);
     fflush(stdout);
 }
@@ -20791,8 +20839,9 @@ static void cli_print_metrics(const cli_values *values, const yolo_model *model,
     printf("%22s%11d%11d%11.3g%11.3g%11.3g%11.3g\n", "all", m->images, m->instances, m->precision, m->recall, m->map50, m->map50_95);
     for (int i = 0; values->verbose && i < m->class_count && m->class_count > 1; i++) {
         const yolo_class_metrics *c = &m->classes[i];
-        printf("%22s%11d%11d%11.3g%11.3g%11.3g%11.3g\n", yolo_class_name(model, c->class_id), c->images, c->instances,
-               c->precision, c->recall, c->map50, c->map50_95);
+        const char *name = yolo_class_name(model, c->class_id);
+        printf("%*s%11d%11d%11.3g%11.3g%11.3g%11.3g\n", str_columns(name, 22), name, c->images, c->instances, c->precision, c->recall,
+               c->map50, c->map50_95);
     }
     printf("Speed: %.1fms preprocess, %.1fms inference, %.1fms postprocess per image\n", m->speed_preprocess_ms,
            m->speed_inference_ms, m->speed_postprocess_ms);

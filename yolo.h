@@ -372,7 +372,7 @@ yolo_train_options yolo_train_defaults(void);
 typedef struct yolo_train_report {
     char folder[1000];       /* the run folder */
     int epochs, best_epoch;  /* done in all; the one best.pt is of, from 1 */
-    double precision, recall, map50, map50_95; /* of best.pt */
+    double precision, recall, map50, map50_95; /* of best.pt; NaN where this call did not validate it */
     double seconds;
     double pictures_per_second; /* from file to weights, validation left out */
 } yolo_train_report;

@@ -664,6 +664,10 @@ def train_resumes():
     train(data, "epochs=2", "name=part")
     train("epochs=3", "resume=runs/detect/part/weights/last.pt")
     assert len(read("runs/detect/part/results.csv").splitlines()) == 4
+    for name in ("x", "b", "y", "a"):  # runs of less than a second: the newest is the last one all the same
+        train(data, f"name={name}", "val=false")
+    train("resume=true", "epochs=2")
+    assert len(read("runs/detect/a/results.csv").splitlines()) == 3
     says(yolo("train", "resume=true", "project=nowhere", status=2), "nowhere")
 
 
@@ -686,6 +690,9 @@ def train_as_typed():
         (["device=7"], ["GPU 7"]),
         (["cache=rom"], ["cache=rom"]),
         (["classes=9"], ["9"]),
+        (["fraction=0"], ["fraction=0", "above 0"]),
+        (["shear=95"], ["shear=95"]),
+        (["multi_scale=0.97"], ["multi_scale=0.97", "0.95"]),
     ):
         done = train(drawn("d"), *arguments, status=1 if arguments[0] == "device=7" else 2)
         says(done, *parts)
@@ -698,11 +705,14 @@ def train_as_typed():
 def train_without_pictures():
     says(train("data=none.yaml", status=1), "none.yaml")
     own_set(["a"], ["0 .5 .5 .5 .5\n"])
+    says(train("data=set/data.yaml", "model=set/data.yaml", status=1), "set/data.yaml: model description: expected the lists backbone and head")
     os.makedirs("set/nothing")
     write("set/empty.yaml", "train: nothing\nval: images\nnames: [a]\n")
     says(train("data=set/empty.yaml", status=1), "set/empty.yaml:1: 'train' has no pictures")
     write("set/noval.yaml", "train: images\nval: nothing\nnames: [a]\n")
-    says(train("data=set/noval.yaml"), "set/noval.yaml:2: 'val' has no pictures; training goes on without validation")
+    done = train("data=set/noval.yaml")
+    says(done, "set/noval.yaml:2: 'val' has no pictures; training goes on without validation")
+    assert one_row(done)[2:6] == ["-"] * 4, done.out
     shutil.rmtree("runs")
     write("bad/images/a.jpg", "no picture")
     write("bad/data.yaml", "train: images\nval: images\nnames: [a]\n")
@@ -773,7 +783,7 @@ def train_interrupted():
     assert process.returncode == 130, (process.returncode, err)
     says(Result(subprocess.CompletedProcess([], 130, out, err)), "Ctrl-C again stops at once", "interrupted", "resume")
     done = len(read("runs/detect/train/results.csv").splitlines()) - 1
-    train("resume=true", f"epochs={done + 1}")
+    one_row(train("resume=true", f"epochs={done + 1}"))
     assert len(read("runs/detect/train/results.csv").splitlines()) == done + 2
 
 

@@ -951,6 +951,29 @@ static void test_lazy() {
     GOOD(cudaFreeHost(pinned));
 }
 
+/* Memory of a device is not the host's, nor another device's without peer access. */
+static void test_protect() {
+    cudaStream_t s = NULL;
+    emulate_set_protect(1);
+    buffer<int> x(32), y(32);
+    GOOD(cudaMemset(x.device, 0, 128));
+    K_LAUNCH(k_add, 1, 32, 0, 0, x.device, 4);
+    K_LAUNCH(k_copy, 1, 32, 0, 0, x.device, y.device);
+    CHECK_IS(y.down()[31], 4);
+    GOOD(cudaDeviceSynchronize());
+    DIES("the host touches byte 124 of 128 of memory of device 0", x.device[31] = 1);
+    GOOD(cudaSetDevice(1));
+    GOOD(cudaStreamCreate(&s));
+    DIES("thread (0,0,0): touches byte 0 of 128 of memory of device 0, whose peer it is not", K_LAUNCH(k_add, 1, 32, 0, s, x.device, 1));
+    GOOD(cudaDeviceEnablePeerAccess(0, 0));
+    K_LAUNCH(k_add, 1, 32, 0, s, x.device, 1);
+    GOOD(cudaStreamSynchronize(s));
+    GOOD(cudaStreamDestroy(s));
+    GOOD(cudaSetDevice(0));
+    CHECK_IS(x.down()[0], 5);
+    emulate_reset();
+}
+
 static void test_graphs() {
     cudaStream_t s = NULL, u = NULL;
     cudaEvent_t fork = NULL, join = NULL;
@@ -1136,6 +1159,7 @@ static const test_case tests[] = {
     {"memory", "allocations and copies", test_memory},
     {"streams", "streams and events", test_streams},
     {"lazy", "a host that does not wait", test_lazy},
+    {"protect", "memory of a device is not the host's", test_protect},
     {"graphs", "recorded work", test_graphs},
     {"faults", "each call fails once", test_faults},
     {"host-threads", "several host threads launch", test_host_threads},

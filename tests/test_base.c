@@ -27,6 +27,13 @@ static void test_utf8(void) {
     CHECK(!str_is_utf8("\xed\x95", 2));
 }
 
+static void test_columns(void) {
+    char row[40];
+    CHECK(str_columns("cat", 22) == 22 && str_columns("caf\xc3\xa9", 22) == 23 && str_columns("\xed\x95\x9c\xea\xb8\x80", 22) == 24);
+    snprintf(row, sizeof row, "%*s|", str_columns("\xed\x95\x9c\xea\xb8\x80", -6), "\xed\x95\x9c\xea\xb8\x80");
+    CHECK_MSG(!strcmp(row, "\xed\x95\x9c\xea\xb8\x80  |"), "'%s'", row);
+}
+
 static void test_paths(void) {
     struct { const char *path, *name, *extension, *parent; } cases[] = {
         {"a/b.txt", "b.txt", ".txt", "a"}, {"b", "b", "", "."}, {"/x", "x", "", "/"}, {"a/.hidden", ".hidden", "", "a"}, {"a.b/c", "c", "", "a.b"}};
@@ -115,6 +122,7 @@ static const test_case tests_base[] = {
     {"half_round_trip", "fp16 and bf16 conversions are exact and round to even", test_half_round_trip},
     {"cursor_is_sticky", "a byte cursor stays failed and never reads outside", test_cursor_is_sticky},
     {"utf8", "well-formed UTF-8 and nothing else", test_utf8},
+    {"columns", "Hangul in columns of a table", test_columns},
     {"paths", "names, extensions, parents", test_paths},
     {"write_is_atomic", "files are written beside and renamed; caps and reasons", test_write_is_atomic},
     {"pool_runs_every_index_once", "parallel loops of 1, 3, 5 threads", test_pool_runs_every_index_once},

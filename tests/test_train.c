@@ -94,6 +94,8 @@ static void test_train_not_finite(void) {
     o.log = (yolo_log){test_train_listen, &ear};
     CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_ERROR_FORMAT && strstr(error.message, "not finite"), "%s", error.message);
     CHECK(ear.heard && report.epochs == 0 && test_train_hash(&report) != 0);
+    o.save = false; /* then the last.pt that lies there is another run's */
+    CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_ERROR_FORMAT && strstr(error.message, "save=false"), "%s", error.message);
 }
 
 static void test_train_sentences(void) {
@@ -112,6 +114,10 @@ static void test_train_sentences(void) {
     o.freeze = NULL;
     o.batch = 2.5;
     CHECK(tr_train(&o, OP_PORTABLE, run_cpu, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "batch=2.5"));
+    o.batch = 4;
+    o.fraction = 0;
+    CHECK_MSG(tr_train(&o, OP_PORTABLE, run_cpu, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "fraction=0"), "%s", error.message);
+    o.fraction = 1;
     o.batch = 1000;
     o.imgsz = 8192;
     CHECK_MSG(tr_train(&o, OP_PORTABLE, run_cpu, &report, &error) == YOLO_ERROR_MEMORY && strstr(error.message, "fits"), "%s", error.message);

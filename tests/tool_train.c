@@ -4,6 +4,8 @@
    tool_train steps MODEL.pt OUT.ref OPTIMIZER LR0 WARMUP NBS BATCH...   losses of each batch, weights and their average in the end;
                                                       defaults else, five batches an epoch, ten epochs
    tool_train time MODEL.pt N H W THREADS COUNT       ms of COUNT steps, the last one's operators, and the memory planned
+   tool_train load DATA.yaml IMGSZ BATCH THREADS EPOCHS   img/s of each epoch of the trainer's loader when nothing uses its
+                                                      batches; the first one decodes, the others find decoded pictures
    BATCH, little endian: int32 n, h, w, targets; floats (n,h,w,3); per target int32 image, class and float x1 y1 x2 y2 in
    pixels, in the order of the images. Exit status 1 with the sentence of the error on stderr. */
 #define YOLO_NO_MAIN
@@ -238,13 +240,35 @@ static void tool_time(char **argv, yolo_error *error) {
     tool_close(&run);
 }
 
+/* The loader of a training with default options, on a machine that has memory for all of its pictures. */
+static void tool_load(char **argv, yolo_error *error) {
+    tr_run run = {.options = tr_defaults(), .imgsz = atoi(argv[3]), .batch = atoi(argv[4]), .model.net.max_stride = 32};
+    const int epochs = atoi(argv[6]);
+    run.options.workers = atoi(argv[5]);
+    yolo_status status = data_open(&run.data, argv[2], error);
+    if (status == YOLO_OK) status = data_split(&run.data, "train", &run.train, error);
+    if (status == YOLO_OK) status = tr_make_loader(&run, UINT64_MAX, error);
+    for (int epoch = 0; epoch < epochs && status == YOLO_OK; epoch++) {
+        const double start = os_clock();
+        dl_batch *batch;
+        int64_t pictures = 0;
+        dl_start(run.loader, epoch, true);
+        while ((status = dl_next(run.loader, &batch, error)) == YOLO_OK && batch) pictures += batch->n;
+        printf("epoch %d: %.2f img/s\n", epoch + 1, (double)pictures / (os_clock() - start));
+    }
+    dl_destroy(run.loader);
+    data_close(&run.data);
+}
+
 int main(int argc, char **argv) {
     const char *verb = argc > 1 ? argv[1] : "";
     yolo_error error = {0};
     if (!strcmp(verb, "step") && argc > 4) tool_step(argc, argv, &error);
     else if (!strcmp(verb, "steps") && argc > 8) tool_steps(argc, argv, &error);
     else if (!strcmp(verb, "time") && argc > 7) tool_time(argv, &error);
-    else snprintf(error.message, sizeof error.message, "usage: tool_train step MODEL.pt BATCH OUT.ref [THREADS] | steps MODEL.pt OUT.ref OPTIMIZER LR0 WARMUP NBS BATCH... | time MODEL.pt N H W THREADS COUNT");
+    else if (!strcmp(verb, "load") && argc > 6) tool_load(argv, &error);
+    else snprintf(error.message, sizeof error.message, "usage: tool_train step MODEL.pt BATCH OUT.ref [THREADS] | steps MODEL.pt OUT.ref OPTIMIZER LR0 WARMUP NBS BATCH... | "
+                  "time MODEL.pt N H W THREADS COUNT | load DATA.yaml IMGSZ BATCH THREADS EPOCHS");
     if (error.message[0]) fprintf(stderr, "%s\n", error.message);
     return error.message[0] != 0;
 }

@@ -36,6 +36,7 @@
 #include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -73,7 +74,7 @@ struct settings {
     int major = 8, minor = 6;
     uint64_t order = 0;
     int workers = 0;
-    bool lazy = false;
+    bool lazy = false, protect = false;
 };
 settings knobs;
 std::atomic<int64_t> fail_after{0}, call_count{0}, launch_count{0};
@@ -113,14 +114,19 @@ const unsigned char band_byte = 0xa5;
 struct guarded {
     unsigned char *user = NULL;
     size_t bytes = 0, tail = 0;
+    bool pages = false; /* has pages for itself */
 };
 
-guarded guarded_make(size_t bytes) {
+guarded guarded_make(size_t bytes, bool pages) {
     guarded memory;
     void *base = NULL;
     memory.bytes = bytes;
     memory.tail = BAND + (-bytes & 15);
-    if (posix_memalign(&base, 256, BAND + bytes + memory.tail)) return memory;
+    memory.pages = pages;
+    if (pages) {
+        base = mmap(NULL, BAND + bytes + memory.tail, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (base == MAP_FAILED) return memory;
+    } else if (posix_memalign(&base, 256, BAND + bytes + memory.tail)) return memory;
     memory.user = (unsigned char *)base + BAND;
     memset(base, band_byte, BAND);
     memset(memory.user, 0xff, bytes);
@@ -130,6 +136,11 @@ guarded guarded_make(size_t bytes) {
     __asan_poison_memory_region(memory.user + bytes, memory.tail);
 #endif
     return memory;
+}
+
+/* Only of memory that has pages for itself. */
+void guarded_open(const guarded &memory, bool open) {
+    if (memory.pages) mprotect(memory.user - BAND, BAND + memory.bytes + memory.tail, open ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
 /* Offset from the memory's start of a byte that was overwritten; 0 = none. */
@@ -150,7 +161,8 @@ void guarded_free(guarded *memory) {
 #ifdef EMULATE_ASAN
     __asan_unpoison_memory_region(base, BAND + memory->bytes + memory->tail);
 #endif
-    free(base);
+    if (memory->pages) munmap(base, BAND + memory->bytes + memory->tail);
+    else free(base);
     *memory = guarded();
 }
 
@@ -682,7 +694,7 @@ void block_shape(worker *w) {
     w->block.grid = w->job->grid;
     if (w->shared.bytes != w->job->shared_bytes || !w->shared.user) {
         guarded_free(&w->shared);
-        w->shared = guarded_make(w->job->shared_bytes);
+        w->shared = guarded_make(w->job->shared_bytes, false);
     }
     w->block.shared = w->shared.user;
 }
@@ -1290,11 +1302,43 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     return cudaSuccess;
 }
 
-/* ==== 9 the runtime: memory ===================================================================================== */
+/* ==== 9 the runtime: memory =====================================================================================
+   Memory of a device that is protected is open only while somebody may touch it. */
 
 namespace {
 
+int open_count[DEVICES];
+
+enum { EVERY_DEVICE = -1 };
+
+/* What `device` may touch: its own memory and that of devices whose peer it is. */
+bool may_touch(int device, int owner) { return device == EVERY_DEVICE || device == owner || peer_access[device][owner]; }
+
+/* Opens memory as long as it lives. */
+struct opened {
+    bool devices[DEVICES];
+    explicit opened(int device) {
+        locked hold(lock);
+        for (int d = 0; d < DEVICES; d++) {
+            devices[d] = may_touch(device, d);
+            if (devices[d] && !open_count[d]++) change(d, true);
+        }
+    }
+    ~opened() {
+        locked hold(lock);
+        for (int d = 0; d < DEVICES; d++)
+            if (devices[d] && !--open_count[d]) change(d, false);
+    }
+    opened(const opened &) = delete;
+    static void change(int device, bool open) {
+        if (!device_bytes[device]) return;
+        for (const auto &i : allocations)
+            if (i.second.device == device) guarded_open(i.second.memory, open);
+    }
+};
+
 void check_allocation(const allocation &a) {
+    const opened open(EVERY_DEVICE);
     const ptrdiff_t overrun = guarded_overrun(a.memory);
     if (!overrun) return;
     fprintf(stderr, "emulate: wrote to byte %td of %zu of memory %p of %s %d\n", overrun, a.memory.bytes, (void *)a.memory.user, a.device < 0 ? "the host," : "device", a.device);
@@ -1319,8 +1363,9 @@ cudaError_t allocate(void **memory, size_t bytes, int device) {
     size_t *used = &device_bytes[device < 0 ? (int)DEVICES : device];
     const size_t rounded = (bytes + 511) & ~(size_t)511;
     if (rounded < bytes || (device >= 0 && (*used > knobs.memory || rounded > knobs.memory - *used))) return cudaErrorMemoryAllocation;
-    const guarded g = guarded_make(bytes);
+    const guarded g = guarded_make(bytes, device >= 0 && knobs.protect);
     if (!g.user) return cudaErrorMemoryAllocation;
+    if (device >= 0 && !open_count[device]) guarded_open(g, false);
     *used += rounded;
     allocations[(uintptr_t)g.user] = {g, device};
     *memory = g.user;
@@ -1337,6 +1382,7 @@ cudaError_t release(void *memory, bool host) {
     for (int d = 0; d < DEVICES; d++) drain_device(d);
     check_allocation(i->second);
     device_bytes[host ? (int)DEVICES : i->second.device] -= (i->second.memory.bytes + 511) & ~(size_t)511;
+    guarded_open(i->second.memory, true);
     guarded_free(&i->second.memory);
     allocations.erase(i);
     return cudaSuccess;
@@ -1393,6 +1439,7 @@ namespace {
 
 void check_all() {
     locked hold(lock);
+    const opened open(EVERY_DEVICE);
     for (const auto &i : allocations) check_allocation(i.second);
 }
 
@@ -1464,9 +1511,13 @@ cudaError_t copy_on(void *to, size_t to_pitch, const void *from, size_t from_pit
     if (pageable(from) && knobs.lazy) { /* such memory is read before the call returns */
         std::vector<unsigned char> kept(width * height);
         for (size_t y = 0; y < height; y++) memcpy(kept.data() + y * width, (const char *)from + y * from_pitch, width);
-        return submit(stream, [=]() { for (size_t y = 0; y < height; y++) memcpy((char *)to + y * to_pitch, kept.data() + y * width, width); });
+        return submit(stream, [=]() {
+            const opened open(EVERY_DEVICE);
+            for (size_t y = 0; y < height; y++) memcpy((char *)to + y * to_pitch, kept.data() + y * width, width);
+        });
     }
     const cudaError_t submitted = submit(stream, [=]() {
+        const opened open(EVERY_DEVICE);
         if (width == to_pitch && width == from_pitch) memmove(to, from, width * height);
         else for (size_t y = 0; y < height; y++) memmove((char *)to + y * to_pitch, (const char *)from + y * from_pitch, width);
     });
@@ -1485,7 +1536,10 @@ cudaError_t set_on(void *memory, int value, size_t bytes, cudaStream_t stream) {
         bool whole = true;
         if (!find(memory, bytes, &whole) || !whole) return cudaErrorInvalidValue;
     }
-    return submit(stream, [=]() { memset(memory, value, bytes); });
+    return submit(stream, [=]() {
+        const opened open(EVERY_DEVICE);
+        memset(memory, value, bytes);
+    });
 }
 
 } // namespace
@@ -1581,6 +1635,7 @@ cudaError_t cudaDeviceReset() {
     for (auto i = allocations.begin(); i != allocations.end();) {
         if (i->second.device == device_now) {
             check_allocation(i->second);
+            guarded_open(i->second.memory, true);
             guarded_free(&i->second.memory);
             i = allocations.erase(i);
         } else ++i;
@@ -1818,7 +1873,9 @@ void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block,
     if (error == cudaSuccess) {
         const std::shared_ptr<const work> w(new work{name, kernel, grid, block, shared_bytes, std::move(owned), &statics_of(kernel)->regions});
         error = check_launch(*w, stream);
-        if (error == cudaSuccess) error = submit(stream, [w]() {
+        const int device = device_now;
+        if (error == cudaSuccess) error = submit(stream, [w, device]() {
+            const opened open(device);
             launch_count++;
             grid_run(*w);
         });
@@ -1842,6 +1899,24 @@ void emulate_set_capability(int major, int minor) { knobs.major = major, knobs.m
 void emulate_set_order(uint64_t seed) { knobs.order = seed; }
 void emulate_set_workers(int count) { knobs.workers = count; }
 void emulate_set_lazy(int lazy) { knobs.lazy = lazy != 0; }
+static void touched(int, siginfo_t *info, void *) {
+    bool whole;
+    const allocation *a = find(info->si_addr, 1, &whole);
+    if (a && a->device >= 0) {
+        const ptrdiff_t offset = (unsigned char *)info->si_addr - a->memory.user;
+        if (worker_now) emulate_die("touches byte %td of %zu of memory of device %d, whose peer it is not", offset, a->memory.bytes, a->device);
+        fprintf(stderr, "emulate: the host touches byte %td of %zu of memory of device %d\n", offset, a->memory.bytes, a->device);
+        die();
+    }
+    signal(SIGSEGV, SIG_DFL);
+}
+void emulate_set_protect(int protect) {
+    struct sigaction action = {};
+    action.sa_sigaction = touched;
+    action.sa_flags = SA_SIGINFO;
+    if (protect) sigaction(SIGSEGV, &action, NULL);
+    knobs.protect = protect != 0;
+}
 void emulate_fail_after(int64_t n) { fail_after = n, call_failed = false; }
 int emulate_failed(void) { return call_failed; }
 int64_t emulate_launches(void) { return launch_count; }

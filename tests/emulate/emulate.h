@@ -38,6 +38,9 @@ void emulate_set_order(uint64_t seed);
 void emulate_set_workers(int count);
 /* Work put onto a stream is only done when somebody waits for it, false at first. Finds hosts that do not wait. */
 void emulate_set_lazy(int lazy);
+/* Memory of devices that is allocated from now on can be touched by kernels of its device and of devices that have peer access,
+   and by copies, but not by the host; false at first. Costs some microseconds an allocation and launch. */
+void emulate_set_protect(int protect);
 
 /* The n-th call from now fails (1: the next), launches included; 0: none does. Calls that free or destroy do so all the same. */
 void emulate_fail_after(int64_t n);
