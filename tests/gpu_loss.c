@@ -92,6 +92,7 @@ static void gpu_loss_targets(gpu_loss_case *t, const int *counts, uint64_t seed)
         if (i % 9 == 5) memcpy(t->targets[i].box, t->targets[i - 1].box, sizeof t->targets[i].box);
         if (i % 13 == 7) t->targets[i] = t->targets[i - 2];
         if (i % 17 == 6) t->targets[i] = (loss_target){0, {(float)-w - 50, (float)-h - 50, -50, -50}};
+        if (i % 17 == 11) t->targets[i] = (loss_target){0, {-100, -100, 50, 40}}; /* its sides' sum is negative: it gets nothing */
     }
 }
 
@@ -188,6 +189,23 @@ static void test_gpu_loss_crowd(void) {
     CHECK(gpu_loss_check(&t, counts, 3, 1) > 300);
     for (int i = 3; i < 402; i++) t.targets[i] = t.targets[2];
     CHECK(gpu_loss_check(&t, NULL, 0, 1) > 5);
+    gpu_loss_end(&t);
+}
+
+/* Predictions whose edges are exactly those of targets: an edge that two boxes share counts half for each. */
+static void test_gpu_loss_edges(void) {
+    gpu_loss_case t;
+    gpu_loss_start(&t, 1, 2, 192, 3, 0, 0, YG_F32);
+    for (int l = 0; l < 3; l++) {
+        const size_t pixels = (size_t)t.heads[l].h * (size_t)t.heads[l].w;
+        for (size_t p = 0; p < pixels; p++) memset(t.heads[l].data + p * (LOSS_SIDES + 2), 0, LOSS_SIDES * sizeof(float));
+        gpu_write(&t.device_heads[l], t.heads[l].data);
+    }
+    t.targets[0] = (loss_target){0, {32, 32, 152, 152}}; /* of the cell (11, 11): 7.5 strides to each side */
+    t.targets[1] = (loss_target){1, {40, 32, 160, 100}};
+    t.targets[2] = (loss_target){0, {16, 24, 80, 144}};
+    t.first[1] = 3;
+    CHECK(gpu_loss_check(&t, NULL, 0, 1) > 15);
     gpu_loss_end(&t);
 }
 
@@ -305,6 +323,7 @@ static void test_gpu_loss_refuses(void) {
 static const test_case tests_gpu_loss[] = {
     {"loss_cases", "losses, gradients and assignment are section 18's", test_gpu_loss_cases},
     {"loss_crowd", "400 targets in a picture, 400 times the same", test_gpu_loss_crowd},
+    {"loss_edges", "edges that predictions and targets share", test_gpu_loss_edges},
     {"loss_scale", "gradients are multiplied by a number on the device", test_gpu_loss_scale},
     {"loss_same", "the same bits twice, and without gradients", test_gpu_loss_same},
     {"loss_record", "recorded once, done with other targets", test_gpu_loss_record},

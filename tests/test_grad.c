@@ -485,7 +485,7 @@ static void test_grad_plans(void) {
     for (int i = 0; i < YOLO_COUNT(test_net_names); i++) {
         net n;
         grad_pass *pass = NULL;
-        grad_memory memory;
+        grad_memory memory = {0};
         bool frozen[NET_MAX_LAYERS] = {0};
         for (int j = 0; j < 10; j++) frozen[j] = i == 1;
         if (!test_net_builtin(&n, test_net_names[i], 0, false)) continue;
