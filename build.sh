@@ -6,7 +6,7 @@
 #     cuda      ./yolo for CPU and NVIDIA GPUs; arch= one architecture, else this machine's, else all major ones
 #     debug     build/yolo-debug: no optimisation, symbols
 #     asan      build/yolo-asan: address and undefined-behaviour sanitizers
-#     test      builds and runs the tests; the last line counts them
+#     test      builds and runs the tests; the last line counts them (emulated-asan: build/test-gpu-asan, the kernels' under them)
 #     demo      draws pictures, trains on them, finds shapes: ./build.sh demo [MODEL.pt] [photos=DIR] labels photographs too
 #     windows   yolo.exe by mingw-w64 (windows-test: build/test.exe)
 #     clean     removes what the others made
@@ -23,7 +23,7 @@ for argument; do
         stb=*) stb=${argument#*=} ;;
         arch=*) arch=${argument#*=} ;;
         photos=*) photos=${argument#*=}; case $photos in /*) ;; *) photos=$start/$photos ;; esac ;;
-        cpu | cuda | debug | asan | test | demo | windows | windows-test | clean) target=$argument ;;
+        cpu | cuda | debug | asan | emulated-asan | test | demo | windows | windows-test | clean) target=$argument ;;
         *.pt) case $argument in /*) model=$argument ;; *) model=$start/$argument ;; esac ;;
         help | -h | --help) sed -n '4,13s/^# *//p' build.sh; exit 0 ;;
         *) echo "build.sh: unknown argument $argument: see ./build.sh help" >&2; exit 2 ;;
@@ -114,15 +114,30 @@ build_windows() {
     ls -l "$1"
 }
 
+# kernels.cu as C++, with tests/emulate in CUDA's place: build_emulated OUTPUT FLAGS...
+build_emulated() {
+    output=$1; shift
+    cxx=
+    for cxx in c++ g++ clang++ ''; do [ -n "$cxx" ] && have "$cxx" && break; done
+    [ -n "$cxx" ] || { install g++ "no C++ compiler found"; cxx=g++; }
+    run $cxx -std=c++17 $warnings -g "$@" -x c++ -Itests/emulate -I. -c kernels.cu -o "$output-kernels.o" &
+    kernels=$!
+    run $cxx -std=c++17 $warnings -g "$@" -Itests/emulate -c tests/emulate/emulate.cpp -o "$output-emulate.o" &&
+        run $cc -std=c11 -ffp-contract=off $warnings ${stb:+-I$stb} -g "$@" -DTEST_GPU -DTEST_EMULATED -c tests/test.c -o "$output-test.o" &&
+        wait $kernels && run $cxx "$@" "$output-test.o" "$output-kernels.o" "$output-emulate.o" -o "$output" $libraries
+}
+
 run_tests() {
     . tests/parts.sh
     mkdir -p build/logs
     part layout 60 sh tests/check_layout.sh
-    rm -f build/test build/test-asan
+    rm -f build/test build/test-asan build/test-gpu
     # The tests use what they test: of the command line and the platform's part, that is not all.
     warnings="$warnings -Wno-unused-function"
     build_checked build/test tests/test.c -O2 && build_checked build/test-asan tests/test.c $sanitize
+    build_emulated build/test-gpu -O2
     part unit 300 build/test
+    part gpu-emulated 300 build/test-gpu
     part unit-asan 500 build/test-asan
     part harness 100 sh tests/harness.sh "$cc${stb:+ -I$stb}"
     part example 200 sh tests/example.sh "$cc${stb:+ -I$stb}"
@@ -144,6 +159,8 @@ case $target in
     cuda) probe_nvcc || fail "the CUDA toolkit is needed; next: ./build.sh cpu"; build_cuda ;;
     cpu) build_cpu ;;
     debug) build_checked build/yolo-debug yolo.c -O0 ;;
-    asan) build_checked build/yolo-asan yolo.c $sanitize ;;     test) build_cpu; run_tests ;;
+    asan) build_checked build/yolo-asan yolo.c $sanitize ;;
+    emulated-asan) warnings="$warnings -Wno-unused-function"; build_emulated build/test-gpu-asan $sanitize ;;
+    test) build_cpu; run_tests ;;
     demo) build_cpu; sh tests/demo.sh "$model" "$photos" ;;
 esac

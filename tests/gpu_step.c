@@ -305,7 +305,7 @@ static void test_gpu_faults(void) {
     const size_t before = emulate_allocated(0);
     const int handles = emulate_handles();
     int told = 0;
-    for (int64_t n = 1; n < 100000; n += 1 + n / 8) {
+    for (int64_t n = 1; n < 100000; n += 1 + n / 3) {
         yolo_train_options o = gpu_step_small("gpu_faults");
         yolo_train_report report;
         yolo_error error = {0};

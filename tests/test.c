@@ -1,6 +1,7 @@
 /* test.c - the test program: includes the engine itself, so that private functions are tested as they are.
 
-   test [--list] [--shared DIR] [NAME ...]   runs all tests, or those whose area or name begins with a NAME
+   test [--list] [--shared DIR] [--order N] [NAME ...]   runs all tests, or those whose area or name begins with a NAME;
+                                             N: how the emulation's threads take turns, see tests/emulate/emulate.h
    Prints a line a test and ends with "N passed, N failed, N skipped"; exit status 1 when any failed.
    A test is a function that CHECKs; it may SKIP, which is counted and printed. A NAME is the beginning of AREA/TEST or of
    TEST. With TEST_GPU it holds the tests of kernels.cu instead, which must be linked: as nvcc compiles it, on a machine with a
@@ -227,6 +228,9 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--list")) list = true;
         else if (!strcmp(argv[i], "--shared") && i + 1 < argc) test_shared_root = argv[++i];
+#ifdef TEST_EMULATED
+        else if (!strcmp(argv[i], "--order") && i + 1 < argc) emulate_set_order(strtoull(argv[++i], NULL, 10));
+#endif
         else argv[++names] = argv[i];
     }
     for (int a = 0; a < YOLO_COUNT(test_areas); a++)
