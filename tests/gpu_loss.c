@@ -169,7 +169,7 @@ static int gpu_loss_check(gpu_loss_case *t, const int *counts, uint64_t seed, fl
 /* Types, classes, batches, pixels that are aligned and that are not, pictures without targets. */
 static void test_gpu_loss_cases(void) {
     static const struct { int pictures, classes, extra, before, counts[3], least; } shapes[] = {
-        {1, 80, 0, 0, {12}, 40}, {3, 80, 16, 8, {7, 0, 15}, 60}, {3, 1, 0, 0, {0, 9, 3}, 30}, {1, 1, 7, 0, {20}, 60},
+        {1, 80, 0, 0, {20}, 40}, {3, 80, 16, 8, {7, 0, 15}, 60}, {3, 1, 0, 0, {0, 12, 8}, 30}, {1, 1, 7, 0, {20}, 60},
         {3, 5, 3, 1, {8, 12, 0}, 30}, {2, 12, 4, 0, {0, 0}, 0}, {1, 300, 4, 0, {30}, 60}};
     for (int s = 0; s < YOLO_COUNT(shapes); s++)
         for (int type = YG_F32; type <= YG_BF16; type++) {
@@ -192,20 +192,42 @@ static void test_gpu_loss_crowd(void) {
     gpu_loss_end(&t);
 }
 
+/* One picture of 2 classes whose predictions reach 7.5 strides to each side, exactly. */
+static void gpu_loss_start_even(gpu_loss_case *t) {
+    gpu_loss_start(t, 1, 2, 192, 3, 0, 0, YG_F32);
+    for (int l = 0; l < 3; l++) {
+        const size_t pixels = (size_t)t->heads[l].h * (size_t)t->heads[l].w;
+        for (size_t p = 0; p < pixels; p++) memset(t->heads[l].data + p * (LOSS_SIDES + 2), 0, LOSS_SIDES * sizeof(float));
+        gpu_write(&t->device_heads[l], t->heads[l].data);
+    }
+    t->first[1] = 3;
+}
+
 /* Predictions whose edges are exactly those of targets: an edge that two boxes share counts half for each. */
 static void test_gpu_loss_edges(void) {
     gpu_loss_case t;
-    gpu_loss_start(&t, 1, 2, 192, 3, 0, 0, YG_F32);
-    for (int l = 0; l < 3; l++) {
-        const size_t pixels = (size_t)t.heads[l].h * (size_t)t.heads[l].w;
-        for (size_t p = 0; p < pixels; p++) memset(t.heads[l].data + p * (LOSS_SIDES + 2), 0, LOSS_SIDES * sizeof(float));
-        gpu_write(&t.device_heads[l], t.heads[l].data);
-    }
-    t.targets[0] = (loss_target){0, {32, 32, 152, 152}}; /* of the cell (11, 11): 7.5 strides to each side */
+    gpu_loss_start_even(&t);
+    t.targets[0] = (loss_target){0, {32, 32, 152, 152}}; /* of the cell (11, 11) */
     t.targets[1] = (loss_target){1, {40, 32, 160, 100}};
     t.targets[2] = (loss_target){0, {16, 24, 80, 144}};
-    t.first[1] = 3;
     CHECK(gpu_loss_check(&t, NULL, 0, 1) > 15);
+    gpu_loss_end(&t);
+}
+
+/* Anchor 5 aligns by nothing with the first target, which claims it all the same, and well with the second; that makes two claims,
+   and it goes to the third, which it overlaps most and which did not claim it. */
+static void test_gpu_loss_nothing(void) {
+    gpu_loss_case t;
+    gpu_loss_start_even(&t);
+    t.targets[0] = (loss_target){0, {43.5f, 1, 44.5f, 7}};
+    t.targets[1] = (loss_target){0, {20, -18, 70, 30}};
+    t.targets[2] = (loss_target){1, {-16, -56, 104, 64}}; /* as predicted */
+    float *classes = t.heads[0].data + 5 * (LOSS_SIDES + 2) + LOSS_SIDES;
+    classes[0] = 10;
+    classes[1] = -60;
+    gpu_write(&t.device_heads[0], t.heads[0].data);
+    CHECK(gpu_loss_check(&t, NULL, 0, 1) > 10);
+    CHECK(((const loss_image *)t.workspace)[0].claims[5] == 2 && ((const loss_image *)t.workspace)[0].target[5] == 2);
     gpu_loss_end(&t);
 }
 
@@ -324,6 +346,7 @@ static const test_case tests_gpu_loss[] = {
     {"loss_cases", "losses, gradients and assignment are section 18's", test_gpu_loss_cases},
     {"loss_crowd", "400 targets in a picture, 400 times the same", test_gpu_loss_crowd},
     {"loss_edges", "edges that predictions and targets share", test_gpu_loss_edges},
+    {"loss_nothing", "an anchor that aligns by nothing is claimed", test_gpu_loss_nothing},
     {"loss_scale", "gradients are multiplied by a number on the device", test_gpu_loss_scale},
     {"loss_same", "the same bits twice, and without gradients", test_gpu_loss_same},
     {"loss_record", "recorded once, done with other targets", test_gpu_loss_record},
