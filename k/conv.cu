@@ -347,12 +347,22 @@ static __device__ __forceinline__ void d_conv_put(const k_conv_job<T> &job, cons
     }
 }
 
+/* Does k_conv_run launch that kernel on the architecture that is being compiled? What it does not launch stays empty. */
+template <typename T, bool cores> static __device__ constexpr bool d_conv_launched() {
+#ifdef __CUDA_ARCH__
+    return sizeof(T) == 4 || cores == (__CUDA_ARCH__ >= (std::is_same<T, __half>::value ? 750 : 800));
+#else
+    return true;
+#endif
+}
+
 /* out = activation(conv(in) + bias) + residual, or its backward twin; see the head of the section.
    grid: x a tile of M pixels by N channels, channels first, so that neighbours read the same pixels; y a split of the reduction; z a
    phase. block: 128 threads, a warp owns a part of the tile. Every element's sum runs along the reduction; deterministic.
    Twins: op_conv_fwd, op_conv_dgrad. */
 template <typename T, bool cores, typename S, bool aligned>
 __global__ __launch_bounds__(K_CONV_THREADS) void k_conv_multiply(const k_conv_job<T> job) {
+    if (!d_conv_launched<T, cores>()) return;
     K_SHARED(unsigned char, shared);
     const k_conv_phase phase = d_conv_phase(job, blockIdx.z);
     const int m0 = (int)(blockIdx.x / job.tiles_n) * S::M, n0 = (int)(blockIdx.x % job.tiles_n) * S::N;
