@@ -10771,6 +10771,13 @@ static void run_gpu_op(const run_lane *lane, int i) {
     (void)i;
 }
 static void run_gpu_forward(run_lane *lane) { (void)lane; }
+static int run_gpu_candidates(run_lane *lane, float conf, bool multi_label, yg_candidate **found) {
+    (void)conf;
+    (void)multi_label;
+    run_gpu_forward(lane);
+    *found = NULL;
+    return -1;
+}
 static yolo_status run_gpu_status(const run_lane *lane, yolo_error *error) {
     (void)lane;
     (void)error;
@@ -10791,6 +10798,8 @@ struct run_gpu_lane {
     uint8_t *activations; size_t activation_bytes;
     float *staged, *host; size_t staged_bytes; /* input, then heads: on the device and pinned */
     size_t heads_at[NET_MAX_LEVELS];           /* floats before a level's head in both */
+    yg_candidate *candidates, *found; int most; /* room for boxes: on the device; pinned, with their number behind it */
+    uint8_t *decode; size_t decode_bytes;       /* what yg_decode works in, then the number of boxes */
 };
 
 /* What a place's GPU is; false for the CPU. */
@@ -10914,6 +10923,9 @@ static void run_gpu_lane_destroy(run_gpu_lane *gpu) {
     if (gpu->gpu) {
         yg_free(gpu->gpu, gpu->activations);
         yg_free(gpu->gpu, gpu->staged);
+        yg_free(gpu->gpu, gpu->candidates);
+        yg_free(gpu->gpu, gpu->decode);
+        yg_host_free(gpu->gpu, gpu->found);
         yg_host_free(gpu->gpu, gpu->host);
     }
     yg_close(gpu->gpu);
@@ -10959,6 +10971,22 @@ static yolo_status run_gpu_lane_shape(run_lane *lane, int64_t elements, yolo_err
     return run_gpu_error(gpu->gpu, error);
 }
 
+/* Room for the boxes of one picture at the lane's size: one an anchor. */
+static void run_gpu_reserve_boxes(const run_lane *lane, const yg_ten *heads) {
+    run_gpu_lane *gpu = lane->gpu;
+    const net *net = lane->net;
+    int anchors = 0;
+    for (int level = 0; level < net->level_count; level++) anchors += heads[level].h * heads[level].w;
+    if (anchors > gpu->most) {
+        yg_free(gpu->gpu, gpu->candidates);
+        yg_host_free(gpu->gpu, gpu->found);
+        gpu->most = anchors;
+        gpu->candidates = yg_alloc(gpu->gpu, (size_t)anchors * sizeof *gpu->candidates);
+        gpu->found = yg_host_alloc(gpu->gpu, ((size_t)anchors + 1) * sizeof *gpu->found);
+    }
+    run_gpu_reserve(gpu->gpu, &gpu->decode, &gpu->decode_bytes, run_gpu_aligned(yg_decode_bytes(heads, net->level_count, net->class_count)) + sizeof(int));
+}
+
 /* A tensor of the graph in a block of activations. */
 static yg_ten run_gpu_view(const net_buffer *buffers, uint8_t *block, const net_tensor *t, int n, yg_type type) {
     const net_buffer *buffer = &buffers[t->buffer];
@@ -10990,23 +11018,54 @@ static void run_gpu_op(const run_lane *lane, int i) {
     }
 }
 
-static void run_gpu_forward(run_lane *lane) {
+static yg_ten run_gpu_head(const run_lane *lane, int level) {
+    return run_gpu_view(lane->buffers, lane->gpu->activations, &lane->net->tensors[lane->net->heads[level]], lane->n, lane->weights->gpu->type);
+}
+
+/* From the input in host memory to the heads on the device. */
+static void run_gpu_start(const run_lane *lane) {
     const net *net = lane->net;
-    run_gpu_lane *gpu = lane->gpu;
-    const yg_type type = lane->weights->gpu->type;
-    const yg_ten input = run_gpu_input(lane->buffers, gpu->activations, &net->tensors[net->input], lane->n, type);
-    const size_t first = gpu->heads_at[0];
-    size_t end = first;
-    yg_upload(gpu->gpu, gpu->staged, gpu->host, first * sizeof(float));
+    const run_gpu_lane *gpu = lane->gpu;
+    const yg_ten input = run_gpu_input(lane->buffers, gpu->activations, &net->tensors[net->input], lane->n, lane->weights->gpu->type);
+    yg_upload(gpu->gpu, gpu->staged, gpu->host, gpu->heads_at[0] * sizeof(float));
     yg_from_floats(gpu->gpu, &input, gpu->staged, 3);
     for (int i = 0; i < net->op_count; i++) run_gpu_op(lane, i);
-    for (int level = 0; level < net->level_count; level++) {
-        const yg_ten head = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[net->heads[level]], lane->n, type);
+}
+
+static void run_gpu_forward(run_lane *lane) {
+    run_gpu_lane *gpu = lane->gpu;
+    const size_t first = gpu->heads_at[0];
+    size_t end = first;
+    run_gpu_start(lane);
+    for (int level = 0; level < lane->net->level_count; level++) {
+        const yg_ten head = run_gpu_head(lane, level);
         yg_to_floats(gpu->gpu, gpu->staged + gpu->heads_at[level], &head);
         end = gpu->heads_at[level] + (size_t)head.n * (size_t)head.h * (size_t)head.w * (size_t)head.c;
     }
     yg_download(gpu->gpu, gpu->host + first, gpu->staged + first, (end - first) * sizeof(float));
     yg_finish(gpu->gpu, NULL, 0);
+}
+
+/* A forward pass of one picture, of which only the boxes above `conf` come back: their number, and where they are until the next
+   pass; their owner may change them. -1 when they are more than there is room for, or on failure: run_forward tells more. */
+static int run_gpu_candidates(run_lane *lane, float conf, bool multi_label, yg_candidate **found) {
+    run_gpu_lane *gpu = lane->gpu;
+    const net *net = lane->net;
+    yg_ten heads[NET_MAX_LEVELS];
+    int count;
+    for (int level = 0; level < net->level_count; level++) heads[level] = run_gpu_head(lane, level);
+    run_gpu_reserve_boxes(lane, heads);
+    if (lane->n != 1 || !gpu->found || yg_finish(gpu->gpu, NULL, 0)) return -1;
+    int *counts = (int *)(gpu->decode + gpu->decode_bytes - sizeof(int));
+    run_gpu_start(lane);
+    yg_decode(gpu->gpu, gpu->candidates, counts, heads, net->strides, net->level_count, net->class_count, conf, multi_label, NULL, gpu->most, gpu->decode);
+    yg_download(gpu->gpu, gpu->found + gpu->most, counts, sizeof count);
+    if (yg_finish(gpu->gpu, NULL, 0)) return -1;
+    memcpy(&count, gpu->found + gpu->most, sizeof count);
+    if (count > gpu->most) return -1;
+    yg_download(gpu->gpu, gpu->found, gpu->candidates, (size_t)count * sizeof *gpu->found);
+    *found = gpu->found;
+    return yg_finish(gpu->gpu, NULL, 0) ? -1 : count;
 }
 
 static yolo_status run_gpu_status(const run_lane *lane, yolo_error *error) { return run_gpu_error(lane->gpu->gpu, error); }
@@ -12066,7 +12125,7 @@ typedef struct det_options {
 enum { NMS_MOST = 30000 }; /* REF ultralytics/utils/nms.py max_nms, max_wh */
 #define NMS_CLASS_OFFSET 7680.0f
 
-typedef struct nms_candidate { float x1, y1, x2, y2, score; int32_t class_id, order; } nms_candidate;
+typedef yg_candidate nms_candidate; /* `order`: as they came */
 typedef struct nms_list { nms_candidate *items; int64_t count, capacity; } nms_list;
 typedef struct nms_kept { float x1, y1, x2, y2, area; int32_t next; } nms_kept;
 
@@ -12217,6 +12276,15 @@ static yolo_status det_run(const net *net, const ten *heads, int image, const de
     return status;
 }
 
+/* As det_run, of a lane on a GPU after run_gpu_candidates. `found` comes in rising order. */
+static yolo_status det_gpu(const net *net, nms_candidate *found, int count, const det_options *options, yolo_boxes *out, yolo_error *error) {
+    nms_list list = {.items = found};
+    memset(out, 0, sizeof *out);
+    for (int i = 0; i < count; i++)
+        if (det_wanted(options, found[i].class_id)) found[list.count++] = found[i];
+    return list.count ? nms_run(&list, net->class_count, options, out, error) : YOLO_OK;
+}
+
 /* From network pixels to pixels of the picture, clipped to it. Each side has its own scale, because the letterbox
    rounded each to whole pixels. REF ultralytics/utils/ops.py scale_boxes, clip_boxes */
 static void det_unletterbox(yolo_boxes *boxes, const img_letterbox *letterbox, int width, int height) {
@@ -12330,21 +12398,30 @@ static int pipe_lane_count(const pipe_job *job) {
     return job->count < 2 * (int64_t)threads ? 1 : threads;
 }
 
+/* Forward pass and boxes in network pixels; on a GPU the heads stay there when nobody but this wants them. */
+static yolo_status pipe_detect(run_lane *lane, const net *net, const det_options *detect, bool wants_heads, double *inferred, yolo_boxes *boxes, yolo_error *error) {
+    ten heads[NET_MAX_LEVELS];
+    nms_candidate *found;
+    const int count = lane->gpu && !wants_heads ? run_gpu_candidates(lane, detect->conf, detect->multi_label && net->class_count > 1, &found) : -1;
+    if (count < 0) run_forward(lane);
+    *inferred = os_clock();
+    const yolo_status status = run_status(lane, error);
+    if (status != YOLO_OK) return status;
+    if (count >= 0) return det_gpu(net, found, count, detect, boxes, error);
+    for (int level = 0; level < net->level_count; level++) heads[level] = run_lane_head(lane, level);
+    return det_run(net, heads, 0, detect, boxes, error);
+}
+
 /* picture->letterbox, ->width and ->height are set; gives boxes and times. */
 static yolo_status pipe_infer(pipe_lane *lane, const net *net, const yolo_image *image, const det_options *detect,
-                              bool network_boxes, pipe_picture *picture, yolo_error *error) {
+                              bool network_boxes, bool wants_heads, pipe_picture *picture, yolo_error *error) {
     const img_letterbox *plan = &picture->letterbox;
-    double start = os_clock();
+    double start = os_clock(), inferred;
     yolo_status status = run_lane_shape(lane->run, 1, plan->height, plan->width, error);
     if (status != YOLO_OK) return status;
     img_letterbox_run(plan, image, run_lane_input(lane->run));
     double prepared = os_clock();
-    run_forward(lane->run);
-    double inferred = os_clock();
-    if ((status = run_status(lane->run, error)) != YOLO_OK) return status;
-    ten heads[NET_MAX_LEVELS];
-    for (int level = 0; level < net->level_count; level++) heads[level] = run_lane_head(lane->run, level);
-    status = det_run(net, heads, 0, detect, &picture->boxes, error);
+    status = pipe_detect(lane->run, net, detect, wants_heads, &inferred, &picture->boxes, error);
     if (status == YOLO_OK && !network_boxes) det_unletterbox(&picture->boxes, plan, picture->width, picture->height);
     picture->preprocess_ms = (prepared - start) * 1e3;
     picture->inference_ms = (inferred - prepared) * 1e3;
@@ -12380,7 +12457,7 @@ static yolo_status pipe_process(const pipe_job *job, pipe_lane *lane, pipe_slot 
     if (!picture->damage) {
         if (job->plan) job->plan(job->user, picture->index, picture->width, picture->height, &picture->letterbox);
         else picture->letterbox = img_letterbox_plan(picture->width, picture->height, job->imgsz, job->rect, job->net->max_stride);
-        status = pipe_infer(lane, job->net, &picture->image, &job->detect, job->network_boxes, picture, error);
+        status = pipe_infer(lane, job->net, &picture->image, &job->detect, job->network_boxes, job->heads != NULL, picture, error);
         if (status == YOLO_OK && job->heads) status = job->heads(job->user, picture, lane->run, error);
         if (!job->keep_images) pipe_drop_image(picture);
     }
@@ -20003,7 +20080,7 @@ yolo_status yolo_predict(yolo_model *model, const yolo_image *image, yolo_predic
     picture.letterbox = img_letterbox_plan(image->width, image->height, options.imgsz, options.rect, net->max_stride);
     if (!model->lane) status = run_lane_create(&model->lane, model->weights, net, model->pool, 1, picture.letterbox.height, picture.letterbox.width, error);
     pipe_lane lane = {.run = model->lane};
-    if (status == YOLO_OK) status = pipe_infer(&lane, net, image, &detect, false, &picture, error);
+    if (status == YOLO_OK) status = pipe_infer(&lane, net, image, &detect, false, false, &picture, error);
     if (status == YOLO_OK) *boxes = picture.boxes;
     return status;
 }
