@@ -64,7 +64,7 @@ scan() {
         if (text !~ /(^| )static /) return
         name = text; sub(/=.*/, "", name)
         if (name ~ /\(/) { if (text !~ /=/ && (name = name_of(text)) != "") print "P\t" section "\t" name "\t" NR; return }
-        if (name ~ /(^|[^a-z_])const([^a-z_]|$)/ || name ~ /__constant__/) return
+        if (name ~ /(^|[^a-z_])const(expr)?([^a-z_]|$)/ || name ~ /__constant__/) return
         gsub(/\[[^]]*\]/, "", name); gsub(/[ ;]+$/, "", name); sub(/.*[ *]/, "", name)
         print "V\t" name "\t" NR
     }
@@ -99,7 +99,7 @@ scan() {
             if (c == ";") { declared(head); head = ""; continue }
             if (c == "{") {
                 depth = 1
-                body = head ~ /\)[^=]*$/ && head !~ /=/ && head !~ /^(typedef|struct|enum|union|extern "")/
+                body = head ~ /\)[^=]*$/ && head !~ /=/ && head !~ /^(template *<[^>]*> *)?(typedef|struct|enum|union|extern "")/
                 function_name = name_of(head)
                 if (head ~ /^extern ""$/ || head ~ /^extern "" *$/) { depth = 0; head = "" }
                 continue

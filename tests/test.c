@@ -132,30 +132,14 @@ static const test_case tests_planted[] = {
 #include "test_faults.c"
 #else
 #include "gpu_common.c"
-#if !defined(K_ONLY) || K_ONLY == 4
 #include "gpu_elementwise.c"
-#endif
-#if !defined(K_ONLY) || K_ONLY == 8
 #include "gpu_conv.c"
-#endif
-#if !defined(K_ONLY) || K_ONLY == 9
 #include "gpu_wgrad.c"
-#endif
-#if !defined(K_ONLY) || K_ONLY == 10
 #include "gpu_decode.c"
-#endif
-#if !defined(K_ONLY) || K_ONLY == 11
 #include "gpu_loss.c"
-#endif
-#if !defined(K_ONLY) || K_ONLY == 12
 #include "gpu_optimizer.c"
-#endif
-#if !defined(K_ONLY) || K_ONLY == 13
 #include "gpu_augment.c"
-#endif
-#ifndef K_ONLY
 #include "gpu_step.c"
-#endif
 #endif
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
@@ -184,30 +168,14 @@ static const test_area test_areas[] = {
     {"faults", tests_faults, YOLO_COUNT(tests_faults)},
 #else
     {"device", tests_gpu_device, YOLO_COUNT(tests_gpu_device)},
-#if !defined(K_ONLY) || K_ONLY == 4
     {"elementwise", tests_gpu_elementwise, YOLO_COUNT(tests_gpu_elementwise)},
-#endif
-#if !defined(K_ONLY) || K_ONLY == 8
     {"conv", tests_gpu_conv, YOLO_COUNT(tests_gpu_conv)},
-#endif
-#if !defined(K_ONLY) || K_ONLY == 9
     {"wgrad", tests_gpu_wgrad, YOLO_COUNT(tests_gpu_wgrad)},
-#endif
-#if !defined(K_ONLY) || K_ONLY == 10
     {"decode", tests_gpu_decode, YOLO_COUNT(tests_gpu_decode)},
-#endif
-#if !defined(K_ONLY) || K_ONLY == 11
     {"loss", tests_gpu_loss, YOLO_COUNT(tests_gpu_loss)},
-#endif
-#if !defined(K_ONLY) || K_ONLY == 12
     {"optimizer", tests_gpu_optimizer, YOLO_COUNT(tests_gpu_optimizer)},
-#endif
-#if !defined(K_ONLY) || K_ONLY == 13
     {"augment", tests_gpu_augment, YOLO_COUNT(tests_gpu_augment)},
-#endif
-#ifndef K_ONLY
     {"step", tests_gpu_step, YOLO_COUNT(tests_gpu_step)},
-#endif
 #endif
 };
 
