@@ -274,9 +274,13 @@ template <typename T> inline void __stcg(T *p, T value) { *p = value; }
 template <typename T> inline void __stcs(T *p, T value) { *p = value; }
 template <typename T> inline void __stwt(T *p, T value) { *p = value; }
 
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-inline void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void __threadfence() {
+#ifndef __SANITIZE_THREAD__ /* which knows no fences; atomics are enough for it */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+inline void __threadfence_block() { __threadfence(); }
+inline void __threadfence_system() { __threadfence(); }
 
 /* The new value from the old one, as one step; returns the old one. */
 template <typename T, typename F> inline T emulate_atomic(T *p, F next) {

@@ -58,6 +58,14 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
+#ifdef __SANITIZE_THREAD__
+#error "emulate.cpp itself is compiled with -DEMULATE_TSAN in place of -fsanitize=thread"
+#endif
+#ifdef EMULATE_TSAN
+#include <sanitizer/tsan_interface.h>
+extern "C" void __tsan_read_range(const void *memory, unsigned long bytes);
+extern "C" void __tsan_write_range(void *memory, unsigned long bytes);
+#endif
 
 __thread const uint3 *emulate_thread_index;
 __thread const emulate_block *emulate_block_now;
@@ -355,6 +363,30 @@ void *stack_start(char *low, size_t size, void (*function)()) {
 #endif
 }
 
+/* For the thread sanitizer each lane is a thread of its own, which waits for others only by what a kernel says. Two lanes of
+   a block must not have the same stack then, be it one after the other: what they keep there would look shared. */
+#ifdef EMULATE_TSAN
+const bool own_stacks = true;
+inline void tsan_make(void **who) { /* who is made knows all that its maker does */
+    if (!*who) *who = __tsan_create_fiber(0);
+}
+inline void tsan_turn(void *who) { __tsan_switch_to_fiber(who, __tsan_switch_to_fiber_no_sync); }
+inline void tsan_give(void *to) { __tsan_release(to); }
+inline void tsan_take(void *from) { __tsan_acquire(from); }
+inline void tsan_read(const void *memory, size_t bytes) { __tsan_read_range(memory, bytes); }
+inline void tsan_write(void *memory, size_t bytes) { __tsan_write_range(memory, bytes); }
+inline void *tsan_self() { return __tsan_get_current_fiber(); }
+#else
+const bool own_stacks = false;
+inline void tsan_make(void **) {}
+inline void tsan_turn(void *) {}
+inline void tsan_give(void *) {}
+inline void tsan_take(void *) {}
+inline void tsan_read(const void *, size_t) {}
+inline void tsan_write(void *, size_t) {}
+inline void *tsan_self() { return NULL; }
+#endif
+
 #ifdef EMULATE_ASAN
 const size_t stack_bytes = 512 << 10;
 #else
@@ -391,6 +423,7 @@ struct lane {
     worker *home;
     fiber *on; /* NULL: has not begun */
     place at;  /* where it waits */
+    void *tsan;
     emulate_kind waits;
     unsigned mask;
     int line;
@@ -430,10 +463,11 @@ struct worker {
     thread_locals locals = thread_locals_find();
     fiber host;     /* what waits for the block's end */
     fiber *running; /* the one begun last */
+    void *host_tsan;
     fiber stacks[THREADS];
     int stack_count = 0;
-    fiber *idle[THREADS];
-    int idle_count = 0;
+    fiber *idle[THREADS], *used[THREADS]; /* those used are idle from the next block on */
+    int idle_count = 0, used_count = 0;
     char *stack_memory = NULL;
     worker();
     ~worker();
@@ -541,6 +575,7 @@ inline void go_on(worker *w, place *from, lane *next) {
         to = &next->on->idle;
     }
     emulate_thread_index = &next->index;
+    tsan_turn(next->tsan);
     change_place(from, to, next->on);
 }
 
@@ -561,19 +596,25 @@ void fiber_main() {
     if (!w->host.low) w->host.low = (char *)low, w->host.size = size;
 #endif
     for (;;) {
+        tsan_take(w);
         w->job->thread->call();
         lane *t = lane_now();
+        tsan_give(&w->live);
         t->team->ended |= 1u << t->number;
         w->live--;
         t = lane_after(w, t);
-        if (t && !t->on) {
+        if (t && !t->on && !own_stacks) {
             t->on = self;
             emulate_thread_index = &t->index;
             continue;
         }
-        w->idle[w->idle_count++] = self;
+        if (own_stacks) w->used[w->used_count++] = self;
+        else w->idle[w->idle_count++] = self;
         if (t) go_on(w, &self->idle, t);
-        else change_place(&self->idle, &w->host.idle, &w->host);
+        else {
+            tsan_turn(w->host_tsan);
+            change_place(&self->idle, &w->host.idle, &w->host);
+        }
     }
 }
 
@@ -604,11 +645,14 @@ inline __attribute__((always_inline)) bool meet(lane *t, emulate_kind kind, int 
     t->line = line;
     t->mask = mask;
     t->waits = kind;
+    tsan_give(p);
     if (here->arrived == mask) {
         *here = p->meetings[--p->meeting_count];
+        tsan_take(p);
         return true;
     }
     wait_turn(t->home, t);
+    tsan_take(p);
     return false;
 }
 
@@ -628,6 +672,7 @@ worker::worker() {
         lanes[i].team = &warps[i / WARP];
         lanes[i].home = this;
         lanes[i].group = 0;
+        lanes[i].tsan = NULL;
     }
     for (int i = 0; i < WARPS; i++) {
         warps[i].bit = 1u << i;
@@ -646,6 +691,7 @@ void block_start(worker *w, uint64_t number) {
     w->block.index = {(unsigned)(number % g.x), (unsigned)(number / g.x % g.y), (unsigned)(number / g.x / g.y)};
     w->thread_count = w->live = (int)(b.x * b.y * b.z);
     w->arrived = w->votes = w->barrier_count = 0;
+    while (w->used_count) w->idle[w->idle_count++] = w->used[--w->used_count];
     w->ready = 0;
     w->forward = knobs.order == 0;
     w->backward = knobs.order == 1;
@@ -656,6 +702,7 @@ void block_start(worker *w, uint64_t number) {
     for (int i = 0; i < w->thread_count; i++) {
         lane *t = &w->lanes[i];
         t->on = NULL;
+        tsan_make(&t->tsan);
         if (t->group) t->group = 0, t->copies.clear();
     }
     for (int i = 0; i * WARP < w->thread_count; i++) {
@@ -673,7 +720,10 @@ void block_start(worker *w, uint64_t number) {
 
 void block_run(worker *w, uint64_t number) {
     block_start(w, number);
+    w->host_tsan = tsan_self();
+    tsan_give(w);
     go_on(w, &w->host.idle, next_lane(w));
+    tsan_take(&w->live);
     const ptrdiff_t overrun = w->shared.user ? guarded_overrun(w->shared) : 0;
     if (overrun) {
         const uint3 b = w->block.index;
@@ -725,6 +775,7 @@ int emulate_barrier(bool value, int line) {
     t->team->at_barrier |= 1u << t->number;
     t->line = line;
     t->waits = EMULATE_BARRIER;
+    tsan_give(&w->barrier_result[parity]);
     if (++w->arrived == w->thread_count) {
         w->barrier_result[parity] = w->votes;
         w->barrier_count++;
@@ -738,6 +789,7 @@ int emulate_barrier(bool value, int line) {
         w->now = &w->warps[choose(w, w->ready, w->turn_warp)];
     }
     wait_turn(w, t);
+    tsan_take(&w->barrier_result[parity]);
     return w->barrier_result[parity];
 }
 
@@ -908,6 +960,7 @@ void emulate_ldmatrix(uint32_t *r, const void *row, int matrices, bool transpose
     if ((int)t->number < 8 * matrices) {
         if ((uintptr_t)row & 15) emulate_die("ldmatrix, line %d: the row's address is no multiple of 16", line);
         if (!is_shared(t, row, 16)) emulate_die("ldmatrix, line %d: the row is not in shared memory", line);
+        tsan_read(row, 16);
     }
     if (!meet(t, EMULATE_LDMATRIX, matrices * 2 + transposed, ~0u, line)) return;
     hand_out(p, matrices, transposed);
@@ -922,7 +975,11 @@ template <size_t bytes> static inline void copy_async(void *shared, const void *
     if (!is_shared(t, shared, bytes)) emulate_die("cp.async, line %d: the destination is not in shared memory", line);
     if (valid && (uintptr_t)global & (bytes - 1)) emulate_die("cp.async, line %d: the global address is no multiple of %zu", line, bytes);
     t->copies.push_back({shared, (int)bytes, t->group, {0}});
-    if (valid) memcpy(t->copies.back().data, global, bytes);
+    if (valid) {
+        tsan_read(global, bytes);
+        memcpy(t->copies.back().data, global, bytes);
+    }
+    tsan_write(shared, bytes);
     memset(shared, 0xff, bytes);
 }
 void emulate_copy_async16(void *shared, const void *global, bool valid, int line) { copy_async<16>(shared, global, valid, line); }
