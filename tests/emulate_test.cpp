@@ -648,6 +648,13 @@ static __global__ void k_copies(const unsigned *x, unsigned *out) {
     out[20] = s[8];
     d_copy_async_wait<0>();
     out[21] = s[8];
+    d_copy_async4(s, x, true); /* never waited for */
+}
+static __global__ void k_copies_after(unsigned *out) {
+    K_SHARED(unsigned, s);
+    d_copy_async_commit();
+    d_copy_async_wait<0>();
+    *out = s[0];
 }
 static void test_copy_async() {
     buffer<unsigned> x(10), out(22);
@@ -659,6 +666,8 @@ static void test_copy_async() {
     for (unsigned i = 0; i < 10; i++) CHECK_IS(out.host[10 + i], i < 7 ? i + 1 : i == 7 ? 0 : ~0u);
     CHECK_IS(out.host[20], ~0u);
     CHECK_IS(out.host[21], 9u);
+    K_LAUNCH(k_copies_after, 1, 1, 40, 0, out.device);
+    CHECK_IS(out.down()[0], ~0u);
     for (int tiles : {1, 2, 3, 10}) in_orders([&]() { CHECK(pipeline(tiles, false, false)); });
     CHECK(!pipeline(10, true, false));
 #ifdef TEST_TSAN
@@ -702,6 +711,14 @@ static int race_results(bool barriers) {
     return (int)seen.size();
 }
 #ifdef TEST_TSAN
+/* A shuffle waits for the lanes, but promises nothing of memory. */
+static __global__ void k_race_of_warp(int *out) {
+    __shared__ int tile[32];
+    const int t = (int)threadIdx.x;
+    tile[t] = t;
+    const int x = __shfl_xor_sync(0xffffffffu, t, 1);
+    out[t] = tile[x];
+}
 /* Every block writes the same. */
 static __global__ void k_race_of_blocks(int *out) { out[threadIdx.x] = 1; }
 static void planted_race(const char *name) {
@@ -709,6 +726,7 @@ static void planted_race(const char *name) {
     else if (!strcmp(name, "pipeline")) pipeline(10, false, true);
     else {
         buffer<int> out(256);
+        if (!strcmp(name, "warp")) K_LAUNCH(k_race_of_warp, 1, 32, 0, 0, out.device);
         emulate_set_workers(2);
         K_LAUNCH(k_race_of_blocks, 10000, 256, 0, 0, out.device);
     }
@@ -720,6 +738,7 @@ static void test_planted_race() {
 #ifdef TEST_TSAN
     check_race("lanes", "#0 k_race");
     check_race("blocks", "#0 k_race_of_blocks");
+    check_race("warp", "#0 k_race_of_warp");
 #else
     CHECK(race_results(false) > 2);
 #endif
@@ -986,6 +1005,11 @@ static void test_lazy() {
     local[0] = 9;
     GOOD(cudaStreamSynchronize(s));
     CHECK_IS(x.down()[0], 8);
+    K_LAUNCH(k_add, 1, 32, 0, s, x.device, 1);
+    emulate_set_lazy(0);
+    K_LAUNCH(k_add, 1, 32, 0, s, x.device, -1); /* behind the one that is queued */
+    GOOD(cudaStreamQuery(s));
+    emulate_set_lazy(1);
     K_LAUNCH(k_add, 1, 32, 0, s, x.device, 1);
     int steps = 0;
     while (cudaStreamQuery(s) == cudaErrorNotReady && steps < 100) steps++;

@@ -97,7 +97,7 @@ inline void __trap() { emulate_die("__trap()"); }
 
 /* ---- barriers and warps ----------------------------------------------------------------------------------------- */
 
-enum emulate_kind { EMULATE_RUNS, EMULATE_BARRIER, EMULATE_SYNCWARP, EMULATE_VOTE, EMULATE_SHUFFLE, EMULATE_MMA, EMULATE_LDMATRIX };
+enum emulate_kind { EMULATE_BARRIER, EMULATE_SYNCWARP, EMULATE_VOTE, EMULATE_SHUFFLE, EMULATE_MMA, EMULATE_LDMATRIX };
 
 #define EMULATE_LINE int line = __builtin_LINE() /* of the caller, for complaints */
 

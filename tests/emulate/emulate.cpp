@@ -102,7 +102,7 @@ struct work {
 };
 
 const char *kind_name(emulate_kind kind) {
-    static const char *names[] = {"runs", "a barrier of the block", "__syncwarp", "a vote of the warp", "a shuffle", "mma", "ldmatrix"};
+    static const char *names[] = {"a barrier of the block", "__syncwarp", "a vote of the warp", "a shuffle", "mma", "ldmatrix"};
     return names[kind];
 }
 
@@ -370,6 +370,9 @@ const bool own_stacks = true;
 inline void tsan_make(void **who) { /* who is made knows all that its maker does */
     if (!*who) *who = __tsan_create_fiber(0);
 }
+inline void tsan_forget(void *who) {
+    if (who) __tsan_destroy_fiber(who);
+}
 inline void tsan_turn(void *who) { __tsan_switch_to_fiber(who, __tsan_switch_to_fiber_no_sync); }
 inline void tsan_give(void *to) { __tsan_release(to); }
 inline void tsan_take(void *from) { __tsan_acquire(from); }
@@ -379,6 +382,7 @@ inline void *tsan_self() { return __tsan_get_current_fiber(); }
 #else
 const bool own_stacks = false;
 inline void tsan_make(void **) {}
+inline void tsan_forget(void *) {}
 inline void tsan_turn(void *) {}
 inline void tsan_give(void *) {}
 inline void tsan_take(void *) {}
@@ -645,15 +649,13 @@ inline __attribute__((always_inline)) bool meet(lane *t, emulate_kind kind, int 
     t->line = line;
     t->mask = mask;
     t->waits = kind;
-    tsan_give(p);
-    if (here->arrived == mask) {
-        *here = p->meetings[--p->meeting_count];
-        tsan_take(p);
-        return true;
-    }
-    wait_turn(t->home, t);
-    tsan_take(p);
-    return false;
+    /* Of all meetings only this one promises that memory is seen. */
+    if (kind == EMULATE_SYNCWARP) tsan_give(p);
+    const bool last = here->arrived == mask;
+    if (last) *here = p->meetings[--p->meeting_count];
+    else wait_turn(t->home, t);
+    if (kind == EMULATE_SYNCWARP) tsan_take(p);
+    return last;
 }
 
 inline void meet_end(lane *t, unsigned mask) {
@@ -667,6 +669,7 @@ inline void meet_end(lane *t, unsigned mask) {
 }
 
 worker::worker() {
+    host.low = NULL;
     for (int i = 0; i < THREADS; i++) {
         lanes[i].number = (unsigned)i % WARP;
         lanes[i].team = &warps[i / WARP];
@@ -681,6 +684,7 @@ worker::worker() {
 }
 
 worker::~worker() {
+    for (lane &t : lanes) tsan_forget(t.tsan);
     if (stack_memory) munmap(stack_memory, (stack_guard + stack_bytes) * THREADS);
     guarded_free(&shared);
 }
@@ -703,7 +707,7 @@ void block_start(worker *w, uint64_t number) {
         lane *t = &w->lanes[i];
         t->on = NULL;
         tsan_make(&t->tsan);
-        if (t->group) t->group = 0, t->copies.clear();
+        if (t->group || !t->copies.empty()) t->group = 0, t->copies.clear();
     }
     for (int i = 0; i * WARP < w->thread_count; i++) {
         warp *p = &w->warps[i];
@@ -1031,7 +1035,6 @@ void grid_work(grid *g) {
     uint64_t i = g->next++;
     if (i >= g->count) return;
     w->job = g->job;
-    w->host.low = NULL;
     worker_now = w;
     emulate_block_now = &w->block;
     block_shape(w);
@@ -1546,7 +1549,7 @@ cudaError_t submit(cudaStream_t handle, const operation &next) {
         } else if (knobs.lazy) {
             s->queue.push_back(next);
             return cudaSuccess;
-        }
+        } else drain(s);
     }
     next();
     return cudaSuccess;
@@ -1725,6 +1728,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     ENTER();
     std::shared_ptr<event_state> e;
+    int64_t target;
     {
         locked hold(lock);
         emulate_stream *s = stream_of(stream);
@@ -1733,9 +1737,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
         e->captured = s->capture;
         e->stream = s;
         if (s->capture) return cudaSuccess;
-        e->recorded++;
+        target = ++e->recorded;
     }
-    const int64_t target = e->recorded;
     return leave(submit(stream, [e, target]() {
         e->reached = target;
         e->when = std::chrono::steady_clock::now();
