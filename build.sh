@@ -120,7 +120,7 @@ build_emulated() {
     cxx=
     for cxx in c++ g++ clang++ ''; do [ -n "$cxx" ] && have "$cxx" && break; done
     [ -n "$cxx" ] || { install g++ "no C++ compiler found"; cxx=g++; }
-    run $cxx -std=c++17 $warnings -g "$@" -x c++ -Itests/emulate -I. -c kernels.cu -o "$output-kernels.o" &
+    run $cxx -std=c++17 $warnings -Wno-unknown-pragmas -g "$@" -x c++ -Itests/emulate -I. -c kernels.cu -o "$output-kernels.o" &
     kernels=$!
     run $cxx -std=c++17 $warnings -g "$@" -Itests/emulate -c tests/emulate/emulate.cpp -o "$output-emulate.o" &&
         run $cc -std=c11 -ffp-contract=off $warnings ${stb:+-I$stb} -g "$@" -DTEST_GPU -DTEST_EMULATED -c tests/test.c -o "$output-test.o" &&

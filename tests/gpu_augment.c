@@ -151,7 +151,7 @@ static void test_gpu_augment_perspective(void) {
 /* Each augmentation alone, and none: the picture, unchanged or in gray. */
 static void test_gpu_augment_single(void) {
     static const struct { const char *what; aug_settings settings; } cases[] = {
-        {"none", {0}}, {"hue", {.hsv_h = 0.5}}, {"value", {.hsv_v = 0.9}}, {"flips", {.flipud = 0.6, .fliplr = 0.6}}, {"bgr", {.bgr = 0.5}},
+        {"none", {.hsv_h = 0}}, {"hue", {.hsv_h = 0.5}}, {"value", {.hsv_v = 0.9}}, {"flips", {.flipud = 0.6, .fliplr = 0.6}}, {"bgr", {.bgr = 0.5}},
         {"scale", {.scale = 0.9}}, {"upside down", {.degrees = 180, .scale = 0.5}}, {"mosaic", {.mosaic = 1}}, {"mixup", {.mosaic = 1, .mixup = 1}}, {"cutmix", {.mosaic = 1, .cutmix = 1}}};
     for (int i = 0; i < YOLO_COUNT(cases); i++) CHECK_MSG(augment_check(cases[i].what, &cases[i].settings, 5, 64, 64, 0) == 0, "%s: some bytes differ", cases[i].what);
 }
