@@ -8,7 +8,22 @@
 
    Each CUDA thread is a fiber. Those of a block take turns: one runs until it has to wait for others. What a kernel does wrong
    (a barrier that not all reach, lanes missing from a mask, a row that is not aligned, memory overrun) ends the program: "emulate: "
-   on stderr with kernel, block and thread, then abort(). What the host does wrong is an error code, as from CUDA.
+   on stderr with kernel, block, thread and line, then abort(). What the host does wrong is an error code, as from CUDA.
+
+   What finds what:
+     all ones          memory, shared memory and targets of cp.async hold them until something is written
+     orders            emulate_set_order: a missing barrier gives other results in some of them
+     -fsanitize=address,undefined   overruns at once, with their place, and whatever else they find in C++. Of static shared
+                       arrays it is `undefined` that knows the bounds, as long as the index is applied to the array itself
+     -fsanitize=thread races within a block and between blocks, with both places, whether or not a result differs. kernels.cu and the
+                       tests are compiled with it, emulate.cpp with -DEMULATE_TSAN in its stead; clang's is many times faster than gcc's.
+                       A shuffle, a vote or an mma orders no memory, __syncwarp does, as CUDA has it. Blocks that happen to run one
+                       after the other on one OS thread are not compared: more workers, more blocks
+     emulate_set_lazy, emulate_set_protect, emulate_fail_after   what the host does not wait for, touch, or expect
+
+   Not emulated: time, caches, weakly ordered memory (a missing __threadfence is not found), limits of registers and of
+   __launch_bounds__, waiting in a loop for another thread's write (it never gets its turn), textures, clusters, cooperative
+   launches. Kernels may have 128 KiB of stack. Linux, x86-64 and aarch64; other CPUs by ucontext, slowly.
 
    MIT licence, see LICENSE. */
 #ifndef EMULATE_H
