@@ -884,7 +884,7 @@ static void test_devices() {
 }
 
 static void test_memory() {
-    char *x = NULL, *y = NULL, *h = NULL;
+    signed char *x = NULL, *y = NULL, *h = NULL;
     size_t free_bytes, total;
     emulate_set_memory(1 << 20);
     GOOD(cudaMalloc(&x, 600 << 10));
@@ -898,7 +898,7 @@ static void test_memory() {
     GOOD(cudaMalloc(&y, 600 << 10)); /* the other device's */
     GOOD(cudaSetDevice(0));
     GOOD(cudaMallocHost(&h, 1000));
-    std::vector<char> back(600 << 10);
+    std::vector<signed char> back(600 << 10);
     memset(h, 5, 1000);
     GOOD(cudaMemcpy(x + 100, h, 1000, cudaMemcpyHostToDevice));
     GOOD(cudaMemset(x + 200, 7, 10));
@@ -912,7 +912,7 @@ static void test_memory() {
     CHECK_IS(cudaMemset(x, 0, (600 << 10) + 1), cudaErrorInvalidValue);
     CHECK_IS(cudaFree(x + 1), cudaErrorInvalidValue);
     CHECK_IS(cudaFree(h), cudaErrorInvalidValue);
-    for (int i = 0; i < 1000; i++) h[i] = (char)(i % 100);
+    for (int i = 0; i < 1000; i++) h[i] = (signed char)(i % 100);
     GOOD(cudaMemcpy2DAsync(x, 300, h, 100, 50, 10, cudaMemcpyHostToDevice));
     GOOD(cudaMemcpy(back.data(), x, 3000, cudaMemcpyDeviceToHost));
     for (int row = 0; row < 10; row++) CHECK(back[row * 300] == 0 && back[row * 300 + 49] == 49 && back[row * 300 + 51] != 51);
