@@ -76,6 +76,52 @@ static void test_gpu_forward(void) {
     pt_free(&model);
 }
 
+/* Boxes of a drawn picture, found by the trained network; to be freed with yolo_boxes_free. */
+static yolo_boxes gpu_step_boxes(const char *device, bool half, float conf) {
+    yolo_open_options open = yolo_open_defaults();
+    yolo_predict_options options = yolo_predict_defaults();
+    yolo_boxes boxes = {0};
+    yolo_model *model = NULL;
+    yolo_image image = {0};
+    yolo_error error = {0};
+    char folder[600], path[700];
+    snprintf(folder, sizeof folder, "%s", test_temp("gpu_predict"));
+    snprintf(path, sizeof path, "%s/00000.jpg", folder);
+    open.device = device;
+    open.half = half;
+    options.imgsz = 160;
+    options.conf = conf;
+    yolo_status status = path_make_directories(folder, &error);
+    if (status == YOLO_OK) status = demo_draw(folder, 4, 0, 1, &error);
+    if (status == YOLO_OK) status = yolo_image_read(&image, path, &error);
+    if (status == YOLO_OK) status = yolo_model_open(&model, "weights/shapes.pt", open, &error);
+    if (status == YOLO_OK) status = yolo_predict(model, &image, options, &boxes, &error);
+    CHECK_MSG(status == YOLO_OK, "%s", error.message);
+    yolo_model_close(model);
+    yolo_image_free(&image);
+    return boxes;
+}
+
+/* Each box of `want` has its like in `have`, and there are no others. */
+static void gpu_step_same_boxes(const char *what, yolo_boxes have, yolo_boxes want, float pixels, float confidence) {
+    CHECK_MSG(have.count == want.count && want.count > 0, "%s: %d boxes, %d on the CPU", what, have.count, want.count);
+    for (int i = 0; i < YOLO_MIN(have.count, want.count); i++) {
+        const yolo_box *a = &have.items[i], *b = &want.items[i];
+        CHECK_MSG(a->class_id == b->class_id && fabsf(a->x1 - b->x1) <= pixels && fabsf(a->y1 - b->y1) <= pixels && fabsf(a->x2 - b->x2) <= pixels &&
+                  fabsf(a->y2 - b->y2) <= pixels && fabsf(a->confidence - b->confidence) <= confidence, "%s: box %d: class %d at %g,%g scores %g, on the CPU class %d at %g,%g, %g",
+                  what, i, a->class_id, (double)a->x1, (double)a->y1, (double)a->confidence, b->class_id, (double)b->x1, (double)b->y1, (double)b->confidence);
+    }
+}
+
+static void test_gpu_predict(void) {
+    yolo_boxes want = gpu_step_boxes("cpu", true, 0.25f), whole = gpu_step_boxes("0", false, 0.25f), half = gpu_step_boxes("0", true, 0.25f);
+    gpu_step_same_boxes("float", whole, want, 0.01f, 1e-4f);
+    gpu_step_same_boxes("fp16", half, want, 0.5f, 1e-2f);
+    yolo_boxes_free(&want);
+    yolo_boxes_free(&whole);
+    yolo_boxes_free(&half);
+}
+
 /* Losses and gradients of one batch. */
 typedef struct gpu_step_result { loss_parts losses; float *gradients, *params; } gpu_step_result;
 
@@ -354,6 +400,7 @@ static void test_gpu_absent(void) {
 
 static const test_case tests_gpu_step[] = {
     {"forward", "heads as on the CPU, in float and in fp16", test_gpu_forward},
+    {"predict", "boxes of a picture as on the CPU", test_gpu_predict},
     {"step", "losses, gradients and statistics of a batch as on the CPU; twice the same bits", test_gpu_batch},
     {"train", "two epochs end as on the CPU", test_gpu_train},
     {"resume", "interrupted and resumed: the same bits", test_gpu_train_resume},
