@@ -19012,12 +19012,14 @@ static void tr_log_head(const tr_run *run) {
 
 /* The line of an epoch after `done` of its batches. */
 static void tr_log_line_of(const tr_run *run, yolo_log_level level, const dl_batch *batch, int64_t done, int64_t batches) {
-    char epoch[32], left[32];
+    char epoch[32], left[32], memory[32] = "0G";
+    yg_device device;
+    if (run_gpu_device(run->place, &device)) snprintf(memory, sizeof memory, "%.3gG", (double)(device.memory_total - device.memory_free) / 1e9);
     const loss_parts *mean = &run->losses;
     double now = os_clock() - run->start, share = (run->done - run->first_epoch + (double)done / (double)batches) / (run->epochs - run->first_epoch);
     snprintf(epoch, sizeof epoch, "%d/%d", (int)run->done + 1, (int)run->epochs);
     log_duration(share > 0 ? now / share * (1 - share) : 0, left, sizeof left);
-    log_write(&run->log, level, "%11s%11s%11.4g%11.4g%11.4g%11d%11d%9.1f%10s", epoch, "0G", mean->box, mean->cls, mean->dfl, batch->first[batch->n],
+    log_write(&run->log, level, "%11s%11s%11.4g%11.4g%11.4g%11d%11d%9.1f%10s", epoch, memory, mean->box, mean->cls, mean->dfl, batch->first[batch->n],
               YOLO_MAX(batch->h, batch->w), run->trained_seconds > 0 ? (double)run->trained / run->trained_seconds : 0, left);
 }
 
