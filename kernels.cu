@@ -317,6 +317,8 @@ void yg_close(yg_gpu *gpu) {
     free(gpu);
 }
 
+void yg_enter(yg_gpu *gpu) { k_good(gpu, cudaSetDevice(gpu->index), "cannot be used"); }
+
 int yg_finish(yg_gpu *gpu, char *reason, size_t reason_size) {
     k_good(gpu, cudaStreamSynchronize(gpu->stream), "work failed");
     if (gpu->error && reason && reason_size) snprintf(reason, reason_size, "%s", gpu->reason);

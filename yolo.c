@@ -11027,6 +11027,7 @@ static void run_gpu_start(const run_lane *lane) {
     const net *net = lane->net;
     const run_gpu_lane *gpu = lane->gpu;
     const yg_ten input = run_gpu_input(lane->buffers, gpu->activations, &net->tensors[net->input], lane->n, lane->weights->gpu->type);
+    yg_enter(gpu->gpu);
     yg_upload(gpu->gpu, gpu->staged, gpu->host, gpu->heads_at[0] * sizeof(float));
     yg_from_floats(gpu->gpu, &input, gpu->staged, 3);
     for (int i = 0; i < net->op_count; i++) run_gpu_op(lane, i);

@@ -435,6 +435,8 @@ typedef struct yg_graph yg_graph; /* recorded work */
 /* Opens a device; 0, or an error number with its reason. yg_close frees it, not what was allocated on it. */
 int yg_open(yg_gpu **gpu, int index, char *reason, size_t reason_size);
 void yg_close(yg_gpu *gpu);
+/* To be called by another thread than the one that opened it, before its first call: CUDA keeps the current device by thread. */
+void yg_enter(yg_gpu *gpu);
 /* Waits until everything is done. 0, or the first failure since yg_open with its reason. */
 int yg_finish(yg_gpu *gpu, char *reason, size_t reason_size);
 /* Device memory, 256-byte aligned, not cleared; NULL when there is not enough, and then that is the failure that sticks, with

@@ -345,6 +345,33 @@ static void test_gpu_train_resume(void) {
     }
 }
 
+/* Validation in lanes of two threads, on the last device there is. */
+static void test_gpu_val(void) {
+    yolo_metrics want = {0}, have = {0};
+    char reason[256], device[16];
+    snprintf(device, sizeof device, "%d", yg_device_count(reason, sizeof reason) - 1);
+    for (int i = 0; i < 2; i++) {
+        yolo_open_options open = yolo_open_defaults();
+        yolo_val_options options = yolo_val_defaults();
+        yolo_model *model = NULL;
+        yolo_error error = {0};
+        open.device = i ? device : "cpu";
+        open.half = false;
+        open.threads = 2;
+        options.data = test_train_data();
+        options.imgsz = 96;
+        yolo_status status = yolo_model_open(&model, "weights/shapes.pt", open, &error);
+        if (status == YOLO_OK) status = yolo_val(model, options, i ? &have : &want, &error);
+        CHECK_MSG(status == YOLO_OK, "%s", error.message);
+        yolo_model_close(model);
+    }
+    CHECK(want.images == 4 && have.images == 4 && want.map50 > 0);
+    CHECK_NEAR(have.map50, want.map50, 1e-3);
+    CHECK_NEAR(have.map50_95, want.map50_95, 1e-3);
+    yolo_metrics_free(&want);
+    yolo_metrics_free(&have);
+}
+
 #ifdef TEST_EMULATED
 /* Every call of CUDA fails once: a sentence, nothing left on the device. */
 static void test_gpu_faults(void) {
@@ -401,6 +428,7 @@ static void test_gpu_absent(void) {
 static const test_case tests_gpu_step[] = {
     {"forward", "heads as on the CPU, in float and in fp16", test_gpu_forward},
     {"predict", "boxes of a picture as on the CPU", test_gpu_predict},
+    {"val", "metrics as on the CPU, from another device and other threads", test_gpu_val},
     {"step", "losses, gradients and statistics of a batch as on the CPU; twice the same bits", test_gpu_batch},
     {"train", "two epochs end as on the CPU", test_gpu_train},
     {"resume", "interrupted and resumed: the same bits", test_gpu_train_resume},
