@@ -627,10 +627,11 @@ static void os_spin_pause(void) {
 #define YOLO_ASSERT(condition) \
     ((condition) ? (void)0 : (fprintf(stderr, "%s:%d: broken invariant: %s\n", __FILE__, __LINE__, #condition), abort()))
 
-static volatile sig_atomic_t err_interrupted;
+static os_atomic err_interrupt; /* set by signal handlers and by any thread */
 
-void yolo_interrupt(void) { err_interrupted = 1; }
-void yolo_interrupt_clear(void) { err_interrupted = 0; }
+void yolo_interrupt(void) { os_atomic_set(&err_interrupt, 1); }
+void yolo_interrupt_clear(void) { os_atomic_set(&err_interrupt, 0); }
+static bool err_interrupted(void) { return os_atomic_get(&err_interrupt) != 0; }
 
 /* Fills *error (NULL allowed) and returns `status`, so that a failing path is one statement. */
 YOLO_PRINTF(3, 4)
@@ -4227,7 +4228,7 @@ static yolo_status data_walk(const char *root, data_list *list, yolo_error *erro
     char real[DATA_PATH_SIZE], reason[256];
     w->list = list;
     w->failed = !data_list_add(&w->folders, root, strlen(root));
-    for (bool first = true; w->folders.count && !w->failed && !err_interrupted; first = false) {
+    for (bool first = true; w->folders.count && !w->failed && !err_interrupted(); first = false) {
         w->folder = w->folders.paths[--w->folders.count];
         if (os_real_path(w->folder, real, sizeof real) && !data_walk_mark(w, real)) continue;
         if (!os_list_directory(w->folder, data_walk_entry, w) && !w->failed) {
@@ -4243,7 +4244,7 @@ static yolo_status data_walk(const char *root, data_list *list, yolo_error *erro
         arena_free(&w->found.memory);
     }
     if (w->failed) status = err_memory(error, 1 << 20);
-    else if (err_interrupted) status = err_set(error, YOLO_ERROR_INTERRUPTED, "%s: interrupted while folders were read", root);
+    else if (err_interrupted()) status = err_set(error, YOLO_ERROR_INTERRUPTED, "%s: interrupted while folders were read", root);
     data_list_sort(list);
     data_list_free(&w->folders);
     data_list_free(&w->found);
@@ -12479,7 +12480,7 @@ static yolo_status pipe_interrupted(const pipe_job *job, int64_t done, yolo_erro
 
 /* Under the mutex. An interrupt ends the list behind the pictures in hand. */
 static bool pipe_leaving(pipe_line *p) {
-    if (err_interrupted && p->end > p->run) {
+    if (err_interrupted() && p->end > p->run) {
         p->end = p->run;
         os_condition_wake_all(&p->changed);
     }
@@ -12564,7 +12565,7 @@ static void pipe_deliver(pipe_line *p) {
 /* One picture after the other in the calling thread. */
 static void pipe_serial(pipe_line *p) {
     const pipe_job *job = p->job;
-    for (; p->status == YOLO_OK && p->consumed < p->end && !err_interrupted; p->consumed++) {
+    for (; p->status == YOLO_OK && p->consumed < p->end && !err_interrupted(); p->consumed++) {
         pipe_slot *slot = &p->slots[0];
         pipe_load(job, slot, p->consumed);
         p->status = pipe_process(job, &p->lanes[0], slot, &p->error);
@@ -14344,7 +14345,7 @@ static yolo_status dl_gather(dl_loader *dl, const data_list *train, yolo_error *
     if (!dl->items || !dl->instances) return err_memory(error, (uint64_t)count * sizeof *dl->items);
     yolo_error damage;
     for (int64_t i = 0; i < count; i++) {
-        if (err_interrupted) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted while labels were read");
+        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted while labels were read");
         dl_item *item = &dl->items[dl->pictures];
         memset(item, 0, sizeof *item);
         item->path = train->paths[i];
@@ -14864,17 +14865,17 @@ static yolo_status dl_next(dl_loader *dl, dl_batch **out, yolo_error *error) {
     os_condition_wake_all(&dl->changed);
     int n = (int)YOLO_MIN(o->batch, dl->end - dl->delivered * o->batch);
     dl_slot *slot = dl_slot_of(dl, dl->delivered);
-    while (n > 0 && dl->thread_count && slot->done < n && dl->status == YOLO_OK && !err_interrupted) os_condition_wait(&dl->changed, &dl->mutex);
+    while (n > 0 && dl->thread_count && slot->done < n && dl->status == YOLO_OK && !err_interrupted()) os_condition_wait(&dl->changed, &dl->mutex);
     os_mutex_unlock(&dl->mutex);
     if (n <= 0) return YOLO_OK;
-    if (!dl->thread_count && !err_interrupted) thr_parallel_for(o->workers > 0 ? NULL : o->pool, n, dl_body, dl);
+    if (!dl->thread_count && !err_interrupted()) thr_parallel_for(o->workers > 0 ? NULL : o->pool, n, dl_body, dl);
     dl_tell_news(dl);
     os_mutex_lock(&dl->mutex);
     yolo_status status = dl->status;
     if (status != YOLO_OK && error) *error = dl->error;
     os_mutex_unlock(&dl->mutex);
     if (status != YOLO_OK) return status;
-    if (err_interrupted)
+    if (err_interrupted())
         return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted at batch %lld of %lld", (long long)dl->delivered + 1, (long long)dl_batch_count(dl));
     if ((status = dl_collect(dl, slot, n, error)) != YOLO_OK) return status;
     os_mutex_lock(&dl->mutex);
@@ -15350,7 +15351,7 @@ static yolo_status ev_set_open(ev_set *set, const data_list *list, const ev_labe
     set->pictures = mem_array((uint64_t)list->count, sizeof *set->pictures);
     if (!set->pictures) return err_memory(error, (uint64_t)list->count * sizeof *set->pictures);
     for (int64_t i = 0; i < list->count; i++) {
-        if (err_interrupted) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture");
+        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture");
         ev_picture *picture = &set->pictures[set->count];
         *picture = (ev_picture){.path = list->paths[i], .order = i};
         yolo_error damage;
@@ -16738,7 +16739,7 @@ static yolo_status prep_examine_all(prep_job *job) {
     int64_t chunk = (int64_t)PREP_CHUNK * thr_pool_size(job->pool);
     for (job->first = 0; job->first < job->count; job->first += chunk) {
         int64_t end = YOLO_MIN(job->first + chunk, job->count);
-        if (err_interrupted) return prep_interrupted(job);
+        if (err_interrupted()) return prep_interrupted(job);
         thr_parallel_for(job->pool, (int)(end - job->first), prep_examine, job);
         for (int64_t i = job->first; i < end; i++) {
             prep_picture *p = &job->pictures[i];
@@ -17075,7 +17076,7 @@ static yolo_status prep_write_pictures(prep_job *job) {
     for (int64_t i = 0; status == YOLO_OK && i < job->count; i++) {
         prep_picture *p = &job->pictures[i];
         if (p->fate == PREP_TAKEN) {
-            if (err_interrupted) return prep_interrupted(job);
+            if (err_interrupted()) return prep_interrupted(job);
             status = prep_place_picture(job, p);
             if (status == YOLO_OK) status = prep_place_label(job, p);
         }
@@ -17459,7 +17460,7 @@ static yolo_status lab_plan(lab_run *run, const char *classes_path, yolo_error *
     if (classes_path) lab_set_add(&run->labels, classes_path); /* a picture called classes.jpg must not write there */
     lab_set_add(&run->labels, options->source);                /* nor may list.jpg over list.txt */
     for (int64_t i = 0; i < total; i++) {
-        if (err_interrupted) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture");
+        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture");
         lab_item *item = &run->items[run->count];
         *item = (lab_item){.picture = run->pictures.paths[i]};
         if (!lab_place(run, item)) return err_memory(error, 4096);
@@ -19060,7 +19061,7 @@ static yolo_status tr_train_epoch(tr_run *run, bool *lost, yolo_error *error) {
         const double start = os_clock();
         loss_parts losses = {0, 0, 0};
         opt_schedule(run->opt, number, (int)run->done);
-        if (err_interrupted) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted in epoch %d of %d", (int)run->done + 1, (int)run->epochs);
+        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted in epoch %d of %d", (int)run->done + 1, (int)run->epochs);
         if ((status = dl_next(run->loader, &batch, error)) != YOLO_OK || !batch) break;
         if (tr_wants_sheet(run, number, batches)) tr_sheet(run, batch, number);
         if ((status = tr_batch(run, batch, number, &losses, error)) != YOLO_OK) break;
@@ -19667,7 +19668,7 @@ static void bench_layers(const run_lane *lane, double *ms, int repeats, str *out
 static yolo_status bench_run(run_lane *lane, int repeats, bool layers, double *ms, double *one, yolo_error *error) {
     int ops = lane->net->op_count;
     for (int i = -1; i < repeats; i++) {
-        if (err_interrupted) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted after %d of %d runs", YOLO_MAX(i, 0), repeats);
+        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted after %d of %d runs", YOLO_MAX(i, 0), repeats);
         double start = os_clock();
         if (layers) run_forward_timed(lane, one);
         else run_forward(lane);
@@ -19957,7 +19958,7 @@ static yolo_status demo_draw(const char *folder, uint64_t seed, int64_t first, i
     char *names_path = path_join(folder, "classes.txt"), *yaml_path = path_join(folder, "data.yaml");
     yolo_status status = path_make_directories(folder, error);
     for (int64_t i = first; i < first + count && status == YOLO_OK; i++)
-        status = err_interrupted ? err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted while pictures were drawn")
+        status = err_interrupted() ? err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted while pictures were drawn")
                                  : demo_write(folder, seed, i, error);
     str_add(&yaml, "train: .\nval: .\nnames:\n");
     for (int i = 0; i < DEMO_KINDS; i++) {

@@ -288,7 +288,7 @@ static bool gpu_step_train(const char *name, const char *device, bool amp, const
     o.log = (yolo_log){test_train_listen, &ear};
     const yolo_status status = yolo_train(o, report, &error);
     CHECK_MSG(status == (interrupt_at ? YOLO_ERROR_INTERRUPTED : YOLO_OK), "%s: %s", name, error.message);
-    if (interrupt_at) err_interrupted = 0;
+    if (interrupt_at) yolo_interrupt_clear();
     return status == YOLO_OK;
 }
 
