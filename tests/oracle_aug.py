@@ -112,8 +112,8 @@ failures = 0
 
 
 class Batch(ctypes.Structure):
-    _fields_ = [("pixels", ctypes.POINTER(ctypes.c_uint8)), ("n", ctypes.c_int), ("h", ctypes.c_int), ("w", ctypes.c_int),
-                ("targets", ctypes.c_void_p), ("first", ctypes.POINTER(ctypes.c_int)), ("pictures", ctypes.POINTER(ctypes.c_int64))]
+    _fields_ = [("pixels", ctypes.POINTER(ctypes.c_uint8)), ("scenes", ctypes.c_void_p), ("n", ctypes.c_int), ("h", ctypes.c_int),
+                ("w", ctypes.c_int), ("targets", ctypes.c_void_p), ("first", ctypes.POINTER(ctypes.c_int)), ("pictures", ctypes.POINTER(ctypes.c_int64))]
 
 
 def check(good, text):
@@ -383,7 +383,7 @@ def compare_floats(lib):
     generator, worst = np.random.default_rng(3), 0.0
     for h, w, to_h, to_w in ((64, 96, 96, 128), (96, 96, 64, 64), (64, 64, 64, 64), (32, 64, 64, 64)):
         pixels = generator.integers(0, 256, (2, h, w, 3), dtype=np.uint8)
-        batch = Batch(pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), 2, h, w)
+        batch = Batch(pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), None, 2, h, w)
         out = np.zeros((2, to_h, to_w, 3), np.float32)
         lib.oracle_floats(ctypes.byref(batch), out.ctypes.data_as(ctypes.c_void_p), to_h, to_w)
         expected = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).float() / 255
