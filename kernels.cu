@@ -13,7 +13,7 @@
      K7  k_ d_ yg_    batch norm with its activation
      K8  k_ d_ yg_    convolution, forward and gradient of the input
      K9  k_ d_ yg_    convolution, gradient of the weights
-     K10 k_ d_ yg_    boxes from the raw heads
+     K10 k_ d_ yg_    boxes from the raw heads, suppression
      K11 k_ d_ yg_    training loss
      K12 k_ d_ yg_    optimizers and moving average
      K13 k_ d_ yg_    augmentation and letterbox from decoded pictures
@@ -525,6 +525,16 @@ static __device__ __forceinline__ float d_pixels_tap(int position, float scale, 
     return source - (float)*at;
 }
 
+/* A pixel of three channels, zeros in those behind them up to `channels`. rgb holds zeros behind the third. */
+template <typename T, int V> static __device__ __forceinline__ void d_pixels_store(T *to, const float (&rgb)[V < 3 ? 3 : V], int channels) {
+    const float zeros[V] = {};
+    if (V == 1) {
+#pragma unroll
+        for (int c = 0; c < 3; c++) to[c] = k_element<T>::store(rgb[c]);
+    } else d_elements_store<T, V>(to, d_elements_pack<T, V>(rgb));
+    for (int c = V == 1 ? 3 : V; c < channels; c += V) d_elements_store<T, V>(to + c, d_elements_pack<T, V>(zeros));
+}
+
 /* Bytes to shares of 255, resized bilinearly where `resized`. A block is a row of the output, a thread pixels of it. Twin:
    dl_floats. */
 template <typename T, int V, bool resized>
@@ -533,7 +543,6 @@ static __global__ void __launch_bounds__(K_WALK_THREADS) k_pixels(k_ten<T> out, 
     int top = y, bottom = y, left, right;
     const float low = resized ? d_pixels_tap(y, scale_y, in_h, &top, &bottom) : 0.0f;
     const uint8_t *above = pixels + ((int64_t)n * in_h + top) * in_w * 3, *below = pixels + ((int64_t)n * in_h + bottom) * in_w * 3;
-    const float zeros[V] = {};
     for (int x = (int)threadIdx.x; x < out.w; x += (int)blockDim.x) {
         const float part = resized ? d_pixels_tap(x, scale_x, in_w, &left, &right) : 0.0f;
         float rgb[V < 3 ? 3 : V] = {};
@@ -545,12 +554,7 @@ static __global__ void __launch_bounds__(K_WALK_THREADS) k_pixels(k_ten<T> out, 
                 rgb[c] = (1 - low) * a + low * b;
             } else rgb[c] = d_pixels_share(above[x * 3 + c]);
         }
-        T *to = out.data + ((int64_t)blockIdx.x * out.w + x) * out.pixel;
-        if (V == 1) {
-#pragma unroll
-            for (int c = 0; c < 3; c++) to[c] = k_element<T>::store(rgb[c]);
-        } else d_elements_store<T, V>(to, d_elements_pack<T, V>(rgb));
-        for (int c = V == 1 ? 3 : V; c < out.c; c += V) d_elements_store<T, V>(to + c, d_elements_pack<T, V>(zeros));
+        d_pixels_store<T, V>(out.data + ((int64_t)blockIdx.x * out.w + x) * out.pixel, rgb, out.c);
     }
 }
 
@@ -2655,7 +2659,7 @@ void yg_conv_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_
     k_launched(gpu, "gradient of a convolution's weights");
 }
 
-/* ==== K10 k_ d_ yg_: boxes from the raw heads ========================================================================
+/* ==== K10 k_ d_ yg_: boxes from the raw heads, suppression ===========================================================
    An anchor is a pixel of a head: YG_BINS logits for each side of a box, then a logit a class. The anchors of a picture are
    numbered level by level, row by row.
    1. Four neighbouring threads, a quad, work on an anchor: a side each, and every fourth group of its classes.
@@ -2982,6 +2986,123 @@ size_t yg_decode_bytes(const yg_ten *heads, int levels, int class_count) {
     for (int l = 0; l < levels; l++) anchors += heads[l].h * heads[l].w;
     return (size_t)heads[0].n * (size_t)k_decode_blocks(anchors, &tiles) * sizeof(int);
 }
+
+/* Suppression. Candidates are put in order by counting, for each, those that come before it: no more work than the comparisons
+   of boxes that follow, and no padding, no passes. Then a block a picture keeps the best that is left and strikes out what it
+   overlaps, over and over: at most max_det rounds over a bit a candidate. Boxes are compared as nms_overlaps does it, each
+   operation rounded, none contracted. */
+
+enum { K_NMS_THREADS = 256, K_NMS_SWEEP_THREADS = 512, K_NMS_WORDS = (YG_NMS_MOST + 31) / 32 };
+
+/* The shift that keeps classes apart, as NMS_CLASS_OFFSET. */
+static constexpr float K_NMS_CLASS_OFFSET = 7680.0f;
+
+struct k_nms_item { float4 box; int index, chain; }; /* shifted; which candidate; its class, or 0 where classes do not matter */
+
+struct k_nms_job {
+    const yg_candidate *candidates;
+    const int *counts;
+    k_nms_item *sorted;
+    yg_candidate *kept;
+    int *kept_counts;
+    int most, max_det;
+    float iou;
+    bool agnostic;
+};
+
+/* Candidates into order: by falling score, equal ones as they come. Grid (candidates / threads, pictures), a thread a candidate.
+   Twin: nms_compare. */
+static __global__ void __launch_bounds__(K_NMS_THREADS) k_nms_sort(k_nms_job job) {
+    __shared__ float scores[K_NMS_THREADS];
+    const int picture = (int)blockIdx.y, count = job.counts[picture], thread = (int)threadIdx.x, own = (int)blockIdx.x * K_NMS_THREADS + thread;
+    const yg_candidate *candidates = job.candidates + (int64_t)picture * job.most;
+    if (count > job.most || (int)blockIdx.x * K_NMS_THREADS >= count) return;
+    const float score = own < count ? candidates[own].score : 0;
+    int before = 0;
+    for (int first = 0; first < count; first += K_NMS_THREADS) {
+        const int some = min(count - first, (int)K_NMS_THREADS);
+        __syncthreads();
+        if (thread < some) scores[thread] = candidates[first + thread].score;
+        __syncthreads();
+        for (int i = 0; i < some; i++) before += scores[i] > score || (scores[i] == score && first + i < own);
+    }
+    if (own >= count) return;
+    const yg_candidate c = candidates[own];
+    const int chain = job.agnostic ? 0 : c.class_id;
+    const float shift = __fmul_rn(K_NMS_CLASS_OFFSET, (float)chain);
+    const float4 box = make_float4(__fadd_rn(c.x1, shift), __fadd_rn(c.y1, shift), __fadd_rn(c.x2, shift), __fadd_rn(c.y2, shift));
+    job.sorted[(int64_t)picture * job.most + before] = k_nms_item{box, own, chain};
+}
+
+static __device__ __forceinline__ float d_nms_area(float4 box) { return __fmul_rn(__fsub_rn(box.z, box.x), __fsub_rn(box.w, box.y)); }
+
+/* As nms_overlaps. */
+static __device__ __forceinline__ bool d_nms_overlaps(float4 a, float area, float4 b, float threshold) {
+    const float w = fmaxf(0.0f, __fsub_rn(fminf(a.z, b.z), fmaxf(a.x, b.x))), h = fmaxf(0.0f, __fsub_rn(fminf(a.w, b.w), fmaxf(a.y, b.y)));
+    const float both = __fmul_rn(w, h);
+    return __fdiv_rn(both, __fsub_rn(__fadd_rn(area, d_nms_area(b)), both)) > threshold;
+}
+
+/* Strikes out what the kept one overlaps of the 32 candidates of a word; a warp comes here together. */
+static __device__ __forceinline__ void d_nms_strike(unsigned *word, int first, const k_nms_item *sorted, const k_nms_item &kept, float area, float iou) {
+    const unsigned alive = *word;
+    const int lane = (int)threadIdx.x % K_WARP;
+    bool struck = false;
+    if (!alive) return;
+    if (alive >> lane & 1) {
+        const k_nms_item other = sorted[first + lane];
+        struck = other.chain == kept.chain && d_nms_overlaps(kept.box, area, other.box, iou);
+    }
+    const unsigned lanes = __ballot_sync(K_ALL_LANES, struck);
+    __syncwarp(); /* all have read the word */
+    if (!lane) *word = alive & ~lanes;
+}
+
+/* What is kept of a picture, a block each. Twin: nms_run. */
+static __global__ void __launch_bounds__(K_NMS_SWEEP_THREADS) k_nms_sweep(k_nms_job job) {
+    __shared__ unsigned alive[K_NMS_WORDS];
+    const int picture = (int)blockIdx.x, count = job.counts[picture], thread = (int)threadIdx.x, words = (count + 31) / 32;
+    const yg_candidate *candidates = job.candidates + (int64_t)picture * job.most;
+    const k_nms_item *sorted = job.sorted + (int64_t)picture * job.most;
+    int kept = 0, at = 0;
+    if (count > job.most) {
+        if (!thread) job.kept_counts[picture] = -1;
+        return;
+    }
+    for (int word = thread; word < words; word += K_NMS_SWEEP_THREADS) alive[word] = count - word * 32 >= 32 ? K_ALL_LANES : (1u << (count - word * 32)) - 1;
+    for (; kept < job.max_det; kept++) {
+        __syncthreads();
+        while (at < words && !alive[at]) at++;
+        if (at == words) break;
+        const int best = at * 32 + __ffs((int)alive[at]) - 1;
+        const k_nms_item item = sorted[best];
+        const float area = d_nms_area(item.box);
+        __syncthreads();
+        if (!thread) {
+            job.kept[(int64_t)picture * job.max_det + kept] = candidates[item.index];
+            alive[at] &= ~(1u << best % 32);
+        }
+        __syncthreads();
+        for (int word = at + thread / K_WARP; word < words; word += K_NMS_SWEEP_THREADS / K_WARP)
+            d_nms_strike(alive + word, word * 32, sorted, item, area, job.iou);
+    }
+    if (!thread) job.kept_counts[picture] = kept;
+}
+
+void yg_nms(yg_gpu *gpu, yg_candidate *kept, int *kept_counts, const yg_candidate *candidates, const int *counts, int pictures, int most,
+            float iou, int max_det, bool agnostic, void *workspace) {
+    if (gpu->error || pictures < 1) return;
+    if (pictures > 65535 || most < 1 || most > YG_NMS_MOST || max_det < 1) {
+        k_fail(gpu, (int)cudaErrorInvalidValue, "GPU %d: suppression of %d candidates in %d pictures, %d to be kept", gpu->index, most, pictures, max_det);
+        return;
+    }
+    const k_nms_job job = {candidates, counts, static_cast<k_nms_item *>(workspace), kept, kept_counts, most, max_det, iou, agnostic};
+    K_LAUNCH(k_nms_sort, dim3((unsigned)k_ceil_div(most, K_NMS_THREADS), (unsigned)pictures), K_NMS_THREADS, 0, gpu->stream, job);
+    K_LAUNCH(k_nms_sweep, pictures, K_NMS_SWEEP_THREADS, 0, gpu->stream, job);
+    k_launched(gpu, "suppression");
+}
+
+size_t yg_nms_bytes(int pictures, int most) { return (size_t)pictures * (size_t)most * sizeof(k_nms_item); }
 
 /* ==== K11 k_ d_ yg_: training loss ===================================================================================
    Task-aligned assignment, CIoU, distribution focal loss and BCE with soft targets, and their gradients: section 18 of yolo.c,
@@ -4289,4 +4410,88 @@ void yg_augment(yg_gpu *gpu, uint8_t *out, const yg_scene *scenes, int n, int h,
     }
     K_LAUNCH(k_augment, grid, dim3(K_WARP, K_AUGMENT_ROWS), 0, gpu->stream, out, scenes, h, w, w % 4 == 0 && ((uintptr_t)out & 3) == 0);
     k_launched(gpu, "pictures of a batch");
+}
+
+/* Letterbox: a decoded picture, resized as OpenCV does it in fixed point, into the network's input, in a border of gray. The
+   numbers are img_letterbox_run's: positions are rounded as there, all else is integers up to the division by 255. */
+
+enum { K_LETTERBOX_ROWS = 8, K_LETTERBOX_SIDE = 32 };
+
+/* Where a position samples an axis: `at` and its neighbour, with weights that add up to K_AUGMENT_ONE. As img_tap. */
+struct d_letterbox_tap { int at, next, low, high; };
+
+static __device__ __forceinline__ d_letterbox_tap d_letterbox_tap_of(int position, double step) {
+    const float at = (float)__dadd_rn(__dmul_rn((double)position + 0.5, step), -0.5);
+    const int low = __float2int_rd(at);
+    const float part = at - (float)low;
+    return d_letterbox_tap{low, low + 1, __float2int_rn((1.0f - part) * K_AUGMENT_ONE), __float2int_rn(part * K_AUGMENT_ONE)};
+}
+
+/* Along x a position beyond the edge takes the edge's pixel alone. */
+static __device__ __forceinline__ d_letterbox_tap d_letterbox_column(int x, double step, int width) {
+    const d_letterbox_tap tap = d_letterbox_tap_of(x, step);
+    if (tap.at >= 0 && tap.at < width - 1) return tap;
+    const int edge = tap.at < 0 ? 0 : width - 1;
+    return d_letterbox_tap{edge, edge, K_AUGMENT_ONE, 0};
+}
+
+/* Along y both rows are moved to the edge and keep their weights. */
+static __device__ __forceinline__ d_letterbox_tap d_letterbox_row(int y, double step, int height) {
+    d_letterbox_tap tap = d_letterbox_tap_of(y, step);
+    tap.at = min(max(tap.at, 0), height - 1);
+    tap.next = min(max(tap.next, 0), height - 1);
+    return tap;
+}
+
+/* As img_tile_row, and where `halved` as img_tile_halve. */
+static __device__ __forceinline__ unsigned d_letterbox_pixel(const yg_letterbox &l, const d_letterbox_tap &x, const d_letterbox_tap &y, bool halved) {
+    unsigned a, b, c, d, pixel = 0;
+    d_augment_two(l.pixels + ((int64_t)y.at * l.width + x.at) * 3, &a, &b);
+    d_augment_two(l.pixels + ((int64_t)y.next * l.width + x.at) * 3, &c, &d);
+#pragma unroll
+    for (int i = 0; i < 3; i++) {
+        const int p = d_augment_channel(a, i), q = d_augment_channel(b, i), r = d_augment_channel(c, i), s = d_augment_channel(d, i);
+        const int upper = (p * x.low + q * x.high) >> 4, lower = (r * x.low + s * x.high) >> 4;
+        const int mixed = (((upper * y.low) >> 16) + ((lower * y.high) >> 16) + 2) >> 2;
+        pixel |= (unsigned)(halved ? (p + q + r + s + 2) >> 2 : mixed) << 8 * i;
+    }
+    return pixel;
+}
+
+/* Grid (columns / 32, rows / 32, pictures); a thread is a column of a block's square and every eighth row of it; the positions
+   of columns and rows are worked out once a block. Twin: img_letterbox_run. */
+template <typename T, int V>
+static __global__ void __launch_bounds__(K_WARP *K_LETTERBOX_ROWS) k_letterbox(k_ten<T> out, const yg_letterbox *__restrict__ letterboxes) {
+    __shared__ d_letterbox_tap columns[K_LETTERBOX_SIDE], rows[K_LETTERBOX_SIDE];
+    const yg_letterbox l = letterboxes[blockIdx.z];
+    const int lane = (int)threadIdx.x, x = (int)blockIdx.x * K_LETTERBOX_SIDE + lane, top = (int)blockIdx.y * K_LETTERBOX_SIDE;
+    const bool halved = l.width == 2 * l.scaled_width && l.height == 2 * l.scaled_height;
+    if (threadIdx.y == 0) columns[lane] = d_letterbox_column(x - l.pad_left, l.step_x, l.width);
+    if (threadIdx.y == 1) rows[lane] = d_letterbox_row(top + lane - l.pad_top, l.step_y, l.height);
+    __syncthreads();
+    for (int row = (int)threadIdx.y; row < K_LETTERBOX_SIDE; row += K_LETTERBOX_ROWS) {
+        const int y = top + row, across = x - l.pad_left, down = y - l.pad_top;
+        if (x >= out.w || y >= out.h) continue;
+        unsigned pixel = K_AUGMENT_GRAY;
+        if (across >= 0 && across < l.scaled_width && down >= 0 && down < l.scaled_height) pixel = d_letterbox_pixel(l, columns[lane], rows[row], halved);
+        float rgb[V < 3 ? 3 : V] = {};
+#pragma unroll
+        for (int c = 0; c < 3; c++) rgb[c] = d_pixels_share((uint8_t)d_augment_channel(pixel, c));
+        d_pixels_store<T, V>(out.data + (((int64_t)blockIdx.z * out.h + y) * out.w + x) * out.pixel, rgb, out.c);
+    }
+}
+
+template <typename T, int V> static void k_letterbox_launch(yg_gpu *gpu, const yg_ten *out, const yg_letterbox *letterboxes) {
+    const dim3 grid((unsigned)k_ceil_div(out->w, K_LETTERBOX_SIDE), (unsigned)k_ceil_div(out->h, K_LETTERBOX_SIDE), (unsigned)out->n);
+    K_LAUNCH((k_letterbox<T, V>), grid, dim3(K_WARP, K_LETTERBOX_ROWS), 0, gpu->stream, k_view<T>(out), letterboxes);
+}
+
+void yg_letterbox_run(yg_gpu *gpu, const yg_ten *out, const yg_letterbox *letterboxes) {
+    if (gpu->error) return;
+    if (out->c < 3 || out->n > 65535) {
+        k_fail(gpu, (int)cudaErrorInvalidValue, "GPU %d: letterbox of %d pictures into %d channels", gpu->index, out->n, out->c);
+        return;
+    }
+    K_BY_VECTOR(out->type, k_is_aligned(out), k_letterbox_launch, gpu, out, letterboxes);
+    k_launched(gpu, "letterbox");
 }

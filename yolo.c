@@ -1487,9 +1487,11 @@ enum { IMG_TILE = 256 }; /* output columns resized together */
 /* Where an output position samples its axis: between positions at and at + 1, with weights that add up to 2048. */
 typedef struct img_tap { int at; int16_t low, high; } img_tap;
 
+/* Input positions from one output position to the next. */
+static double img_step(int out, int in) { return 1.0 / ((double)out / in); }
+
 static img_tap img_tap_make(int position, int out, int in) {
-    double scale = 1.0 / ((double)out / in);
-    float at = (float)((position + 0.5) * scale - 0.5);
+    float at = (float)((position + 0.5) * img_step(out, in) - 0.5);
     int low = (int)floorf(at);
     float part = at - (float)low;
     return (img_tap){low, (int16_t)lrintf((1.0f - part) * 2048.0f), (int16_t)lrintf(part * 2048.0f)};
@@ -1579,6 +1581,15 @@ static void img_tile_row(img_tile *tile, int y, uint8_t *restrict out) {
     int low = tap.low, high = tap.high, count = tile->count * 3;
     for (int i = 0; i < count; i++)
         out[i] = (uint8_t)((((upper[i] * low) >> 16) + ((lower[i] * high) >> 16) + 2) >> 2);
+}
+
+/* The picture at another size, into rows of `row` bytes. */
+static void img_resize(const yolo_image *in, int width, int height, uint8_t *out, size_t row) {
+    for (int first = 0; first < width; first += IMG_TILE) {
+        img_tile tile;
+        img_tile_start(&tile, in, width, height, first);
+        for (int y = 0; y < height; y++) img_tile_row(&tile, y, out + row * (size_t)y + (size_t)first * 3);
+    }
 }
 
 /* The size at which ultralytics' data sets load a picture: longer side = imgsz. REF ultralytics/data/base.py load_image */
@@ -10829,6 +10840,12 @@ static yg_conv run_gpu_conv(const net *net, const net_op *op, yg_type type, net_
                      .stride = op->stride, .padding = op->padding, .activation = (yg_activation)activation, .slope = (float)net->slope, .type = type};
 }
 
+/* A picture of width x height whose pixels are on the device, for yg_letterbox_run. */
+static yg_letterbox run_gpu_letterbox(const img_letterbox *plan, int width, int height, const uint8_t *pixels) {
+    return (yg_letterbox){pixels, img_step(plan->scaled_width, width), img_step(plan->scaled_height, height), width, height,
+                          plan->scaled_width, plan->scaled_height, plan->pad_left, plan->pad_top};
+}
+
 /* The rows of a batch norm in a parameter table on the device. */
 static yg_norm_rows run_gpu_norm_rows(const net *net, int bn, float *params) {
     const net_param *rows = &net->params[bn];
@@ -14446,12 +14463,8 @@ static yolo_status dl_decode(const dl_item *item, uint8_t **pixels, yolo_error *
                          image.height, item->file_width, item->file_height);
     else if (!(*pixels = mem_alloc(size + AUG_SLACK))) status = err_memory(error, size);
     else {
-        img_tile tile;
         memset(*pixels + size, 0, AUG_SLACK);
-        for (int first = 0; first < item->width; first += IMG_TILE) {
-            img_tile_start(&tile, &image, item->width, item->height, first);
-            for (int y = 0; y < item->height; y++) img_tile_row(&tile, y, *pixels + row * (size_t)y + (size_t)first * 3);
-        }
+        img_resize(&image, item->width, item->height, *pixels, row);
     }
     mem_free(image.pixels);
     return status;
@@ -14651,13 +14664,8 @@ static yolo_status dl_make_plain(dl_worker *w, int64_t *index, uint8_t *out, yol
     img_letterbox plan = img_letterbox_plan_fixed(item->width, item->height, s->width, s->height, false);
     yolo_image image = {item->pixels, item->width, item->height};
     size_t row = (size_t)s->width * 3;
-    img_tile tile;
     memset(out, AUG_BORDER, row * (size_t)s->height);
-    for (int first = 0; first < plan.scaled_width; first += IMG_TILE) {
-        img_tile_start(&tile, &image, plan.scaled_width, plan.scaled_height, first);
-        for (int y = 0; y < plan.scaled_height; y++)
-            img_tile_row(&tile, y, out + row * (size_t)(plan.pad_top + y) + (size_t)(plan.pad_left + first) * 3);
-    }
+    img_resize(&image, plan.scaled_width, plan.scaled_height, out + row * (size_t)plan.pad_top + (size_t)plan.pad_left * 3, row);
     w->boxes[0].count = 0;
     float scale = (float)plan.scale;
     bool good = aug_boxes_add(&w->boxes[0], w->loader->labels + item->first_label, item->label_count, (float)item->width * scale,
@@ -16448,11 +16456,7 @@ static void plot_cell(yolo_image *cell, const plot_picture *picture, const plot_
     memset(cell->pixels, 114, (size_t)cell->width * (size_t)cell->height * 3);
     if (!in->pixels || in->width < 1 || in->height < 1) return;
     int width = YOLO_CLAMP((int)(in->width * scale), 1, cell->width), height = YOLO_CLAMP((int)(in->height * scale), 1, cell->height);
-    for (int first = 0; first < width; first += IMG_TILE) {
-        img_tile tile;
-        img_tile_start(&tile, in, width, height, first);
-        for (int y = 0; y < height; y++) img_tile_row(&tile, y, cell->pixels + ((size_t)y * (size_t)cell->width + (size_t)first) * 3);
-    }
+    img_resize(in, width, height, cell->pixels, (size_t)cell->width * 3);
     for (int i = 0; i < picture->box_count; i++) {
         yolo_box box = picture->boxes[i];
         if (box.confidence >= 0 && box.confidence < sheet->confidence) continue;

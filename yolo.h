@@ -549,6 +549,15 @@ void yg_decode(yg_gpu *gpu, yg_candidate *candidates, int *counts, const yg_ten 
                float conf, bool multi_label, const uint8_t *wanted, int most, void *workspace);
 size_t yg_decode_bytes(const yg_ten *heads, int levels, int class_count);
 
+enum { YG_NMS_MOST = 30000 }; /* candidates of a picture at most, as NMS_MOST */
+
+/* The best of each cluster of a picture's candidates, as nms_run keeps them: kept + i * max_det, by falling score, kept_counts[i] of
+   them (device); -1 where counts[i] > most. Candidates and counts as yg_decode leaves them, most <= YG_NMS_MOST. `workspace`:
+   yg_nms_bytes. */
+void yg_nms(yg_gpu *gpu, yg_candidate *kept, int *kept_counts, const yg_candidate *candidates, const int *counts, int pictures, int most,
+            float iou, int max_det, bool agnostic, void *workspace);
+size_t yg_nms_bytes(int pictures, int most);
+
 typedef struct yg_target { int32_t class_id; float box[4]; } yg_target; /* as loss_target */
 
 typedef struct yg_loss {
@@ -596,6 +605,17 @@ typedef struct yg_scene { yg_layout layout; yg_colours colours; } yg_scene; /* a
 
 /* out (n,h,w,3) = a picture of each of the n scenes (device), the same bytes as aug_render's. */
 void yg_augment(yg_gpu *gpu, uint8_t *out, const yg_scene *scenes, int n, int h, int w);
+
+/* A picture in device memory and its place in the network's input, as img_letterbox. Pixels as for yg_tile; step: pixels of the picture
+   from one pixel of the scaled one to the next, as img_tap_make has it. */
+typedef struct yg_letterbox {
+    const uint8_t *pixels;
+    double step_x, step_y;
+    int32_t width, height, scaled_width, scaled_height, pad_left, pad_top;
+} yg_letterbox;
+
+/* Picture i of out = what letterboxes[i] (device) says, as img_letterbox_run makes it; channels of out beyond the third become 0. */
+void yg_letterbox_run(yg_gpu *gpu, const yg_ten *out, const yg_letterbox *letterboxes);
 
 #endif /* YOLO_PRIVATE */
 

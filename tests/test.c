@@ -140,6 +140,7 @@ static const test_case tests_planted[] = {
 #include "gpu_optimizer.c"
 #include "gpu_augment.c"
 #include "gpu_step.c"
+#include "gpu_label.c"
 #endif
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
@@ -176,6 +177,7 @@ static const test_area test_areas[] = {
     {"optimizer", tests_gpu_optimizer, YOLO_COUNT(tests_gpu_optimizer)},
     {"augment", tests_gpu_augment, YOLO_COUNT(tests_gpu_augment)},
     {"step", tests_gpu_step, YOLO_COUNT(tests_gpu_step)},
+    {"label", tests_gpu_label, YOLO_COUNT(tests_gpu_label)},
 #endif
 };
 

@@ -1,16 +1,6 @@
 /* test_img.c - resizing, letterbox, picture files and drawing, against cv2 and ultralytics (fixture by make_img.py);
    damaged files; want of memory. */
 
-/* Fills `out` (pixels allocated, size set, at least 1x1) with the resized picture; bit-exact with
-   cv2.resize(..., INTER_LINEAR). */
-static void img_resize_linear(yolo_image *out, const yolo_image *in) {
-    for (int first = 0; first < out->width; first += IMG_TILE) {
-        img_tile tile;
-        img_tile_start(&tile, in, out->width, out->height, first);
-        for (int y = 0; y < out->height; y++) img_tile_row(&tile, y, out->pixels + ((size_t)y * out->width + first) * 3);
-    }
-}
-
 static yolo_image img_test_pattern(int width, int height) {
     yolo_image image = {mem_alloc((size_t)width * (size_t)height * 3), width, height};
     for (uint32_t i = 0; i < (uint32_t)width * (uint32_t)height * 3; i++) image.pixels[i] = (uint8_t)(i * 2654435761u >> 13);
@@ -32,7 +22,7 @@ static void test_img_resize(void) {
     for (int i = 0; cases && i < cases->dims[0]; i++) {
         const int32_t *c = cases->ints + i * 5;
         yolo_image in = img_test_pattern(c[0], c[1]), out = {mem_alloc((size_t)c[2] * (size_t)c[3] * 3), c[2], c[3]};
-        img_resize_linear(&out, &in);
+        img_resize(&in, out.width, out.height, out.pixels, (size_t)out.width * 3);
         CHECK_MSG(img_test_checksum(&out) == c[4], "%d x %d to %d x %d", c[0], c[1], c[2], c[3]);
         yolo_image_free(&in);
         yolo_image_free(&out);
@@ -70,7 +60,7 @@ static void test_img_letterbox_run(void) {
         size_t count = (size_t)plan.width * (size_t)plan.height * 3;
         float *out = mem_array(count + 1, sizeof *out);
         yolo_image scaled = {mem_array((uint64_t)plan.scaled_width * (uint64_t)plan.scaled_height, 3), plan.scaled_width, plan.scaled_height};
-        img_resize_linear(&scaled, &in);
+        img_resize(&in, scaled.width, scaled.height, scaled.pixels, (size_t)scaled.width * 3);
         out[count] = -7;
         img_letterbox_run(&plan, &in, out);
         int wrong = 0;
