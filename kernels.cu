@@ -49,8 +49,10 @@
     extern __shared__ __align__(128) unsigned char k_shared_bytes[];       \
     type *name = reinterpret_cast<type *>(k_shared_bytes)
 
+#if __CUDA_ARCH__ >= 750 /* older ones have none of the instructions below that ask for it */
 /* The address that PTX wants for a pointer into shared memory. */
 static __device__ __forceinline__ unsigned d_shared_address(const void *shared) { return (unsigned)__cvta_generic_to_shared(shared); }
+#endif
 
 /* D(16,8) += A(16,16) B(16,8) by a warp, floats from halves; fragments as PTX ISA has them for mma.m16n8k16. */
 static __device__ __forceinline__ void d_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
@@ -111,6 +113,13 @@ template <int pending> static __device__ __forceinline__ void d_copy_async_wait(
 /* A kernel to ask the driver about. */
 static __global__ void k_nothing() {}
 #endif /* __CUDACC__ */
+
+/* A kernel's parameter that stays where it is when it is indexed; on 6.x, which has no such thing, every thread copies it. */
+#if __CUDA_ARCH__ >= 700
+#define K_CONSTANT __grid_constant__
+#else
+#define K_CONSTANT
+#endif
 
 enum { K_WARP = 32, K_SCRATCH_BYTES = YG_SCRATCH_BYTES };
 
@@ -3432,7 +3441,7 @@ static __global__ void __launch_bounds__(K_LOSS_THREADS) k_loss_score(int anchor
 struct k_loss_total { const double *parts[3]; double *sum[3], gain[3]; int count[3]; };
 
 /* Adds up the sums of blocks in a fixed order. Grid: a block a sum. */
-static __global__ void __launch_bounds__(K_LOSS_THREADS) k_loss_add(const __grid_constant__ k_loss_total total) {
+static __global__ void __launch_bounds__(K_LOSS_THREADS) k_loss_add(const K_CONSTANT k_loss_total total) {
     double sum = 0;
     for (int i = (int)threadIdx.x; i < total.count[blockIdx.x]; i += K_LOSS_THREADS) sum += total.parts[blockIdx.x][i];
     sum = d_loss_block_sum(sum);
