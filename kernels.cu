@@ -798,17 +798,21 @@ static __device__ __forceinline__ void d_maxpool_pair(float *most, const float *
     most[0] = d_maxpool_larger(most[0], x[0]);
     most[1] = d_maxpool_larger(most[1], x[1]);
 }
-#define K_MAXPOOL_PAIR(T, pair)                                                           \
-    static __device__ __forceinline__ void d_maxpool_pair(T *most, const T *x) {          \
-        pair a, b;                                                                        \
-        memcpy(&a, most, sizeof a);                                                       \
-        memcpy(&b, x, sizeof b);                                                          \
-        a = __hmax2_nan(a, b);                                                            \
-        memcpy(most, &a, sizeof a);                                                       \
-    }
-K_MAXPOOL_PAIR(__half, __half2)
-K_MAXPOOL_PAIR(__nv_bfloat16, __nv_bfloat162)
-#undef K_MAXPOOL_PAIR
+/* The same of 16 bits, by one instruction where there is one. */
+template <typename pair, typename T> static __device__ __forceinline__ void d_maxpool_halves(T *most, const T *x) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+    pair a, b;
+    memcpy(&a, most, sizeof a);
+    memcpy(&b, x, sizeof b);
+    a = __hmax2_nan(a, b);
+    memcpy(most, &a, sizeof a);
+#else
+#pragma unroll
+    for (int j = 0; j < 2; j++) most[j] = k_element<T>::store(d_maxpool_larger(k_element<T>::load(most[j]), k_element<T>::load(x[j])));
+#endif
+}
+static __device__ __forceinline__ void d_maxpool_pair(__half *most, const __half *x) { d_maxpool_halves<__half2>(most, x); }
+static __device__ __forceinline__ void d_maxpool_pair(__nv_bfloat16 *most, const __nv_bfloat16 *x) { d_maxpool_halves<__nv_bfloat162>(most, x); }
 
 template <typename T, int V> static __device__ __forceinline__ void d_maxpool_keep(k_elements<T, V> *most, const k_elements<T, V> &x) {
     if (V == 1) most->at[0] = k_element<T>::store(d_maxpool_larger(k_element<T>::load(most->at[0]), k_element<T>::load(x.at[0])));
@@ -3877,7 +3881,10 @@ static __device__ __forceinline__ float d_muon_combine(float *momentum, float gr
 }
 
 static __device__ __forceinline__ uint32_t d_muon_pair(float x, float y) {
-    return (uint32_t)__bfloat16_as_ushort(__float2bfloat16_rn(x)) | (uint32_t)__bfloat16_as_ushort(__float2bfloat16_rn(y)) << 16;
+    const __nv_bfloat162 rounded = __floats2bfloat162_rn(x, y); /* CUDA 12.1 has __bfloat16_as_ushort for 8.0 and newer only */
+    uint32_t pair;
+    memcpy(&pair, &rounded, sizeof pair);
+    return pair;
 }
 
 static __device__ __forceinline__ float2 d_muon_unpair(uint32_t pair) {
