@@ -1583,7 +1583,8 @@ void yg_norm_bwd(yg_gpu *gpu, const yg_ten *d, const yg_ten *d_residual, bool ac
    leave the same remainders (a phase) see the same taps: a product for each of the s * s phases, all in one launch.
    16-bit tensors are multiplied on tensor cores. Floats, and types that the device's tensor cores do not know, are multiplied by
    threads that own the same elements of the tile, so that everything before and after is shared.
-   Sums are floats and their order depends on shapes and device alone. Packed weights are 16-byte aligned. */
+   Sums are floats and their order depends on shapes and device alone. Packed weights are 16-byte aligned.
+   Where the first channels of the input are an upsampled map, that is read in their place: it need not have been upsampled. */
 
 enum {
     K_CONV_THREADS = 128, /* of a block: 4 warps */
@@ -1606,7 +1607,7 @@ template <int tile_m, int tile_n, int part_m, int part_n, int depth> struct k_co
 
 /* What a kernel has to do. `in` is d_out and `out` d_in where it is `backward`. */
 template <typename T> struct k_conv_job {
-    k_ten<T> in, out;
+    k_ten<T> in, out, low;      /* low: what in's first channels are upsampled from, see k_conv_any; data NULL = nothing */
     const T *weight, *residual; /* residual: NULL = none; may be out's own memory */
     int64_t residual_pixel;
     const float *bias;
@@ -1648,7 +1649,8 @@ template <typename T> static __device__ k_conv_phase d_conv_phase(const k_conv_j
 
 /* Where a thread is on its way along the reduction: it copies the same piece of each chunk for several pixels and filters. */
 template <typename T, typename S> struct k_conv_walk {
-    int pixel[S::copies_m], y[S::copies_m], x[S::copies_m]; /* pixels in_step * (i,j) of in, and their coordinates */
+    int pixel[S::copies_m], y[S::copies_m], x[S::copies_m]; /* pixels in_step * (i,j) of in, and their coordinates; y of an upsampled in: */
+                                                            /* the pixel of low */
     const T *weight;                                        /* the first of the thread's filters */
     int channel, tap_y, tap_x;                              /* where the next piece begins */
     int dy, dx, pixel_offset, weight_offset;                /* its tap, from the pixels and in the filters */
@@ -1682,7 +1684,13 @@ static __device__ __forceinline__ void d_conv_advance(k_conv_walk<T, S> &walk, c
     d_conv_locate(walk, job, phase);
 }
 
-template <typename T, typename S>
+/* The pixel that became, with three others, pixel m of a map of twice its width; rows of all pictures, whose number is even. */
+static __device__ __forceinline__ int d_conv_low(int m, int low_w) {
+    const int line = m / (2 * low_w), x = m - line * 2 * low_w;
+    return line / 2 * low_w + x / 2;
+}
+
+template <typename T, typename S, bool upsampled>
 static __device__ __forceinline__ void d_conv_begin(k_conv_walk<T, S> &walk, const k_conv_job<T> &job, const k_conv_phase &phase, int m0, int n0,
                                                     int first) {
     const int row = threadIdx.x / 4, pixels = job.in.n * phase.grid_h * phase.grid_w;
@@ -1692,6 +1700,7 @@ static __device__ __forceinline__ void d_conv_begin(k_conv_walk<T, S> &walk, con
         walk.y[i] = m < pixels ? y : INT32_MIN / 2; /* outside, whatever the tap */
         walk.x[i] = m % phase.grid_w * phase.in_step;
         walk.pixel[i] = (line / phase.grid_h * job.in.h + y) * job.in.w + walk.x[i];
+        if (upsampled && m < pixels) walk.y[i] = d_conv_low(m, job.low.w);
     }
     walk.weight = job.weight + (n0 + row) * job.filter;
     walk.place = d_conv_place(row, threadIdx.x % 4);
@@ -1711,17 +1720,20 @@ template <typename T> static __device__ __forceinline__ void d_conv_gather(void 
 }
 
 /* Starts the copies of a chunk; zeros where there is no pixel, filter or tap. */
-template <typename T, typename S, bool aligned>
+template <typename T, typename S, bool aligned, bool upsampled>
 static __device__ __forceinline__ void d_conv_fetch(const k_conv_walk<T, S> &walk, const k_conv_job<T> &job, const k_conv_phase &phase, int n0,
                                                     unsigned char *stage) {
     const int row = threadIdx.x / 4, rows = K_CONV_THREADS / 4;
     const bool inside = walk.tap_y < phase.taps_h;
-    const T *in = job.in.data + walk.channel, *weight = walk.weight + (walk.weight_offset + walk.channel);
+    const bool low = upsampled && walk.channel < job.low.c;
+    const T *in = (low ? job.low.data : job.in.data) + walk.channel, *weight = walk.weight + (walk.weight_offset + walk.channel);
+    const int pitch = (int)(low ? job.low.pixel : job.in.pixel);
     stage += walk.place;
 #pragma unroll
     for (int i = 0; i < S::copies_m; i++) {
-        const bool valid = inside && (unsigned)(walk.y[i] + walk.dy) < (unsigned)job.in.h && (unsigned)(walk.x[i] + walk.dx) < (unsigned)job.in.w;
-        const T *from = in + (int64_t)(walk.pixel[i] + walk.pixel_offset) * (int)job.in.pixel;
+        const bool there = upsampled ? walk.y[i] >= 0 : (unsigned)(walk.y[i] + walk.dy) < (unsigned)job.in.h && (unsigned)(walk.x[i] + walk.dx) < (unsigned)job.in.w;
+        const bool valid = inside && there;
+        const T *from = in + (int64_t)(low ? walk.y[i] : walk.pixel[i] + walk.pixel_offset) * pitch;
         if (aligned) d_copy_async16(stage + i * rows * K_CONV_CHUNK, from, valid);
         else d_conv_gather(stage + i * rows * K_CONV_CHUNK, from, valid, job.in.c - walk.channel);
     }
@@ -1927,7 +1939,7 @@ template <typename T, bool cores> static __device__ constexpr bool d_conv_launch
    grid: x a tile of M pixels by N channels, channels first, so that neighbours read the same pixels; y a split of the reduction; z a
    phase. block: 128 threads, a warp owns a part of the tile. Every element's sum runs along the reduction; deterministic.
    Twins: op_conv_fwd, op_conv_dgrad. */
-template <typename T, bool cores, typename S, bool aligned>
+template <typename T, bool cores, typename S, bool aligned, bool upsampled>
 __global__ __launch_bounds__(K_CONV_THREADS) void k_conv_multiply(const k_conv_job<T> job) {
     if (!d_conv_launched<T, cores>()) return;
     K_SHARED(unsigned char, shared);
@@ -1941,10 +1953,10 @@ __global__ __launch_bounds__(K_CONV_THREADS) void k_conv_multiply(const k_conv_j
     if (count > 0) {
         const int2 operands = d_conv_operands<cores, S>();
         k_conv_walk<T, S> walk;
-        d_conv_begin(walk, job, phase, m0, n0, first * chunk);
+        d_conv_begin<T, S, upsampled>(walk, job, phase, m0, n0, first * chunk);
 #pragma unroll 1
         for (int k = 0; k < S::stages - 1; k++) {
-            if (k < count) d_conv_fetch<T, S, aligned>(walk, job, phase, n0, shared + k * S::stage_bytes);
+            if (k < count) d_conv_fetch<T, S, aligned, upsampled>(walk, job, phase, n0, shared + k * S::stage_bytes);
             d_conv_advance(walk, job, phase, chunk);
             d_copy_async_commit();
         }
@@ -1954,7 +1966,7 @@ __global__ __launch_bounds__(K_CONV_THREADS) void k_conv_multiply(const k_conv_j
             d_copy_async_wait<S::stages - 2>();
             __syncthreads();
             if (k + S::stages - 1 < count) {
-                d_conv_fetch<T, S, aligned>(walk, job, phase, n0, shared + free);
+                d_conv_fetch<T, S, aligned, upsampled>(walk, job, phase, n0, shared + free);
                 d_conv_advance(walk, job, phase, chunk);
             }
             d_copy_async_commit();
@@ -2007,7 +2019,7 @@ template <typename T> static int64_t k_conv_pixels(const k_conv_job<T> &job) {
     return job.in.n * k_ceil_div(job.out.h, step) * k_ceil_div(job.out.w, step);
 }
 
-template <typename T, bool cores, typename S, bool aligned> static void k_conv_launch(yg_gpu *gpu, k_conv_job<T> job) {
+template <typename T, bool cores, typename S, bool aligned, bool upsampled = false> static void k_conv_launch(yg_gpu *gpu, k_conv_job<T> job) {
     const int64_t pixels = k_conv_pixels(job), tiles_n = k_ceil_div(job.out.c, S::N), tiles = k_ceil_div(pixels, S::M) * tiles_n;
     const int phases = job.backward ? job.stride * job.stride : 1;
     const int64_t chunks = (int64_t)job.kernel * job.kernel * job.channels * (int64_t)sizeof(T) / K_CONV_CHUNK;
@@ -2018,7 +2030,7 @@ template <typename T, bool cores, typename S, bool aligned> static void k_conv_l
     if (job.splits > 1) job.partial = static_cast<float *>(gpu->scratch);
     else job.splits = 1;
     const dim3 grid((unsigned)tiles, (unsigned)job.splits, (unsigned)phases);
-    K_LAUNCH((k_conv_multiply<T, cores, S, aligned>), grid, K_CONV_THREADS, S::bytes, gpu->stream, job);
+    K_LAUNCH((k_conv_multiply<T, cores, S, aligned, upsampled>), grid, K_CONV_THREADS, S::bytes, gpu->stream, job);
     if (job.partial) {
         const int64_t items = pixels * ((job.out.c + 7) / 8);
         K_LAUNCH(k_conv_join<T>, dim3((unsigned)k_ceil_div(items, 128)), 128, 0, gpu->stream, job, (int)pixels);
@@ -2043,19 +2055,31 @@ static int64_t k_conv_cost(const yg_gpu *gpu, int64_t pixels, int channels, int 
 enum { K_CONV_CHOICES = 7, K_CONV_SMALL = 5 /* the first choice of fewer than K_MOMENT_PIXELS pixels */ };
 
 template <typename T> static int k_conv_choose(const yg_gpu *gpu, const k_conv_job<T> &job) {
-    static const int shapes[K_CONV_CHOICES][2] = {{128, 128}, {128, 96}, {128, 64}, {128, 32}, {128, 16}, {64, 64}, {64, 32}};
+    static const struct { int m, n; bool upsampled; } shapes[K_CONV_CHOICES] = {{128, 128, true}, {128, 96, false}, {128, 64, true}, {128, 32, false},
+                                                                                {128, 16, false}, {64, 64, true},   {64, 32, true}};
     const int phases = job.backward ? job.stride * job.stride : 1;
     int best = 0;
     int64_t least = INT64_MAX;
     for (int i = 0; i < (job.moments ? (int)K_CONV_SMALL : (int)K_CONV_CHOICES); i++) {
-        const int64_t cost = k_conv_cost(gpu, k_conv_pixels(job) * phases, job.out.c, shapes[i][0], shapes[i][1]);
+        const int64_t cost = k_conv_cost(gpu, k_conv_pixels(job) * phases, job.out.c, shapes[i].m, shapes[i].n);
+        if (job.low.data && !shapes[i].upsampled) continue;
         if (cost < least) least = cost, best = i;
     }
     return best;
 }
 
+template <typename T> static void k_conv_run_upsampled(yg_gpu *gpu, const k_conv_job<T> &job) {
+    switch (k_conv_choose(gpu, job)) {
+    case 0: k_conv_launch<T, true, k_conv_128x128, true, true>(gpu, job); break;
+    case 2: k_conv_launch<T, true, k_conv_128x64, true, true>(gpu, job); break;
+    case 5: k_conv_launch<T, true, k_conv_64x64, true, true>(gpu, job); break;
+    default: k_conv_launch<T, true, k_conv_64x32, true, true>(gpu, job);
+    }
+}
+
 template <typename T> static void k_conv_run_cores(yg_gpu *gpu, const k_conv_job<T> &job, bool aligned) {
-    if (!aligned) k_conv_launch<T, true, k_conv_128x64, false>(gpu, job);
+    if (job.low.data) k_conv_run_upsampled(gpu, job);
+    else if (!aligned) k_conv_launch<T, true, k_conv_128x64, false>(gpu, job);
     else switch (k_conv_choose(gpu, job)) {
     case 0: k_conv_launch<T, true, k_conv_128x128, true>(gpu, job); break;
     case 1: k_conv_launch<T, true, k_conv_128x96, true>(gpu, job); break;
@@ -2072,7 +2096,8 @@ template <typename T> static void k_conv_run_plain(yg_gpu *gpu, const k_conv_job
     typedef typename std::conditional<sizeof(T) == 4, k_conv_128x64, k_conv_128x32>::type wide;
     const int64_t pixels = k_conv_pixels(job);
     const bool best = k_conv_cost(gpu, pixels, job.out.c, wide::M, wide::N) < k_conv_cost(gpu, pixels, job.out.c, 128, 32);
-    if (!aligned) k_conv_launch<T, false, k_conv_128x32, false>(gpu, job);
+    if (job.low.data) k_conv_launch<T, false, wide, true, true>(gpu, job);
+    else if (!aligned) k_conv_launch<T, false, k_conv_128x32, false>(gpu, job);
     else if (best) k_conv_launch<T, false, wide, true>(gpu, job);
     else k_conv_launch<T, false, k_conv_128x32, true>(gpu, job);
 }
@@ -2092,9 +2117,11 @@ static void k_conv_run(yg_gpu *gpu, const k_conv_job<__nv_bfloat16> &job, bool a
 /* Pixels that begin at multiples of 16 bytes. */
 static bool k_conv_vectors(const yg_ten *t) { return ((uintptr_t)t->data & 15) == 0 && t->pixel * (int64_t)k_type_size(t->type) % 16 == 0; }
 
-/* What both directions share; backward, `out` is d_in and `in` d_out. */
+/* What both directions share; backward, `out` is d_in and `in` d_out. `low`, or NULL: a map of half the height and width whose channels,
+   upsampled, stand for in's first ones. */
 template <typename T>
-static void k_conv_any(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *conv, bool backward, const yg_ten *residual, float *moments) {
+static void k_conv_any(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_ten *low, const yg_conv *conv, bool backward, const yg_ten *residual,
+                       float *moments) {
     const int piece = 16 / (int)sizeof(T);
     k_conv_job<T> job = {};
     job.in = k_view<T>(in);
@@ -2109,6 +2136,7 @@ static void k_conv_any(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const y
     job.backward = backward;
     job.vectors = k_conv_vectors(out) && (!residual || k_conv_vectors(residual));
     job.moments = moments;
+    if (low) job.low = k_view<T>(low);
     if (residual) job.residual = static_cast<const T *>(residual->data), job.residual_pixel = residual->pixel;
     if (!backward) job.bias = conv->bias, job.activation = conv->activation, job.slope = conv->slope;
     if (conv->kernel == 1 && conv->stride == 1 && conv->padding == 0) { /* pixels in a row */
@@ -2133,10 +2161,23 @@ static bool k_conv_fits(yg_gpu *gpu, const yg_ten *small, const yg_ten *large, c
     return false;
 }
 
-void yg_conv_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *conv, const yg_ten *residual, float *moments) {
-    if (gpu->error || !k_conv_fits(gpu, out, in, conv, false)) return;
-    K_BY_TYPE(conv->type, k_conv_any, gpu, out, in, conv, false, residual, moments);
+/* Can a convolution of `in` read `low` in the place of in's first channels? Else it is a failure. */
+static bool k_conv_upsampled_fits(yg_gpu *gpu, const yg_ten *in, const yg_ten *low, const yg_conv *conv) {
+    const bool twice = in->n == low->n && in->h == 2 * low->h && in->w == 2 * low->w && low->c <= in->c && in->type == low->type;
+    if (twice && conv->kernel == 1 && conv->stride == 1 && conv->padding == 0 && k_is_aligned(in) && k_is_aligned(low)) return true;
+    k_fail(gpu, (int)cudaErrorInvalidValue, "GPU %d: a convolution of %dx%dx%dx%d, kernel %d, stride %d, padding %d, cannot read through to %dx%dx%dx%d",
+           gpu->index, in->n, in->h, in->w, in->c, conv->kernel, conv->stride, conv->padding, low->n, low->h, low->w, low->c);
+    return false;
+}
+
+void yg_conv_upsampled_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_ten *low, const yg_conv *conv, const yg_ten *residual, float *moments) {
+    if (gpu->error || !k_conv_fits(gpu, out, in, conv, false) || (low && !k_conv_upsampled_fits(gpu, in, low, conv))) return;
+    K_BY_TYPE(conv->type, k_conv_any, gpu, out, in, low, conv, false, residual, moments);
     k_launched(gpu, "convolution");
+}
+
+void yg_conv_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *conv, const yg_ten *residual, float *moments) {
+    yg_conv_upsampled_fwd(gpu, out, in, NULL, conv, residual, moments);
 }
 
 /* A pair of rows a tile of K_MOMENT_PIXELS pixels, in their order: K means, then K sums of the squares of the distances from them. */
@@ -2146,7 +2187,7 @@ size_t yg_moment_floats(const yg_ten *out) {
 
 void yg_conv_dgrad(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, const yg_conv *conv, bool accumulate) {
     if (gpu->error || !k_conv_fits(gpu, d_out, d_in, conv, true)) return;
-    K_BY_TYPE(conv->type, k_conv_any, gpu, d_in, d_out, conv, true, accumulate ? d_in : NULL, NULL);
+    K_BY_TYPE(conv->type, k_conv_any, gpu, d_in, d_out, NULL, conv, true, accumulate ? d_in : NULL, NULL);
     k_launched(gpu, "gradient of a convolution's input");
 }
 
@@ -2231,7 +2272,8 @@ void yg_conv_fold(yg_gpu *gpu, float *scale, float *bias, const yg_norm_rows *ro
    taps begin at a chunk of their own, what is beyond C in a tap's last chunk is computed and dropped.
    The sums are few and the pixels many: pixels are cut into splits, each split's sums go to the workspace, and a second kernel
    adds them in the order of the splits. How many there are depends on the shapes and the number of multiprocessors alone.
-   Blocks of one split are neighbours in the grid: they run at the same time, and read the same pixels from the second cache. */
+   Blocks of one split are neighbours in the grid: they run at the same time, and read the same pixels from the second cache.
+   The first channels of the windows may be looked up in the map that they are upsampled from, as in K8. */
 
 enum {
     K_WGRAD_STAGES = 3,       /* tiles in shared memory; 3 of the largest are the 48 KiB that any device gives unasked */
@@ -2247,8 +2289,8 @@ enum {
 
 /* One gradient, as its kernels take it. */
 struct k_wgrad {
-    const void *d_out, *in;
-    int out_pixel, in_pixel;      /* bytes from pixel to pixel */
+    const void *d_out, *in, *low; /* low: what in's first low_channels are upsampled from, NULL = nothing */
+    int out_pixel, in_pixel, low_pixel, low_channels; /* _pixel: bytes from pixel to pixel */
     bool out_aligned, in_aligned; /* chunks can be copied whole */
     int K, C, taps, kernel, stride, padding, in_h, in_w, out_h, out_w, pixels;
     int chunks;                   /* of a tap */
@@ -2318,9 +2360,10 @@ static __device__ __forceinline__ void d_wgrad_load_out(unsigned char *to, d_wgr
 struct d_wgrad_window {
     const unsigned char *from;
     int to, left, count, y, x, at, y_end, x_end;
+    int halved, width, pixel; /* of an upsampled input instead of `at`: 1 = the chunk is low's, else 0; width and bytes of a pixel of its map */
 };
 
-template <typename T, typename tile>
+template <typename T, typename tile, bool upsampled>
 static __device__ __forceinline__ d_wgrad_window d_wgrad_window_at(const k_wgrad &job, int column, int first, int end) {
     const int place = (int)threadIdx.x % tile::chunks, row = (int)threadIdx.x / tile::chunks, chunk = column / tile::vector + place;
     const int tap = chunk / job.chunks, c = chunk % job.chunks * tile::vector, pixel = first + row, line = pixel / job.out_w;
@@ -2335,16 +2378,21 @@ static __device__ __forceinline__ d_wgrad_window d_wgrad_window_at(const k_wgrad
     at.at = (line / job.out_h * job.in_h + at.y) * job.in_w + at.x;
     at.y_end = job.image_y + down;
     at.x_end = job.row_x + right;
+    at.halved = upsampled && c < job.low_channels;
+    at.width = job.in_w >> at.halved;
+    at.pixel = at.halved ? job.low_pixel : job.in_pixel;
+    if (at.halved) at.from = static_cast<const unsigned char *>(job.low) + c * (int)sizeof(T);
     return at;
 }
 
-template <typename T, typename tile, bool aligned>
+template <typename T, typename tile, bool aligned, bool upsampled>
 static __device__ __forceinline__ void d_wgrad_load_in(unsigned char *to, d_wgrad_window &at, const k_wgrad &job) {
     if (tile::idle && (int)threadIdx.x >= tile::rows * tile::chunks) return;
 #pragma unroll
     for (int i = 0; i < tile::copies; i++) {
         const bool inside = (unsigned)at.y < (unsigned)job.in_h && (unsigned)at.x < (unsigned)job.in_w;
-        const unsigned char *from = at.from + (int64_t)at.at * job.in_pixel;
+        const int pixel = upsampled ? (at.y >> at.halved) * at.width + (at.x >> at.halved) : at.at;
+        const unsigned char *from = at.from + (int64_t)pixel * (upsampled ? at.pixel : job.in_pixel);
         d_wgrad_copy<T, aligned>(to + at.to + i * (tile::bytes / tile::copies), from, inside && at.left > i * tile::rows, at.count);
         at.x += job.step_x;
         at.y += job.step_y;
@@ -2356,12 +2404,12 @@ static __device__ __forceinline__ void d_wgrad_load_in(unsigned char *to, d_wgra
 }
 
 /* The next tile of both operands, the windows behind d_out. */
-template <typename T, typename tile_out, typename tile_in, bool gather>
+template <typename T, typename tile_out, typename tile_in, bool gather, bool upsampled>
 static __device__ __forceinline__ void d_wgrad_load(unsigned char *to, d_wgrad_channels &channels, d_wgrad_window &window, const k_wgrad &job) {
     if (!gather || job.out_aligned) d_wgrad_load_out<T, tile_out, true>(to, channels, job);
     else d_wgrad_load_out<T, tile_out, false>(to, channels, job);
-    if (!gather || job.in_aligned) d_wgrad_load_in<T, tile_in, true>(to + tile_out::bytes, window, job);
-    else d_wgrad_load_in<T, tile_in, false>(to + tile_out::bytes, window, job);
+    if (!gather || upsampled || job.in_aligned) d_wgrad_load_in<T, tile_in, true, upsampled>(to + tile_out::bytes, window, job);
+    else d_wgrad_load_in<T, tile_in, false, upsampled>(to + tile_out::bytes, window, job);
 }
 
 /* Two neighbouring sums of output channel k; column is even. */
@@ -2399,7 +2447,7 @@ static __device__ __forceinline__ void d_wgrad_products(float (&sums)[high][wide
 
 /* Sums of one split on tensor cores. Grid (tiles along K, then along the columns; splits); a block has a tile of (M, N) sums, its
    warps_m * warps_n warps a part each, of 16 x 8 pieces as mma gives them. Order of the sums: pixels. Twin: op_conv_wgrad. */
-template <typename T, int M, int N, int warps_m, int warps_n, bool gather>
+template <typename T, int M, int N, int warps_m, int warps_n, bool gather, bool upsampled>
 static __global__ void __launch_bounds__(K_WARP *warps_m *warps_n) k_wgrad_tensor(const k_wgrad job) {
     typedef d_wgrad_tile<T, K_WGRAD_PIXELS, M, K_WARP * warps_m * warps_n, true> tile_out;
     typedef d_wgrad_tile<T, K_WGRAD_PIXELS, N, K_WARP * warps_m * warps_n, true> tile_in;
@@ -2410,17 +2458,17 @@ static __global__ void __launch_bounds__(K_WARP *warps_m *warps_n) k_wgrad_tenso
     const int warp = (int)threadIdx.x / K_WARP, lane = (int)threadIdx.x % K_WARP, m = warp % warps_m * high * 16, n = warp / warps_m * wide * 8;
     const bool busy = k0 + m < job.K && (column0 + n) / 8 < job.taps * job.chunks;
     d_wgrad_channels channels = d_wgrad_channels_at<T, tile_out>(job, k0, first, end);
-    d_wgrad_window window = d_wgrad_window_at<T, tile_in>(job, column0, first, end);
+    d_wgrad_window window = d_wgrad_window_at<T, tile_in, upsampled>(job, column0, first, end);
     float sums[high][wide][4] = {};
     for (int stage = 0; stage < K_WGRAD_STAGES - 1; stage++) {
-        if (stage < job.steps) d_wgrad_load<T, tile_out, tile_in, gather>(tiles + stage * stage_bytes, channels, window, job);
+        if (stage < job.steps) d_wgrad_load<T, tile_out, tile_in, gather, upsampled>(tiles + stage * stage_bytes, channels, window, job);
         d_copy_async_commit();
     }
     int from = 0, to = (K_WGRAD_STAGES - 1) * stage_bytes;
     for (int left = job.steps; left > 0; left--) {
         d_copy_async_wait<K_WGRAD_STAGES - 2>();
         __syncthreads();
-        if (left >= K_WGRAD_STAGES) d_wgrad_load<T, tile_out, tile_in, gather>(tiles + to, channels, window, job);
+        if (left >= K_WGRAD_STAGES) d_wgrad_load<T, tile_out, tile_in, gather, upsampled>(tiles + to, channels, window, job);
         d_copy_async_commit();
         if (busy) d_wgrad_products<T, tile_out, tile_in, high, wide>(sums, tiles + from, m, n);
         to = from; /* the next tile takes the place of the one just read */
@@ -2447,24 +2495,24 @@ template <typename T> static __device__ __forceinline__ void d_wgrad_four(float 
 
 /* The same without tensor cores, in float. Grid as above, tiles of K_WGRAD_PLAIN squared; a thread has 4 columns of 4 output
    channels in the upper half of the tile and of 4 in the lower. Order of the sums: pixels. Twin: op_conv_wgrad. */
-template <typename T> static __global__ void __launch_bounds__(K_WGRAD_PLAIN_THREADS) k_wgrad_plain(const k_wgrad job) {
+template <typename T, bool upsampled> static __global__ void __launch_bounds__(K_WGRAD_PLAIN_THREADS) k_wgrad_plain(const k_wgrad job) {
     typedef d_wgrad_tile<T, K_WGRAD_PLAIN_PIXELS, K_WGRAD_PLAIN, K_WGRAD_PLAIN_THREADS, false> tile;
     K_SHARED(unsigned char, tiles);
     const int k0 = (int)blockIdx.x % job.tiles_m * K_WGRAD_PLAIN, column0 = (int)blockIdx.x / job.tiles_m * K_WGRAD_PLAIN;
     const int first = (int)blockIdx.y * job.steps * tile::pixels, end = min(job.pixels, first + job.steps * tile::pixels);
     const int m = (int)threadIdx.x / (K_WGRAD_PLAIN / 4) * 4, n = (int)threadIdx.x % (K_WGRAD_PLAIN / 4) * 4;
     d_wgrad_channels channels = d_wgrad_channels_at<T, tile>(job, k0, first, end);
-    d_wgrad_window window = d_wgrad_window_at<T, tile>(job, column0, first, end);
+    d_wgrad_window window = d_wgrad_window_at<T, tile, upsampled>(job, column0, first, end);
     float sums[8][4] = {};
     for (int stage = 0; stage < K_WGRAD_STAGES - 1; stage++) {
-        if (stage < job.steps) d_wgrad_load<T, tile, tile, true>(tiles + stage * 2 * tile::bytes, channels, window, job);
+        if (stage < job.steps) d_wgrad_load<T, tile, tile, true, upsampled>(tiles + stage * 2 * tile::bytes, channels, window, job);
         d_copy_async_commit();
     }
     for (int step = 0; step < job.steps; step++) {
         const int next = step + K_WGRAD_STAGES - 1;
         d_copy_async_wait<K_WGRAD_STAGES - 2>();
         __syncthreads();
-        if (next < job.steps) d_wgrad_load<T, tile, tile, true>(tiles + next % K_WGRAD_STAGES * 2 * tile::bytes, channels, window, job);
+        if (next < job.steps) d_wgrad_load<T, tile, tile, true, upsampled>(tiles + next % K_WGRAD_STAGES * 2 * tile::bytes, channels, window, job);
         d_copy_async_commit();
         const T *out = reinterpret_cast<const T *>(tiles + step % K_WGRAD_STAGES * 2 * tile::bytes), *in = out + tile::pixels * K_WGRAD_PLAIN;
 #pragma unroll
@@ -2622,7 +2670,8 @@ static void k_wgrad_stride(k_wgrad *job, int rows) {
 template <typename T, int M, int N, int warps_m, int warps_n, bool gather> static void k_wgrad_launch(yg_gpu *gpu, k_wgrad *job, dim3 grid) {
     constexpr int threads = K_WARP * warps_m * warps_n, bytes = K_WGRAD_STAGES * K_WGRAD_PIXELS * (M + N) * (int)sizeof(T);
     k_wgrad_stride(job, d_wgrad_tile<T, K_WGRAD_PIXELS, N, threads, true>::rows);
-    K_LAUNCH((k_wgrad_tensor<T, M, N, warps_m, warps_n, gather>), grid, dim3(threads), bytes, gpu->stream, *job);
+    if (job->low) K_LAUNCH((k_wgrad_tensor<T, M, N, warps_m, warps_n, gather, true>), grid, dim3(threads), bytes, gpu->stream, *job);
+    else K_LAUNCH((k_wgrad_tensor<T, M, N, warps_m, warps_n, gather, false>), grid, dim3(threads), bytes, gpu->stream, *job);
 }
 
 template <typename T> static void k_wgrad_launch_tensor(yg_gpu *gpu, k_wgrad *job, int shape, dim3 grid) {
@@ -2635,11 +2684,13 @@ template <typename T> static void k_wgrad_launch_tensor(yg_gpu *gpu, k_wgrad *jo
 template <typename T> static void k_wgrad_launch_plain(yg_gpu *gpu, k_wgrad *job, dim3 grid) {
     constexpr int bytes = K_WGRAD_STAGES * K_WGRAD_PLAIN_PIXELS * 2 * K_WGRAD_PLAIN * (int)sizeof(T);
     k_wgrad_stride(job, d_wgrad_tile<T, K_WGRAD_PLAIN_PIXELS, K_WGRAD_PLAIN, K_WGRAD_PLAIN_THREADS, false>::rows);
-    K_LAUNCH(k_wgrad_plain<T>, grid, dim3(K_WGRAD_PLAIN_THREADS), bytes, gpu->stream, *job);
+    if (job->low) K_LAUNCH((k_wgrad_plain<T, true>), grid, dim3(K_WGRAD_PLAIN_THREADS), bytes, gpu->stream, *job);
+    else K_LAUNCH((k_wgrad_plain<T, false>), grid, dim3(K_WGRAD_PLAIN_THREADS), bytes, gpu->stream, *job);
 }
 
-void yg_conv_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_out, const yg_ten *in, const yg_conv *conv, void *workspace) {
-    if (gpu->error) return;
+void yg_conv_upsampled_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_out, const yg_ten *in, const yg_ten *low, const yg_conv *conv,
+                             void *workspace) {
+    if (gpu->error || (low && !k_conv_upsampled_fits(gpu, in, low, conv))) return;
     const char *refusal = k_wgrad_refuses(d_out, in, conv);
     if (refusal) {
         k_fail(gpu, (int)cudaErrorInvalidValue, "GPU %d: gradient of a convolution's weights: %s", gpu->index, refusal);
@@ -2659,6 +2710,10 @@ void yg_conv_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_
     job.kernel = conv->kernel, job.stride = conv->stride, job.padding = conv->padding, job.taps = conv->kernel * conv->kernel;
     job.in_h = in->h, job.in_w = in->w, job.out_h = d_out->h, job.out_w = d_out->w, job.pixels = pixels;
     job.chunks = (int)k_ceil_div(conv->in_channels, 16 / size);
+    if (low) { /* all pictures are rows of one */
+        job.low = low->data, job.low_pixel = (int)low->pixel * size, job.low_channels = low->c;
+        job.in_h = job.out_h = in->n * in->h;
+    }
     job.tiles_m = plan.tiles_m, job.steps = plan.steps;
     job.sums = direct ? d_weight : static_cast<float *>(workspace);
     job.sums_stride = direct ? 0 : (count + 1) & ~1;
@@ -2670,6 +2725,10 @@ void yg_conv_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_
     if (!direct) k_wgrad_add_all(gpu, d_weight, job.sums, job.sums_stride, count, plan.splits);
     if (d_bias) K_BY_TYPE(in->type, k_wgrad_bias_sums, gpu, d_bias, d_out, pixels);
     k_launched(gpu, "gradient of a convolution's weights");
+}
+
+void yg_conv_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_out, const yg_ten *in, const yg_conv *conv, void *workspace) {
+    yg_conv_upsampled_wgrad(gpu, d_weight, d_bias, d_out, in, NULL, conv, workspace);
 }
 
 /* ==== K10 k_ d_ yg_: boxes from the raw heads, suppression ===========================================================

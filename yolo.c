@@ -5952,6 +5952,7 @@ static void pkl_put_val(pkl_out *o, const val *v) {
       so every size is a multiple of max_stride and no operator ever pads unevenly.
    2. Operators stand in the order in which they run, parameters in the order of ultralytics' state dict.
    3. A buffer lives from first_op to last_op, both included; the input (buffer 0) and the heads always live.
+      A GPU that reads `low` keeps it longer, see run_gpu_buffers and grad_plan_lives.
    4. A description may come from a hostile file: it is copied with a depth and node budget before it is read, and
       layers, operators, channels, repeats and parameters are capped. */
 
@@ -5989,6 +5990,9 @@ typedef struct net_op {
     int kernel, stride, padding;
     net_activation activation;
     int weight, bias, bn;  /* rows of the parameter table, -1 = none; bn: gamma, then beta, mean, variance, (count) */
+    int low;               /* a convolution: the tensor that the first channels of `in` are upsampled from, to be read instead on a
+                              GPU; -1 = none */
+    bool unread;           /* an upsampling: all its readers have that */
 } net_op;
 
 typedef enum net_module {
@@ -6016,6 +6020,7 @@ typedef struct net_layer { /* a row of the yaml description */
 enum {
     NET_MAX_LEVELS = 5, NET_REG_MAX = 16,
     NET_MAX_LAYERS = 256, NET_MAX_OPS = 1024, NET_MAX_CHANNELS = 8192, NET_MAX_REPEATS = 64, NET_MAX_KERNEL = 15,
+    NET_VECTOR = 8, /* channels: 16 bytes of halves, what a GPU reads at once */
     NET_MAX_DOWN = 256, NET_MAX_PARAM_ELEMENTS = 200000000, NET_MAX_YAML_DEPTH = 12, NET_MAX_YAML_NODES = 20000
 };
 #define NET_BN_EPS 1e-3
@@ -6521,7 +6526,7 @@ static net_op *net_new_op(net_builder *b, net_kind kind, int layer, int in, int 
     net *net = b->net;
     net_op *op = &net->ops[net->op_count];
     *op = (net_op){.kind = kind, .layer = layer, .in = in, .out = out, .residual = -1, .kernel = 1, .stride = 1,
-                   .weight = -1, .bias = -1, .bn = -1};
+                   .weight = -1, .bias = -1, .bn = -1, .low = -1};
     net_use(net, in, net->op_count);
     net_use(net, out, net->op_count);
     net->op_count++;
@@ -6696,6 +6701,37 @@ static bool net_emit(net_builder *b) {
     return b->status == YOLO_OK;
 }
 
+/* Does an operator's tensor (-1 = none) have channels of another? */
+static bool net_overlaps(const net *net, int tensor, const net_tensor *t) {
+    if (tensor < 0) return false;
+    const net_tensor *other = &net->tensors[tensor];
+    return other->buffer == t->buffer && other->channel < t->channel + t->channels && t->channel < other->channel + other->channels;
+}
+
+static bool net_is_whole(const net_tensor *t) { return t->channel % NET_VECTOR == 0 && t->channels % NET_VECTOR == 0; }
+
+/* Does a convolution read an upsampled tensor pixel by pixel, before whatever else it reads? */
+static bool net_reads_first(const net *net, const net_op *op, const net_tensor *t) {
+    const net_tensor *in = &net->tensors[op->in];
+    return op->kind == NET_CONV && op->kernel == 1 && op->stride == 1 && op->padding == 0 && in->channel == t->channel &&
+           in->channels >= t->channels && net_is_whole(in) && !net_overlaps(net, op->residual, t);
+}
+
+/* Finds the upsamplings that only such convolutions read. */
+static void net_find_upsampled(net *net) {
+    for (int i = 0; i < net->op_count; i++) {
+        net_op *from = &net->ops[i];
+        const net_tensor *t = &net->tensors[from->out];
+        if (from->kind != NET_UPSAMPLE) continue;
+        from->unread = net_is_whole(t) && net_is_whole(&net->tensors[from->in]);
+        for (int j = i + 1; j < net->op_count; j++)
+            if (net_overlaps(net, net->ops[j].in, t) || net_overlaps(net, net->ops[j].residual, t)) from->unread &= net_reads_first(net, &net->ops[j], t);
+        for (int level = 0; level < net->level_count; level++) from->unread &= !net_overlaps(net, net->heads[level], t);
+        for (int j = i + 1; j < net->op_count && from->unread; j++)
+            if (net_overlaps(net, net->ops[j].in, t)) net->ops[j].low = from->in;
+    }
+}
+
 /* The buffers that live at all by falling size, for net_plan; sizes are proportional at every input size. Returns how many. */
 static int net_order(const net_buffer *buffers, int count, int *order) {
     int ordered = 0;
@@ -6733,6 +6769,7 @@ static yolo_status net_build_with(net *net, const val *yaml, const char *scale, 
         if (!net_set_val(&net->memory, net->yaml, "channels", val_int(&net->memory, 3))) net_fail_memory(&b);
         net->max_stride = 32; /* REF ultralytics takes at least 32 */
         for (int i = 0; i < net->buffer_count; i++) net->max_stride = YOLO_MAX(net->max_stride, net->buffers[i].down);
+        net_find_upsampled(net);
         net->plan_count = net_order(net->buffers, net->buffer_count, net->plan_order);
     }
     if (b.status != YOLO_OK) net_free(net);
@@ -10738,11 +10775,19 @@ static bool run_reserve(void *block, uint64_t have, uint64_t wanted) {
 
 /* ---- on a GPU ---- */
 
-enum { RUN_GPU_CHANNELS = 8 }; /* pixels are whole numbers of these: vectors of 16 bytes */
-
 /* Buffers as they lie on a device: pixels of whole vectors. */
 static void run_gpu_round(net_buffer *buffers, int count) {
-    for (int i = 0; i < count; i++) buffers[i].channels = (buffers[i].channels + RUN_GPU_CHANNELS - 1) / RUN_GPU_CHANNELS * RUN_GPU_CHANNELS;
+    for (int i = 0; i < count; i++) buffers[i].channels = (buffers[i].channels + NET_VECTOR - 1) / NET_VECTOR * NET_VECTOR;
+}
+
+/* The graph's buffers for a forward pass on a device. */
+static void run_gpu_buffers(const net *net, net_buffer *buffers) {
+    run_gpu_round(buffers, net->buffer_count);
+    for (int i = 0; i < net->op_count; i++) {
+        if (net->ops[i].low < 0) continue;
+        net_buffer *low = &buffers[net->tensors[net->ops[i].low].buffer];
+        low->last_op = YOLO_MAX(low->last_op, i);
+    }
 }
 
 #ifdef YOLO_NO_CUDA
@@ -10904,7 +10949,7 @@ static yolo_status run_gpu_measure(const net *net, run_place place, int n, int h
     const yolo_status status = plan.convolutions && buffers ? YOLO_OK : err_memory(error, (uint64_t)net->op_count * sizeof *plan.convolutions);
     if (status == YOLO_OK) {
         memcpy(buffers, net->buffers, (size_t)net->buffer_count * sizeof *buffers);
-        run_gpu_round(buffers, net->buffer_count);
+        run_gpu_buffers(net, buffers);
         *weights = run_gpu_place(&plan, net, NULL) + (uint64_t)net->param_elements * sizeof(float);
         *lane = (uint64_t)net_plan(buffers, net->plan_order, net->plan_count, n, h, w) * (plan.type == YG_F32 ? 4 : 2) + YG_SCRATCH_BYTES;
         *lane += (uint64_t)n * (uint64_t)h * (uint64_t)w * 3 * sizeof(float);
@@ -10953,7 +10998,7 @@ static void run_gpu_lane_destroy(run_gpu_lane *gpu) {
 static yolo_status run_gpu_lane_create(run_lane *lane, yolo_error *error) {
     lane->gpu = mem_array(1, sizeof *lane->gpu);
     if (!lane->gpu) return err_memory(error, sizeof *lane->gpu);
-    run_gpu_round(lane->buffers, lane->net->buffer_count);
+    run_gpu_buffers(lane->net, lane->buffers);
     return run_gpu_open(&lane->gpu->gpu, lane->weights->gpu->place.gpu, error);
 }
 
@@ -11025,11 +11070,15 @@ static void run_gpu_op(const run_lane *lane, int i) {
     const run_gpu_lane *gpu = lane->gpu;
     const yg_type type = lane->weights->gpu->type;
     const yg_ten out = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->out], lane->n, type);
-    yg_ten in = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->in], lane->n, type), residual = {0};
+    yg_ten in = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->in], lane->n, type), residual = {0}, low = {0};
     if (op->in == net->input) in = run_gpu_input(lane->buffers, gpu->activations, &net->tensors[op->in], lane->n, type);
     if (op->residual >= 0) residual = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->residual], lane->n, type);
+    if (op->low >= 0) low = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->low], lane->n, type);
+    if (op->unread) return;
     switch (op->kind) {
-    case NET_CONV: yg_conv_fwd(gpu->gpu, &out, &in, &lane->weights->gpu->convolutions[i], op->residual >= 0 ? &residual : NULL, NULL); break;
+    case NET_CONV:
+        yg_conv_upsampled_fwd(gpu->gpu, &out, &in, op->low >= 0 ? &low : NULL, &lane->weights->gpu->convolutions[i], op->residual >= 0 ? &residual : NULL, NULL);
+        break;
     case NET_MAXPOOL: yg_maxpool_fwd(gpu->gpu, &out, &in, op->kernel, op->stride, op->padding); break;
     case NET_UPSAMPLE: yg_upsample2_fwd(gpu->gpu, &out, &in); break;
     case NET_COPY: yg_copy_fwd(gpu->gpu, &out, &in); break;
@@ -11512,7 +11561,10 @@ static void grad_plan_lives(grad_pass *pass, int i) {
     grad_live(pass, out, i);
     if (residual >= 0) grad_live(pass, residual, i);
     g->z = net->tensors[op->out];
+    const int low = pass->place.device && op->low >= 0 ? net->tensors[op->low].buffer : -1;
+    if (low >= 0) grad_live(pass, low, i);
     if (!g->back) return;
+    if (low >= 0 && g->learns) grad_live(pass, low, back);
     const bool pool = op->kind == NET_MAXPOOL;
     if (g->learns || pool) grad_live(pass, in, back);
     if (pool) grad_live(pass, out, back);
@@ -11688,6 +11740,12 @@ static yg_ten grad_gpu_in(const grad_pass *pass, int i) {
     return in;
 }
 
+/* What its first channels are upsampled from, for yg_conv_upsampled_fwd; no data: nothing is to be read there. */
+static yg_ten grad_gpu_low(const grad_pass *pass, int i) {
+    const int low = pass->net->ops[i].low;
+    return low < 0 ? (yg_ten){0} : grad_gpu_activation(pass, low);
+}
+
 /* memory.weights and memory.workspace. */
 static void grad_gpu_measure(grad_pass *pass) {
     const net *net = pass->net;
@@ -11777,11 +11835,12 @@ static void grad_gpu_forward_conv(const grad_pass *pass, int i) {
     const net_op *op = &net->ops[i];
     const grad_gpu *gpu = pass->gpu;
     const yg_ten in = grad_gpu_in(pass, i), out = grad_gpu_activation(pass, op->out), z = grad_gpu_view(pass, pass->ops[i].z);
+    const yg_ten low = grad_gpu_low(pass, i);
     const bool frozen = pass->frozen[op->layer];
     yg_ten residual = {0};
     if (op->residual >= 0) residual = grad_gpu_activation(pass, op->residual);
     float *moments = op->bn >= 0 && !frozen ? (float *)gpu->workspace : NULL;
-    yg_conv_fwd(gpu->gpu, &z, &in, &gpu->convolutions[i], op->bn < 0 && op->residual >= 0 ? &residual : NULL, moments);
+    yg_conv_upsampled_fwd(gpu->gpu, &z, &in, low.data ? &low : NULL, &gpu->convolutions[i], op->bn < 0 && op->residual >= 0 ? &residual : NULL, moments);
     if (op->bn < 0) return;
     const yg_norm_rows rows = run_gpu_norm_rows(net, op->bn, gpu->params);
     if (frozen) yg_norm_frozen(gpu->gpu, &gpu->norms[i], &rows, net->bn_eps);
@@ -11794,6 +11853,7 @@ static void grad_gpu_forward(const grad_pass *pass) {
     for (int i = 0; i < pass->net->op_count; i++) {
         const net_op *op = &pass->net->ops[i];
         const yg_ten in = grad_gpu_activation(pass, op->in), out = grad_gpu_activation(pass, op->out);
+        if (op->unread) continue;
         switch (op->kind) {
         case NET_CONV: grad_gpu_forward_conv(pass, i); break;
         case NET_MAXPOOL: yg_maxpool_fwd(pass->gpu->gpu, &out, &in, op->kernel, op->stride, op->padding); break;
@@ -11808,7 +11868,7 @@ static void grad_gpu_backward_conv(const grad_pass *pass, int i) {
     const net_op *op = &net->ops[i];
     const grad_op *g = &pass->ops[i];
     const grad_gpu *gpu = pass->gpu;
-    const yg_ten in = grad_gpu_in(pass, i), d = grad_gpu_gradient(pass, op->out), z = grad_gpu_view(pass, g->z);
+    const yg_ten in = grad_gpu_in(pass, i), d = grad_gpu_gradient(pass, op->out), z = grad_gpu_view(pass, g->z), low = grad_gpu_low(pass, i);
     yg_ten d_residual = {0};
     if (g->residual) d_residual = grad_gpu_gradient(pass, op->residual);
     if (op->bn >= 0 && g->learns)
@@ -11816,8 +11876,8 @@ static void grad_gpu_backward_conv(const grad_pass *pass, int i) {
     if (op->bn >= 0) yg_norm_bwd(gpu->gpu, &d, g->residual ? &d_residual : NULL, g->residual == GRAD_ADD, &z, &gpu->norms[i]);
     else if (g->residual) yg_copy_bwd(gpu->gpu, &d_residual, &d, g->residual == GRAD_ADD);
     if (g->learns)
-        yg_conv_wgrad(gpu->gpu, gpu->gradients + net->params[op->weight].offset, op->bias < 0 ? NULL : gpu->gradients + net->params[op->bias].offset,
-                      &d, &in, &gpu->convolutions[i], gpu->workspace);
+        yg_conv_upsampled_wgrad(gpu->gpu, gpu->gradients + net->params[op->weight].offset, op->bias < 0 ? NULL : gpu->gradients + net->params[op->bias].offset,
+                                &d, &in, low.data ? &low : NULL, &gpu->convolutions[i], gpu->workspace);
     if (!g->in) return;
     const yg_ten d_in = grad_gpu_gradient(pass, op->in);
     yg_conv_dgrad(gpu->gpu, &d_in, &d, &gpu->convolutions[i], g->in == GRAD_ADD);

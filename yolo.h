@@ -534,6 +534,11 @@ void yg_conv_dgrad(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, const y
 /* d_weight (K,R,S,C floats) and d_bias (NULL = not wanted) +=. `workspace` holds yg_wgrad_bytes of device memory. */
 void yg_conv_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_out, const yg_ten *in, const yg_conv *conv, void *workspace);
 size_t yg_wgrad_bytes(const yg_gpu *gpu, const yg_ten *d_out, const yg_ten *in, const yg_conv *conv);
+/* The same two for kernel 1, stride 1, where the first channels of `in` are those of `low` (NULL = none), of half its height and width,
+   upsampled: they are read from there and need not be in `in`. Pixels, channels and addresses of both in whole 16 bytes. */
+void yg_conv_upsampled_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_ten *low, const yg_conv *conv, const yg_ten *residual, float *moments);
+void yg_conv_upsampled_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_out, const yg_ten *in, const yg_ten *low, const yg_conv *conv,
+                             void *workspace);
 
 /* ---- head, loss, optimizer, K10 to K12 */
 

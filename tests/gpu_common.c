@@ -15,6 +15,18 @@ static yg_gpu *gpu_device(void) {
     return test_gpu;
 }
 
+/* How yg_gpu begins. The number of multiprocessors decides how the sums are cut, the compute capability which kernel makes them. */
+typedef struct gpu_inside { int index, compute, multiprocessors; } gpu_inside;
+
+static gpu_inside *gpu_inside_of(yg_gpu *gpu) {
+    yg_device device;
+    gpu_inside *own = (gpu_inside *)gpu;
+    CHECK(yg_device_get(0, &device, NULL, 0) == 0);
+    if (own->index == 0 && own->compute == 10 * device.compute_major + device.compute_minor && own->multiprocessors == device.multiprocessors) return own;
+    printf("    yg_gpu begins differently\n");
+    exit(1);
+}
+
 /* Waits; a failure is a test's. */
 static void gpu_finish(void) {
     char reason[256] = "";

@@ -261,6 +261,75 @@ static void test_gpu_conv_tiles(void) {
     for (int type = 1; type < 3; type++) conv_check_fwd(&square, conv_types[type]);
 }
 
+/* Height and width h, w are low's, of `low_c` channels; `in` begins with them, as NaN. */
+static void conv_check_upsampled(const conv_case *t, int low_c, yg_type type) {
+    const size_t low_pixels = (size_t)t->n * (size_t)t->h * (size_t)t->w, pixels = 4 * low_pixels, c = (size_t)t->c, k = (size_t)t->k;
+    float *low = gpu_random(low_pixels * (size_t)low_c, 1, type), *in = gpu_random(pixels * c, 2, type), *weight = gpu_random(k * c, 3, type);
+    float *bias = gpu_random(k, 4, YG_F32), *residual = gpu_random(pixels * k, 5, type), *have[2], *moments = NULL;
+    const bool added = t->options & CONV_RESIDUAL;
+    for (size_t p = 0; p < pixels; p++) {
+        const size_t line = p / (2 * (size_t)t->w), x = p % (2 * (size_t)t->w);
+        memcpy(in + p * c, low + (line / 2 * (size_t)t->w + x / 2) * (size_t)low_c, (size_t)low_c * sizeof *in);
+    }
+    conv_case whole = *t;
+    whole.h *= 2, whole.w *= 2;
+    float *want = conv_expected(&whole, in, weight, t->options & CONV_BIAS ? bias : NULL, added ? residual : NULL);
+    for (size_t i = 0; i < pixels * c; i++)
+        if (i % c < (size_t)low_c) in[i] = NAN;
+    yg_conv conv = conv_make(t, type, false);
+    float *floats = gpu_floats(weight, k * c);
+    if (t->options & CONV_BIAS) conv.bias = gpu_floats(bias, k);
+    yg_conv_pack(gpu_device(), &conv, floats, NULL);
+    gpu_block x = conv_tensor(t->n, whole.h, whole.w, t->c, t->in_pixel, t->in_channel, type), l = conv_tensor(t->n, t->h, t->w, low_c, 2 * low_c + 8, 8, type);
+    gpu_block r = conv_tensor(t->n, whole.h, whole.w, t->k, t->out_pixel, t->out_channel, type);
+    conv_fill(&x, in, t->c);
+    conv_fill(&l, low, low_c);
+    conv_fill(&r, residual, t->k);
+    for (int i = 0; i < 2; i++) {
+        gpu_block y = conv_tensor(t->n, whole.h, whole.w, t->k, t->out_pixel, t->out_channel, type);
+        float *sums = t->options & CONV_MOMENTS ? gpu_floats(NULL, yg_moment_floats(&y.t)) : NULL;
+        yg_conv_upsampled_fwd(gpu_device(), &y.t, &x.t, &l.t, &conv, added ? &r.t : NULL, sums);
+        gpu_finish();
+        have[i] = gpu_read(&y);
+        if (sums && i == 0) moments = gpu_floats_read(sums, yg_moment_floats(&y.t));
+        yg_free(gpu_device(), sums);
+        gpu_free(&y);
+    }
+    conv_compare(&whole, "upsampled", type, have[0], want, pixels * k);
+    CHECK(!memcmp(have[0], have[1], pixels * k * sizeof(float)));
+    if (moments) conv_check_moments(&whole, moments, want, pixels);
+    mem_free(low), mem_free(in), mem_free(weight), mem_free(bias), mem_free(residual), mem_free(want), mem_free(have[0]), mem_free(have[1]), mem_free(moments);
+    yg_free(gpu_device(), floats);
+    gpu_free(&x), gpu_free(&l), gpu_free(&r);
+    conv_free(&conv);
+}
+
+/* Odd sizes, slices, nothing but upsampled channels, sums that are split, all tiles that there are; devices without tensor cores. */
+static void test_gpu_conv_upsampled(void) {
+    enum { LOW_CASES = 7 };
+    static const int low_c[LOW_CASES] = {16, 8, 24, 16, 512, 64, 8};
+    yg_device properties;
+    char reason[256];
+    CHECK(yg_device_get(0, &properties, reason, sizeof reason) == 0);
+    const conv_case cases[LOW_CASES] = {
+        {2, 3, 5, 24, 16, 1, 1, 0, YG_SILU, CONV_BIAS, 0, 0, 0, 0},      {1, 1, 1, 16, 5, 1, 1, 0, YG_LINEAR, CONV_BIAS | CONV_RESIDUAL, 40, 16, 9, 3},
+        {3, 7, 3, 24, 40, 1, 1, 0, YG_LINEAR, 0, 32, 8, 48, 8},          {3, 5, 7, 72, 70, 1, 1, 0, YG_LINEAR, CONV_MOMENTS, 0, 0, 80, 8},
+        {1, 2, 2, 1024, 24, 1, 1, 0, YG_SILU, CONV_BIAS, 0, 0, 0, 0},    {2, 9, 10, 96, 64, 1, 1, 0, YG_SILU, CONV_BIAS, 96, 0, 128, 64},
+        {1, properties.multiprocessors, 40, 16, 128, 1, 1, 0, YG_SILU, CONV_BIAS, 0, 0, 0, 0}};
+    for (int type = 0; type < 3; type++)
+        for (int i = 0; i < LOW_CASES; i++) conv_check_upsampled(&cases[i], low_c[i], conv_types[type]);
+    for (int k = 32; k <= 64; k += 32) { /* tiles of 128 x 64, of 64 x 64 */
+        const conv_case t = {1, properties.multiprocessors, k == 32 ? 100 : 32, 16, 64, 1, 1, 0, YG_SILU, CONV_BIAS, 0, 0, 0, 0};
+        for (int type = 1; type < 3; type++) conv_check_upsampled(&t, 8, conv_types[type]);
+    }
+    gpu_inside *device = gpu_inside_of(gpu_device());
+    const int compute = device->compute;
+    device->compute = 70;
+    for (int type = 1; type < 3; type++)
+        for (int i = 0; i < 4; i++) conv_check_upsampled(&cases[i], low_c[i], conv_types[type]);
+    device->compute = compute;
+}
+
 /* Few pixels and long sums: those are split. */
 static void test_gpu_conv_splits(void) {
     static const conv_case cases[] = {
@@ -361,7 +430,13 @@ static void test_gpu_conv_misfit(void) {
     CHECK(yg_finish(gpu, reason, sizeof reason) != 0);
     CHECK_MSG(strstr(reason, "1x4x4x8 to 1x4x5x8, kernel 3"), "%s", reason);
     yg_close(gpu);
-    gpu_free(&x), gpu_free(&y);
+    CHECK(yg_open(&gpu, 0, reason, sizeof reason) == 0);
+    gpu_block half = conv_tensor(1, 2, 2, 8, 0, 0, YG_F16), same = conv_tensor(1, 4, 4, 8, 0, 0, YG_F16);
+    yg_conv_upsampled_fwd(gpu, &same.t, &x.t, &half.t, &conv, NULL, NULL);
+    CHECK(yg_finish(gpu, reason, sizeof reason) != 0);
+    CHECK_MSG(strstr(reason, "1x4x4x8, kernel 3, stride 1, padding 1, cannot read through to 1x2x2x8"), "%s", reason);
+    yg_close(gpu);
+    gpu_free(&x), gpu_free(&y), gpu_free(&half), gpu_free(&same);
     conv_free(&conv);
 }
 
@@ -376,5 +451,6 @@ static const test_case tests_gpu_conv[] = {
     {"dgrad", "gradients of the input against the CPU's, added and not", test_gpu_conv_dgrad},
     {"pack", "packed and turned weights against their definition", test_gpu_conv_pack},
     {"fold", "a batch norm folded into scale and bias", test_gpu_conv_fold},
+    {"upsampled", "the first channels read from the map they are upsampled from", test_gpu_conv_upsampled},
     {"misfit", "shapes that do not fit are told", test_gpu_conv_misfit},
 };

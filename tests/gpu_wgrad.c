@@ -7,18 +7,6 @@ typedef struct wgrad_case {
     bool bias;
 } wgrad_case;
 
-/* How yg_gpu begins. The number of multiprocessors decides how the sums are cut, the compute capability which kernel makes them. */
-typedef struct wgrad_device { int index, compute, multiprocessors; } wgrad_device;
-
-static wgrad_device *wgrad_device_of(yg_gpu *gpu) {
-    yg_device device;
-    wgrad_device *own = (wgrad_device *)gpu;
-    CHECK(yg_device_get(0, &device, NULL, 0) == 0);
-    if (own->index == 0 && own->compute == 10 * device.compute_major + device.compute_minor && own->multiprocessors == device.multiprocessors) return own;
-    printf("    yg_gpu begins differently\n");
-    exit(1);
-}
-
 static yg_conv wgrad_conv(const wgrad_case *t, yg_type type) {
     return (yg_conv){.in_channels = t->c, .out_channels = t->k, .kernel = t->kernel, .stride = t->stride, .padding = t->padding, .type = type};
 }
@@ -32,7 +20,7 @@ static bool wgrad_guards_hold(const float *values, size_t count) {
 }
 
 /* Both gradients on the GPU, added to `start` (weights, then biases, guards around both), to be freed with mem_free. */
-static float *wgrad_on_gpu(const wgrad_case *t, const gpu_block *d_out, const gpu_block *in, const float *start, size_t weights) {
+static float *wgrad_on_gpu(const wgrad_case *t, const gpu_block *d_out, const gpu_block *in, const gpu_block *low, const float *start, size_t weights) {
     yg_gpu *gpu = gpu_device();
     const yg_conv conv = wgrad_conv(t, in->t.type);
     const size_t count = weights + (size_t)t->k + 3 * WGRAD_GUARD, bytes = yg_wgrad_bytes(gpu, &d_out->t, &in->t, &conv);
@@ -42,7 +30,9 @@ static float *wgrad_on_gpu(const wgrad_case *t, const gpu_block *d_out, const gp
     memset(fill, 0xFF, bytes + GPU_GUARD);
     yg_upload(gpu, workspace, fill, bytes + GPU_GUARD);
     gpu_finish();
-    yg_conv_wgrad(gpu, memory + WGRAD_GUARD, t->bias ? memory + weights + 2 * WGRAD_GUARD : NULL, &d_out->t, &in->t, &conv, workspace);
+    float *d_bias = t->bias ? memory + weights + 2 * WGRAD_GUARD : NULL;
+    if (low) yg_conv_upsampled_wgrad(gpu, memory + WGRAD_GUARD, d_bias, &d_out->t, &in->t, &low->t, &conv, workspace);
+    else yg_conv_wgrad(gpu, memory + WGRAD_GUARD, d_bias, &d_out->t, &in->t, &conv, workspace);
     float *result = gpu_floats_read(memory, count);
     yg_download(gpu, fill, workspace, bytes + GPU_GUARD);
     gpu_finish();
@@ -69,7 +59,8 @@ static float *wgrad_on_cpu(const wgrad_case *t, const float *d_out, const float 
     return result;
 }
 
-static void wgrad_run(const wgrad_case *t, yg_type type) {
+/* The first `low_c` channels are upsampled from a map of their own, and NaN in the input itself. */
+static void wgrad_run_low(const wgrad_case *t, int low_c, yg_type type) {
     const int out_h = (t->h + 2 * t->padding - t->kernel) / t->stride + 1, out_w = (t->w + 2 * t->padding - t->kernel) / t->stride + 1;
     const size_t weights = (size_t)t->k * (size_t)t->kernel * (size_t)t->kernel * (size_t)t->c, count = weights + (size_t)t->k + 3 * WGRAD_GUARD;
     gpu_block in = gpu_tensor(t->n, t->h, t->w, t->in_c, t->in_before + t->in_c + t->in_behind, t->in_before, type);
@@ -78,10 +69,20 @@ static void wgrad_run(const wgrad_case *t, yg_type type) {
     for (size_t i = 0; i < gpu_count(&in.t); i++)
         if (i % (size_t)t->in_c >= (size_t)t->c) in_values[i] = 0;
     for (int i = 0; i < WGRAD_GUARD; i++) start[i] = start[weights + WGRAD_GUARD + (size_t)i] = start[count - 1 - (size_t)i] = 7;
+    gpu_block low = gpu_tensor(t->n, t->h / 2, t->w / 2, YOLO_MAX(low_c, 8), 2 * YOLO_MAX(low_c, 8), 8, type);
+    float *low_values = gpu_random(gpu_count(&low.t), 4, type);
+    gpu_write(&low, low_values);
+    for (size_t i = 0; i < gpu_count(&in.t) && low_c; i++) {
+        const size_t p = i / (size_t)t->in_c, c = i % (size_t)t->in_c, line = p / (size_t)t->w, x = p % (size_t)t->w;
+        if (c < (size_t)low_c) in_values[i] = low_values[(line / 2 * (size_t)(t->w / 2) + x / 2) * (size_t)low_c + c];
+    }
+    float *want = wgrad_on_cpu(t, out_values, in_values, start, weights);
+    for (size_t i = 0; i < gpu_count(&in.t) && low_c; i++)
+        if (i % (size_t)t->in_c < (size_t)low_c) in_values[i] = NAN;
     gpu_write(&in, in_values);
     gpu_write(&d_out, out_values);
-    float *want = wgrad_on_cpu(t, out_values, in_values, start, weights);
-    float *have = wgrad_on_gpu(t, &d_out, &in, start, weights), *again = wgrad_on_gpu(t, &d_out, &in, start, weights);
+    const gpu_block *through = low_c ? &low : NULL;
+    float *have = wgrad_on_gpu(t, &d_out, &in, through, start, weights), *again = wgrad_on_gpu(t, &d_out, &in, through, start, weights);
     char what[160];
     snprintf(what, sizeof what, "type %d n%d %dx%d c%d of %d k%d kernel %d stride %d padding %d", (int)type, t->n, t->h, t->w, t->c, t->in_c, t->k,
              t->kernel, t->stride, t->padding);
@@ -89,10 +90,13 @@ static void wgrad_run(const wgrad_case *t, yg_type type) {
     gpu_compare(what, have + weights + 2 * WGRAD_GUARD, want + weights + 2 * WGRAD_GUARD, (size_t)t->k, 1e-11, 1e-5);
     CHECK_MSG(wgrad_guards_hold(have, weights) && wgrad_guards_hold(have + weights + WGRAD_GUARD, (size_t)t->k), "%s", what);
     CHECK_MSG(!memcmp(have, again, count * sizeof *have), "%s: two runs differ", what);
-    mem_free(in_values), mem_free(out_values), mem_free(start), mem_free(want), mem_free(have), mem_free(again);
+    mem_free(in_values), mem_free(out_values), mem_free(low_values), mem_free(start), mem_free(want), mem_free(have), mem_free(again);
     gpu_free(&in);
     gpu_free(&d_out);
+    gpu_free(&low);
 }
+
+static void wgrad_run(const wgrad_case *t, yg_type type) { wgrad_run_low(t, 0, type); }
 
 static void wgrad_run_types(const wgrad_case *cases, int count) {
     for (int i = 0; i < count; i++)
@@ -132,7 +136,7 @@ static void test_gpu_wgrad_splits(void) {
         {1, 70, 90, 3, 8, 16, 3, 2, 1, 0, 0, 0, 0, true}, {1, 60, 50, 16, 16, 16, 1, 1, 0, 0, 0, 0, 0, true},
         {1, 13, 11, 64, 64, 64, 3, 1, 1, 0, 0, 0, 0, false}, {2, 6, 7, 12, 12, 33, 3, 1, 1, 0, 0, 1, 0, true},
         {1, 20, 20, 128, 128, 256, 1, 1, 0, 0, 0, 0, 0, false}};
-    wgrad_device *device = wgrad_device_of(gpu_device());
+    gpu_inside *device = gpu_inside_of(gpu_device());
     const int multiprocessors = device->multiprocessors;
     for (int i = 0; i < YOLO_COUNT(counts); i++) {
         device->multiprocessors = counts[i];
@@ -143,7 +147,7 @@ static void test_gpu_wgrad_splits(void) {
 
 /* Devices without tensor cores for the type. */
 static void test_gpu_wgrad_plain(void) {
-    wgrad_device *device = wgrad_device_of(gpu_device());
+    gpu_inside *device = gpu_inside_of(gpu_device());
     const int compute = device->compute;
     for (int i = 0; i < YOLO_COUNT(wgrad_views); i++) {
         device->compute = i % 2 ? 61 : 70;
@@ -153,6 +157,25 @@ static void test_gpu_wgrad_plain(void) {
         wgrad_run(&wgrad_aligned[i], i % 2 ? YG_BF16 : YG_F16);
     }
     device->compute = compute;
+}
+
+/* From one multiprocessor to many, all tiles; d_out whole and not; devices without tensor cores. */
+static void test_gpu_wgrad_upsampled(void) {
+    static const struct { wgrad_case t; int low_c; } cases[] = {
+        {{2, 6, 10, 24, 24, 16, 1, 1, 0, 0, 0, 0, 0, false}, 16},     {{1, 2, 2, 16, 16, 5, 1, 1, 0, 8, 8, 3, 1, true}, 8},
+        {{3, 14, 6, 24, 24, 40, 1, 1, 0, 0, 8, 8, 0, false}, 24},     {{3, 10, 14, 136, 136, 144, 1, 1, 0, 8, 0, 0, 0, false}, 64},
+        {{1, 4, 66, 192, 192, 64, 1, 1, 0, 0, 0, 64, 0, false}, 128}, {{5, 2, 2, 40, 40, 32, 1, 1, 0, 0, 0, 0, 0, true}, 8}};
+    static const int counts[] = {1, 3, 40, 500};
+    gpu_inside *device = gpu_inside_of(gpu_device());
+    const gpu_inside before = *device;
+    for (int i = 0; i < YOLO_COUNT(cases); i++)
+        for (int type = YG_F32; type <= YG_BF16; type++) {
+            device->multiprocessors = counts[(i + type) % YOLO_COUNT(counts)];
+            wgrad_run_low(&cases[i].t, cases[i].low_c, (yg_type)type);
+            device->compute = 70;
+            if (type != YG_F32) wgrad_run_low(&cases[i].t, cases[i].low_c, (yg_type)type);
+            *device = before;
+        }
 }
 
 /* Recorded work adds once a replay. */
@@ -206,6 +229,7 @@ static const test_case tests_gpu_wgrad[] = {
     {"views", "odd channels and strides, three channels padded and not", test_gpu_wgrad_views},
     {"splits", "from one multiprocessor to five hundred", test_gpu_wgrad_splits},
     {"plain", "without tensor cores", test_gpu_wgrad_plain},
+    {"upsampled", "the first channels read from the map they are upsampled from", test_gpu_wgrad_upsampled},
     {"record", "recorded work adds at each replay", test_gpu_wgrad_record},
     {"refused", "shapes that do not match are told", test_gpu_wgrad_refused},
 };
