@@ -4,14 +4,16 @@
 #include "emulate/emulate.h"
 #endif
 
-/* A small network with random weights and statistics. */
-static bool gpu_step_model(pt_model *model) {
+/* A network with random weights and statistics: of a description, NULL = the demo's. */
+static bool gpu_step_described(const char *text, pt_model *model) {
     yolo_open_options open = yolo_open_defaults();
     yolo_error error;
     const char *path = test_temp("gpu_step.yaml");
     rng r = {.key = 3};
     memset(model, 0, sizeof *model);
-    if (demo_describe(path, &error) != YOLO_OK || pt_load(path, &open, model, &error) != YOLO_OK) {
+    yolo_status status = text ? path_write(path, text, strlen(text), false, &error) : demo_describe(path, &error);
+    if (status == YOLO_OK) status = pt_load(path, &open, model, &error);
+    if (status != YOLO_OK) {
         printf("    %s\n", error.message);
         test_failures++;
         return false;
@@ -24,6 +26,8 @@ static bool gpu_step_model(pt_model *model) {
     }
     return true;
 }
+
+static bool gpu_step_model(pt_model *model) { return gpu_step_described(NULL, model); }
 
 static run_place gpu_step_place(bool half) { return (run_place){0, half, gpu_device()}; }
 
@@ -74,6 +78,25 @@ static void test_gpu_forward(void) {
     mem_free(whole);
     mem_free(half);
     pt_free(&model);
+}
+
+/* Kernels launched so far. */
+static int64_t gpu_step_launches(void) {
+#ifdef TEST_EMULATED
+    return emulate_launches();
+#else
+    return 0;
+#endif
+}
+
+/* `with` launches less than `without` by `saved`; unknown on a device. */
+static void gpu_step_check_launches(const char *what, int64_t with, int64_t without, int saved) {
+    if (gpu_step_launches()) CHECK_MSG(without - with == saved, "%s: %d launches instead of %d", what, (int)with, (int)without);
+}
+
+/* Upsamplings are written again. */
+static void gpu_step_write_upsampled(net *net) {
+    for (int i = 0; i < net->op_count; i++) net->ops[i].low = -1, net->ops[i].unread = false;
 }
 
 /* Boxes of a drawn picture, found by the trained network; to be freed with yolo_boxes_free. */
@@ -266,6 +289,42 @@ static void test_gpu_batch(void) {
     pt_free(&model);
 }
 
+/* Reading upsampled channels where they come from changes no bit of a forward pass; in training, tiles of another width may sum moments in
+   another order. In the second network nothing else keeps the map that is read. */
+static void test_gpu_upsampled(void) {
+    static const char *const texts[] = {NULL, "nc: 2\nbackbone: [[-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [32, 3, 2]]]\nhead: [[-1, 1, nn.Upsample, [None, 2, nearest]], "
+                                              "[[-1, 0], 1, Concat, [1]], [-1, 1, C2f, [16]], [-1, 1, Detect, [nc]]]\n"};
+    for (int i = 0; i < 4; i++) {
+        const run_place place = gpu_step_place(i % 2);
+        const int saved = i < 2 ? 2 : 1;
+        int64_t launches[5] = {gpu_step_launches()};
+        size_t count, others;
+        pt_model model;
+        if (!gpu_step_described(texts[i / 2], &model)) return;
+        float *with = gpu_step_heads(&model, place, 2, 64, 96, &count);
+        launches[1] = gpu_step_launches();
+        gpu_step_result step = i < 2 ? gpu_step_run(&model, place) : (gpu_step_result){{0}, NULL, NULL};
+        launches[2] = gpu_step_launches();
+        gpu_step_write_upsampled(&model.net);
+        float *without = gpu_step_heads(&model, place, 2, 64, 96, &others);
+        launches[3] = gpu_step_launches();
+        CHECK(count && count == others && !memcmp(with, without, count * sizeof *with));
+        gpu_step_check_launches("forward pass", launches[1] - launches[0], launches[3] - launches[2], saved);
+        if (i < 2) {
+            gpu_step_result plain = gpu_step_run(&model, place);
+            launches[4] = gpu_step_launches();
+            gpu_step_check_launches("step", launches[2] - launches[1], launches[4] - launches[3], saved);
+            const double off = gpu_step_distance(&model, &step, &plain);
+            CHECK_MSG(off <= (i % 2 ? 1e-2 : 1e-5), "gradients are %.3g of their norm off", off);
+            gpu_step_free(&plain);
+            gpu_step_free(&step);
+        }
+        mem_free(with);
+        mem_free(without);
+        pt_free(&model);
+    }
+}
+
 /* Whole trainings. */
 
 /* From trained weights, with small steps: there the course of a training is no matter of roundings. */
@@ -430,6 +489,7 @@ static const test_case tests_gpu_step[] = {
     {"predict", "boxes of a picture as on the CPU", test_gpu_predict},
     {"val", "metrics as on the CPU, from another device and other threads", test_gpu_val},
     {"step", "losses, gradients and statistics of a batch as on the CPU; twice the same bits", test_gpu_batch},
+    {"upsampled", "upsamplings that are not written change nothing and save their launches", test_gpu_upsampled},
     {"train", "two epochs end as on the CPU", test_gpu_train},
     {"resume", "interrupted and resumed: the same bits", test_gpu_train_resume},
 #ifdef TEST_EMULATED

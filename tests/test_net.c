@@ -97,6 +97,40 @@ static void test_net_table(void) {
     net_free(&n);
 }
 
+/* Layer 0 is 16 channels at 1/2, layer 1 32 channels at 1/4, layer 2 its upsampling. */
+#define TEST_NET_UP "nc: 2\nbackbone: [[-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [32, 3, 2]]]\nhead: [[-1, 1, nn.Upsample, [None, 2, nearest]], "
+
+static void test_net_upsampled(void) {
+    static const struct { const char *text; int unread, readers; } cases[] = {
+        {TEST_NET_UP "[[-1, 0], 1, Concat, [1]], [-1, 1, C2f, [16]], [-1, 1, Detect, [nc]]]\n", 1, 1},
+        {TEST_NET_UP "[-1, 1, Conv, [16, 1]], [2, 1, Conv, [16, 1]], [[3, 4], 1, Concat, [1]], [-1, 1, Detect, [nc]]]\n", 1, 2},
+        {TEST_NET_UP "[[0, -1], 1, Concat, [1]], [-1, 1, C2f, [16]], [-1, 1, Detect, [nc]]]\n", 0, 0},                  /* not first */
+        {TEST_NET_UP "[[-1, 0], 1, Concat, [1]], [-1, 1, Conv, [16, 3]], [-1, 1, Detect, [nc]]]\n", 0, 0},              /* 3x3 */
+        {TEST_NET_UP "[[-1, 0], 1, Concat, [1]], [-1, 1, Conv, [16, 1, 2]], [-1, 1, Detect, [nc]]]\n", 0, 0},           /* stride 2 */
+        {TEST_NET_UP "[[-1, 0], 1, Concat, [1]], [-1, 1, C2f, [16]], [[-1, 3], 1, Detect, [nc]]]\n", 0, 0},             /* the head, too */
+        {TEST_NET_UP "[[-1, 0], 1, Concat, [1]], [-1, 1, C2f, [16]], [[2, 4], 1, Concat, [1]], [-1, 1, Conv, [16, 1]], [[4, 6], 1, Detect, [nc]]]\n", 0, 0}}; /* copied */
+    static const struct { const char *name; int unread; } builtin[] = {{"yolov8n.yaml", 2}, {"yolov8x.yaml", 2}, {"yolov8s-p2.yaml", 3}};
+    for (int i = 0; i < YOLO_COUNT(cases) + YOLO_COUNT(builtin); i++) {
+        const int b = i - YOLO_COUNT(cases);
+        net n;
+        yolo_error error = {0};
+        int unread = 0, readers = 0;
+        if (b >= 0 ? !test_net_builtin(&n, builtin[b].name, 0, false) : test_net_text(&n, cases[i].text, strlen(cases[i].text), -1, &error) != YOLO_OK) {
+            CHECK_MSG(b >= 0, "case %d: %s", i, error.message);
+            continue;
+        }
+        for (int j = 0; j < n.op_count; j++) {
+            const net_op *op = &n.ops[j];
+            unread += op->unread;
+            readers += op->low >= 0;
+            CHECK(op->low < 0 || (op->kernel == 1 && n.tensors[op->in].channels >= n.tensors[op->low].channels));
+        }
+        CHECK_MSG(unread == (b >= 0 ? builtin[b].unread : cases[i].unread) && readers == (b >= 0 ? builtin[b].unread : cases[i].readers),
+                  "case %d: %d upsamplings are not read, %d convolutions read through", i, unread, readers);
+        net_free(&n);
+    }
+}
+
 /* Every channel is written before it is read and once only, inside its buffer; sizes agree; residuals have the same
    shape; the heads are complete at the end. */
 static void test_net_check_layout(const net *n, const char *name) {
@@ -561,6 +595,7 @@ static int test_dump_heads(int count, char **arguments) {
 static const test_case tests_net[] = {
     {"summaries", "n..x, p2: layers, parameters, GFLOPs as ultralytics counts", test_net_summaries},
     {"table", "names, shapes, groups and places of the parameters", test_net_table},
+    {"upsampled", "upsamplings that a GPU need not write are found, others are not", test_net_upsampled},
     {"plans", "no live buffers overlap; each channel is written once, before it is read", test_net_plans},
     {"forward", "head outputs equal torch's; four activations, odd graphs, poisoned memory", test_net_forward},
     {"same_bits", "threads, batches and changes of size change no bit", test_net_same_bits},
