@@ -2054,9 +2054,11 @@ static int64_t k_conv_cost(const yg_gpu *gpu, int64_t pixels, int channels, int 
 
 enum { K_CONV_CHOICES = 7, K_CONV_SMALL = 5 /* the first choice of fewer than K_MOMENT_PIXELS pixels */ };
 
+struct k_conv_size { int m, n; bool upsampled; }; /* of a tile; is there a kernel for upsampled inputs? */
+
 template <typename T> static int k_conv_choose(const yg_gpu *gpu, const k_conv_job<T> &job) {
-    static const struct { int m, n; bool upsampled; } shapes[K_CONV_CHOICES] = {{128, 128, true}, {128, 96, false}, {128, 64, true}, {128, 32, false},
-                                                                                {128, 16, false}, {64, 64, true},   {64, 32, true}};
+    static const k_conv_size shapes[K_CONV_CHOICES] = {{128, 128, true}, {128, 96, false}, {128, 64, true}, {128, 32, false},
+                                                       {128, 16, false}, {64, 64, true},   {64, 32, true}};
     const int phases = job.backward ? job.stride * job.stride : 1;
     int best = 0;
     int64_t least = INT64_MAX;
