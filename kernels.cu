@@ -2019,7 +2019,7 @@ template <typename T> static int64_t k_conv_pixels(const k_conv_job<T> &job) {
     return job.in.n * k_ceil_div(job.out.h, step) * k_ceil_div(job.out.w, step);
 }
 
-template <typename T, bool cores, typename S, bool aligned, bool upsampled = false> static void k_conv_launch(yg_gpu *gpu, k_conv_job<T> job) {
+template <typename T, bool cores, typename S, bool aligned, bool upsampled> static void k_conv_launch(yg_gpu *gpu, k_conv_job<T> job) {
     const int64_t pixels = k_conv_pixels(job), tiles_n = k_ceil_div(job.out.c, S::N), tiles = k_ceil_div(pixels, S::M) * tiles_n;
     const int phases = job.backward ? job.stride * job.stride : 1;
     const int64_t chunks = (int64_t)job.kernel * job.kernel * job.channels * (int64_t)sizeof(T) / K_CONV_CHUNK;
@@ -2081,15 +2081,15 @@ template <typename T> static void k_conv_run_upsampled(yg_gpu *gpu, const k_conv
 
 template <typename T> static void k_conv_run_cores(yg_gpu *gpu, const k_conv_job<T> &job, bool aligned) {
     if (job.low.data) k_conv_run_upsampled(gpu, job);
-    else if (!aligned) k_conv_launch<T, true, k_conv_128x64, false>(gpu, job);
+    else if (!aligned) k_conv_launch<T, true, k_conv_128x64, false, false>(gpu, job);
     else switch (k_conv_choose(gpu, job)) {
-    case 0: k_conv_launch<T, true, k_conv_128x128, true>(gpu, job); break;
-    case 1: k_conv_launch<T, true, k_conv_128x96, true>(gpu, job); break;
-    case 2: k_conv_launch<T, true, k_conv_128x64, true>(gpu, job); break;
-    case 3: k_conv_launch<T, true, k_conv_128x32, true>(gpu, job); break;
-    case 4: k_conv_launch<T, true, k_conv_128x16, true>(gpu, job); break;
-    case 5: k_conv_launch<T, true, k_conv_64x64, true>(gpu, job); break;
-    default: k_conv_launch<T, true, k_conv_64x32, true>(gpu, job);
+    case 0: k_conv_launch<T, true, k_conv_128x128, true, false>(gpu, job); break;
+    case 1: k_conv_launch<T, true, k_conv_128x96, true, false>(gpu, job); break;
+    case 2: k_conv_launch<T, true, k_conv_128x64, true, false>(gpu, job); break;
+    case 3: k_conv_launch<T, true, k_conv_128x32, true, false>(gpu, job); break;
+    case 4: k_conv_launch<T, true, k_conv_128x16, true, false>(gpu, job); break;
+    case 5: k_conv_launch<T, true, k_conv_64x64, true, false>(gpu, job); break;
+    default: k_conv_launch<T, true, k_conv_64x32, true, false>(gpu, job);
     }
 }
 
@@ -2099,9 +2099,9 @@ template <typename T> static void k_conv_run_plain(yg_gpu *gpu, const k_conv_job
     const int64_t pixels = k_conv_pixels(job);
     const bool best = k_conv_cost(gpu, pixels, job.out.c, wide::M, wide::N) < k_conv_cost(gpu, pixels, job.out.c, 128, 32);
     if (job.low.data) k_conv_launch<T, false, wide, true, true>(gpu, job);
-    else if (!aligned) k_conv_launch<T, false, k_conv_128x32, false>(gpu, job);
-    else if (best) k_conv_launch<T, false, wide, true>(gpu, job);
-    else k_conv_launch<T, false, k_conv_128x32, true>(gpu, job);
+    else if (!aligned) k_conv_launch<T, false, k_conv_128x32, false, false>(gpu, job);
+    else if (best) k_conv_launch<T, false, wide, true, false>(gpu, job);
+    else k_conv_launch<T, false, k_conv_128x32, true, false>(gpu, job);
 }
 
 static void k_conv_run(yg_gpu *gpu, const k_conv_job<float> &job, bool aligned) { k_conv_run_plain(gpu, job, aligned); }

@@ -10780,16 +10780,6 @@ static void run_gpu_round(net_buffer *buffers, int count) {
     for (int i = 0; i < count; i++) buffers[i].channels = (buffers[i].channels + NET_VECTOR - 1) / NET_VECTOR * NET_VECTOR;
 }
 
-/* The graph's buffers for a forward pass on a device. */
-static void run_gpu_buffers(const net *net, net_buffer *buffers) {
-    run_gpu_round(buffers, net->buffer_count);
-    for (int i = 0; i < net->op_count; i++) {
-        if (net->ops[i].low < 0) continue;
-        net_buffer *low = &buffers[net->tensors[net->ops[i].low].buffer];
-        low->last_op = YOLO_MAX(low->last_op, i);
-    }
-}
-
 #ifdef YOLO_NO_CUDA
 struct run_gpu_lane { float *host; size_t heads_at[NET_MAX_LEVELS]; };
 
@@ -10858,6 +10848,16 @@ struct run_gpu_lane {
     yg_candidate *candidates, *found; int most; /* room for boxes: on the device; pinned, with their number behind it */
     uint8_t *decode; size_t decode_bytes;       /* what yg_decode works in, then the number of boxes */
 };
+
+/* The graph's buffers for a forward pass on a device. */
+static void run_gpu_buffers(const net *net, net_buffer *buffers) {
+    run_gpu_round(buffers, net->buffer_count);
+    for (int i = 0; i < net->op_count; i++) {
+        if (net->ops[i].low < 0) continue;
+        net_buffer *low = &buffers[net->tensors[net->ops[i].low].buffer];
+        low->last_op = YOLO_MAX(low->last_op, i);
+    }
+}
 
 /* What a place's GPU is; false for the CPU. */
 static bool run_gpu_device(run_place place, yg_device *device) {
