@@ -20,7 +20,6 @@
 #include "cuda_runtime.h"
 
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <cstdarg>
 #include <deque>
@@ -1114,13 +1113,14 @@ typedef std::lock_guard<std::recursive_mutex> locked;
 struct allocation { guarded memory; int device; /* -1: the host's */ };
 std::map<uintptr_t, allocation> allocations;
 size_t device_bytes[DEVICES + 1];
+std::atomic<int64_t> device_clock[DEVICES]; /* nanoseconds; moved on by work, the same for the same work */
 
 typedef std::function<void()> operation;
 
 struct event_state {
     emulate_stream *stream = NULL;
     int64_t recorded = 0, reached = 0; /* how often */
-    std::chrono::steady_clock::time_point when;
+    int64_t when = 0; /* on the device's clock */
     emulate_graph *captured = NULL;
 };
 
@@ -1555,6 +1555,9 @@ cudaError_t submit(cudaStream_t handle, const operation &next) {
     return cudaSuccess;
 }
 
+/* What work takes on a device's clock, in nanoseconds of nobody's: a thread of a kernel one, 16 bytes of a copy one. */
+void take_time(int device, uint64_t threads) { device_clock[device] += 1000 + (int64_t)threads; }
+
 /* May the host wait for this stream? */
 cudaError_t waitable(emulate_stream *s) {
     if (!s) return cudaErrorInvalidResourceHandle;
@@ -1568,18 +1571,21 @@ cudaError_t copy_on(void *to, size_t to_pitch, const void *from, size_t from_pit
     if (to_pitch < width || from_pitch < width) return cudaErrorInvalidPitchValue;
     const cudaError_t error = check_copy(to, from, to_pitch * (height - 1) + width, from_pitch * (height - 1) + width, kind);
     if (error != cudaSuccess) return error;
+    const int device = device_now;
     if (pageable(from) && knobs.lazy) { /* such memory is read before the call returns */
         std::vector<unsigned char> kept(width * height);
         for (size_t y = 0; y < height; y++) memcpy(kept.data() + y * width, (const char *)from + y * from_pitch, width);
         return submit(stream, [=]() {
             const opened open(EVERY_DEVICE);
             for (size_t y = 0; y < height; y++) memcpy((char *)to + y * to_pitch, kept.data() + y * width, width);
+            take_time(device, width * height / 16);
         });
     }
     const cudaError_t submitted = submit(stream, [=]() {
         const opened open(EVERY_DEVICE);
         if (width == to_pitch && width == from_pitch) memmove(to, from, width * height);
         else for (size_t y = 0; y < height; y++) memmove((char *)to + y * to_pitch, (const char *)from + y * from_pitch, width);
+        take_time(device, width * height / 16);
     });
     if (submitted == cudaSuccess && pageable(to) && knobs.lazy) { /* and written before it returns */
         locked hold(lock);
@@ -1596,9 +1602,11 @@ cudaError_t set_on(void *memory, int value, size_t bytes, cudaStream_t stream) {
         bool whole = true;
         if (!find(memory, bytes, &whole) || !whole) return cudaErrorInvalidValue;
     }
+    const int device = device_now;
     return submit(stream, [=]() {
         const opened open(EVERY_DEVICE);
         memset(memory, value, bytes);
+        take_time(device, bytes / 16);
     });
 }
 
@@ -1739,9 +1747,10 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
         if (s->capture) return cudaSuccess;
         target = ++e->recorded;
     }
-    return leave(submit(stream, [e, target]() {
+    const int device = event->device;
+    return leave(submit(stream, [e, target, device]() {
         e->reached = target;
-        e->when = std::chrono::steady_clock::now();
+        e->when = device_clock[device];
     }));
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
@@ -1787,7 +1796,7 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEven
     if (!handles.count(from) || !handles.count(to) || (from->flags | to->flags) & cudaEventDisableTiming || !from->state->recorded || !to->state->recorded)
         return leave(cudaErrorInvalidResourceHandle);
     if (from->state->reached < from->state->recorded || to->state->reached < to->state->recorded) return cudaErrorNotReady;
-    *milliseconds = std::chrono::duration<float, std::milli>(to->state->when - from->state->when).count();
+    *milliseconds = (float)(to->state->when - from->state->when) * 1e-6f;
     return cudaSuccess;
 }
 
@@ -1938,6 +1947,8 @@ void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block,
             const opened open(device);
             launch_count++;
             grid_run(*w);
+            const dim3 g = w->grid, b = w->block;
+            take_time(device, (uint64_t)g.x * g.y * g.z * b.x * b.y * b.z);
         });
     }
     leave(error);

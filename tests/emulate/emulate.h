@@ -21,7 +21,10 @@
                        after the other on one OS thread are not compared: more workers, more blocks
      emulate_set_lazy, emulate_set_protect, emulate_fail_after   what the host does not wait for, touch, or expect
 
-   Not emulated: time, caches, weakly ordered memory (a missing __threadfence is not found), limits of registers and of
+   Events tell a time that is made up: work moves a device's clock on by the number of its threads, or bytes. Work put onto one stream
+   by one thread takes the same every time.
+
+   Not emulated: real time, caches, weakly ordered memory (a missing __threadfence is not found), limits of registers and of
    __launch_bounds__, waiting in a loop for another thread's write (it never gets its turn), textures, clusters, cooperative
    launches. Kernels may have 128 KiB of stack. Linux, x86-64 and aarch64; other CPUs by ucontext, slowly.
 
