@@ -17,6 +17,7 @@
      K11 k_ d_ yg_    training loss
      K12 k_ d_ yg_    optimizers and moving average
      K13 k_ d_ yg_    augmentation and letterbox from decoded pictures
+     K14 k_ d_ yg_    peaks of the device
 
    LAYERING: a section calls only itself and sections above it. k_ kernels and host helpers, d_ device functions, yg_ the
    boundary. A launcher stands below its kernels; a kernel's comment names its mapping and its twin in yolo.c.
@@ -181,6 +182,9 @@ static void k_version_text(int version, char *text, size_t size) {
     snprintf(text, size, "%d.%d", version / 1000, version % 1000 / 10);
 }
 
+/* What yg_watch notes: events.at[i] is before call i, events.at[i + 1] behind it. */
+struct k_watch { cudaEvent_t *at; yg_call *calls; int most, count; yg_call next; };
+
 struct yg_gpu {
     int index;
     int compute, multiprocessors; /* compute: 10 * major + minor of the device, or of the code it runs where that is older */
@@ -188,6 +192,7 @@ struct yg_gpu {
     cudaStream_t stream;
     void *scratch;                /* K_SCRATCH_BYTES for what one call leaves from one of its kernels to the next */
     bool recording;
+    k_watch watch;                /* most 0: nobody asks */
     int error;                    /* the first failure, 0 = none */
     char reason[256];
 };
@@ -210,8 +215,27 @@ static bool k_good(yg_gpu *gpu, cudaError_t error, const char *what) {
     return false;
 }
 
-/* After a launch. */
-static void k_launched(yg_gpu *gpu, const char *what) { k_good(gpu, cudaGetLastError(), what); }
+/* What the call in hand does, for yg_watch: before k_launched. */
+static void k_amount(yg_gpu *gpu, double bytes, double flops) { gpu->watch.next.bytes = bytes, gpu->watch.next.flops = flops; }
+
+/* Notes that a call ends here. */
+static void k_note(yg_gpu *gpu, const char *what) {
+    k_watch *w = &gpu->watch;
+    if (w->count < w->most && !gpu->recording && !gpu->error && k_good(gpu, cudaEventRecord(w->at[w->count + 1], gpu->stream), "a call's time")) {
+        w->next.what = what;
+        w->calls[w->count++] = w->next;
+    }
+    w->next = yg_call();
+}
+
+/* After the launches of a call. */
+static void k_launched(yg_gpu *gpu, const char *what) {
+    k_good(gpu, cudaGetLastError(), what);
+    k_note(gpu, what);
+}
+
+/* Bytes of a tensor's elements. */
+static double k_bytes(const yg_ten *t) { return (double)t->n * t->h * t->w * t->c * (double)k_type_size(t->type); }
 
 /* Scratch of a call; NULL, and a failure, when it wants more than there is. */
 template <typename T> static T *k_scratch(yg_gpu *gpu, size_t count) {
@@ -292,6 +316,57 @@ static int k_compute(const cudaDeviceProp *properties) {
     return compute;
 }
 
+/* Keeps the device busy for some milliseconds, so that the host gets ahead of it. One thread. */
+static __global__ void k_idle(long long clocks) {
+#ifdef __CUDACC__
+    for (const long long start = clock64(); clock64() - start < clocks;) {}
+#else
+    (void)clocks;
+#endif
+}
+
+static void k_watch_end(yg_gpu *gpu) {
+    k_watch *w = &gpu->watch;
+    for (int i = 0; i <= w->most && w->at; i++)
+        if (w->at[i]) (void)cudaEventDestroy(w->at[i]);
+    free(w->at);
+    free(w->calls);
+    *w = k_watch();
+}
+
+/* The device works on nothing while the host goes ahead: no call is to be charged with the host's time. */
+static void k_watch_idle(yg_gpu *gpu) {
+    K_LAUNCH(k_idle, 1, 1, 0, gpu->stream, 8000000LL);
+    k_good(gpu, cudaGetLastError(), "a call's time");
+}
+
+void yg_watch(yg_gpu *gpu, int most) {
+    k_watch *w = &gpu->watch;
+    k_watch_end(gpu);
+    if (gpu->error || most < 1) return;
+    w->at = static_cast<cudaEvent_t *>(calloc((size_t)most + 1, sizeof *w->at));
+    w->calls = static_cast<yg_call *>(calloc((size_t)most, sizeof *w->calls));
+    if (w->at && w->calls) w->most = most;
+    else k_fail(gpu, (int)cudaErrorMemoryAllocation, "GPU %d: no host memory to note %d calls", gpu->index, most);
+    for (int i = 0; i <= w->most && !gpu->error && w->most; i++) k_good(gpu, cudaEventCreate(&w->at[i]), "a call's time");
+    if (!gpu->error) k_watch_idle(gpu);
+    if (gpu->error || !k_good(gpu, cudaEventRecord(w->at[0], gpu->stream), "a call's time")) k_watch_end(gpu);
+}
+
+int yg_watching(const yg_gpu *gpu) { return gpu->watch.count; }
+
+int yg_watched(yg_gpu *gpu, const yg_call **calls) {
+    k_watch *w = &gpu->watch;
+    const int count = w->count;
+    k_good(gpu, cudaStreamSynchronize(gpu->stream), "work failed");
+    for (int i = 0; i < count && !gpu->error; i++) {
+        float ms = 0;
+        if (k_good(gpu, cudaEventElapsedTime(&ms, w->at[i], w->at[i + 1]), "a call's time")) w->calls[i].ms = ms;
+    }
+    *calls = w->calls;
+    return gpu->error ? 0 : count;
+}
+
 int yg_open(yg_gpu **out, int index, char *reason, size_t reason_size) {
     cudaDeviceProp properties;
     *out = NULL;
@@ -320,6 +395,7 @@ void yg_close(yg_gpu *gpu) {
     if (!gpu) return;
     (void)cudaSetDevice(gpu->index);
     if (gpu->stream) (void)cudaStreamSynchronize(gpu->stream);
+    k_watch_end(gpu);
     if (gpu->scratch) (void)cudaFree(gpu->scratch);
     if (gpu->stream) (void)cudaStreamDestroy(gpu->stream);
     (void)cudaGetLastError();
@@ -330,6 +406,10 @@ void yg_enter(yg_gpu *gpu) { k_good(gpu, cudaSetDevice(gpu->index), "cannot be u
 
 int yg_finish(yg_gpu *gpu, char *reason, size_t reason_size) {
     k_good(gpu, cudaStreamSynchronize(gpu->stream), "work failed");
+    if (gpu->watch.most && !gpu->error) {
+        k_watch_idle(gpu);
+        k_note(gpu, NULL);
+    }
     if (gpu->error && reason && reason_size) snprintf(reason, reason_size, "%s", gpu->reason);
     return gpu->error;
 }
@@ -370,7 +450,7 @@ void yg_host_free(yg_gpu *gpu, void *memory) {
 }
 
 static void k_copy(yg_gpu *gpu, void *to, const void *from, size_t bytes, cudaMemcpyKind kind, const char *what) {
-    if (!gpu->error && bytes) k_good(gpu, cudaMemcpyAsync(to, from, bytes, kind, gpu->stream), what);
+    if (!gpu->error && bytes && k_good(gpu, cudaMemcpyAsync(to, from, bytes, kind, gpu->stream), what)) k_note(gpu, what);
 }
 
 void yg_upload(yg_gpu *gpu, void *to, const void *from, size_t bytes) { k_copy(gpu, to, from, bytes, cudaMemcpyHostToDevice, "upload"); }
@@ -378,7 +458,7 @@ void yg_download(yg_gpu *gpu, void *to, const void *from, size_t bytes) { k_copy
 void yg_copy(yg_gpu *gpu, void *to, const void *from, size_t bytes) { k_copy(gpu, to, from, bytes, cudaMemcpyDeviceToDevice, "copy"); }
 
 void yg_clear(yg_gpu *gpu, void *memory, size_t bytes) {
-    if (!gpu->error && bytes) k_good(gpu, cudaMemsetAsync(memory, 0, bytes, gpu->stream), "clearing memory");
+    if (!gpu->error && bytes && k_good(gpu, cudaMemsetAsync(memory, 0, bytes, gpu->stream), "clearing memory")) k_note(gpu, "clearing memory");
 }
 
 struct yg_graph { cudaGraph_t graph; cudaGraphExec_t executable; };
@@ -583,6 +663,7 @@ void yg_pixels(yg_gpu *gpu, const yg_ten *out, const uint8_t *pixels, int in_h, 
         return;
     }
     K_BY_VECTOR(out->type, k_is_aligned(out), k_pixels_launch, gpu, out, pixels, in_h, in_w);
+    k_amount(gpu, 3.0 * out->n * in_h * in_w + k_bytes(out), 0);
     k_launched(gpu, "pixels into a tensor");
 }
 
@@ -648,6 +729,7 @@ template <typename T, int V> static void k_copy_zero_launch(yg_gpu *gpu, const y
 void yg_zero(yg_gpu *gpu, const yg_ten *t) {
     if (gpu->error) return;
     K_BY_VECTOR(t->type, k_is_aligned(t), k_copy_zero_launch, gpu, t);
+    k_amount(gpu, k_bytes(t), 0);
     k_launched(gpu, "zeros");
 }
 
@@ -686,12 +768,14 @@ template <typename T, int V> static void k_copy_launch(yg_gpu *gpu, const yg_ten
 void yg_copy_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in) {
     if (gpu->error || !k_alike(gpu, out, in, "copy")) return;
     K_BY_VECTOR(out->type, k_is_aligned(out) && k_is_aligned(in), k_copy_launch, gpu, out, in, false);
+    k_amount(gpu, 2 * k_bytes(out), 0);
     k_launched(gpu, "copy");
 }
 
 void yg_copy_bwd(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, bool accumulate) {
     if (gpu->error || !k_alike(gpu, d_in, d_out, "gradient of a copy")) return;
     K_BY_VECTOR(d_in->type, k_is_aligned(d_in) && k_is_aligned(d_out), k_copy_launch, gpu, d_in, d_out, accumulate);
+    k_amount(gpu, (accumulate ? 3 : 2) * k_bytes(d_in), 0);
     k_launched(gpu, "gradient of a copy");
 }
 
@@ -766,12 +850,14 @@ static bool k_is_twice(yg_gpu *gpu, const yg_ten *large, const yg_ten *small) {
 void yg_upsample2_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in) {
     if (gpu->error || !k_is_twice(gpu, out, in)) return;
     K_BY_VECTOR(in->type, k_is_aligned(out) && k_is_aligned(in), k_upsample2_fwd_launch, gpu, out, in);
+    k_amount(gpu, k_bytes(in) + k_bytes(out), 0);
     k_launched(gpu, "upsampling");
 }
 
 void yg_upsample2_bwd(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, bool accumulate) {
     if (gpu->error || !k_is_twice(gpu, d_out, d_in)) return;
     K_BY_VECTOR(d_in->type, k_is_aligned(d_in) && k_is_aligned(d_out), k_upsample2_bwd_launch, gpu, d_in, d_out, accumulate);
+    k_amount(gpu, k_bytes(d_out) + (accumulate ? 2 : 1) * k_bytes(d_in), 0);
     k_launched(gpu, "gradient of upsampling");
 }
 
@@ -917,6 +1003,7 @@ void yg_maxpool_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, int kernel
     const k_window window = {kernel, stride, padding};
     if (gpu->error || !k_maxpool_possible(gpu, out, in, window)) return;
     K_BY_VECTOR(in->type, k_is_aligned(out) && k_is_aligned(in), k_maxpool_fwd_launch, gpu, out, in, window);
+    k_amount(gpu, k_bytes(in) + k_bytes(out), 0);
     k_launched(gpu, "max-pooling");
 }
 
@@ -1104,6 +1191,7 @@ void yg_maxpool_bwd(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, const 
         !k_alike(gpu, d_out, out, "gradient of max-pooling")) return;
     const bool aligned = k_is_aligned(d_in) && k_is_aligned(d_out) && k_is_aligned(in) && k_is_aligned(out);
     K_BY_VECTOR(in->type, aligned, k_maxpool_bwd_launch, gpu, d_in, d_out, in, out, window);
+    k_amount(gpu, k_bytes(in) + k_bytes(d_out) + 2 * k_bytes(d_in), 0);
     k_launched(gpu, "gradient of max-pooling");
 }
 
@@ -1433,6 +1521,7 @@ void yg_norm_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *z, const yg_norm 
     if (gpu->error || !k_norm_fits(gpu, norm, z) || !k_alike(gpu, out, z, "batch norm") || (residual && !k_alike(gpu, residual, z, "batch norm"))) return;
     const bool aligned = k_norm_aligned(norm) && k_is_aligned(out) && k_is_aligned(z) && (!residual || k_is_aligned(residual));
     K_BY_VECTOR(z->type, aligned, k_norm_fwd_launch, gpu, out, z, norm, residual);
+    k_amount(gpu, (residual ? 3 : 2) * k_bytes(z), 0);
     k_launched(gpu, "batch norm");
 }
 
@@ -1513,6 +1602,7 @@ void yg_norm_sums(yg_gpu *gpu, const yg_norm *norm, float *d_gamma, float *d_bet
     K_BY_VECTOR(z->type, k_norm_aligned(norm) && k_is_aligned(d_out) && k_is_aligned(z), k_norm_sums_launch, gpu, norm, d_out, z, &tiles);
     if (gpu->error) return;
     K_LAUNCH(k_norm_gradients, blocks, k_norm_block(tiles.count), 0, gpu->stream, *norm, d_gamma, d_beta, tiles);
+    k_amount(gpu, 2 * k_bytes(z), 0);
     k_launched(gpu, "sums of a batch norm's gradient");
 }
 
@@ -1572,6 +1662,7 @@ void yg_norm_bwd(yg_gpu *gpu, const yg_ten *d, const yg_ten *d_residual, bool ac
         (d_residual && !k_alike(gpu, d_residual, z, "gradient of a batch norm"))) return;
     const bool aligned = k_norm_aligned(norm) && k_is_aligned(d) && k_is_aligned(z) && (!d_residual || k_is_aligned(d_residual));
     K_BY_VECTOR(z->type, aligned, k_norm_bwd_launch, gpu, d, d_residual, accumulate, z, norm);
+    k_amount(gpu, (3 + (d_residual ? accumulate ? 2 : 1 : 0)) * k_bytes(z), 0);
     k_launched(gpu, "gradient of a batch norm");
 }
 
@@ -2163,6 +2254,15 @@ static bool k_conv_fits(yg_gpu *gpu, const yg_ten *small, const yg_ten *large, c
     return false;
 }
 
+/* What one of the three products of a convolution does at least, for yg_watch. */
+static void k_conv_amount(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *conv) {
+    const double filters = (double)conv->out_channels * conv->kernel * conv->kernel * conv->in_channels;
+    yg_call *call = &gpu->watch.next;
+    k_amount(gpu, k_bytes(out) + k_bytes(in) + filters * (double)k_type_size(conv->type), 2.0 * out->n * out->h * out->w * filters);
+    call->n = out->n, call->h = out->h, call->w = out->w, call->c = conv->out_channels;
+    call->in_c = conv->in_channels, call->kernel = conv->kernel, call->stride = conv->stride;
+}
+
 /* Can a convolution of `in` read `low` in the place of in's first channels? Else it is a failure. */
 static bool k_conv_upsampled_fits(yg_gpu *gpu, const yg_ten *in, const yg_ten *low, const yg_conv *conv) {
     const bool twice = in->n == low->n && in->h == 2 * low->h && in->w == 2 * low->w && low->c <= in->c && in->type == low->type;
@@ -2175,6 +2275,7 @@ static bool k_conv_upsampled_fits(yg_gpu *gpu, const yg_ten *in, const yg_ten *l
 void yg_conv_upsampled_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_ten *low, const yg_conv *conv, const yg_ten *residual, float *moments) {
     if (gpu->error || !k_conv_fits(gpu, out, in, conv, false) || (low && !k_conv_upsampled_fits(gpu, in, low, conv))) return;
     K_BY_TYPE(conv->type, k_conv_any, gpu, out, in, low, conv, false, residual, moments);
+    k_conv_amount(gpu, out, in, conv);
     k_launched(gpu, "convolution");
 }
 
@@ -2190,6 +2291,7 @@ size_t yg_moment_floats(const yg_ten *out) {
 void yg_conv_dgrad(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, const yg_conv *conv, bool accumulate) {
     if (gpu->error || !k_conv_fits(gpu, d_out, d_in, conv, true)) return;
     K_BY_TYPE(conv->type, k_conv_any, gpu, d_in, d_out, NULL, conv, true, accumulate ? d_in : NULL, NULL);
+    k_conv_amount(gpu, d_out, d_in, conv);
     k_launched(gpu, "gradient of a convolution's input");
 }
 
@@ -2201,6 +2303,11 @@ size_t yg_conv_bytes(const yg_conv *conv) {
 
 size_t yg_turned_bytes(const yg_conv *conv) {
     return (size_t)conv->in_channels * (size_t)(conv->kernel * conv->kernel) * (size_t)k_conv_pitch(conv->out_channels) * k_type_size(conv->type);
+}
+
+/* Bytes that packing into `bytes` moves. */
+static double k_conv_packing(const yg_conv *conv, size_t bytes) {
+    return (double)bytes + 4.0 * conv->out_channels * conv->kernel * conv->kernel * conv->in_channels;
 }
 
 /* to(K,R,S,pitch) from weight(K,R,S,C). grid, block: a thread an element of `to`. */
@@ -2222,6 +2329,7 @@ template <typename T> static void k_conv_pack_as(yg_gpu *gpu, const yg_conv *con
 void yg_conv_pack(yg_gpu *gpu, const yg_conv *conv, const float *weight, const float *scale) {
     if (gpu->error) return;
     K_BY_TYPE(conv->type, k_conv_pack_as, gpu, conv, weight, scale);
+    k_amount(gpu, k_conv_packing(conv, yg_conv_bytes(conv)), 0);
     k_launched(gpu, "packing weights");
 }
 
@@ -2249,6 +2357,7 @@ template <typename T> static void k_conv_turn_as(yg_gpu *gpu, const yg_conv *con
 void yg_conv_pack_turned(yg_gpu *gpu, const yg_conv *conv, const float *weight) {
     if (gpu->error) return;
     K_BY_TYPE(conv->type, k_conv_turn_as, gpu, conv, weight);
+    k_amount(gpu, k_conv_packing(conv, yg_turned_bytes(conv)), 0);
     k_launched(gpu, "packing turned weights");
 }
 
@@ -2726,6 +2835,7 @@ void yg_conv_upsampled_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const 
     else k_wgrad_launch_tensor<__nv_bfloat16>(gpu, &job, plan.shape, grid);
     if (!direct) k_wgrad_add_all(gpu, d_weight, job.sums, job.sums_stride, count, plan.splits);
     if (d_bias) K_BY_TYPE(in->type, k_wgrad_bias_sums, gpu, d_bias, d_out, pixels);
+    k_conv_amount(gpu, d_out, in, conv);
     k_launched(gpu, "gradient of a convolution's weights");
 }
 
@@ -4486,6 +4596,7 @@ void yg_augment(yg_gpu *gpu, uint8_t *out, const yg_scene *scenes, int n, int h,
         return;
     }
     K_LAUNCH(k_augment, grid, dim3(K_WARP, K_AUGMENT_ROWS), 0, gpu->stream, out, scenes, h, w, w % 4 == 0 && ((uintptr_t)out & 3) == 0);
+    k_amount(gpu, 2 * 3.0 * n * h * w, 0);
     k_launched(gpu, "pictures of a batch");
 }
 
@@ -4570,5 +4681,120 @@ void yg_letterbox_run(yg_gpu *gpu, const yg_ten *out, const yg_letterbox *letter
         return;
     }
     K_BY_VECTOR(out->type, k_is_aligned(out), k_letterbox_launch, gpu, out, letterboxes);
+    k_amount(gpu, 2 * k_bytes(out), 0);
     k_launched(gpu, "letterbox");
+}
+
+/* ==== K14 k_ d_ yg_: peaks of the device ==============================================================================
+   What other kernels are held to: not what a data sheet says, but what a kernel reaches that does nothing else, on this device, at
+   the clock it has now. Memory: a copy that the second cache does not help. Products: out of registers, as many at a time as the
+   unit takes. The shortest of some runs counts. */
+
+enum {
+    K_PEAK_THREADS = 256,
+    K_PEAK_VECTORS = 4,  /* of 16 bytes, that a thread of the copy has on their way */
+    K_PEAK_CHAINS = 8,   /* products of a warp that do not wait for each other */
+    K_PEAK_RUNS = 8,
+#ifdef __CUDACC__
+    K_PEAK_ROUNDS = 4096 /* of all chains */
+#else
+    K_PEAK_ROUNDS = 1    /* the emulation takes its time */
+#endif
+};
+
+/* A block copies K_PEAK_VECTORS pieces of K_PEAK_THREADS vectors. */
+static __global__ void __launch_bounds__(K_PEAK_THREADS) k_peak_copy(uint4 *to, const uint4 *from) {
+    const int64_t at = (int64_t)blockIdx.x * K_PEAK_THREADS * K_PEAK_VECTORS + threadIdx.x;
+    uint4 vector[K_PEAK_VECTORS];
+#pragma unroll
+    for (int i = 0; i < K_PEAK_VECTORS; i++) vector[i] = from[at + i * K_PEAK_THREADS];
+#pragma unroll
+    for (int i = 0; i < K_PEAK_VECTORS; i++) to[at + i * K_PEAK_THREADS] = vector[i];
+}
+
+/* Products of 16 x 16 by 16 x 8 in each warp. The sums are only kept where they are what they never are. */
+template <typename T> static __global__ void __launch_bounds__(K_PEAK_THREADS) k_peak_cores(float *kept, unsigned seed) {
+    float sums[K_PEAK_CHAINS][4] = {};
+    uint32_t a[4], b[2];
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[i] = (seed * (threadIdx.x + 7 * i + 1) & 0x03ff03ff) | 0x2c002c00; /* halves of 1/16 to 1/8 */
+#pragma unroll
+    for (int i = 0; i < 2; i++) b[i] = (a[i] ^ 0x01230123) | 0x80000000;
+#pragma unroll 1
+    for (int round = 0; round < K_PEAK_ROUNDS; round++)
+#pragma unroll
+        for (int i = 0; i < K_PEAK_CHAINS; i++) d_conv_mma(sums[i], a, b, T());
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < K_PEAK_CHAINS; i++) sum += sums[i][0] + sums[i][1] + sums[i][2] + sums[i][3];
+    if (sum == 1.25e30f) kept[blockIdx.x] = sum;
+}
+
+/* The same of single floats: four to a chain, as many as the sums above. */
+static __global__ void __launch_bounds__(K_PEAK_THREADS) k_peak_floats(float *kept, float seed) {
+    float sums[K_PEAK_CHAINS][4] = {}, a[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[i] = seed * (float)(threadIdx.x + i);
+#pragma unroll 1
+    for (int round = 0; round < K_PEAK_ROUNDS; round++)
+#pragma unroll
+        for (int i = 0; i < K_PEAK_CHAINS; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) sums[i][j] = fmaf(sums[i][j], seed, a[j]);
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < K_PEAK_CHAINS; i++) sum += sums[i][0] + sums[i][1] + sums[i][2] + sums[i][3];
+    if (sum == 1.25e30f) kept[blockIdx.x] = sum;
+}
+
+/* The shortest time of a launch in ms, the first one left out; 0 on failure. */
+template <typename F> static double k_peak_time(yg_gpu *gpu, F launch) {
+    const yg_call *calls;
+    double best = 0;
+    yg_watch(gpu, K_PEAK_RUNS + 1);
+    for (int i = 0; i <= K_PEAK_RUNS; i++) {
+        launch();
+        k_launched(gpu, "a peak");
+    }
+    const int count = yg_watched(gpu, &calls);
+    for (int i = 1; i < count; i++)
+        if (calls[i].ms > 0 && (best <= 0 || calls[i].ms < best)) best = calls[i].ms;
+    yg_watch(gpu, 0);
+    return best;
+}
+
+/* Bytes a second that a copy of several times the second cache reads and writes. */
+static double k_peak_copies(yg_gpu *gpu) {
+    const size_t block = sizeof(uint4) * K_PEAK_THREADS * K_PEAK_VECTORS, least = (size_t)32 << 20;
+    int cache = 0;
+    if (!k_good(gpu, cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, gpu->index), "the cache's size cannot be read")) return 0;
+    const size_t blocks = k_max(least, 4 * (size_t)cache) / block;
+    uint4 *const from = static_cast<uint4 *>(yg_alloc(gpu, blocks * block)), *const to = static_cast<uint4 *>(yg_alloc(gpu, blocks * block));
+    if (from && to) yg_clear(gpu, from, blocks * block);
+    const double ms = gpu->error ? 0 : k_peak_time(gpu, [=]() { K_LAUNCH(k_peak_copy, dim3((unsigned)blocks), K_PEAK_THREADS, 0, gpu->stream, to, from); });
+    yg_free(gpu, from);
+    yg_free(gpu, to);
+    return ms > 0 ? 2 * (double)(blocks * block) / ms * 1000 : 0;
+}
+
+/* Products and sums a second. */
+static double k_peak_products(yg_gpu *gpu, yg_type type) {
+    const bool cores = type != YG_F32 && gpu->compute >= (type == YG_F16 ? 75 : 80);
+    const unsigned blocks = (unsigned)gpu->multiprocessors * 8;
+    float *const kept = static_cast<float *>(gpu->scratch);
+    const double threads = (double)blocks * K_PEAK_THREADS, rounds = (double)K_PEAK_ROUNDS * K_PEAK_CHAINS;
+    const double flops = cores ? threads / K_WARP * rounds * 2 * 16 * 8 * 16 : threads * rounds * 2 * 4;
+    const double ms = k_peak_time(gpu, [=]() {
+        if (!cores) K_LAUNCH(k_peak_floats, dim3(blocks), K_PEAK_THREADS, 0, gpu->stream, kept, 0.5f);
+        else if (type == YG_F16) K_LAUNCH(k_peak_cores<__half>, dim3(blocks), K_PEAK_THREADS, 0, gpu->stream, kept, 2654435761u);
+        else K_LAUNCH(k_peak_cores<__nv_bfloat16>, dim3(blocks), K_PEAK_THREADS, 0, gpu->stream, kept, 2654435761u);
+    });
+    return ms > 0 ? flops / ms * 1000 : 0;
+}
+
+void yg_measure_peaks(yg_gpu *gpu, yg_type type, yg_peaks *peaks) {
+    *peaks = yg_peaks();
+    if (gpu->error) return;
+    peaks->copies = k_peak_copies(gpu);
+    peaks->products = k_peak_products(gpu, type);
 }

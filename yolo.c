@@ -10775,6 +10775,8 @@ static bool run_reserve(void *block, uint64_t have, uint64_t wanted) {
 
 /* ---- on a GPU ---- */
 
+enum { RUN_GPU_CALLS = 4 }; /* of an operator, at most */
+
 /* Buffers as they lie on a device: pixels of whole vectors. */
 static void run_gpu_round(net_buffer *buffers, int count) {
     for (int i = 0; i < count; i++) buffers[i].channels = (buffers[i].channels + NET_VECTOR - 1) / NET_VECTOR * NET_VECTOR;
@@ -10813,9 +10815,9 @@ static yolo_status run_gpu_measure(const net *net, run_place place, int n, int h
     *weights = *lane = (uint64_t)h + (uint64_t)w;
     return run_gpu_weights_create(NULL, place, error);
 }
-static void run_gpu_op(const run_lane *lane, int i) {
+static void run_gpu_forward_timed(const run_lane *lane, double *ms_per_op) {
     (void)lane;
-    (void)i;
+    (void)ms_per_op;
 }
 static void run_gpu_forward(run_lane *lane) { (void)lane; }
 static int run_gpu_candidates(run_lane *lane, float conf, bool multi_label, yg_candidate **found) {
@@ -11136,6 +11138,24 @@ static int run_gpu_candidates(run_lane *lane, float conf, bool multi_label, yg_c
     return yg_finish(gpu->gpu, NULL, 0) ? -1 : count;
 }
 
+/* As run_forward_timed. */
+static void run_gpu_forward_timed(const run_lane *lane, double *ms_per_op) {
+    yg_gpu *gpu = lane->gpu->gpu;
+    const int ops = lane->net->op_count;
+    const yg_call *calls;
+    yg_watch(gpu, RUN_GPU_CALLS * ops);
+    for (int i = 0; i < ops; i++) {
+        run_gpu_op(lane, i);
+        ms_per_op[i] = yg_watching(gpu); /* the end of its calls */
+    }
+    const int count = yg_watched(gpu, &calls);
+    for (int i = 0, call = 0; i < ops; i++) {
+        const int end = YOLO_MIN((int)ms_per_op[i], count);
+        for (ms_per_op[i] = 0; call < end; call++) ms_per_op[i] += calls[call].ms;
+    }
+    yg_watch(gpu, 0);
+}
+
 static yolo_status run_gpu_status(const run_lane *lane, yolo_error *error) { return run_gpu_error(lane->gpu->gpu, error); }
 #endif
 
@@ -11377,15 +11397,12 @@ static void run_forward(run_lane *lane) {
 
 static yolo_status run_status(const run_lane *lane, yolo_error *error) { return lane->gpu ? run_gpu_status(lane, error) : YOLO_OK; }
 
-/* As run_forward, with the milliseconds of each operator. */
+/* As run_forward, with the milliseconds of each operator; on a GPU from an input that is there to heads that stay there. */
 static void run_forward_timed(run_lane *lane, double *ms_per_op) {
-    for (int i = 0; i < lane->net->op_count; i++) {
+    if (lane->gpu) run_gpu_forward_timed(lane, ms_per_op);
+    for (int i = 0; i < lane->net->op_count && !lane->gpu; i++) {
         double start = os_clock();
-        if (!lane->gpu) run_op(lane, i);
-        else {
-            run_gpu_op(lane, i);
-            run_gpu_status(lane, NULL);
-        }
+        run_op(lane, i);
         ms_per_op[i] = (os_clock() - start) * 1000;
     }
 }
@@ -17946,6 +17963,8 @@ static bool tr_is_default(const tr_argument *argument, const yolo_train_options 
 
 typedef struct tr_gpu tr_gpu;
 
+typedef enum tr_part { TR_INPUT, TR_FORWARD, TR_LOSS, TR_BACKWARD } tr_part; /* of a batch */
+
 typedef struct tr_run {
     yolo_train_options options; /* as they take effect */
     run_place place;
@@ -17996,7 +18015,12 @@ typedef struct tr_run {
     double trained_seconds; int64_t trained; /* in steps, data included; pictures stepped */
     double precision, recall, map50, map50_95; /* of best.pt, NaN before a look at it */
     log_meter meter;
+    void (*lap)(void *user, tr_part part); void *lap_user; /* called behind each part of a batch; NULL = nobody measures */
 } tr_run;
+
+static void tr_lap(const tr_run *run, tr_part part) {
+    if (run->lap) run->lap(run->lap_user, part);
+}
 
 static void tr_log_line(void *user, yolo_log_level level, const char *text) {
     tr_run *run = user;
@@ -18809,9 +18833,13 @@ static bool tr_gpu_bring(tr_gpu *gpu, const dl_loader *dl, const dl_batch *batch
     return true;
 }
 
-/* A batch of scenes into gpu->pixels. */
+/* A batch into gpu->pixels. */
 static void tr_gpu_render(tr_gpu *gpu, const dl_loader *dl, const dl_batch *batch) {
     gpu->rendered = 0;
+    if (!batch->scenes) {
+        yg_upload(gpu->device, gpu->pixels, batch->pixels, (size_t)batch->n * (size_t)batch->h * (size_t)batch->w * 3);
+        return;
+    }
     for (int i = 0; i < batch->n; i++) {
         const aug_scene *s = &batch->scenes[i].scene;
         for (bool brought = true; brought;) { /* one that comes may displace another of the same scene */
@@ -18836,7 +18864,7 @@ static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
     if (!gpu->results) return err_memory(error, 5 * sizeof *gpu->results);
     for (int i = 0; i < run->opt->block_count; i++) gpu->blocks[i] = yg_alloc(gpu->device, (size_t)run->model.net.param_elements * sizeof(float));
     const yolo_status status = tr_gpu_pieces(gpu, run->opt, error);
-    if (status != YOLO_OK) return status;
+    if (status != YOLO_OK || !run->loader) return status;
     return tr_gpu_open_pictures(gpu, run->loader, run->device_pictures, tr_least_pictures(run), run->batch, error);
 }
 
@@ -18913,14 +18941,23 @@ static void tr_gpu_work(const tr_run *run, const yg_loss *loss, int in_h, int in
     const tr_gpu *gpu = run->gpu;
     const yg_ten input = grad_gpu_in(run->grad, 0);
     yg_pixels(gpu->device, &input, gpu->pixels, in_h, in_w);
+    tr_lap(run, TR_INPUT);
     grad_gpu_forward(run->grad);
+    tr_lap(run, TR_FORWARD);
     yg_loss_detect(gpu->device, loss);
+    tr_lap(run, TR_LOSS);
     grad_gpu_backward(run->grad);
+    tr_lap(run, TR_BACKWARD);
 }
 
-/* The same, replayed where this shape has been recorded, and recorded where it comes for the second time. */
+/* The same, replayed where this shape has been recorded, and recorded where it comes for the second time. What is measured part by
+   part is not. */
 static void tr_gpu_replay(tr_run *run, const yg_loss *loss, int in_h, int in_w) {
     tr_gpu *gpu = run->gpu;
+    if (run->lap) {
+        tr_gpu_work(run, loss, in_h, in_w);
+        return;
+    }
     const grad_pass *pass = run->grad;
     const tr_graph_key key = {pass->n, pass->h, pass->w, in_h, in_w, pass->gpu->block, pass->gpu->workspace, gpu->pixels, gpu->targets, gpu->loss_memory};
     int at = 0;
@@ -19065,10 +19102,14 @@ static yolo_status tr_batch(tr_run *run, const dl_batch *batch, int64_t number, 
     const size_t bytes = loss_workspace(net, heads, batch->first[batch->n]);
     if (!run_reserve(&run->loss_memory, run->loss_bytes, bytes)) return err_memory(error, bytes);
     run->loss_bytes = YOLO_MAX(run->loss_bytes, bytes);
+    tr_lap(run, TR_INPUT);
     grad_forward(run->grad, run->model.params);
+    tr_lap(run, TR_FORWARD);
     *losses = loss_detect(net, heads, gradients, targets, batch->first, (loss_gains){(float)o->box, (float)o->cls, (float)o->dfl},
                           run->loss_memory, run->pool);
+    tr_lap(run, TR_LOSS);
     grad_backward(run->grad, run->gradients);
+    tr_lap(run, TR_BACKWARD);
     return YOLO_OK;
 }
 
@@ -19297,8 +19338,8 @@ static yolo_status tr_make_optimizer(tr_run *run, yolo_error *error) {
     yolo_train_options *o = &run->options;
     opt_settings settings = {.kind = OPT_AUTO, .lr0 = o->lr0, .lrf = o->lrf, .momentum = o->momentum, .weight_decay = o->weight_decay,
         .warmup_epochs = o->warmup_epochs, .warmup_momentum = o->warmup_momentum, .warmup_bias_lr = o->warmup_bias_lr, .cos_lr = o->cos_lr,
-        .timed = o->time > 0, .epochs = (int)run->epochs, .batch = run->batch, .nbs = o->nbs, .batches = dl_batch_count(run->loader),
-        .pictures = run->loader->pictures, .class_count = run->class_count, .isa = run->isa};
+        .timed = o->time > 0, .epochs = (int)run->epochs, .batch = run->batch, .nbs = o->nbs, .batches = ((int64_t)run->pictures + run->batch - 1) / run->batch,
+        .pictures = (int64_t)run->pictures, .class_count = run->class_count, .isa = run->isa};
     if (o->optimizer && *o->optimizer) opt_kind_of(o->optimizer, &settings.kind);
     const bool automatic = settings.kind == OPT_AUTO;
     yolo_status status = opt_create(&run->opt, &run->model.net, &settings, run->frozen, error);
@@ -19316,7 +19357,7 @@ static yolo_status tr_make_optimizer(tr_run *run, yolo_error *error) {
 
 static yolo_status tr_make_pass(tr_run *run, yolo_error *error) {
     const net *net = &run->model.net;
-    const int pictures = (int)YOLO_CLAMP(run->loader->pictures, 1, run->batch);
+    const int pictures = (int)YOLO_CLAMP((int64_t)run->pictures, 1, run->batch);
     yolo_status status = grad_create(&run->grad, net, run->isa, run->place, run->pool, run->frozen, pictures, run->largest, run->largest, error);
     if (status != YOLO_OK) return status;
     run->gradients = mem_array((uint64_t)net->param_elements, sizeof *run->gradients);
@@ -19695,7 +19736,16 @@ yolo_status yolo_devices(char **text, yolo_error *error) {
     return YOLO_OK;
 }
 
-yolo_bench_options yolo_bench_defaults(void) { return (yolo_bench_options){.imgsz = 640, .batch = 1, .repeats = 20}; }
+/* ---- benchmark: what all cases share ---- */
+
+enum {
+    BENCH_WARM = 3,   /* runs before those that are measured: on a GPU the second is recorded */
+    BENCH_SCALED = 40 /* ... at most, where fp16 still looks for its loss scale */
+};
+
+yolo_bench_options yolo_bench_defaults(void) {
+    return (yolo_bench_options){.imgsz = 640, .batch = 1, .repeats = 20, .optimizer = "SGD", .heading = true};
+}
 
 static int bench_compare(const void *left, const void *right) {
     double a = *(const double *)left, b = *(const double *)right;
@@ -19707,12 +19757,93 @@ static double bench_median(double *values, int count) {
     return count & 1 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
-/* A line an operator: the median of each over the runs. */
-static void bench_layers(const run_lane *lane, double *ms, int repeats, str *out) {
+/* A case: what one line is about. */
+typedef struct bench_case {
+    const yolo_model *model;
+    const yolo_bench_options *options;
+    str *out;
+    int n, h, w;
+} bench_case;
+
+/* MiB of memory: the most that the process has had, or what is taken of the GPU now. */
+static double bench_memory(run_place place) {
+    yg_device device;
+    const uint64_t bytes = run_gpu_device(place, &device) ? device.memory_total - device.memory_free : os_peak_memory();
+    return (double)bytes / 1048576.0;
+}
+
+static void bench_heading(const bench_case *c) {
+    if (c->options->name) str_format(c->out, "%-12s ", "model");
+    str_format(c->out, "%11s %6s %8s %9s %10s %9s %9s %9s %9s %9s  %s\n", "size", "batch", "threads", "isa", "median ms", "min ms", "max ms", "img/s", "GFLOP/s",
+               "peak MiB", "pass");
+}
+
+/* The line of a case: `repeats` times in ms, of passes of `flops`; they are sorted. `seconds` is what all took together, 0 = by the median. */
+static void bench_row(const bench_case *c, const char *pass, double *ms, double seconds, double flops) {
+    const int repeats = c->options->repeats;
+    const double median = bench_median(ms, repeats), each = seconds > 0 ? seconds / repeats : median / 1000;
+    char size[32];
+    snprintf(size, sizeof size, "%dx%d", c->h, c->w);
+    if (c->options->name) str_format(c->out, "%-12s ", c->options->name);
+    str_format(c->out, "%11s %6d %8d %9s %10.2f %9.2f %9.2f %9.2f %9.1f %9.1f  %s\n", size, c->n, thr_pool_size(c->model->pool),
+               c->model->place.device ? "GPU" : dev_isa_name(c->model->isa), median, ms[0], ms[repeats - 1], c->n / each, flops / each * 1e-9,
+               bench_memory(c->model->place), pass);
+}
+
+static yolo_status bench_interrupted(const bench_case *c, int done, yolo_error *error) {
+    return err_interrupted() ? err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted after %d of %d runs", YOLO_MAX(done, 0), c->options->repeats) : YOLO_OK;
+}
+
+/* ---- benchmark: the forward pass ---- */
+
+typedef enum bench_pass { BENCH_WHOLE, BENCH_LAUNCHED, BENCH_RECORDED } bench_pass;
+static const char *const bench_pass_names[] = {"forward", "forward, input and heads on the GPU", "the same, recorded"};
+
+#ifdef YOLO_NO_CUDA
+static void bench_forward_gpu(run_lane *lane, void **graph) {
+    (void)lane;
+    (void)graph;
+}
+static void bench_forget(void *graph) { (void)graph; }
+#else
+/* From an input to heads that stay on the device. `graph`, where it is not NULL, holds the work recorded, or NULL before. */
+static void bench_forward_gpu(run_lane *lane, void **graph) {
+    yg_gpu *gpu = lane->gpu->gpu;
+    if (graph && !*graph) {
+        yg_record(gpu);
+        for (int i = 0; i < lane->net->op_count; i++) run_gpu_op(lane, i);
+        *graph = yg_recorded(gpu);
+    }
+    if (graph && *graph) yg_replay(gpu, *graph);
+    for (int i = 0; i < lane->net->op_count && !graph; i++) run_gpu_op(lane, i);
+    yg_finish(gpu, NULL, 0);
+}
+static void bench_forget(void *graph) { yg_graph_free(graph); }
+#endif
+
+/* Runs `repeats` passes after some that are not counted. */
+static yolo_status bench_forward_runs(const bench_case *c, run_lane *lane, bench_pass pass, double *ms, yolo_error *error) {
+    void *graph = NULL;
+    yolo_status status = YOLO_OK;
+    for (int i = c->model->place.device ? -BENCH_WARM : -1; i < c->options->repeats && status == YOLO_OK; i++) {
+        if ((status = bench_interrupted(c, i, error)) != YOLO_OK) break;
+        const double start = os_clock();
+        if (pass == BENCH_WHOLE) run_forward(lane);
+        else bench_forward_gpu(lane, pass == BENCH_RECORDED ? &graph : NULL);
+        if (i >= 0) ms[i] = (os_clock() - start) * 1000;
+        status = run_status(lane, error);
+    }
+    bench_forget(graph);
+    return status;
+}
+
+/* A line an operator: the median of each over the runs. ms: a row of `repeats` an operator. */
+static void bench_layer_table(const bench_case *c, const run_lane *lane, double *ms) {
     const net *net = lane->net;
+    const int repeats = c->options->repeats;
     double total = 0;
     for (int i = 0; i < net->op_count; i++) total += bench_median(ms + (size_t)i * (size_t)repeats, repeats);
-    str_format(out, "%4s %5s  %-9s %-8s %16s %16s %9s %9s %6s\n", "op", "layer", "kind", "kernel", "in", "out", "ms", "GFLOP/s", "share");
+    str_format(c->out, "%4s %5s  %-9s %-8s %16s %16s %9s %9s %6s\n", "op", "layer", "kind", "kernel", "in", "out", "ms", "GFLOP/s", "share");
     for (int i = 0; i < net->op_count; i++) {
         static const char *const kinds[] = {"conv", "maxpool", "upsample", "copy"};
         const net_op *op = &net->ops[i];
@@ -19723,63 +19854,422 @@ static void bench_layers(const run_lane *lane, double *ms, int repeats, str *out
         snprintf(from, sizeof from, "%dx%dx%d", in.h, in.w, in.c);
         snprintf(into, sizeof into, "%dx%dx%d", to.h, to.w, to.c);
         if (flops > 0 && each > 0) snprintf(rate, sizeof rate, "%.1f", flops / each * 1e-6);
-        str_format(out, "%4d %5d  %-9s %-8s %16s %16s %9.3f %9s %5.1f%%\n", i, op->layer, kinds[op->kind], kernel, from, into, each, rate,
+        str_format(c->out, "%4d %5d  %-9s %-8s %16s %16s %9.3f %9s %5.1f%%\n", i, op->layer, kinds[op->kind], kernel, from, into, each, rate,
                    total > 0 ? 100 * each / total : 0);
     }
 }
 
-/* Runs `repeats` passes after one that is not counted; ms holds a row of repeats an operator and one for the whole. */
-static yolo_status bench_run(run_lane *lane, int repeats, bool layers, double *ms, double *one, yolo_error *error) {
-    int ops = lane->net->op_count;
-    for (int i = -1; i < repeats; i++) {
-        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted after %d of %d runs", YOLO_MAX(i, 0), repeats);
-        double start = os_clock();
-        if (layers) run_forward_timed(lane, one);
-        else run_forward(lane);
-        if (i < 0) continue;
-        ms[(size_t)ops * (size_t)repeats + (size_t)i] = (os_clock() - start) * 1000;
-        for (int k = 0; layers && k < ops; k++) ms[(size_t)k * (size_t)repeats + (size_t)i] = one[k];
+static yolo_status bench_layers(const bench_case *c, run_lane *lane, yolo_error *error) {
+    const int ops = lane->net->op_count, repeats = c->options->repeats;
+    double *ms = mem_array((uint64_t)ops * (uint64_t)repeats, sizeof *ms), *one = mem_array((uint64_t)ops, sizeof *one);
+    yolo_status status = ms && one ? YOLO_OK : err_memory(error, (uint64_t)ops * (uint64_t)repeats * sizeof *ms);
+    for (int i = -1; i < repeats && status == YOLO_OK; i++) {
+        if ((status = bench_interrupted(c, i, error)) != YOLO_OK) break;
+        run_forward_timed(lane, one);
+        for (int k = 0; i >= 0 && k < ops; k++) ms[(size_t)k * (size_t)repeats + (size_t)i] = one[k];
+        status = run_status(lane, error);
     }
-    return run_status(lane, error);
+    if (status == YOLO_OK) bench_layer_table(c, lane, ms);
+    mem_free(ms);
+    mem_free(one);
+    return status;
 }
 
-static void bench_report(const yolo_model *model, const run_lane *lane, const yolo_bench_options *options, double *ms, str *out) {
-    const net *net = lane->net;
-    double *whole = ms + (size_t)net->op_count * (size_t)options->repeats, flops = 0;
-    double median = bench_median(whole, options->repeats); /* sorts */
-    for (int i = 0; i < net->op_count; i++) flops += net_op_flops(net, &net->ops[i], lane->n, lane->h, lane->w);
-    char size[32];
-    snprintf(size, sizeof size, "%dx%d", lane->h, lane->w);
-    if (options->layers) bench_layers(lane, ms, options->repeats, out);
-    str_format(out, "%11s %6s %8s %9s %10s %9s %9s %8s %8s %9s\n", "size", "batch", "threads", "isa", "median ms", "min ms", "max ms", "img/s", "GFLOP/s", "peak MiB");
-    str_format(out, "%11s %6d %8d %9s %10.2f %9.2f %9.2f %8.2f %8.1f %9.1f\n", size, lane->n, thr_pool_size(model->pool), model->place.device ? "GPU" : dev_isa_name(model->isa), median,
-               whole[0], whole[options->repeats - 1], 1000.0 * lane->n / median, flops / median * 1e-6, (double)os_peak_memory() / 1048576.0);
+/* ---- benchmark: a training step ---- */
+
+enum { BENCH_BOXES = 8 /* of a drawn picture */, BENCH_PARTS = TR_BACKWARD + 3 /* the loader's before, the update behind */ };
+
+typedef struct bench_train {
+    const bench_case *c;
+    tr_run run;
+    data_list list;             /* stands for the drawn pictures */
+    dl_batch drawn;
+    dl_batch *batch;            /* of the step in hand */
+    int epoch, left_out;        /* steps whose gradients overflowed */
+    int64_t steps;
+    bool watched;               /* by yg_watch */
+    double laps[BENCH_PARTS + 1]; /* the start of the step in hand and the ends of its parts: seconds, or calls where it is watched */
+    double *parts;              /* ms, a row of `repeats` a part */
+} bench_train;
+
+/* Pictures of noise with boxes of any class. */
+static yolo_status bench_draw(dl_batch *batch, int n, int side, int class_count, yolo_error *error) {
+    const size_t bytes = (size_t)n * (size_t)side * (size_t)side * 3;
+    rng noise = {1, 0};
+    *batch = (dl_batch){.pixels = mem_array(bytes, 1), .n = n, .h = side, .w = side, .targets = mem_array((uint64_t)n * BENCH_BOXES, sizeof *batch->targets),
+                        .first = mem_array((uint64_t)n + 1, sizeof *batch->first)};
+    if (!batch->pixels || !batch->targets || !batch->first) return err_memory(error, bytes);
+    for (size_t i = 0; i < bytes; i++) batch->pixels[i] = (uint8_t)rng_next(&noise);
+    for (int i = 0; i <= n; i++) batch->first[i] = i * BENCH_BOXES;
+    for (int i = 0; i < n * BENCH_BOXES; i++) {
+        const double size = side * (0.05 + 0.4 * rng_uniform(&noise)), x = (side - size) * rng_uniform(&noise), y = (side - size) * rng_uniform(&noise);
+        batch->targets[i] = (loss_target){(int)(rng_uniform(&noise) * class_count), {(float)x, (float)y, (float)(x + size), (float)(y + size)}};
+    }
+    return YOLO_OK;
+}
+
+/* Everything that the trainer has before its first step, without a folder. */
+static yolo_status bench_train_open(bench_train *t, yolo_error *error) {
+    const bench_case *c = t->c;
+    const yolo_model *model = c->model;
+    tr_run *run = &t->run;
+    uint64_t cache = 0;
+    yolo_status status = YOLO_OK;
+    *run = (tr_run){.options = tr_defaults(), .place = model->place, .isa = model->isa, .pool = model->pool, .item = "item", .rate = 1, .loss_scale = 1};
+    yolo_train_options *o = &run->options;
+    o->data = c->options->data;
+    o->batch = o->nbs = c->n; /* each batch is a step */
+    o->optimizer = c->options->optimizer;
+    o->lr0 = 1e-5;
+    o->warmup_epochs = o->warmup_bias_lr = 0;
+    o->amp = model->place.half;
+    run->epochs = o->epochs = 100;
+    run->imgsz = run->largest = o->imgsz = c->h;
+    if (o->data) status = tr_open_data(run, error);
+    else {
+        t->list.count = c->n;
+        run->train = &t->list;
+        run->pictures = c->n;
+        run->class_count = model->checkpoint.net.class_count;
+        run->names = model->checkpoint.net.names;
+        status = bench_draw(&t->drawn, c->n, c->h, run->class_count, error);
+    }
+    run->validation = NULL;
+    if (status == YOLO_OK) status = tr_start(run, &model->checkpoint, error);
+    if (status == YOLO_OK) status = tr_freeze(run, error);
+    if (status == YOLO_OK) status = tr_plan(run, &cache, error);
+    if (status == YOLO_OK && o->data) status = tr_make_loader(run, cache, error);
+    if (status == YOLO_OK) status = tr_make_optimizer(run, error);
+    if (status == YOLO_OK) status = tr_make_pass(run, error);
+    if (status == YOLO_OK) status = tr_gpu_open(run, error);
+    if (status == YOLO_OK) status = tr_gpu_push(run, error);
+    return status;
+}
+
+static void bench_train_close(bench_train *t) {
+    t->run.pool = NULL; /* the model's */
+    tr_close(&t->run);
+    mem_free(t->drawn.pixels);
+    mem_free(t->drawn.targets);
+    mem_free(t->drawn.first);
+    mem_free(t->parts);
+}
+
+/* The next of the loader's batches that is full, epoch after epoch. */
+static yolo_status bench_next(bench_train *t, yolo_error *error) {
+    tr_run *run = &t->run;
+    yolo_status status = YOLO_OK;
+    if (!run->loader) {
+        t->batch = &t->drawn;
+        return YOLO_OK;
+    }
+    if (run->loader->pictures < t->c->n)
+        return err_set(error, YOLO_ERROR_USAGE, "%s: %lld pictures to train on, but a batch has %d", run->options.data, (long long)run->loader->pictures, t->c->n);
+    do {
+        if (!t->batch) status = dl_start(run->loader, t->epoch++, true);
+        if (status == YOLO_OK) status = dl_next(run->loader, &t->batch, error);
+    } while (status == YOLO_OK && (!t->batch || t->batch->n < t->c->n));
+    return status;
+}
+
+static double bench_now(const bench_train *t) {
+#ifndef YOLO_NO_CUDA
+    if (t->watched) return yg_watching(t->run.place.device);
+#endif
+    (void)t;
+    return os_clock();
+}
+
+static void bench_lap(void *user, tr_part part) {
+    bench_train *t = user;
+    t->laps[part + 2] = bench_now(t);
+}
+
+/* Waits for the place's GPU. */
+static yolo_status bench_wait(run_place place, yolo_error *error) {
+#ifndef YOLO_NO_CUDA
+    if (place.device) return run_gpu_error(place.device, error);
+#endif
+    (void)place;
+    (void)error;
+    return YOLO_OK;
+}
+
+/* A whole step: a batch, forward, loss, backward, optimizer and moving average. On a GPU what was put there last may still be at work. */
+static yolo_status bench_step(bench_train *t, yolo_error *error) {
+    tr_run *run = &t->run;
+    loss_parts losses = {0, 0, 0};
+    const double scale = run->loss_scale;
+    t->laps[0] = bench_now(t);
+    opt_schedule(run->opt, t->steps, 0);
+    yolo_status status = bench_next(t, error);
+    t->laps[1] = bench_now(t);
+    if (status == YOLO_OK) status = tr_batch(run, t->batch, t->steps, &losses, error);
+    if (status == YOLO_OK) status = tr_step(run, error);
+    t->laps[BENCH_PARTS] = bench_now(t);
+    t->steps++;
+    t->left_out += run->loss_scale < scale;
+    return status;
+}
+
+/* Steps that are not counted: until those that follow are all alike. */
+static yolo_status bench_warm_up(bench_train *t, yolo_error *error) {
+    const run_place place = t->run.place;
+    yolo_status status = YOLO_OK;
+    const int least = place.device ? BENCH_WARM : 1;
+    for (int i = 0; status == YOLO_OK && (i < least || (place.half && t->run.scaled_steps < least && i < BENCH_SCALED)); i++)
+        if ((status = bench_interrupted(t->c, 0, error)) == YOLO_OK) status = bench_step(t, error);
+    t->left_out = 0;
+    return status == YOLO_OK ? bench_wait(place, error) : status;
+}
+
+/* The steps that are. ms: `repeats` times, from the end of one to the end of the next; *seconds: all together. */
+static yolo_status bench_steps(bench_train *t, double *ms, double *seconds, yolo_error *error) {
+    const int repeats = t->c->options->repeats;
+    yolo_status status = bench_warm_up(t, error);
+    const double start = os_clock();
+    double last = start;
+    for (int i = 0; i < repeats && status == YOLO_OK; i++) {
+        if ((status = bench_interrupted(t->c, i, error)) == YOLO_OK) status = bench_step(t, error);
+        if (status == YOLO_OK && i == repeats - 1) status = bench_wait(t->run.place, error);
+        const double now = os_clock();
+        ms[i] = (now - last) * 1000;
+        last = now;
+        for (int part = 0; part < BENCH_PARTS; part++) t->parts[part * repeats + i] = (t->laps[part + 1] - t->laps[part]) * 1000;
+    }
+    *seconds = last - start;
+    return status;
+}
+
+/* Of a step: the forward, and for each gradient of a convolution as much again. */
+static double bench_step_flops(const bench_train *t) {
+    const net *net = &t->run.model.net;
+    double flops = 0;
+    for (int i = 0; i < net->op_count; i++) {
+        const grad_op *g = &t->run.grad->ops[i];
+        const int products = net->ops[i].kind == NET_CONV ? 1 + g->learns + (g->in != GRAD_NONE) : 1;
+        flops += products * net_op_flops(net, &net->ops[i], t->c->n, t->c->h, t->c->w);
+    }
+    return flops;
+}
+
+static void bench_parts(const bench_train *t, const double *ms, const char *where) {
+    static const char *const names[BENCH_PARTS] = {"loader", "input", "forward", "loss", "backward", "update"};
+    double total = 0;
+    for (int i = 0; i < BENCH_PARTS; i++) total += ms[i];
+    str_format(t->c->out, "  parts%s:", where);
+    const int first = t->run.loader && !t->watched ? 0 : 1;
+    for (int i = first; i < BENCH_PARTS; i++)
+        str_format(t->c->out, "%s %s %.2f ms (%.0f %%)", i > first ? "," : "", names[i], ms[i], total > 0 ? 100 * ms[i] / total : 0);
+    str_add(t->c->out, "\n");
+}
+
+/* ---- benchmark: kernels of a GPU against what it can do ---- */
+
+#ifdef YOLO_NO_CUDA
+static yolo_status bench_kernels_of_lane(const bench_case *c, run_lane *lane, yolo_error *error) {
+    (void)c;
+    (void)lane;
+    (void)error;
+    return YOLO_OK;
+}
+static yolo_status bench_kernels_of_step(bench_train *t, yolo_error *error) {
+    (void)t;
+    (void)error;
+    return YOLO_OK;
+}
+#else
+enum { BENCH_KINDS = 64, BENCH_WATCHED = 3 /* passes that are noted call by call */, BENCH_WIDE = 256 /* channels */ };
+
+/* Calls of one kind, of all passes. */
+typedef struct bench_kind { const char *what; bool wide; int calls; double ms, bytes, flops; } bench_kind;
+typedef struct bench_kinds { bench_kind rows[BENCH_KINDS]; int count; } bench_kinds;
+
+static void bench_count_calls(bench_kinds *kinds, const yg_call *calls, int count) {
+    for (int i = 0; i < count; i++) {
+        const yg_call *call = &calls[i];
+        const bool wide = call->kernel && call->c >= BENCH_WIDE && call->in_c >= BENCH_WIDE;
+        int at = 0;
+        if (!call->what) continue;
+        while (at < kinds->count && (kinds->rows[at].wide != wide || strcmp(kinds->rows[at].what, call->what))) at++;
+        if (at == BENCH_KINDS) continue;
+        bench_kind *kind = &kinds->rows[at];
+        if (at == kinds->count) *kind = (bench_kind){.what = call->what, .wide = wide}, kinds->count++;
+        kind->calls++;
+        kind->ms += call->ms;
+        kind->bytes += call->bytes;
+        kind->flops += call->flops;
+    }
+}
+
+static int bench_by_time(const void *left, const void *right) {
+    const double a = ((const bench_kind *)left)->ms, b = ((const bench_kind *)right)->ms;
+    return (a < b) - (a > b);
+}
+
+/* "reached" or not: the share of a peak that all calls of some kinds have together; nothing where there are none. */
+static void bench_aim(const bench_kinds *kinds, bool products, double peak, double aim, const char *text, str *out) {
+    double ms = 0, work = 0;
+    for (int i = 0; i < kinds->count; i++) {
+        const bench_kind *k = &kinds->rows[i];
+        const double amount = products ? k->flops : k->bytes;
+        if (products ? !k->wide : k->flops > 0 || k->bytes <= 0) continue;
+        ms += k->ms;
+        work += amount;
+    }
+    if (ms <= 0 || peak <= 0) return;
+    const double share = work / ms * 1000 / peak;
+    str_format(out, "  aim: %s at %.0f %% or more of the measured peak: %.1f %%, %s\n", text, 100 * aim, 100 * share, share >= aim ? "reached" : "not reached");
+}
+
+/* The kinds, by their time a pass, beside the device's peaks. */
+static void bench_kind_table(bench_kinds *kinds, const yg_peaks *peaks, str *out) {
+    double total = 0;
+    qsort(kinds->rows, (size_t)kinds->count, sizeof *kinds->rows, bench_by_time);
+    for (int i = 0; i < kinds->count; i++) total += kinds->rows[i].ms;
+    str_format(out, "  peaks measured: copies %.1f GB/s, products %.2f TFLOP/s\n", peaks->copies * 1e-9, peaks->products * 1e-12);
+    str_format(out, "  %-46s %6s %9s %6s %9s %9s %8s\n", "kernels, a pass", "calls", "ms", "share", "TFLOP/s", "GB/s", "of peak");
+    for (int i = 0; i < kinds->count; i++) {
+        const bench_kind *k = &kinds->rows[i];
+        char name[80], products[32] = "-", copies[32] = "-", share[32] = "-";
+        const double seconds = k->ms / 1000, most = k->flops > 0 ? peaks->products : peaks->copies, rate = seconds > 0 ? (k->flops > 0 ? k->flops : k->bytes) / seconds : 0;
+        snprintf(name, sizeof name, "%s%s", k->what, k->wide ? ", 256 channels or more" : "");
+        if (k->flops > 0 && seconds > 0) snprintf(products, sizeof products, "%.2f", k->flops / seconds * 1e-12);
+        if (k->bytes > 0 && seconds > 0) snprintf(copies, sizeof copies, "%.1f", k->bytes / seconds * 1e-9);
+        if (rate > 0 && most > 0) snprintf(share, sizeof share, "%.1f%%", 100 * rate / most);
+        str_format(out, "  %-46s %6d %9.3f %5.1f%% %9s %9s %8s\n", name, k->calls / BENCH_WATCHED, k->ms / BENCH_WATCHED, total > 0 ? 100 * k->ms / total : 0,
+                   products, copies, share);
+    }
+    bench_aim(kinds, true, peaks->products, 0.6, "convolutions between 256 channels or more", out);
+    bench_aim(kinds, false, peaks->copies, 0.8, "kernels that only move memory", out);
+}
+
+/* Room for the calls of a step, with its copies. */
+static int bench_room(const net *net) { return 24 * net->op_count + 1024; }
+
+/* The forward pass, call by call. */
+static yolo_status bench_kernels_of_lane(const bench_case *c, run_lane *lane, yolo_error *error) {
+    bench_kinds kinds = {.count = 0};
+    const yg_call *calls;
+    yg_peaks peaks;
+    if (!lane->gpu || !c->options->kernels) return YOLO_OK;
+    yg_gpu *gpu = lane->gpu->gpu;
+    for (int i = 0; i < BENCH_WATCHED; i++) {
+        yg_watch(gpu, bench_room(lane->net));
+        for (int k = 0; k < lane->net->op_count; k++) run_gpu_op(lane, k);
+        const int count = yg_watched(gpu, &calls);
+        bench_count_calls(&kinds, calls, count);
+    }
+    yg_watch(gpu, 0);
+    yg_measure_peaks(gpu, lane->weights->gpu->type, &peaks);
+    const yolo_status status = run_status(lane, error);
+    if (status == YOLO_OK) bench_kind_table(&kinds, &peaks, c->out);
+    return status;
+}
+
+/* What the optimizer's calls move: they see pieces of a table, not how many numbers there are. */
+static void bench_count_update(bench_kinds *kinds, const opt_state *opt) {
+    const double numbers = (double)opt->net->param_elements * sizeof(float) * BENCH_WATCHED;
+    for (int i = 0; i < kinds->count; i++) {
+        bench_kind *k = &kinds->rows[i];
+        if (!strcmp(k->what, "squares of the gradients")) k->bytes = numbers;
+        if (!strcmp(k->what, "update of the parameters")) k->bytes = (4 + 2 * opt->block_count) * numbers; /* parameters, gradients and blocks, both ways */
+    }
+}
+
+/* Whole steps, call by call: the parts of one, and with kernels=true the kinds of calls. */
+static yolo_status bench_kernels_of_step(bench_train *t, yolo_error *error) {
+    tr_run *run = &t->run;
+    yg_gpu *gpu = run->place.device;
+    bench_kinds kinds = {.count = 0};
+    double ms[BENCH_PARTS] = {0};
+    const yg_call *calls;
+    yg_peaks peaks;
+    if (!gpu) return YOLO_OK;
+    yolo_status status = YOLO_OK;
+    run->lap = bench_lap;
+    t->watched = true;
+    for (int i = 0; i < BENCH_WATCHED && status == YOLO_OK; i++) {
+        yg_watch(gpu, bench_room(&run->model.net));
+        status = bench_step(t, error);
+        const int count = yg_watched(gpu, &calls);
+        bench_count_calls(&kinds, calls, count);
+        for (int part = 0; part < BENCH_PARTS; part++)
+            for (int k = (int)t->laps[part]; k < (int)t->laps[part + 1] && k < count; k++) ms[part] += calls[k].what ? calls[k].ms / BENCH_WATCHED : 0;
+    }
+    yg_watch(gpu, 0);
+    if (t->c->options->kernels) yg_measure_peaks(gpu, run->place.half ? YG_F16 : YG_F32, &peaks);
+    if (status == YOLO_OK) status = run_gpu_error(gpu, error);
+    if (status != YOLO_OK) return status;
+    bench_parts(t, ms, ", each call by itself");
+    bench_count_update(&kinds, run->opt);
+    if (t->c->options->kernels) bench_kind_table(&kinds, &peaks, t->c->out);
+    return YOLO_OK;
+}
+#endif
+
+/* ---- benchmark: the cases ---- */
+
+static yolo_status bench_forward(const bench_case *c, yolo_error *error) {
+    const yolo_model *model = c->model;
+    const net *net = &model->checkpoint.net;
+    run_lane *lane = NULL;
+    rng noise = {1, 0};
+    double flops = 0, *ms = mem_array((uint64_t)c->options->repeats, sizeof *ms);
+    for (int i = 0; i < net->op_count; i++) flops += net_op_flops(net, &net->ops[i], c->n, c->h, c->w);
+    yolo_status status = ms ? run_lane_create(&lane, model->weights, net, model->pool, c->n, c->h, c->w, error) : err_memory(error, (uint64_t)c->options->repeats * sizeof *ms);
+    if (status == YOLO_OK) {
+        float *input = run_lane_input(lane);
+        for (int64_t i = 0; i < (int64_t)c->n * c->h * c->w * 3; i++) input[i] = (float)rng_uniform(&noise);
+        if (c->options->layers) status = bench_layers(c, lane, error);
+    }
+    if (status == YOLO_OK && c->options->heading) bench_heading(c);
+    for (int pass = BENCH_WHOLE; status == YOLO_OK && pass <= (model->place.device ? BENCH_RECORDED : BENCH_WHOLE); pass++)
+        if ((status = bench_forward_runs(c, lane, pass, ms, error)) == YOLO_OK) bench_row(c, bench_pass_names[pass], ms, 0, flops);
+    if (status == YOLO_OK) status = bench_kernels_of_lane(c, lane, error);
+    run_lane_destroy(lane);
+    mem_free(ms);
+    return status;
+}
+
+static yolo_status bench_training(const bench_case *c, yolo_error *error) {
+    const int repeats = c->options->repeats;
+    bench_train *t = mem_array(1, sizeof *t);
+    double *ms = mem_array((uint64_t)repeats, sizeof *ms), seconds = 0, parts[BENCH_PARTS];
+    if (t) t->parts = mem_array((uint64_t)repeats * BENCH_PARTS, sizeof *t->parts);
+    yolo_status status = t && ms && t->parts ? YOLO_OK : err_memory(error, (uint64_t)repeats * BENCH_PARTS * sizeof *ms);
+    if (t) t->c = c;
+    if (status == YOLO_OK) status = bench_train_open(t, error);
+    if (status == YOLO_OK && !t->run.gpu) t->run.lap = bench_lap, t->run.lap_user = t;
+    if (status == YOLO_OK) status = bench_steps(t, ms, &seconds, error);
+    if (status == YOLO_OK) {
+        if (c->options->heading) bench_heading(c);
+        bench_row(c, "training step", ms, seconds, bench_step_flops(t));
+        if (t->left_out) str_format(c->out, "  %d of the steps were left out: their gradients overflowed\n", t->left_out);
+        for (int i = 0; i < BENCH_PARTS; i++) parts[i] = bench_median(t->parts + (size_t)i * (size_t)repeats, repeats);
+        if (!t->run.gpu) bench_parts(t, parts, "");
+        t->run.lap_user = t;
+        status = bench_kernels_of_step(t, error);
+    }
+    if (t) bench_train_close(t);
+    mem_free(t);
+    mem_free(ms);
+    return status;
 }
 
 yolo_status yolo_bench(yolo_model *model, yolo_bench_options options, char **text, yolo_error *error) {
-    const net *net = &model->checkpoint.net;
-    int stride = net->max_stride, width = options.width ? options.width : options.imgsz;
-    run_lane *lane = NULL;
-    rng noise = {1, 0};
+    const int stride = model->checkpoint.net.max_stride, width = options.width ? options.width : options.imgsz;
     str out = {0};
     *text = NULL;
-    if (options.imgsz < 1 || width < 1 || options.batch < 1 || options.repeats < 1 || options.imgsz > 16384 || width > 16384)
-        return err_set(error, YOLO_ERROR_USAGE, "bench: expected imgsz, width, batch and repeats of 1 or more, and at most 16384 pixels");
-    int h = (options.imgsz + stride - 1) / stride * stride, w = (width + stride - 1) / stride * stride;
-    double *ms = mem_array((uint64_t)(net->op_count + 1) * (uint64_t)options.repeats, sizeof *ms), *one = mem_array((uint64_t)net->op_count, sizeof *one);
-    yolo_status status = ms && one ? run_lane_create(&lane, model->weights, net, model->pool, options.batch, h, w, error) : err_memory(error, 1 << 20);
-    if (status == YOLO_OK) {
-        float *input = run_lane_input(lane);
-        for (int64_t i = 0; i < (int64_t)options.batch * h * w * 3; i++) input[i] = (float)rng_uniform(&noise);
-        status = bench_run(lane, options.repeats, options.layers, ms, one, error);
-    }
-    if (status == YOLO_OK) bench_report(model, lane, &options, ms, &out);
+    if (options.imgsz < 1 || width < 1 || options.batch < 1 || options.batch > TR_MAX_BATCH || options.repeats < 1 || options.imgsz > 16384 || width > 16384)
+        return err_set(error, YOLO_ERROR_USAGE, "bench: expected imgsz, width, batch and repeats of 1 or more, at most %d pictures and 16384 pixels", TR_MAX_BATCH);
+    if (options.train && width != options.imgsz) return err_set(error, YOLO_ERROR_USAGE, "bench: training is on squares; width=%d is for the forward pass", options.width);
+    const bench_case c = {.model = model, .options = &options, .out = &out, .n = options.batch, .h = (options.imgsz + stride - 1) / stride * stride,
+                          .w = (width + stride - 1) / stride * stride};
+    yolo_status status = options.train ? bench_training(&c, error) : bench_forward(&c, error);
     if (status == YOLO_OK && out.failed) status = err_memory(error, 1 << 16);
     if (status == YOLO_OK) *text = out.text;
     else str_free(&out);
-    run_lane_destroy(lane);
-    mem_free(ms);
-    mem_free(one);
     return status;
 }
 
@@ -20391,7 +20881,7 @@ typedef struct cli_values {
     const char *model, *source, *data, *out, *names, *split, *mode, *existing, *save_json, *device, *isa, *project, *name, *progress, *resume;
     int imgsz, width, batch, max_det, repeats, line_width, threads, seed;
     double conf, iou, share;
-    bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, verbose;
+    bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, train_step, verbose;
     cli_classes classes;
 } cli_values;
 
@@ -20601,9 +21091,14 @@ static const cli_option cli_bench_options[] = {
     CLI_ROW_MODEL,
     {"imgsz", CLI_WHOLE, CLI_AT(imgsz), "640", 32, 8192, "pixels", "height of the network's input"},
     {"width", CLI_WHOLE, CLI_AT(width), "0", 0, 8192, "pixels", "its width; 0 = square"},
-    {"batch", CLI_WHOLE, CLI_AT(batch), "1", 1, 1024, "pictures", "pictures at a time"},
-    {"repeats", CLI_WHOLE, CLI_AT(repeats), "20", 1, 100000, "", "measured runs, after one that is not"},
-    {"layers", CLI_BOOL, CLI_AT(layers), "false", 0, 0, "", "a line an operator as well"},
+    {"batch", CLI_CLASSES, CLI_AT(classes), "1", 0, 0, "1,16", "pictures at a time; a list: each of them"},
+    {"repeats", CLI_WHOLE, CLI_AT(repeats), "20", 1, 100000, "", "measured runs, after some that are not"},
+    {"train", CLI_BOOL, CLI_AT(train_step), "false", 0, 0, "", "whole training steps, not the forward pass"},
+    {"data", CLI_TEXT, CLI_AT(data), "", 0, 0, "FILE", "data.yaml to train on; nothing = drawn pictures, no loader"},
+    {"optimizer", CLI_TEXT, CLI_AT(train.optimizer), "SGD", 0, 0, "SGD|MuSGD|Adam|...", "of the training steps"},
+    {"layers", CLI_BOOL, CLI_AT(layers), "false", 0, 0, "", "forward pass: a line an operator as well"},
+    {"kernels", CLI_BOOL, CLI_AT(kernels), "false", 0, 0, "", "on a GPU: what it can do, and each kind of kernel beside that"},
+    {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
     CLI_ROW_DEVICE,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
@@ -21168,20 +21663,47 @@ static int cli_run_devices(cli_run *run) {
     return cli_print(run, status, text, &error);
 }
 
-static int cli_run_bench(cli_run *run) {
+/* All batches of one model. */
+static yolo_status cli_bench(cli_run *run, const char *path, bool several, bool first, yolo_error *error) {
+    const cli_values *v = &run->values;
     yolo_bench_options options = yolo_bench_defaults();
+    yolo_open_options open = yolo_open_defaults();
     yolo_model *model = NULL;
-    yolo_error error;
-    char *text = NULL;
-    options.imgsz = run->values.imgsz;
-    options.width = run->values.width;
-    options.batch = run->values.batch;
-    options.repeats = run->values.repeats;
-    options.layers = run->values.layers;
-    yolo_status status = cli_open(run, &model, &error);
-    if (status == YOLO_OK) status = yolo_bench(model, options, &text, &error);
+    char name[64];
+    const char *base = path_name(path);
+    snprintf(name, sizeof name, "%.*s", YOLO_MIN((int)strcspn(base, "."), 60), base);
+    options.imgsz = v->imgsz, options.width = v->width, options.repeats = v->repeats;
+    options.layers = v->layers, options.kernels = v->kernels, options.train = v->train_step;
+    options.data = *v->data ? v->data : NULL;
+    options.optimizer = v->train.optimizer;
+    options.name = several ? name : NULL;
+    open.threads = v->threads, open.device = v->device, open.isa = v->isa, open.half = v->train.amp;
+    yolo_status status = yolo_model_open(&model, path, open, error);
+    for (int i = 0; i < v->classes.count && status == YOLO_OK; i++) {
+        char *text = NULL;
+        options.batch = v->classes.ids[i];
+        options.heading = (first && i == 0) || options.layers;
+        status = yolo_bench(model, options, &text, error);
+        if (text) fputs(text, stdout);
+        fflush(stdout);
+        yolo_text_free(text);
+    }
     yolo_model_close(model);
-    return cli_print(run, status, text, &error);
+    return status;
+}
+
+static int cli_run_bench(cli_run *run) {
+    yolo_error error;
+    yolo_status status = YOLO_OK;
+    const char *list = run->values.model;
+    const bool several = strchr(list, ',') != NULL;
+    for (const char *end; *list && status == YOLO_OK; list = *end ? end + 1 : end) {
+        char path[4096];
+        end = list + strcspn(list, ",");
+        snprintf(path, sizeof path, "%.*s", YOLO_MIN((int)(end - list), (int)sizeof path - 1), list);
+        status = cli_bench(run, path, several, list == run->values.model, &error);
+    }
+    return status == YOLO_OK ? 0 : cli_fail(run, &error);
 }
 
 static int cli_run_version(cli_run *run) {
@@ -21211,7 +21733,7 @@ static const cli_verb cli_verbs[] = {
     {"info", "what is in a checkpoint, without running any code in it", "yolo info best.pt",
      CLI_OPTIONS(cli_info_options), {"model"}, NULL, "model", cli_run_info},
     {"devices", "CPU features, GPUs, driver and NCCL", "yolo devices", NULL, 0, {NULL}, NULL, NULL, cli_run_devices},
-    {"bench", "time the forward pass", "yolo bench model=yolov8n.pt imgsz=640 threads=2",
+    {"bench", "time the forward pass or a training step", "yolo bench model=yolov8n.pt,yolov8s.pt batch=1,16 train=true",
      CLI_OPTIONS(cli_bench_options), {"model"}, NULL, NULL, cli_run_bench},
     {"demo", "draws pictures of shapes, trains on them, finds them: minutes on 2 cores", "yolo demo",
      CLI_OPTIONS(cli_demo_options), {NULL}, NULL, NULL, cli_run_demo},

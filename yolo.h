@@ -310,12 +310,20 @@ yolo_status yolo_devices(char **text, yolo_error *error);
 typedef struct yolo_bench_options {
     int imgsz, width, batch; /* input height (and width; 0 = square), pictures at a time; 640, 0, 1 */
     int repeats;             /* measured runs; 20 */
-    bool layers;             /* a line per operator as well */
+    bool train;              /* whole training steps instead of the forward pass: batch, loss, gradients, update, moving average */
+    const char *data;        /* data.yaml to train on, loader included; NULL = pictures drawn in memory, without a loader */
+    const char *optimizer;   /* of the steps, as in training; "SGD" */
+    bool layers;             /* of the forward pass a line per operator as well */
+    bool kernels;            /* on a GPU: its measured peaks, and a line per kind of kernel beside them */
+    bool heading;            /* the line above the figures; true */
+    const char *name;        /* first column of the figures; NULL = none */
 } yolo_bench_options;
 
 yolo_bench_options yolo_bench_defaults(void);
 
-/* Times the forward pass: median, min, max ms, pictures/s, GFLOP/s, peak memory. *text as in yolo_info. */
+/* Times a case: median, min, max ms, pictures/s, GFLOP/s, peak memory (on a GPU: what is taken of it), and of training steps the
+   parts. The model stays as it is. On a GPU the forward pass has three lines: from host memory to host memory, on the device alone, and
+   that recorded as a CUDA graph. *text as in yolo_info. */
 yolo_status yolo_bench(yolo_model *model, yolo_bench_options options, char **text, yolo_error *error);
 
 /* ---- 7 train, demo ------------------------------------------------------------------------------------------- */
@@ -455,6 +463,23 @@ void yg_record(yg_gpu *gpu);
 yg_graph *yg_recorded(yg_gpu *gpu);
 void yg_replay(yg_gpu *gpu, yg_graph *graph);
 void yg_graph_free(yg_graph *graph);
+
+/* What one call took on the device. */
+typedef struct yg_call {
+    const char *what;    /* as in messages; NULL = the host was waited for */
+    double ms;
+    double bytes, flops; /* that it cannot do without: memory read and written, products and sums; 0 = it does not tell */
+    int n, h, w, c;      /* of a convolution: its output (n,h,w,c), */
+    int in_c, kernel, stride; /* and its input's channels; 0 = another call */
+} yg_call;
+
+/* From now on `most` calls that put work onto the stream are noted; 0 = no more. Recorded work is not. After each yg_finish the device
+   then idles for some milliseconds: the host gets ahead, and no call is charged with the host's time. */
+void yg_watch(yg_gpu *gpu, int most);
+/* The number of calls noted so far. */
+int yg_watching(const yg_gpu *gpu);
+/* Waits; the number of calls noted, and where they are until the next yg_watch. 0 on failure. */
+int yg_watched(yg_gpu *gpu, const yg_call **calls);
 
 /* ---- tensors and operators, K4 to K9 */
 
@@ -621,6 +646,16 @@ typedef struct yg_letterbox {
 
 /* Picture i of out = what letterboxes[i] (device) says, as img_letterbox_run makes it; channels of out beyond the third become 0. */
 void yg_letterbox_run(yg_gpu *gpu, const yg_ten *out, const yg_letterbox *letterboxes);
+
+/* ---- peaks, K14 */
+
+typedef struct yg_peaks {
+    double copies;   /* bytes a second that a large copy reads and writes */
+    double products; /* products and sums a second of the unit that multiplies this type: tensor cores, or float arithmetic */
+} yg_peaks;
+
+/* What the device can do at its best, measured in some milliseconds with memory of its own. Waits; zeros on failure. */
+void yg_measure_peaks(yg_gpu *gpu, yg_type type, yg_peaks *peaks);
 
 #endif /* YOLO_PRIVATE */
 

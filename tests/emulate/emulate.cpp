@@ -73,7 +73,7 @@ namespace {
 
 /* ==== 1 state and complaints ==================================================================================== */
 
-enum { WARP = 32, THREADS = 1024, WARPS = THREADS / WARP, DEVICES = 16 };
+enum { WARP = 32, THREADS = 1024, WARPS = THREADS / WARP, DEVICES = 16, L2_CACHE = 4 << 20 };
 
 struct settings {
     int device_count = 2;
@@ -1290,7 +1290,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     p->multiProcessorCount = 4;
     p->maxThreadsPerMultiProcessor = threads_per_multiprocessor();
     p->maxBlocksPerMultiProcessor = 16;
-    p->l2CacheSize = 4 << 20;
+    p->l2CacheSize = L2_CACHE;
     p->memoryBusWidth = 384;
     p->asyncEngineCount = 2;
     p->concurrentKernels = p->unifiedAddressing = p->canMapHostMemory = 1;
@@ -1311,6 +1311,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
     case cudaDevAttrComputeCapabilityMinor: *value = knobs.minor; return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = (int)shared_per_multiprocessor(); return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)shared_most(); return cudaSuccess;
+    case cudaDevAttrL2CacheSize: *value = L2_CACHE; return cudaSuccess;
     }
     return leave(cudaErrorInvalidValue);
 }
