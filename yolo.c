@@ -19925,6 +19925,7 @@ static yolo_status bench_train_open(bench_train *t, yolo_error *error) {
     o->amp = model->place.half;
     run->epochs = o->epochs = 100;
     run->imgsz = run->largest = o->imgsz = c->h;
+    if ((status = tr_check_options(o, error)) != YOLO_OK) return status;
     if (o->data) status = tr_open_data(run, error);
     else {
         t->list.count = c->n;
@@ -21097,7 +21098,7 @@ static const cli_option cli_bench_options[] = {
     {"data", CLI_TEXT, CLI_AT(data), "", 0, 0, "FILE", "data.yaml to train on; nothing = drawn pictures, no loader"},
     {"optimizer", CLI_TEXT, CLI_AT(train.optimizer), "SGD", 0, 0, "SGD|MuSGD|Adam|...", "of the training steps"},
     {"layers", CLI_BOOL, CLI_AT(layers), "false", 0, 0, "", "forward pass: a line an operator as well"},
-    {"kernels", CLI_BOOL, CLI_AT(kernels), "false", 0, 0, "", "on a GPU: what it can do, and each kind of kernel beside that"},
+    {"kernels", CLI_BOOL, CLI_AT(kernels), "false", 0, 0, "", "on a GPU: its peaks, and each kind of kernel beside them"},
     {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
     CLI_ROW_DEVICE,
     CLI_ROW_THREADS,
@@ -21283,7 +21284,7 @@ static yolo_status cli_set(cli_values *values, const cli_option *option, const c
         break;
     case CLI_CLASSES:
         if (!cli_parse_classes(field, text))
-            return err_set(error, YOLO_ERROR_USAGE, "%s=%s: expected class numbers such as %s", option->name, text, option->values);
+            return err_set(error, YOLO_ERROR_USAGE, "%s=%s: expected numbers such as %s", option->name, text, option->values);
         break;
     case CLI_NOTHING: break;
     }
@@ -21697,6 +21698,7 @@ static int cli_run_bench(cli_run *run) {
     yolo_status status = YOLO_OK;
     const char *list = run->values.model;
     const bool several = strchr(list, ',') != NULL;
+    if (!run->values.classes.count) status = err_set(&error, YOLO_ERROR_USAGE, "batch=: expected numbers such as 1,16");
     for (const char *end; *list && status == YOLO_OK; list = *end ? end + 1 : end) {
         char path[4096];
         end = list + strcspn(list, ",");

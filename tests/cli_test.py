@@ -551,6 +551,37 @@ def bench():
 
 
 @test
+def bench_of_several():
+    out = yolo("bench", "model=yolov8n.yaml,yolov8s.yaml", "imgsz=32", "batch=1,2", "repeats=1", "threads=2").out.splitlines()
+    assert [line.split()[0] for line in out] == ["model", "yolov8n", "yolov8n", "yolov8s", "yolov8s"], out
+    assert [line.split()[2] for line in out[1:]] == ["1", "2", "1", "2"], out
+    says(yolo("bench", *MODEL, "batch=1,x", status=2), "batch=1,x", "1,16")
+    says(yolo("bench", *MODEL, "batch=", status=2), "batch=")
+    says(yolo("bench", *MODEL, "batch=0", status=2), "batch")
+
+
+@test
+def bench_of_training():
+    def parts(line):
+        return dict(re.findall(r"(\w+) (\d+\.\d\d) ms", line))
+
+    out = yolo("bench", *MODEL, "train=true", "batch=2", "repeats=3").out.splitlines()
+    assert len(out) == 3 and out[1].endswith("training step"), out
+    median, least, most = (float(word) for word in out[1].split()[4:7])
+    assert 0 < least <= median <= most
+    assert list(parts(out[2])) == ["input", "forward", "loss", "backward", "update"], out[2]
+    assert 0 < sum(map(float, parts(out[2]).values())) <= 1.01 * 3 * most, out[2]
+    labelled("source", 6)
+    yolo("prepare", "source=source", "out=set", "val=20")
+    out = yolo("bench", *MODEL, "train=true", "batch=2", "repeats=4", "data=set/data.yaml").out.splitlines()
+    assert next(iter(parts(out[2]))) == "loader", out[2]
+    says(yolo("bench", *MODEL, "train=true", "batch=64", "data=set/data.yaml", status=2), "a batch has 64")
+    says(yolo("bench", *MODEL, "train=true", "width=96", status=2), "width=96")
+    says(yolo("bench", *MODEL, "train=true", "data=nothing.yaml", status=1), "nothing.yaml")
+    says(yolo("bench", *MODEL, "train=true", "optimizer=SDG", status=2), "SDG")
+
+
+@test
 def finds_what_is_there():
     model = checkpoint()
     source = os.path.join(shared, "data", "coco128", "images", "train2017")

@@ -141,6 +141,7 @@ static const test_case tests_planted[] = {
 #include "gpu_augment.c"
 #include "gpu_step.c"
 #include "gpu_label.c"
+#include "gpu_bench.c"
 #endif
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
@@ -178,6 +179,7 @@ static const test_area test_areas[] = {
     {"augment", tests_gpu_augment, YOLO_COUNT(tests_gpu_augment)},
     {"step", tests_gpu_step, YOLO_COUNT(tests_gpu_step)},
     {"label", tests_gpu_label, YOLO_COUNT(tests_gpu_label)},
+    {"bench", tests_gpu_bench, YOLO_COUNT(tests_gpu_bench)},
 #endif
 };
 

@@ -62,9 +62,9 @@ static void test_cli_complaints(void) {
         {"label", "model=a|source=b|rect=maybe", "rect=maybe: expected true or false"},
         {"label", "model=a|source=b|existing=keep", "existing=keep: expected skip|replace"},
         {"label", "model=a|source=b|existing=skip|existing=", "existing=: expected skip|replace"},
-        {"label", "model=a|source=b|classes=0,x", "classes=0,x: expected class numbers"},
+        {"label", "model=a|source=b|classes=0,x", "classes=0,x: expected numbers"},
         {"label", "model=a|source=b|classes=-1", "classes=-1: expected"},
-        {"label", "model=a|source=b|classes=[0,1", "expected class numbers"},
+        {"label", "model=a|source=b|classes=[0,1", "expected numbers"},
         {"label", "model=a|source=b|--conf", "conf: expected a value, as in conf=0.25"},
         {"label", "model=a|source=b|--conf|--rect", "conf: expected a value"},
         {"label", "photos", "'photos': expected an option such as yolo label"},
@@ -190,7 +190,9 @@ static void test_cli_defaults(void) {
     CHECK(v->share == prepare.val && !strcmp(v->mode, prepare.mode) && (uint64_t)v->seed == prepare.seed);
     CHECK(test_cli_parse(&run, "bench", "model=a", &error) == YOLO_OK);
     yolo_bench_options bench = yolo_bench_defaults();
-    CHECK(v->imgsz == bench.imgsz && v->width == bench.width && v->batch == bench.batch && v->repeats == bench.repeats && v->layers == bench.layers);
+    CHECK(v->imgsz == bench.imgsz && v->width == bench.width && v->classes.count == 1 && v->classes.ids[0] == bench.batch && v->repeats == bench.repeats &&
+          v->layers == bench.layers && v->kernels == bench.kernels && v->train_step == bench.train && !*v->data && !bench.data &&
+          !strcmp(v->train.optimizer, bench.optimizer));
     yolo_open_options open = yolo_open_defaults();
     CHECK(v->threads == open.threads && (!open.device || !strcmp(v->device, open.device)) && (!open.isa || !strcmp(v->isa, open.isa)));
 }
