@@ -100,10 +100,12 @@ static void test_gpu_bench_train(void) {
     float *before = mem_alloc(bytes);
     memcpy(before, model->checkpoint.params, bytes);
     o.batch = 2;
+    o.repeats = 1;
     for (int i = 0; i < 2; i++) {
         char *text = NULL;
         o.data = i ? test_train_data() : NULL;
         o.optimizer = i ? "MuSGD" : "SGD";
+        o.imgsz = i ? 32 : 64;
         CHECK_MSG(yolo_bench(model, o, &text, &error) == YOLO_OK, "%s", error.message);
         if (!text) continue;
         double input, forward, loss, backward, update;
@@ -127,7 +129,7 @@ static void test_gpu_bench_faults(void) {
         const size_t before = emulate_allocated(0);
         const int handles = emulate_handles();
         int told = 0;
-        for (int64_t n = 1; n < 100000; n += 1 + n / 2) {
+        for (int64_t n = 1; n < 100000; n += 1 + n) {
             yolo_error error = {0};
             yolo_bench_options o = gpu_bench_options(train);
             char *text = NULL;
