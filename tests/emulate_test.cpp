@@ -5,6 +5,7 @@
      build/emulate-test [--list] [NAME ...]   all tests, or those whose name begins with a NAME
 
    MIT licence, see LICENSE. */
+#include <cuda.h>
 #include <cuda_runtime.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -836,6 +837,287 @@ static void test_planted_overrun() {
     DIES("the destination is not in shared memory", row(5));
 }
 
+/* ---- Hopper ----------------------------------------------------------------------------------------------------- */
+
+static __device__ unsigned char *hopper_shared(unsigned char *unaligned) { return unaligned + (-d_shared_address(unaligned) & 1023); }
+
+/* Warp 0 fills a ring of two places, warp 1 empties it: phases, their parities, who waits for whom. */
+static __global__ void k_ring(int *out, int count) {
+    K_SHARED(unsigned char, unaligned);
+    int *ring = reinterpret_cast<int *>(hopper_shared(unaligned));
+    uint64_t *full = reinterpret_cast<uint64_t *>(ring + 64), *empty = full + 2;
+    if (threadIdx.x < 2) {
+        d_phase_make(full + threadIdx.x, 32);
+        d_phase_make(empty + threadIdx.x, 32);
+        d_phase_fence();
+    }
+    __syncthreads();
+    for (int i = 0; i < count; i++) {
+        const int lane = (int)threadIdx.x % 32, place = i % 2;
+        if (threadIdx.x < 32) {
+            d_phase_wait(empty + place, (i / 2 & 1) ^ 1);
+            ring[place * 32 + lane] = i * 100 + lane;
+            d_phase_arrive(full + place);
+        } else {
+            d_phase_wait(full + place, i / 2 & 1);
+            out[i * 32 + lane] = ring[place * 32 + (lane ^ 5)];
+            d_phase_arrive(empty + place);
+        }
+    }
+}
+static void test_phases() {
+    const int count = 9;
+    buffer<int> out(count * 32);
+    in_orders([&]() {
+        K_LAUNCH(k_ring, 1, 64, 2048, 0, out.device, count);
+        GOOD(cudaGetLastError());
+        out.down();
+        for (int i = 0; i < count * 32; i++) CHECK_IS(out.host[(size_t)i], i / 32 * 100 + (i % 32 ^ 5));
+    });
+}
+
+/* Two halves of a block of four warps, each with a barrier of its own; then all. */
+static __global__ void k_halves(int *out) {
+    K_SHARED(int, s);
+    const int thread = (int)threadIdx.x, half = thread / 64;
+    for (int round = 0; round < 3; round++) {
+        s[thread] = thread * 10 + round;
+        d_barrier(1 + half, 64);
+        out[round * 128 + thread] = s[thread ^ 33];
+        d_barrier(1 + half, 64);
+    }
+    d_barrier(3, 128);
+    if (half == 0) out[3 * 128 + thread] = s[127 - thread];
+}
+static void test_named_barriers() {
+    buffer<int> out(4 * 128);
+    in_orders([&]() {
+        K_LAUNCH(k_halves, 1, 128, 512, 0, out.device);
+        out.down();
+        for (int i = 0; i < 384; i++) CHECK_IS(out.host[(size_t)i], (i % 128 ^ 33) * 10 + i / 128);
+        for (int i = 0; i < 64; i++) CHECK_IS(out.host[(size_t)(384 + i)], (127 - i) * 10 + 2);
+    });
+}
+
+/* Copies one box or one column of windows, as 64 halves a line, and gives it out line by line. before: what is there at first. */
+static __global__ void k_fetch(const CUtensorMap map, int4 at, int2 offsets, bool windows, bool swizzled, int lines, unsigned short *out, unsigned *before) {
+    K_SHARED(unsigned char, unaligned);
+    unsigned char *s = hopper_shared(unaligned);
+    uint64_t *barrier = reinterpret_cast<uint64_t *>(s + lines * 128);
+    if (threadIdx.x == 0) {
+        d_phase_make(barrier, 1);
+        d_phase_fence();
+        d_phase_expect(barrier, lines * 128);
+        if (windows) d_tensor_windows(s, &map, at.x, at.y, at.z, at.w, offsets.x, offsets.y, barrier);
+        else d_tensor_box(s, &map, at.x, at.y, at.z, barrier);
+        *before = *reinterpret_cast<unsigned *>(s);
+    }
+    __syncthreads();
+    d_phase_wait(barrier, 0);
+    for (int i = (int)threadIdx.x; i < lines * 64; i += (int)blockDim.x) {
+        const int place = i * 2 ^ (swizzled ? i * 2 >> 3 & 0x70 : 0);
+        memcpy(out + i, s + place, 2);
+    }
+}
+
+/* Numbers that tell where they are from; never 0. */
+static unsigned short fetch_value(int64_t element) { return (unsigned short)(element * 7 % 65000 + 1); }
+
+static CUresult fetch_boxes(CUtensorMap *map, void *data, cuuint64_t x, cuuint64_t y, cuuint64_t z, cuuint64_t pitch, cuuint32_t box_y, cuuint32_t box_z, bool swizzled) {
+    const cuuint64_t sizes[3] = {x, y, z}, strides[2] = {pitch * 2, pitch * 2 * y};
+    const cuuint32_t box[3] = {64, box_y, box_z}, steps[3] = {1, 1, 1};
+    return cuTensorMapEncodeTiled(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, data, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                  swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+
+static void test_boxes() {
+    const int x = 72, y = 5, z = 6, pitch = 80, box_y = 3, box_z = 4, lines = box_y * box_z;
+    buffer<unsigned short> in((size_t)(pitch * y * z)), out((size_t)(lines * 64));
+    buffer<unsigned> before(1);
+    for (size_t i = 0; i < in.host.size(); i++) in.host[i] = fetch_value((int64_t)i);
+    in.up();
+    const int4 corners[] = {{0, 0, 0, 0}, {64, 1, 2, 0}, {8, 3, 4, 0}, {-8, -1, -2, 0}};
+    for (int swizzled = 0; swizzled < 2; swizzled++)
+        for (const int4 at : corners)
+            in_orders([&]() {
+                CUtensorMap map;
+                CHECK_IS(fetch_boxes(&map, in.device, x, y, z, pitch, box_y, box_z, swizzled), CUDA_SUCCESS);
+                K_LAUNCH(k_fetch, 1, 32, 8192, 0, map, at, int2{0, 0}, false, (bool)swizzled, lines, out.device, before.device);
+                out.down();
+                int wrong = 0;
+                for (int i = 0; i < lines * 64; i++) {
+                    const int a = at.x + i % 64, b = at.y + i / 64 % box_y, c = at.z + i / 64 / box_y;
+                    const bool inside = a >= 0 && a < x && b >= 0 && b < y && c >= 0 && c < z;
+                    wrong += out.host[(size_t)i] != (inside ? fetch_value(((int64_t)c * y + b) * pitch + a) : 0);
+                }
+                CHECK_MSG(!wrong, "%d of %d elements, from (%d,%d,%d)", wrong, lines * 64, at.x, at.y, at.z);
+            });
+}
+
+/* Of a convolution of that kernel, stride and padding over (n,h,w) pixels: what tap (r,s) of the windows from number `first` on sees. */
+static void windows_case(int n, int h, int w, int kernel, int stride, int padding, int first) {
+    const int out_h = (h + 2 * padding - kernel) / stride + 1, out_w = (w + 2 * padding - kernel) / stride + 1, pixels = 40, pitch = 80, c = 72;
+    buffer<unsigned short> in((size_t)(pitch * n * h * w)), out((size_t)(pixels * 64));
+    buffer<unsigned> before(1);
+    for (size_t i = 0; i < in.host.size(); i++) in.host[i] = fetch_value((int64_t)i);
+    in.up();
+    const cuuint64_t sizes[4] = {(cuuint64_t)c, (cuuint64_t)w, (cuuint64_t)h, (cuuint64_t)n}, strides[3] = {160, 160 * sizes[1], 160 * sizes[1] * sizes[2]};
+    const int lower[2] = {-padding, -padding}, upper[2] = {padding - kernel + 1, padding - kernel + 1};
+    const cuuint32_t steps[4] = {1, (cuuint32_t)stride, (cuuint32_t)stride, 1};
+    CUtensorMap map;
+    CHECK_IS(cuTensorMapEncodeIm2col(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, in.device, sizes, strides, lower, upper, 64, (cuuint32_t)pixels, steps,
+                                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+             CUDA_SUCCESS);
+    for (int tap = 0; tap < kernel * kernel; tap++)
+        for (int channel = 0; channel < c; channel += 64) {
+            const int4 at = {channel, first % out_w * stride - padding, first / out_w % out_h * stride - padding, first / out_w / out_h};
+            K_LAUNCH(k_fetch, 1, 32, 8192, 0, map, at, int2{tap % kernel, tap / kernel}, true, true, pixels, out.device, before.device);
+            out.down();
+            CHECK_IS(before.down()[0], ~0u);
+            int wrong = 0;
+            for (int i = 0; i < pixels * 64; i++) {
+                const int m = first + i / 64, y = m / out_w % out_h * stride - padding + tap / kernel, x = m % out_w * stride - padding + tap % kernel, p = m / out_w / out_h;
+                const bool inside = p < n && y >= 0 && y < h && x >= 0 && x < w && channel + i % 64 < c;
+                wrong += out.host[(size_t)i] != (inside ? fetch_value((((int64_t)p * h + y) * w + x) * pitch + channel + i % 64) : 0);
+            }
+            CHECK_MSG(!wrong, "%d of %d elements: %dx%dx%d, kernel %d, stride %d, padding %d, from %d, tap %d", wrong, pixels * 64, n, h, w, kernel, stride, padding, first, tap);
+        }
+}
+static void test_windows() {
+    windows_case(2, 5, 7, 3, 1, 1, 0);
+    windows_case(2, 5, 7, 3, 1, 1, 37);
+    windows_case(2, 7, 9, 3, 2, 1, 11);
+    windows_case(3, 6, 8, 3, 2, 1, 5);
+    windows_case(2, 9, 6, 1, 2, 0, 3);
+    windows_case(2, 6, 6, 6, 2, 2, 4);
+    windows_case(50, 1, 1, 3, 1, 1, 20);
+}
+
+/* What the driver documents, and refuses. */
+static void test_tensor_maps() {
+    buffer<unsigned short> x(4096);
+    CUtensorMap map;
+    CHECK_IS(fetch_boxes(&map, x.device, 64, 8, 8, 64, 8, 8, true), CUDA_SUCCESS);
+    CHECK_IS(fetch_boxes(&map, x.device + 4, 64, 8, 7, 64, 8, 7, true), CUDA_ERROR_INVALID_VALUE); /* of 16 bytes */
+    CHECK_IS(fetch_boxes(&map, x.device, 64, 8, 7, 68, 8, 7, true), CUDA_ERROR_INVALID_VALUE);
+    CHECK_IS(fetch_boxes(&map, x.device, 64, 8, 8, 64, 257, 1, true), CUDA_ERROR_INVALID_VALUE);
+    CHECK_IS(fetch_boxes(&map, x.device, 64, 0, 8, 64, 8, 1, true), CUDA_ERROR_INVALID_VALUE);
+    const cuuint64_t sizes[4] = {64, 4, 4, 2}, strides[3] = {128, 512, 2048};
+    const auto windows = [&](int lower, int upper, cuuint32_t channels, cuuint32_t pixels, cuuint32_t step) {
+        const int from[2] = {lower, lower}, to[2] = {upper, upper};
+        const cuuint32_t steps[4] = {1, step, step, 1};
+        return cuTensorMapEncodeIm2col(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4, x.device, sizes, strides, from, to, channels, pixels, steps,
+                                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    };
+    CHECK_IS(windows(-1, -1, 64, 128, 1), CUDA_SUCCESS);
+    CHECK_IS(windows(-129, -1, 64, 128, 1), CUDA_ERROR_INVALID_VALUE);
+    CHECK_IS(windows(-1, 128, 64, 128, 1), CUDA_ERROR_INVALID_VALUE);
+    CHECK_IS(windows(0, -4, 64, 128, 1), CUDA_ERROR_INVALID_VALUE); /* an empty box */
+    CHECK_IS(windows(-1, -1, 72, 128, 1), CUDA_ERROR_INVALID_VALUE); /* a line longer than the swizzle */
+    CHECK_IS(windows(-1, -1, 64, 1025, 1), CUDA_ERROR_INVALID_VALUE);
+    CHECK_IS(windows(-1, -1, 64, 128, 9), CUDA_ERROR_INVALID_VALUE);
+    CHECK_IS(windows(-1, -1, 64, 128, 0), CUDA_ERROR_INVALID_VALUE);
+    void *function;
+    cudaDriverEntryPointQueryResult result;
+    GOOD(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &result));
+    CHECK(function == (void *)cuTensorMapEncodeTiled && result == cudaDriverEntryPointSuccess);
+    GOOD(cudaGetDriverEntryPoint("cuNothing", &function, cudaEnableDefault, &result));
+    CHECK(!function && result == cudaDriverEntryPointSymbolNotFound);
+}
+
+static uint64_t hopper_descriptor(const void *at) { return (d_shared_address(at) & 0x3ffff) >> 4 | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62; }
+
+/* D(64 a warpgroup, 64) = A B, A(64 a warpgroup, 64) and B(64, 64) with rows along the sum; `way` breaks a rule. */
+template <bool brain> static __global__ void k_wgmma(const unsigned short *a, const unsigned short *b, float *out, int way) {
+    K_SHARED(unsigned char, unaligned);
+    const int thread = (int)threadIdx.x, groups = (int)blockDim.x / 128, group = thread / 128;
+    unsigned char *s = hopper_shared(unaligned), *filters = s + groups * 8192;
+    float d[32];
+    for (int i = 0; i < 32; i++) d[i] = (float)i;
+    for (int i = thread; i < (groups + 1) * 4096; i += (int)blockDim.x) {
+        const int place = i * 2 ^ (i * 2 >> 3 & 0x70);
+        memcpy(s + place, i < groups * 4096 ? a + i : b + i - groups * 4096, 2);
+    }
+    d_phase_fence();
+    __syncthreads();
+    if (way != 1) d_wgmma_fence();
+    for (int k = 0; k < 4; k++) d_wgmma<64, brain>(d, hopper_descriptor(s + group * 8192) + 2 * k + (way == 2 ? 8 : 0), hopper_descriptor(filters) + 2 * k);
+    d_wgmma_commit();
+    if (way == 3) d[0] = 1;
+    if (way == 3) d_wgmma<64, brain>(d, hopper_descriptor(s), hopper_descriptor(filters));
+    if (way == 4 && thread == 0) filters[0] ^= 1;
+    if (way == 5) out[thread] = d[0];
+    if (way == 5) d_wgmma_wait<1>();
+    if (way != 6) d_wgmma_wait<0>();
+    for (int i = 0; i < 32 && way == 0; i++)
+        out[(thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8) * 64 + i / 4 * 8 + thread % 4 * 2 + i % 2] = d[i] - (float)i;
+}
+static void test_wgmma() {
+    buffer<unsigned short> a(128 * 64), b(64 * 64);
+    buffer<float> out(128 * 64);
+    for (int brain = 0; brain < 2; brain++) {
+        const auto random = [brain]() { return brain ? __bfloat16_as_ushort(__float2bfloat16_rn(test_uniform())) : __half_as_ushort(__float2half_rn(test_uniform())); };
+        const auto value = [brain](unsigned short x) { return (double)(brain ? __bfloat162float(__ushort_as_bfloat16(x)) : __half2float(__ushort_as_half(x))); };
+        for (unsigned short &x : a.host) x = random();
+        for (unsigned short &x : b.host) x = random();
+        a.up(), b.up();
+        in_orders([&]() {
+            if (brain) K_LAUNCH(k_wgmma<true>, 1, 256, 25600, 0, a.device, b.device, out.device, 0);
+            else K_LAUNCH(k_wgmma<false>, 1, 256, 25600, 0, a.device, b.device, out.device, 0);
+            out.down();
+            int wrong = 0;
+            for (int m = 0; m < 128; m++)
+                for (int n = 0; n < 64; n++) {
+                    double sum = 0;
+                    for (int k = 0; k < 64; k++) sum += value(a.host[(size_t)(m * 64 + k)]) * value(b.host[(size_t)(n * 64 + k)]);
+                    wrong += !(fabs(out.host[(size_t)(m * 64 + n)] - sum) <= 2e-5);
+                }
+            CHECK_MSG(!wrong, "%d of %d sums", wrong, 128 * 64);
+        });
+    }
+    K_LAUNCH(k_wgmma<false>, 1, 128, 17408, 0, a.device, b.device, out.device, 5);
+    for (int i = 0; i < 128; i++) CHECK(std::isnan(out.down()[(size_t)i])); /* not there yet */
+}
+
+static __global__ void k_phase_mistake(const CUtensorMap map, int way) {
+    K_SHARED(unsigned char, unaligned);
+    unsigned char *s = hopper_shared(unaligned);
+    uint64_t *barrier = reinterpret_cast<uint64_t *>(s + 1024);
+    if (way == 0) d_phase_arrive(barrier);
+    d_phase_make(barrier, way == 1 ? 2 : 1);
+    if (way == 2) d_phase_arrive(barrier);
+    d_phase_fence();
+    if (way == 3) *barrier = 0;
+    if (way == 4) d_phase_expect(barrier, 64);
+    else d_phase_expect(barrier, 1024);
+    if (way == 5) d_tensor_box(s + 64, &map, 0, 0, 0, barrier);
+    else if (way == 6) d_tensor_windows(s, &map, 0, 0, 0, 0, 0, 0, barrier);
+    else d_tensor_box(s, &map, 0, 0, 0, barrier);
+    if (way == 7) return;
+    d_phase_wait(barrier, 0);
+}
+static void test_planted_hopper() {
+    buffer<unsigned short> x(4096);
+    buffer<float> out(128 * 64);
+    CUtensorMap map;
+    CHECK_IS(fetch_boxes(&map, x.device, 64, 8, 8, 64, 8, 1, true), CUDA_SUCCESS);
+    const auto mistake = [&map](int way) { K_LAUNCH(k_phase_mistake, 1, 1, 4096, 0, map, way); };
+    DIES("this barrier was never made", mistake(0));
+    DIES("waits at a phase of a barrier, line ", mistake(1));
+    DIES("no d_phase_fence after this barrier was made", mistake(2));
+    DIES("a barrier's memory was overwritten", mistake(3));
+    DIES("waits at a phase of a barrier, line ", mistake(4));
+    DIES("128-byte aligned", mistake(5));
+    DIES("no tensor map of this kind", mistake(6));
+    DIES("at its end, copies of tensors are on their way", mistake(7));
+    const auto product = [&](int way) { K_LAUNCH(k_wgmma<false>, 1, 128, 17408, 0, x.device, x.device, out.device, way); };
+    DIES("no wgmma.fence since the last wait", product(1));
+    DIES("begins in the midst of the swizzle's pattern", product(2));
+    DIES("accumulators were written before they were waited for", product(3));
+    DIES("operands were written before they were waited for", product(4));
+    DIES("at its end, a wgmma was not waited for", product(6));
+}
+
 /* ---- the runtime ------------------------------------------------------------------------------------------------- */
 
 static void test_devices() {
@@ -1225,6 +1507,13 @@ static const test_case tests[] = {
     {"planted-deadlock", "barriers that not all reach", test_planted_deadlock},
     {"planted-masks", "masks that name wrong lanes", test_planted_masks},
     {"planted-overrun", "writes and rows beyond memory", test_planted_overrun},
+    {"phases", "barriers that count arrivals: a ring of two places", test_phases},
+    {"named-barriers", "barriers of some of the warps", test_named_barriers},
+    {"boxes", "boxes of a tensor, swizzled or not, zeros beyond it", test_boxes},
+    {"windows", "what a tap of a convolution sees, against its definition", test_windows},
+    {"tensor-maps", "what the driver refuses", test_tensor_maps},
+    {"wgmma", "products of warpgroups against double; nothing is there before the wait", test_wgmma},
+    {"planted-hopper", "barriers, copies and products used wrongly", test_planted_hopper},
     {"devices", "devices, versions, properties", test_devices},
     {"memory", "allocations and copies", test_memory},
     {"streams", "streams and events", test_streams},

@@ -96,7 +96,10 @@ inline void __trap() { emulate_die("__trap()"); }
 
 /* ---- barriers and warps ----------------------------------------------------------------------------------------- */
 
-enum emulate_kind { EMULATE_BARRIER, EMULATE_SYNCWARP, EMULATE_VOTE, EMULATE_SHUFFLE, EMULATE_MMA, EMULATE_LDMATRIX };
+enum emulate_kind {
+    EMULATE_BARRIER, EMULATE_SYNCWARP, EMULATE_VOTE, EMULATE_SHUFFLE, EMULATE_MMA, EMULATE_LDMATRIX, EMULATE_NAMED, EMULATE_PHASE, EMULATE_WGMMA,
+    EMULATE_WGMMA_FENCE, EMULATE_WGMMA_COMMIT, EMULATE_WGMMA_WAIT
+};
 
 #define EMULATE_LINE int line = __builtin_LINE() /* of the caller, for complaints */
 
@@ -106,6 +109,10 @@ inline void __syncthreads(EMULATE_LINE) { emulate_barrier(false, line); }
 inline int __syncthreads_count(int value, EMULATE_LINE) { return emulate_barrier(value != 0, line); }
 inline int __syncthreads_or(int value, EMULATE_LINE) { return emulate_barrier(value != 0, line) != 0; }
 inline int __syncthreads_and(int value, EMULATE_LINE) { return emulate_barrier(value == 0, line) == 0; }
+
+/* Waits for `threads` threads, whole warps, at the barrier of this number. */
+void emulate_named_barrier(int index, int threads, int line);
+inline void d_barrier(int index, int threads, EMULATE_LINE) { emulate_named_barrier(index, threads, line); }
 
 /* Waits for the lanes of `mask`; the lanes that gave a `value`. */
 unsigned emulate_vote(emulate_kind kind, unsigned mask, bool value, int line);
@@ -170,6 +177,42 @@ inline void d_copy_async8(void *shared, const void *global, bool valid, EMULATE_
 inline void d_copy_async4(void *shared, const void *global, bool valid, EMULATE_LINE) { emulate_copy_async4(shared, global, valid, line); }
 inline void d_copy_async_commit() { emulate_copy_commit(); }
 template <int pending> inline void d_copy_async_wait() { emulate_copy_wait(pending); }
+
+/* ---- Hopper: barriers with phases, copies of tensors, products of warpgroups; see emulate.cpp --------------------- */
+
+/* As PTX sees a pointer into dynamic shared memory. */
+unsigned d_shared_address(const void *shared);
+
+void emulate_phase_make(uint64_t *barrier, int arrivals, int line);
+void emulate_phase_fence();
+void emulate_phase_arrive(uint64_t *barrier, int bytes, int line);
+void emulate_phase_wait(uint64_t *barrier, int parity, int line);
+inline void d_phase_make(uint64_t *barrier, int arrivals, EMULATE_LINE) { emulate_phase_make(barrier, arrivals, line); }
+inline void d_phase_fence() { emulate_phase_fence(); }
+inline void d_phase_arrive(uint64_t *barrier, EMULATE_LINE) { emulate_phase_arrive(barrier, 0, line); }
+inline void d_phase_expect(uint64_t *barrier, int bytes, EMULATE_LINE) { emulate_phase_arrive(barrier, bytes, line); }
+inline void d_phase_wait(uint64_t *barrier, int parity, EMULATE_LINE) { emulate_phase_wait(barrier, parity, line); }
+
+struct CUtensorMap;
+/* at: as many coordinates as the map has dimensions; offsets: of im2col mode, else NULL. */
+void emulate_tensor_copy(void *shared, const CUtensorMap *map, const int *at, int rank, const int *offsets, uint64_t *barrier, int line);
+inline void d_tensor_box(void *shared, const CUtensorMap *map, int x, int y, int z, uint64_t *barrier, EMULATE_LINE) {
+    const int at[] = {x, y, z};
+    emulate_tensor_copy(shared, map, at, 3, NULL, barrier, line);
+}
+inline void d_tensor_windows(void *shared, const CUtensorMap *map, int c, int x, int y, int n, int s, int r, uint64_t *barrier, EMULATE_LINE) {
+    const int at[] = {c, x, y, n}, offsets[] = {s, r};
+    emulate_tensor_copy(shared, map, at, 4, offsets, barrier, line);
+}
+
+void emulate_wgmma(float *d, uint64_t a, uint64_t b, int columns, bool brain, int line);
+void emulate_wgmma_fence(int line);
+void emulate_wgmma_commit(int line);
+void emulate_wgmma_wait(int pending, int line);
+template <int N, bool brain> inline void d_wgmma(float *d, uint64_t a, uint64_t b, EMULATE_LINE) { emulate_wgmma(d, a, b, N, brain, line); }
+inline void d_wgmma_fence(EMULATE_LINE) { emulate_wgmma_fence(line); }
+inline void d_wgmma_commit(EMULATE_LINE) { emulate_wgmma_commit(line); }
+template <int pending> inline void d_wgmma_wait(EMULATE_LINE) { emulate_wgmma_wait(pending, line); }
 
 /* ---- numbers ---------------------------------------------------------------------------------------------------- */
 
@@ -356,6 +399,8 @@ struct cudaDeviceProp {
     int l2CacheSize, memoryBusWidth, asyncEngineCount, concurrentKernels, unifiedAddressing, canMapHostMemory, integrated;
     int pciBusID, pciDeviceID, pciDomainID;
 };
+enum { cudaEnableDefault = 0 };
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound, cudaDriverEntryPointVersionNotSufficent };
 struct cudaFuncAttributes { size_t sharedSizeBytes; int maxThreadsPerBlock, numRegs, maxDynamicSharedSizeBytes; };
 
 /* ---- the runtime's functions ------------------------------------------------------------------------------------ */
@@ -373,6 +418,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaRuntimeGetVersion(int *version);
+cudaError_t cudaGetDriverEntryPoint(const char *name, void **function, unsigned long long flags, cudaDriverEntryPointQueryResult *result);
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer);
 cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags);
 cudaError_t cudaDeviceDisablePeerAccess(int peer);

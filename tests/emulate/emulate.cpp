@@ -7,14 +7,16 @@
      4  fibers
      5  a block: turns, barriers, meetings of lanes
      6  warps: votes, shuffles, matrices, copies
-     7  a grid: workers
-     8  the runtime: errors and devices
-     9  the runtime: memory
-     10 the runtime: streams, events, graphs, launches
-     11 knobs
+     7  Hopper: barriers with phases, tensors, products of warpgroups
+     8  a grid: workers
+     9  the runtime: errors and devices
+     10 the runtime: memory
+     11 the runtime: streams, events, graphs, launches
+     12 knobs
 
    MIT licence, see LICENSE. */
 #include "emulate.h"
+#include "cuda.h"
 #include "cuda_bf16.h"
 #include "cuda_fp16.h"
 #include "cuda_runtime.h"
@@ -64,6 +66,10 @@
 #include <sanitizer/tsan_interface.h>
 extern "C" void __tsan_read_range(const void *memory, unsigned long bytes);
 extern "C" void __tsan_write_range(void *memory, unsigned long bytes);
+extern "C" void AnnotateIgnoreReadsBegin(const char *file, int line);
+extern "C" void AnnotateIgnoreReadsEnd(const char *file, int line);
+extern "C" void AnnotateIgnoreWritesBegin(const char *file, int line);
+extern "C" void AnnotateIgnoreWritesEnd(const char *file, int line);
 #endif
 
 __thread const uint3 *emulate_thread_index;
@@ -86,6 +92,8 @@ struct settings {
 settings knobs;
 std::atomic<int64_t> fail_after{0}, call_count{0}, launch_count{0};
 std::atomic<bool> call_failed{false};
+std::mutex launch_lock;
+std::map<std::string, int64_t> launch_names;
 
 /* A static shared variable: where it is in an OS thread's thread-local block. */
 struct region { size_t offset, bytes; };
@@ -101,7 +109,8 @@ struct work {
 };
 
 const char *kind_name(emulate_kind kind) {
-    static const char *names[] = {"a barrier of the block", "__syncwarp", "a vote of the warp", "a shuffle", "mma", "ldmatrix"};
+    static const char *names[] = {"a barrier of the block", "__syncwarp", "a vote of the warp", "a shuffle", "mma", "ldmatrix", "a barrier of some warps",
+                                  "a phase of a barrier", "wgmma", "wgmma.fence", "wgmma.commit_group", "wgmma.wait_group"};
     return names[kind];
 }
 
@@ -378,6 +387,11 @@ inline void tsan_take(void *from) { __tsan_acquire(from); }
 inline void tsan_read(const void *memory, size_t bytes) { __tsan_read_range(memory, bytes); }
 inline void tsan_write(void *memory, size_t bytes) { __tsan_write_range(memory, bytes); }
 inline void *tsan_self() { return __tsan_get_current_fiber(); }
+/* What is copied meanwhile is not the running lane's doing: even here memcpy and memset are the sanitizer's. */
+struct tsan_blind {
+    tsan_blind() { AnnotateIgnoreReadsBegin("", 0), AnnotateIgnoreWritesBegin("", 0); }
+    ~tsan_blind() { AnnotateIgnoreWritesEnd("", 0), AnnotateIgnoreReadsEnd("", 0); }
+};
 #else
 const bool own_stacks = false;
 inline void tsan_make(void **) {}
@@ -388,6 +402,7 @@ inline void tsan_take(void *) {}
 inline void tsan_read(const void *, size_t) {}
 inline void tsan_write(void *, size_t) {}
 inline void *tsan_self() { return NULL; }
+struct tsan_blind { tsan_blind() {} };
 #endif
 
 #ifdef EMULATE_ASAN
@@ -416,6 +431,23 @@ inline void change_place(place *from, const place *to, const fiber *on) {
 
 struct async_copy { void *to; int bytes, group; unsigned char data[16]; };
 
+/* Hopper's, see section 7. */
+struct phased { unsigned char *at; int arrivals, missing, bytes; unsigned phase; bool fenced; };
+const uint64_t map_magic = 0x70616d726f736e65u, phase_magic = 0x6573616870u;
+struct tensor_map { /* what is in a CUtensorMap */
+    uint64_t magic, strides[4];
+    unsigned char *address;
+    uint32_t sizes[5]; /* less 1 */
+    uint16_t box[5];   /* im2col: channels, pixels */
+    int8_t lower[2], upper[2];
+    uint8_t steps[5], rank, element, swizzled, windows;
+};
+static_assert(sizeof(tensor_map) <= sizeof(CUtensorMap), "the driver's maps are as large");
+struct tensor_copy { tensor_map map; unsigned char *to; int at[5], offsets[2]; unsigned char *barrier; };
+struct named_barrier { int threads, arrived, waiting_count; struct lane *waiting[THREADS]; };
+struct product { int group; uint64_t a, b, sum; int columns; };
+struct accumulators { float *d[32]; int columns; std::vector<float> value; };
+
 struct warp;
 struct worker;
 
@@ -430,6 +462,8 @@ struct lane {
     emulate_kind waits;
     unsigned mask;
     int line;
+    const unsigned char *barrier; /* whose phase it waits for, NULL = none */
+    int parity;
     int group; /* of copies, that is being filled */
     std::vector<async_copy> copies;
 };
@@ -448,6 +482,11 @@ struct warp {
     const uint32_t *a[WARP], *b[WARP];
     uint32_t *r[WARP];
     const unsigned char *row[WARP];
+    int product_group; /* of wgmma, that is being filled */
+    bool product_fenced;
+    std::vector<product> products;          /* begun and not yet waited for, in their order */
+    std::vector<accumulators> accumulators_; /* of them */
+    std::vector<uint64_t> descriptors;       /* of all since the block's start */
 };
 
 struct worker {
@@ -463,6 +502,9 @@ struct worker {
     unsigned turn_lane, turn_warp; /* where the search for the next begins */
     uint64_t random;
     guarded shared;
+    std::vector<phased> phases;
+    std::vector<tensor_copy> tensor_copies; /* on their way */
+    named_barrier named[16];
     thread_locals locals = thread_locals_find();
     fiber host;     /* what waits for the block's end */
     fiber *running; /* the one begun last */
@@ -522,9 +564,15 @@ void shuffle_turns(worker *w) {
     die();
 }
 
-/* When the warp's lanes all wait or have ended: another warp. */
+void tensor_arrives(worker *w, size_t which);
+
+/* When the warp's lanes all wait or have ended: another warp. Copies of tensors arrive when nobody can go on without them. */
 __attribute__((noinline)) bool next_warp(worker *w) {
     w->ready &= ~w->now->bit;
+    while (!w->ready && !w->tensor_copies.empty() && w->live) {
+        const size_t count = w->tensor_copies.size();
+        tensor_arrives(w, w->shuffled ? random_next(&w->random) % count : w->backward ? count - 1 : 0);
+    }
     if (!w->ready) {
         if (w->live) deadlock(w);
         return false;
@@ -707,6 +755,7 @@ void block_start(worker *w, uint64_t number) {
         t->on = NULL;
         tsan_make(&t->tsan);
         if (t->group || !t->copies.empty()) t->group = 0, t->copies.clear();
+        t->barrier = NULL;
     }
     for (int i = 0; i * WARP < w->thread_count; i++) {
         warp *p = &w->warps[i];
@@ -714,11 +763,31 @@ void block_start(worker *w, uint64_t number) {
         p->lanes = p->ready = count >= WARP ? ~0u : (1u << count) - 1;
         p->ended = p->at_barrier = 0;
         p->meeting_count = 0;
+        p->product_group = 0;
+        p->product_fenced = false;
+        p->descriptors.clear();
         w->ready |= p->bit;
     }
     w->now = &w->warps[choose(w, w->ready, w->turn_warp)];
+    w->phases.clear();
+    for (named_barrier &b : w->named) b.arrived = b.waiting_count = 0;
     if (w->shared.bytes) memset(w->shared.user, 0xff, w->shared.bytes);
     for (const region &r : *job->statics) memset(w->locals.start + r.offset, 0xff, r.bytes);
+}
+
+/* What a kernel may not leave behind. */
+void hopper_end(worker *w) {
+    const char *left = w->tensor_copies.empty() ? NULL : "copies of tensors are on their way";
+    for (int i = 0; i * WARP < w->thread_count; i++) {
+        const warp *p = &w->warps[i];
+        if (!p->products.empty()) left = "a wgmma was not waited for";
+        if (i % 4 && p->descriptors != (p - 1)->descriptors) left = "the warps of a warpgroup differ in their wgmma";
+        if (!p->descriptors.empty() && w->thread_count < (i / 4 + 1) * 4 * WARP) left = "wgmma in a warpgroup of fewer than four warps";
+    }
+    if (!left) return;
+    const uint3 b = w->block.index;
+    fprintf(stderr, "emulate: %s, block (%u,%u,%u): at its end, %s\n", w->job->name.c_str(), b.x, b.y, b.z, left);
+    die();
 }
 
 void block_run(worker *w, uint64_t number) {
@@ -727,6 +796,7 @@ void block_run(worker *w, uint64_t number) {
     tsan_give(w);
     go_on(w, &w->host.idle, next_lane(w));
     tsan_take(&w->live);
+    hopper_end(w);
     const ptrdiff_t overrun = w->shared.user ? guarded_overrun(w->shared) : 0;
     if (overrun) {
         const uint3 b = w->block.index;
@@ -1002,7 +1072,433 @@ void emulate_copy_wait(int pending) {
     t->copies.erase(t->copies.begin(), t->copies.begin() + (ptrdiff_t)done);
 }
 
-/* ==== 7 a grid: workers =========================================================================================
+/* ==== 7 Hopper: barriers with phases, tensors, products of warpgroups ============================================
+   What a session with a Hopper checks first, with its source. "PTX" is the PTX ISA 9.0, "driver" the driver API's documentation of
+   cuTensorMapEncodeTiled and cuTensorMapEncodeIm2col (also in the toolkit's cuda.h).
+     phases     mbarrier.init: the count of arrivals missing from each phase; try_wait.parity P: has the phase of parity P ended, where
+                the one before phase 0 counts as of parity 1; a phase ends when no arrival and no byte is missing (PTX, mbarrier)
+     bytes      a copy counts the whole box, what lies beyond the tensor included, filled with zeros (PTX, cp.async.bulk.tensor)
+     swizzle    128 bytes: bits 4 to 6 of the shared address are combined (xor) with bits 7 to 9, Swizzle<3,4,3> (PTX, canonical layouts)
+     windows    im2col mode: the coordinates are where tap (0,0) is, within the box from the lower corner up to, without, the tensor's size
+                plus the upper corner; offsets are added behind that. Pixels follow each other along w, h, n, by the traversal strides;
+                at the box's edge it goes on at the lower corner (PTX, im2col mode, figures 13 to 15). Corners are in the order w, h, as
+                the tensor's dimensions are; the driver's documentation calls them "DHW"
+     ranges     rank 4: corners of 8 bits with sign, offsets of 8 without (PTX, bounding box; driver)
+     matrices   K-major, swizzled by 128 bytes: element (row, 16 bytes c) is at start + row / 8 * stride + row % 8 * 128 + 16 c, then
+                swizzled; further along K the start is advanced by bytes within the first line; the pattern has to begin at a multiple of
+                1024 where the base offset is 0 (PTX, matrix descriptor format)
+     sums       warp w of a warpgroup has rows 16 w and on; fragments as of mma.m16n8k16, 8 columns after the other (PTX, figure 149)
+   Copies arrive as late as can be, in an order that is the block's; in a shuffled one, some earlier. Until then their destination is all
+   ones, and so are a wgmma's accumulators until it was waited for. Its operands must not change before that. */
+
+namespace {
+
+/* Where dynamic shared memory begins for PTX: no rounder than what CUDA promises. */
+enum { SHARED_START = 1024 + 128 };
+
+unsigned char *shared_pointer(const worker *w, unsigned address) { return w->shared.user + (address - SHARED_START); }
+
+phased *phase_of(worker *w, const void *barrier, int line) {
+    uint64_t magic = 0;
+    for (phased &b : w->phases) {
+        if (b.at != barrier) continue;
+        memcpy(&magic, barrier, sizeof magic);
+        if (magic != phase_magic) emulate_die("line %d: a barrier's memory was overwritten", line);
+        if (!b.fenced) emulate_die("line %d: no d_phase_fence after this barrier was made", line);
+        tsan_read(barrier, 8);
+        return &b;
+    }
+    emulate_die("line %d: this barrier was never made", line);
+}
+
+bool phase_over(const phased *b, int parity) { return (int)(b->phase & 1) != parity; }
+
+/* Ends the phase when nothing is missing, and wakes those who waited for that. */
+void phase_check(worker *w, phased *b) {
+    if (b->missing || b->bytes) return;
+    b->phase++;
+    b->missing = b->arrivals;
+    for (int i = 0; i < w->thread_count; i++) {
+        lane *t = &w->lanes[i];
+        if (t->barrier != b->at || !phase_over(b, t->parity)) continue;
+        t->barrier = NULL;
+        t->team->ready |= 1u << t->number;
+        w->ready |= t->team->bit;
+    }
+}
+
+unsigned swizzle(unsigned address) { return address ^ (address >> 7 & 7) << 4; }
+
+/* The pixels of an im2col copy in their order. */
+struct window { int x, y, n; };
+
+void window_next(const tensor_map *m, window *p) {
+    p->x += m->steps[1];
+    if (p->x < (int)m->sizes[1] + 1 + m->upper[0]) return;
+    p->x = m->lower[0];
+    p->y += m->steps[2];
+    if (p->y < (int)m->sizes[2] + 1 + m->upper[1]) return;
+    p->y = m->lower[1];
+    p->n++;
+}
+
+/* A line of the box, `at` the coordinates of its first element: zeros where there is no tensor. */
+void tensor_line(worker *w, const tensor_map *m, unsigned to, const int *at) {
+    unsigned char line[1024];
+    const int bytes = m->box[0] * m->element;
+    bool inside = true;
+    const unsigned char *from = m->address;
+    for (int d = 1; d < m->rank; d++) {
+        inside = inside && at[d] >= 0 && (uint32_t)at[d] <= m->sizes[d];
+        from += at[d] * (int64_t)m->strides[d - 1];
+    }
+    memset(line, 0, sizeof line);
+    for (int c = 0; inside && c < m->box[0]; c++)
+        if (at[0] + c >= 0 && (uint32_t)(at[0] + c) <= m->sizes[0]) memcpy(line + c * m->element, from + (int64_t)(at[0] + c) * m->element, m->element);
+    for (int i = 0; i < bytes; i += 16) memcpy(shared_pointer(w, m->swizzled ? swizzle(to + (unsigned)i) : to + (unsigned)i), line + i, 16);
+}
+
+int tensor_lines(const tensor_map *m) {
+    int lines = 1;
+    for (int d = 1; d < (m->windows ? 2 : m->rank); d++) lines *= m->box[d];
+    return lines;
+}
+
+void tensor_arrives(worker *w, size_t which) {
+    const tsan_blind blind;
+    const tensor_copy copy = w->tensor_copies[which];
+    w->tensor_copies.erase(w->tensor_copies.begin() + (ptrdiff_t)which);
+    const tensor_map *m = &copy.map;
+    const int lines = tensor_lines(m), bytes = m->box[0] * m->element;
+    const unsigned to = d_shared_address(copy.to);
+    window p = {copy.at[1], copy.at[2], copy.at[3]};
+    for (int i = 0; i < lines; i++) {
+        int at[5] = {copy.at[0]};
+        if (m->windows) {
+            at[1] = p.x + copy.offsets[0], at[2] = p.y + copy.offsets[1], at[3] = p.n;
+            window_next(m, &p);
+        } else for (int d = 1, rest = i; d < m->rank; rest /= m->box[d++]) at[d] = copy.at[d] + rest % m->box[d];
+        tensor_line(w, m, to + (unsigned)(i * bytes), at);
+    }
+    for (phased &b : w->phases)
+        if (b.at == copy.barrier) {
+            b.bytes -= lines * bytes;
+            phase_check(w, &b);
+        }
+}
+
+void tensor_depart(worker *w, const tensor_copy &copy) {
+    const tsan_blind blind;
+    w->tensor_copies.push_back(copy);
+}
+
+/* Sometimes, where the order is a shuffled one. */
+void tensor_hurry(worker *w) {
+    if (w->shuffled && !w->tensor_copies.empty() && !(random_next(&w->random) & 3)) tensor_arrives(w, random_next(&w->random) % w->tensor_copies.size());
+}
+
+const unsigned char *matrix_piece(const worker *w, uint64_t descriptor, int row, int piece) {
+    const unsigned start = (unsigned)(descriptor & 0x3fff) << 4, stride = (unsigned)(descriptor >> 32 & 0x3fff) << 4;
+    return shared_pointer(w, swizzle(start + (unsigned)row / 8 * stride + (unsigned)row % 8 * 128 + 16 * (unsigned)piece));
+}
+
+void matrix_check(const lane *t, uint64_t descriptor, int rows, const char *name, int line) {
+    const unsigned start = (unsigned)(descriptor & 0x3fff) << 4;
+    if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) || (descriptor >> 16 & 0x3fff) != 1)
+        emulate_die("wgmma, line %d: descriptor %s: only the swizzle of 128 bytes with leading offset 1 and base offset 0 is emulated", line, name);
+    if ((start & 1023) >= 128) emulate_die("wgmma, line %d: matrix %s begins in the midst of the swizzle's pattern", line, name);
+    for (int row = 0; row < rows; row++)
+        for (int piece = 0; piece < 2; piece++)
+            if (!is_shared(t, matrix_piece(t->home, descriptor, row, piece), 16)) emulate_die("wgmma, line %d: matrix %s is not in shared memory", line, name);
+}
+
+/* Of the operands of a warp's part: does anybody write them before they were waited for? */
+uint64_t operands_sum(const warp *p, uint64_t a, uint64_t b, int columns) {
+    const worker *w = p->first->home;
+    const int first = (int)((p - w->warps) % 4) * 16;
+    uint64_t sum = 0, bits;
+    for (int row = 0; row < 16 + columns; row++)
+        for (int piece = 0; piece < 4; piece++) {
+            memcpy(&bits, (row < 16 ? matrix_piece(w, a, first + row, piece / 2) : matrix_piece(w, b, row - 16, piece / 2)) + piece % 2 * 8, 8);
+            sum = (sum ^ bits) * 0x9e3779b97f4a7c15u;
+            sum ^= sum >> 29;
+        }
+    return sum;
+}
+
+/* 8 columns of the warp's 16 rows. */
+__attribute__((no_sanitize("address", "undefined"))) void product_columns(const warp *p, uint64_t a, uint64_t b, int column, bool brain, float *value, int per_lane) {
+    const worker *w = p->first->home;
+    const int first = (int)((p - w->warps) % 4) * 16;
+    tiles t;
+    for (int i = 0; i < 16; i++)
+        for (int k = 0; k < 8; k += 4) memcpy(&t.a[i][k], matrix_piece(w, a, first + i, k / 4), 16);
+    for (int j = 0; j < 8; j++)
+        for (int k = 0; k < 8; k++) memcpy(&t.b[k][j], matrix_piece(w, b, column + j, k / 4) + k % 4 * 4, 4);
+    for (int l = 0; l < WARP; l++)
+        for (int h = 0; h < 2; h++) memcpy(&t.d[l / 4 + 8 * h][l % 4 * 2], value + l * per_lane + column / 2 + 2 * h, 8);
+#ifdef __x86_64__
+    if (has_avx2) multiply_avx2(&t, 8, brain);
+    else
+#endif
+        multiply_any(&t, 8, brain);
+    for (int l = 0; l < WARP; l++)
+        for (int h = 0; h < 2; h++) memcpy(value + l * per_lane + column / 2 + 2 * h, &t.d[l / 4 + 8 * h][l % 4 * 2], 8);
+}
+
+/* The sums that the lanes' pointers p->d name, as of what was begun; taken from the lanes where nothing is on its way. */
+__attribute__((no_sanitize("address", "undefined"))) accumulators *accumulators_of(warp *p, int columns, int line) {
+    const size_t bytes = (size_t)columns / 2 * sizeof(float);
+    for (accumulators &s : p->accumulators_) {
+        if (s.d[0] != p->d[0]) continue;
+        for (int l = 0; l < WARP; l++)
+            for (int i = 0; i < columns / 2; i++)
+                if (__float_as_uint(s.d[l][i]) != ~0u) emulate_die("wgmma, line %d: accumulators were written before they were waited for", line);
+        return &s;
+    }
+    p->accumulators_.emplace_back();
+    accumulators *s = &p->accumulators_.back();
+    s->columns = columns;
+    s->value.resize((size_t)(WARP * columns / 2));
+    for (int l = 0; l < WARP; l++) {
+        s->d[l] = p->d[l];
+        memcpy(&s->value[(size_t)(l * columns / 2)], s->d[l], bytes);
+        memset(s->d[l], 0xff, bytes);
+    }
+    return s;
+}
+
+__attribute__((no_sanitize("address", "undefined"))) void accumulators_back(const accumulators &s) {
+    const size_t each = (size_t)s.columns / 2;
+    for (int l = 0; l < WARP; l++) memcpy(s.d[l], &s.value[(size_t)l * each], each * sizeof(float));
+}
+
+void products_begin(warp *p, uint64_t a, uint64_t b, int columns, bool brain, int line) {
+    const tsan_blind blind;
+    accumulators *s = accumulators_of(p, columns, line);
+    for (int column = 0; column < columns; column += 8) product_columns(p, a, b, column, brain, s->value.data(), columns / 2);
+    p->products.push_back({p->product_group, a, b, operands_sum(p, a, b, columns), columns});
+    p->descriptors.push_back(a);
+    p->descriptors.push_back(b);
+}
+
+void products_done(warp *p, int pending, int line) {
+    const tsan_blind blind;
+    size_t done = 0;
+    for (; done < p->products.size() && p->products[done].group < p->product_group - pending; done++) {
+        const product &x = p->products[done];
+        if (operands_sum(p, x.a, x.b, x.columns) != x.sum) emulate_die("wgmma.wait_group, line %d: operands were written before they were waited for", line);
+    }
+    p->products.erase(p->products.begin(), p->products.begin() + (ptrdiff_t)done);
+    if (!p->products.empty()) return;
+    for (const accumulators &s : p->accumulators_) accumulators_back(s);
+    p->accumulators_.clear();
+    p->product_fenced = false;
+}
+
+} // namespace
+
+unsigned d_shared_address(const void *shared) {
+    const lane *t = lane_now();
+    const uintptr_t offset = (uintptr_t)shared - (uintptr_t)t->home->shared.user;
+    if (offset > t->home->shared.bytes) emulate_die("the address of what is not in dynamic shared memory");
+    return SHARED_START + (unsigned)offset;
+}
+
+void emulate_named_barrier(int index, int threads, int line) {
+    lane *t = lane_now();
+    worker *w = t->home;
+    if (index < 0 || index > 15 || threads < WARP || threads % WARP) emulate_die("barrier %d of %d threads, line %d: there are 16, of whole warps", index, threads, line);
+    named_barrier *b = &w->named[index];
+    if (b->arrived && b->threads != threads) emulate_die("barrier %d of %d threads, line %d, while others wait for %d", index, threads, line, b->threads);
+    b->threads = threads;
+    t->line = line;
+    t->waits = EMULATE_NAMED;
+    tsan_give(b);
+    if (++b->arrived < threads) {
+        b->waiting[b->waiting_count++] = t;
+        wait_turn(w, t);
+    } else {
+        for (int i = 0; i < b->waiting_count; i++) {
+            b->waiting[i]->team->ready |= 1u << b->waiting[i]->number;
+            w->ready |= b->waiting[i]->team->bit;
+        }
+        b->waiting_count = b->arrived = 0;
+    }
+    tsan_take(b);
+}
+
+void emulate_phase_make(uint64_t *barrier, int arrivals, int line) {
+    lane *t = lane_now();
+    if ((uintptr_t)barrier & 7 || !is_shared(t, barrier, 8)) emulate_die("line %d: a barrier needs 8 aligned bytes of shared memory", line);
+    if (arrivals < 1 || arrivals >= 1 << 20) emulate_die("line %d: a barrier of %d arrivals", line, arrivals);
+    tsan_write(barrier, 8);
+    memcpy(barrier, &phase_magic, sizeof phase_magic);
+    t->home->phases.push_back({(unsigned char *)barrier, arrivals, arrivals, 0, 0, false});
+}
+
+void emulate_phase_fence() {
+    for (phased &b : lane_now()->home->phases) b.fenced = true;
+}
+
+void emulate_phase_arrive(uint64_t *barrier, int bytes, int line) {
+    worker *w = lane_now()->home;
+    phased *b = phase_of(w, barrier, line);
+    if (bytes < 0 || bytes >= 1 << 20 || b->bytes + bytes >= 1 << 20) emulate_die("line %d: a phase cannot count %d bytes", line, b->bytes + bytes);
+    tsan_give(barrier);
+    if (!b->missing) emulate_die("line %d: more arrivals than the barrier's phase has", line);
+    b->bytes += bytes;
+    b->missing--;
+    phase_check(w, b);
+}
+
+void emulate_phase_wait(uint64_t *barrier, int parity, int line) {
+    lane *t = lane_now();
+    worker *w = t->home;
+    tensor_hurry(w);
+    const phased *b = phase_of(w, barrier, line);
+    if (parity & ~1) emulate_die("line %d: a parity of %d", line, parity);
+    if (!phase_over(b, parity)) {
+        t->barrier = b->at;
+        t->parity = parity;
+        t->line = line;
+        t->waits = EMULATE_PHASE;
+        wait_turn(w, t);
+    }
+    tsan_take(barrier);
+}
+
+void emulate_tensor_copy(void *shared, const CUtensorMap *map, const int *at, int rank, const int *offsets, uint64_t *barrier, int line) {
+    lane *t = lane_now();
+    worker *w = t->home;
+    const tensor_map *m = (const tensor_map *)map;
+    phase_of(w, barrier, line);
+    if (m->magic != map_magic || m->rank != rank || m->windows != (offsets != NULL)) emulate_die("line %d: no tensor map of this kind", line);
+    const size_t bytes = (size_t)(tensor_lines(m) * m->box[0] * m->element);
+    if (d_shared_address(shared) & 127 || !is_shared(t, shared, bytes)) emulate_die("line %d: a tensor's copy needs %zu bytes of shared memory, 128-byte aligned", line, bytes);
+    tensor_copy copy = {*m, (unsigned char *)shared, {0}, {0}, (unsigned char *)barrier};
+    for (int d = 0; d < rank; d++) copy.at[d] = at[d];
+    for (int d = 0; offsets && d < 2; d++) {
+        copy.offsets[d] = offsets[d];
+        if (offsets[d] < 0 || offsets[d] > 255) emulate_die("line %d: an offset of %d, at most 255", line, offsets[d]);
+        if (at[d + 1] < m->lower[d] || at[d + 1] >= (int)m->sizes[d + 1] + 1 + m->upper[d]) emulate_die("line %d: window %d is outside of the box", line, at[d + 1]);
+    }
+    tsan_write(shared, bytes);
+    memset(shared, 0xff, bytes);
+    tsan_give(barrier);
+    tensor_depart(w, copy);
+    tensor_hurry(w);
+}
+
+void emulate_wgmma_fence(int line) {
+    lane *t = lane_now();
+    if (!meet(t, EMULATE_WGMMA_FENCE, 0, ~0u, line)) return;
+    t->team->product_fenced = true;
+    meet_end(t, ~0u);
+}
+
+void emulate_wgmma_commit(int line) {
+    lane *t = lane_now();
+    if (!meet(t, EMULATE_WGMMA_COMMIT, 0, ~0u, line)) return;
+    t->team->product_group++;
+    meet_end(t, ~0u);
+}
+
+void emulate_wgmma(float *d, uint64_t a, uint64_t b, int columns, bool brain, int line) {
+    lane *t = lane_now();
+    warp *p = t->team;
+    p->d[t->number] = d;
+    p->value[t->number] = a ^ b << 1;
+    if (t->number == 0) { /* the lane that will say that it has read them */
+        matrix_check(t, a, 64, "A", line);
+        matrix_check(t, b, columns, "B", line);
+        const int first = (int)((p - t->home->warps) % 4) * 16;
+        for (int row = 0; row < 16; row++)
+            for (int piece = 0; piece < 2; piece++) tsan_read(matrix_piece(t->home, a, first + row, piece), 16);
+        for (int row = 0; row < columns; row++)
+            for (int piece = 0; piece < 2; piece++) tsan_read(matrix_piece(t->home, b, row, piece), 16);
+    }
+    if (!meet(t, EMULATE_WGMMA, columns * 2 + brain, ~0u, line)) return;
+    for (int l = 1; l < WARP; l++)
+        if (p->value[l] != p->value[0]) emulate_die("wgmma, line %d: descriptors differ", line);
+    if (!p->product_fenced) emulate_die("wgmma, line %d: no wgmma.fence since the last wait", line);
+    products_begin(p, a, b, columns, brain, line);
+    meet_end(t, ~0u);
+}
+
+void emulate_wgmma_wait(int pending, int line) {
+    lane *t = lane_now();
+    if (!meet(t, EMULATE_WGMMA_WAIT, pending, ~0u, line)) return;
+    products_done(t->team, pending, line);
+    meet_end(t, ~0u);
+}
+
+/* ---- tensor maps: what the driver documents about arguments is checked */
+
+static bool map_begin(tensor_map *m, CUtensorMapDataType type, cuuint32_t rank, void *address, const cuuint64_t *sizes, const cuuint64_t *strides,
+                      const cuuint32_t *steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapFloatOOBfill fill) {
+    *m = tensor_map();
+    if (rank < 1 || rank > 5 || (uintptr_t)address & 15 || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE) return false;
+    if (swizzle != CU_TENSOR_MAP_SWIZZLE_NONE && swizzle != CU_TENSOR_MAP_SWIZZLE_128B) return false; /* the others are not emulated */
+    if (fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) return false;
+    m->magic = map_magic;
+    m->address = (unsigned char *)address;
+    m->rank = (uint8_t)rank;
+    m->element = type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32 ? 4 : 2;
+    m->swizzled = swizzle == CU_TENSOR_MAP_SWIZZLE_128B;
+    for (cuuint32_t d = 0; d < rank; d++) {
+        if (sizes[d] < 1 || sizes[d] > (cuuint64_t)1 << 32 || steps[d] < 1 || steps[d] > 8) return false;
+        m->sizes[d] = (uint32_t)(sizes[d] - 1);
+        m->steps[d] = (uint8_t)steps[d];
+    }
+    for (cuuint32_t d = 0; d + 1 < rank; d++) {
+        if (strides[d] % 16 || strides[d] >= (cuuint64_t)1 << 40) return false;
+        m->strides[d] = strides[d];
+    }
+    return true;
+}
+
+/* The innermost dimension of a box. */
+static bool map_line(const tensor_map *m) {
+    const int bytes = m->box[0] * m->element;
+    return bytes % 16 == 0 && bytes <= (m->swizzled ? 128 : 1024);
+}
+
+CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t rank, void *address, const cuuint64_t *sizes, const cuuint64_t *strides,
+                                const cuuint32_t *box, const cuuint32_t *steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
+    tensor_map m;
+    if (!map_begin(&m, type, rank, address, sizes, strides, steps, interleave, swizzle, fill)) return CUDA_ERROR_INVALID_VALUE;
+    for (cuuint32_t d = 0; d < rank; d++) {
+        if (box[d] < 1 || box[d] > 256 || steps[d] != 1) return CUDA_ERROR_INVALID_VALUE; /* other steps are not emulated */
+        m.box[d] = (uint16_t)box[d];
+    }
+    if (!map_line(&m)) return CUDA_ERROR_INVALID_VALUE;
+    memcpy(map, &m, sizeof m);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuTensorMapEncodeIm2col(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t rank, void *address, const cuuint64_t *sizes, const cuuint64_t *strides,
+                                 const int *lower, const int *upper, cuuint32_t channels, cuuint32_t pixels, const cuuint32_t *steps,
+                                 CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
+    tensor_map m;
+    if (!map_begin(&m, type, rank, address, sizes, strides, steps, interleave, swizzle, fill)) return CUDA_ERROR_INVALID_VALUE;
+    if (rank != 4 || channels < 1 || channels > 256 || pixels < 1 || pixels > 1024) return CUDA_ERROR_INVALID_VALUE; /* other ranks are not emulated */
+    for (int d = 0; d < 2; d++) {
+        if (lower[d] < -128 || lower[d] > 127 || upper[d] < -128 || upper[d] > 127) return CUDA_ERROR_INVALID_VALUE;
+        if (lower[d] >= (int64_t)sizes[d + 1] + upper[d]) return CUDA_ERROR_INVALID_VALUE;
+        m.lower[d] = (int8_t)lower[d];
+        m.upper[d] = (int8_t)upper[d];
+    }
+    m.box[0] = (uint16_t)channels;
+    m.box[1] = (uint16_t)pixels;
+    m.windows = 1;
+    if (!map_line(&m)) return CUDA_ERROR_INVALID_VALUE;
+    memcpy(map, &m, sizeof m);
+    return CUDA_SUCCESS;
+}
+
+/* ==== 8 a grid: workers =========================================================================================
    The thread that launches runs blocks; others help where the grid is large and they are free. */
 
 namespace {
@@ -1103,7 +1599,7 @@ void grid_run(const work &job) {
 
 } // namespace
 
-/* ==== 8 the runtime: errors and devices ========================================================================= */
+/* ==== 9 the runtime: errors and devices ========================================================================= */
 
 namespace {
 
@@ -1333,6 +1829,13 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
     *version = CUDART_VERSION;
     return cudaSuccess;
 }
+cudaError_t cudaGetDriverEntryPoint(const char *name, void **function, unsigned long long flags, cudaDriverEntryPointQueryResult *result) {
+    ENTER();
+    if (flags != cudaEnableDefault) return leave(cudaErrorInvalidValue);
+    *function = !strcmp(name, "cuTensorMapEncodeTiled") ? (void *)cuTensorMapEncodeTiled : !strcmp(name, "cuTensorMapEncodeIm2col") ? (void *)cuTensorMapEncodeIm2col : NULL;
+    *result = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+    return cudaSuccess;
+}
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
     ENTER();
     if (!device_exists(device) || !device_exists(peer)) return leave(cudaErrorInvalidDevice);
@@ -1363,7 +1866,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     return cudaSuccess;
 }
 
-/* ==== 9 the runtime: memory =====================================================================================
+/* ==== 10 the runtime: memory =====================================================================================
    Memory of a device that is protected is open only while somebody may touch it. */
 
 namespace {
@@ -1493,7 +1996,7 @@ cudaError_t cudaFreeHost(void *memory) {
     return leave(entered != cudaSuccess ? entered : error);
 }
 
-/* ==== 10 the runtime: streams, events, graphs, launches ==========================================================
+/* ==== 11 the runtime: streams, events, graphs, launches ==========================================================
    What is put onto a stream runs at once, unless the stream is recorded or the host is to be shown that it does not wait. */
 
 namespace {
@@ -1947,6 +2450,7 @@ void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block,
         if (error == cudaSuccess) error = submit(stream, [w, device]() {
             const opened open(device);
             launch_count++;
+            { std::lock_guard<std::mutex> hold(launch_lock); launch_names[w->name]++; }
             grid_run(*w);
             const dim3 g = w->grid, b = w->block;
             take_time(device, (uint64_t)g.x * g.y * g.z * b.x * b.y * b.z);
@@ -1955,7 +2459,7 @@ void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block,
     leave(error);
 }
 
-/* ==== 11 knobs ================================================================================================== */
+/* ==== 12 knobs ================================================================================================== */
 
 void emulate_reset(void) {
     knobs = settings();
@@ -1992,6 +2496,12 @@ void emulate_set_protect(int protect) {
 void emulate_fail_after(int64_t n) { fail_after = n, call_failed = false; }
 int emulate_failed(void) { return call_failed; }
 int64_t emulate_launches(void) { return launch_count; }
+int64_t emulate_launched(const char *kernel) {
+    std::lock_guard<std::mutex> hold(launch_lock);
+    int64_t count = 0;
+    for (const auto &launched : launch_names) count += launched.first.find(kernel) != std::string::npos ? launched.second : 0;
+    return count;
+}
 int64_t emulate_calls(void) { return call_count; }
 size_t emulate_allocated(int device) {
     locked hold(lock);

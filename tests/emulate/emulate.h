@@ -24,6 +24,9 @@
    Events tell a time that is made up: work moves a device's clock on by the number of its threads, or bytes. Work put onto one stream
    by one thread takes the same every time.
 
+   Of Hopper there are barriers that count bytes, copies of tensors and wgmma; emulate.cpp's section 7 lists what it takes them to do, and
+   from which document.
+
    Not emulated: real time, caches, weakly ordered memory (a missing __threadfence is not found), limits of registers and of
    __launch_bounds__, waiting in a loop for another thread's write (it never gets its turn), textures, clusters, cooperative
    launches. Kernels may have 128 KiB of stack. Linux, x86-64 and aarch64; other CPUs by ucontext, slowly.
@@ -67,6 +70,7 @@ int emulate_failed(void);
 
 /* Counts since the start or emulate_reset: kernels launched, calls of the runtime. */
 int64_t emulate_launches(void);
+int64_t emulate_launched(const char *kernel); /* of those whose name contains `kernel`, as K_LAUNCH has it; since the start */
 int64_t emulate_calls(void);
 /* Bytes now allocated on a device, or pinned on the host: -1. */
 size_t emulate_allocated(int device);
