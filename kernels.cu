@@ -13,6 +13,7 @@
      K7  k_ d_ yg_    batch norm with its activation
      K8  k_ d_ yg_    convolution, forward and gradient of the input
      K9  k_ d_ yg_    convolution, gradient of the weights
+     K15 k_ d_ yg_    convolution on Hopper, and which way a convolution goes
      K10 k_ d_ yg_    boxes from the raw heads, suppression
      K11 k_ d_ yg_    training loss
      K12 k_ d_ yg_    optimizers and moving average
@@ -28,6 +29,7 @@
 #define YOLO_PRIVATE
 #include "yolo.h"
 
+#include <cuda.h> /* types alone: the executable starts without a driver */
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -50,10 +52,8 @@
     extern __shared__ __align__(128) unsigned char k_shared_bytes[];       \
     type *name = reinterpret_cast<type *>(k_shared_bytes)
 
-#if __CUDA_ARCH__ >= 750 /* older ones have none of the instructions below that ask for it */
 /* The address that PTX wants for a pointer into shared memory. */
 static __device__ __forceinline__ unsigned d_shared_address(const void *shared) { return (unsigned)__cvta_generic_to_shared(shared); }
-#endif
 
 /* D(16,8) += A(16,16) B(16,8) by a warp, floats from halves; fragments as PTX ISA has them for mma.m16n8k16. */
 static __device__ __forceinline__ void d_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
@@ -111,6 +111,95 @@ template <int pending> static __device__ __forceinline__ void d_copy_async_wait(
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 #endif
 }
+
+/* ---- of Hopper: instructions that code for sm_90a alone has; elsewhere these are empty */
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define K_HOPPER_ASM asm volatile
+#else
+#define K_HOPPER_ASM(...) ((void)0)
+#endif
+
+/* A barrier in shared memory: a phase of it ends when `arrivals` threads have arrived and all bytes they announced have come.
+   Phases count from 0. Between making barriers and the block's first barrier: d_phase_fence. */
+static __device__ __forceinline__ void d_phase_make(uint64_t *barrier, int arrivals) {
+    K_HOPPER_ASM("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(d_shared_address(barrier)), "r"(arrivals) : "memory");
+}
+
+static __device__ __forceinline__ void d_phase_fence() { K_HOPPER_ASM("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+static __device__ __forceinline__ void d_phase_arrive(uint64_t *barrier) {
+    K_HOPPER_ASM("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(d_shared_address(barrier)) : "memory");
+}
+
+/* Arrives, and announces bytes of d_tensor_ copies. */
+static __device__ __forceinline__ void d_phase_expect(uint64_t *barrier, int bytes) {
+    K_HOPPER_ASM("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(d_shared_address(barrier)), "r"(bytes) : "memory");
+}
+
+/* Waits for the end of the phase of this parity: at once where a phase of the other one is running. */
+static __device__ __forceinline__ void d_phase_wait(uint64_t *barrier, int parity) {
+    unsigned done = 1;
+    do
+        K_HOPPER_ASM("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+                     : "=r"(done) : "r"(d_shared_address(barrier)), "r"(parity) : "memory");
+    while (!done);
+}
+
+/* A box of a tensor of three dimensions, from element (x,y,z) on, to shared memory, laid out as the map says; zeros beyond the tensor.
+   Called by one thread; the bytes that come are counted by the barrier. */
+static __device__ __forceinline__ void d_tensor_box(void *shared, const CUtensorMap *map, int x, int y, int z, uint64_t *barrier) {
+    K_HOPPER_ASM("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+                 ::"r"(d_shared_address(shared)), "l"(map), "r"(x), "r"(y), "r"(z), "r"(d_shared_address(barrier)) : "memory");
+}
+
+/* Channels c and on of the pixels that one tap of a convolution sees (im2col mode): from window (n,y,x) on, tap (r,s) of each. */
+static __device__ __forceinline__ void d_tensor_windows(void *shared, const CUtensorMap *map, int c, int x, int y, int n, int s, int r, uint64_t *barrier) {
+    K_HOPPER_ASM("cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8};"
+                 ::"r"(d_shared_address(shared)), "l"(map), "r"(c), "r"(x), "r"(y), "r"(n), "r"(d_shared_address(barrier)), "h"((unsigned short)s),
+                 "h"((unsigned short)r) : "memory");
+}
+
+/* Waits for `threads` threads, whole warps, at barrier `index`, 1 to 15. */
+static __device__ __forceinline__ void d_barrier(int index, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(index), "r"(threads) : "memory");
+}
+
+/* Products of a warpgroup: four warps, D(64,N) += A(64,16) B(16,N), all of it behind the threads' backs. Before the first: d_wgmma_fence.
+   What was begun is a group with d_wgmma_commit; D can be touched after d_wgmma_wait has waited for its group, and so can A and B. */
+static __device__ __forceinline__ void d_wgmma_fence() { K_HOPPER_ASM("wgmma.fence.sync.aligned;" ::: "memory"); }
+static __device__ __forceinline__ void d_wgmma_commit() { K_HOPPER_ASM("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int pending> static __device__ __forceinline__ void d_wgmma_wait() { K_HOPPER_ASM("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory"); }
+
+#define K_TEN(tens) "%" #tens "0,%" #tens "1,%" #tens "2,%" #tens "3,%" #tens "4,%" #tens "5,%" #tens "6,%" #tens "7,%" #tens "8,%" #tens "9,"
+#define K_EIGHT(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define K_WGMMA_TYPE(n, type, registers, operands, ...)                                                                                        \
+    K_HOPPER_ASM("{.reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" registers "}, " operands \
+                 ", p, 1, 1, 0, 0;}" : __VA_ARGS__ : "l"(a), "l"(b))
+#define K_WGMMA(n, registers, operands, ...)                                    \
+    do {                                                                        \
+        if (brain) K_WGMMA_TYPE(n, "bf16", registers, operands, __VA_ARGS__);   \
+        else K_WGMMA_TYPE(n, "f16", registers, operands, __VA_ARGS__);          \
+    } while (0)
+
+/* a, b: descriptors of K-major matrices in shared memory, see d_hopper_matrix; of bf16 where `brain`, else of halves. d: N / 2 floats a
+   thread, as PTX ISA has the fragment of wgmma.m64nNk16: warp w has rows 16 w and on, as mma.m16n8k16 would have them. */
+template <int N, bool brain> static __device__ __forceinline__ void d_wgmma(float *d, uint64_t a, uint64_t b) {
+    if constexpr (N == 64)
+        K_WGMMA("64", K_TEN() K_TEN(1) K_TEN(2) "%30,%31", "%32, %33", K_EIGHT(0), K_EIGHT(8), K_EIGHT(16), K_EIGHT(24));
+    else if constexpr (N == 96)
+        K_WGMMA("96", K_TEN() K_TEN(1) K_TEN(2) K_TEN(3) "%40,%41,%42,%43,%44,%45,%46,%47", "%48, %49", K_EIGHT(0), K_EIGHT(8), K_EIGHT(16),
+                K_EIGHT(24), K_EIGHT(32), K_EIGHT(40));
+    else if constexpr (N == 128)
+        K_WGMMA("128", K_TEN() K_TEN(1) K_TEN(2) K_TEN(3) K_TEN(4) K_TEN(5) "%60,%61,%62,%63", "%64, %65", K_EIGHT(0), K_EIGHT(8), K_EIGHT(16),
+                K_EIGHT(24), K_EIGHT(32), K_EIGHT(40), K_EIGHT(48), K_EIGHT(56));
+    else
+        K_WGMMA("256", K_TEN() K_TEN(1) K_TEN(2) K_TEN(3) K_TEN(4) K_TEN(5) K_TEN(6) K_TEN(7) K_TEN(8) K_TEN(9) K_TEN(10) K_TEN(11)
+                "%120,%121,%122,%123,%124,%125,%126,%127", "%128, %129", K_EIGHT(0), K_EIGHT(8), K_EIGHT(16), K_EIGHT(24), K_EIGHT(32),
+                K_EIGHT(40), K_EIGHT(48), K_EIGHT(56), K_EIGHT(64), K_EIGHT(72), K_EIGHT(80), K_EIGHT(88), K_EIGHT(96), K_EIGHT(104),
+                K_EIGHT(112), K_EIGHT(120));
+}
+
 /* A kernel to ask the driver about. */
 static __global__ void k_nothing() {}
 #endif /* __CUDACC__ */
@@ -121,6 +210,15 @@ static __global__ void k_nothing() {}
 #else
 #define K_CONSTANT
 #endif
+
+/* Is the code that is being compiled for Hopper, with the instructions that only sm_90a has? */
+static __device__ constexpr bool d_hopper_code() {
+#if defined(__CUDACC__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    return false;
+#else
+    return true;
+#endif
+}
 
 enum { K_WARP = 32, K_SCRATCH_BYTES = YG_SCRATCH_BYTES };
 
@@ -185,10 +283,14 @@ static void k_version_text(int version, char *text, size_t size) {
 /* What yg_watch notes: events.at[i] is before call i, events.at[i + 1] behind it. */
 struct k_watch { cudaEvent_t *at; yg_call *calls; int most, count; yg_call next; };
 
+/* The driver's functions that make tensor maps, asked for by name, so that nothing is linked. */
+struct k_encoders { decltype(&cuTensorMapEncodeTiled) box; decltype(&cuTensorMapEncodeIm2col) windows; };
+
 struct yg_gpu {
     int index;
     int compute, multiprocessors; /* compute: 10 * major + minor of the device, or of the code it runs where that is older */
     size_t shared_most;           /* bytes that a block can get */
+    k_encoders encoders;          /* of tensor maps; NULL where the device, its code or the driver knows none */
     cudaStream_t stream;
     void *scratch;                /* K_SCRATCH_BYTES for what one call leaves from one of its kernels to the next */
     bool recording;
@@ -367,6 +469,35 @@ int yg_watched(yg_gpu *gpu, const yg_call **calls) {
     return gpu->error ? 0 : count;
 }
 
+static __global__ void k_ask_hopper(int *answer) { *answer = d_hopper_code(); }
+
+/* A function of the driver, NULL where it has none. */
+static void *k_driver_function(const char *name) {
+    void *function = NULL;
+    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+    const cudaError_t error = cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &result);
+#else
+    const cudaError_t error = cudaGetDriverEntryPoint(name, &function, cudaEnableDefault, &result);
+#endif
+    (void)cudaGetLastError();
+    return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? function : NULL;
+}
+
+/* Fills in the encoders where the device is a Hopper and runs code for sm_90a: that of sm_90, or from PTX, lacks the instructions. */
+static bool k_ask_encoders(yg_gpu *gpu) {
+    int answer = 0;
+    if (gpu->compute != 90) return true;
+    K_LAUNCH(k_ask_hopper, 1, 1, 0, gpu->stream, static_cast<int *>(gpu->scratch));
+    const bool good = k_good(gpu, cudaGetLastError(), "no kernel runs") &&
+                      k_good(gpu, cudaMemcpyAsync(&answer, gpu->scratch, sizeof answer, cudaMemcpyDeviceToHost, gpu->stream), "no answer") &&
+                      k_good(gpu, cudaStreamSynchronize(gpu->stream), "no answer");
+    if (!good || !answer) return good;
+    gpu->encoders.box = reinterpret_cast<decltype(gpu->encoders.box)>(k_driver_function("cuTensorMapEncodeTiled"));
+    gpu->encoders.windows = reinterpret_cast<decltype(gpu->encoders.windows)>(k_driver_function("cuTensorMapEncodeIm2col"));
+    return true;
+}
+
 int yg_open(yg_gpu **out, int index, char *reason, size_t reason_size) {
     cudaDeviceProp properties;
     *out = NULL;
@@ -379,7 +510,7 @@ int yg_open(yg_gpu **out, int index, char *reason, size_t reason_size) {
         gpu->multiprocessors = properties.multiProcessorCount;
         gpu->shared_most = properties.sharedMemPerBlockOptin;
         good = k_good(gpu, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking), "no stream") &&
-               k_good(gpu, cudaMalloc(&gpu->scratch, K_SCRATCH_BYTES), "no memory for scratch");
+               k_good(gpu, cudaMalloc(&gpu->scratch, K_SCRATCH_BYTES), "no memory for scratch") && k_ask_encoders(gpu);
     }
     if (good) {
         *out = gpu;
@@ -1680,25 +1811,24 @@ void yg_norm_bwd(yg_gpu *gpu, const yg_ten *d, const yg_ten *d_residual, bool ac
 enum {
     K_CONV_THREADS = 128, /* of a block: 4 warps */
     K_CONV_CHUNK = 64,    /* bytes of a row of shared memory: 4 pieces of 16, one a thread and copy */
-    K_CONV_STAGED = 32,   /* rows that a warp lays out at once for its stores */
     K_CONV_MOST_SPLITS = 8
 };
 
 /* A block's tile of M pixels by N filters, a warp's part of it, and how many chunks shared memory holds. */
 template <int tile_m, int tile_n, int part_m, int part_n, int depth> struct k_conv_shape {
-    static constexpr int M = tile_m, N = tile_n, warp_m = part_m, warp_n = part_n, stages = depth;
+    static constexpr int M = tile_m, N = tile_n, warp_m = part_m, warp_n = part_n, stages = depth, threads = K_CONV_THREADS;
     static constexpr int warps_m = M / warp_m, warps_n = N / warp_n;
     static constexpr int rows = warp_m / 16, columns = warp_n / 8; /* of a warp's part, in products of 16 x 8 */
     static constexpr int stage_bytes = (M + N) * K_CONV_CHUNK, bytes = stages * stage_bytes;
     static constexpr int copies_m = M * 4 / K_CONV_THREADS, copies_n = (N * 4 + K_CONV_THREADS - 1) / K_CONV_THREADS;
-    static constexpr int staged_pitch = warp_n + 8; /* floats */
-    static_assert(warps_m * warps_n * K_WARP == K_CONV_THREADS && warp_n % 16 == 0, "four warps make the tile");
-    static_assert(4 * K_CONV_STAGED * staged_pitch * 4 <= bytes && bytes <= 48 << 10, "results fit where the chunks were");
+    static constexpr int staged = 32, staged_pitch = warp_n + 8; /* rows that a warp lays out at once for its stores, in floats */
+    static_assert(warps_m * warps_n * K_WARP == threads && warp_n % 16 == 0, "four warps make the tile");
+    static_assert(threads / K_WARP * staged * staged_pitch * 4 <= bytes && bytes <= 48 << 10, "results fit where the chunks were");
 };
 
 /* What a kernel has to do. `in` is d_out and `out` d_in where it is `backward`. */
 template <typename T> struct k_conv_job {
-    k_ten<T> in, out, low;      /* low: what in's first channels are upsampled from, see k_conv_any; data NULL = nothing */
+    k_ten<T> in, out, low;      /* low: what in's first channels are upsampled from, see k_conv_described; data NULL = nothing */
     const T *weight, *residual; /* residual: NULL = none; may be out's own memory */
     int64_t residual_pixel;
     const float *bias;
@@ -1718,7 +1848,7 @@ struct k_conv_phase {
     int out_step, out_y, out_x, in_step, in_y, in_x, direction, first_r, first_s, tap_step;
 };
 
-template <typename T> static __device__ k_conv_phase d_conv_phase(const k_conv_job<T> &job, int index) {
+template <typename T> static __host__ __device__ k_conv_phase d_conv_phase(const k_conv_job<T> &job, int index) {
     k_conv_phase p = {job.out.h, job.out.w, job.kernel, job.kernel, 1, 0, 0, job.stride, -job.padding, -job.padding, 1, 0, 0, 1};
     if (!job.backward) return p;
     const int s = job.stride, y = index / s, x = index % s;
@@ -1893,38 +2023,50 @@ template <bool cores, typename S> static __device__ __forceinline__ int2 d_conv_
     return make_int2(d_conv_place(m + lane / 4, 0), d_conv_place(n + lane % 4 * 2, 0));
 }
 
+/* Waits for the threads that have sums: all of the block, but on Hopper. */
+template <typename S> static __device__ __forceinline__ void d_conv_sync() {
+    if (S::threads == K_CONV_THREADS) __syncthreads();
+    else d_barrier(1, S::threads);
+}
+
+/* Sum of a column over the rows of warps, in their order. */
+template <typename S> static __device__ __forceinline__ float d_conv_column(const float *shared, int column) {
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < S::warps_m; w++) sum += shared[w * S::N + column];
+    return sum;
+}
+
 /* Means of the tile's columns, then sums of the squares of the distances from them; `count` rows of the tile are there. Rows of a
-   thread, lanes, warps: always in this order. shared: a float a column and row of warps. */
+   thread, lanes, warps: always in this order. shared: two floats a column and row of warps. */
 template <typename S>
 static __device__ __forceinline__ void d_conv_moments(const k_conv_sums<S> &sums, float *shared, float *moments, int count, int n0, int channels) {
     const int warp = threadIdx.x / K_WARP, lane = threadIdx.x % K_WARP, m = warp / S::warps_n * S::warp_m, n = warp % S::warps_n * S::warp_n;
-    float mean[S::columns][2] = {};
+    float *squares = shared + S::warps_m * S::N;
+    const float scale = 1.0f / (float)count;
 #pragma unroll
     for (int pass = 0; pass < 2; pass++) {
 #pragma unroll
         for (int j = 0; j < 2 * S::columns; j++) {
+            const int column = n + j / 2 * 8 + lane % 4 * 2 + j % 2;
+            const float mean = pass ? d_conv_column<S>(shared, column) * scale : 0.0f;
             float sum = 0;
 #pragma unroll
             for (int i = 0; i < 2 * S::rows; i++) {
-                const float x = sums.at[i / 2][j / 2][i % 2 * 2 + j % 2] - mean[j / 2][j % 2];
+                const float x = sums.at[i / 2][j / 2][i % 2 * 2 + j % 2] - mean;
                 if (m + 8 * i + lane / 4 < count) sum += pass ? x * x : x;
             }
 #pragma unroll
             for (int other = 4; other < K_WARP; other *= 2) sum += __shfl_xor_sync(K_ALL_LANES, sum, other);
-            if (lane < 4) shared[warp / S::warps_n * S::N + n + j / 2 * 8 + lane * 2 + j % 2] = sum;
+            if (lane < 4) (pass ? squares : shared)[warp / S::warps_n * S::N + column] = sum;
         }
-        __syncthreads();
-        const float scale = pass ? 1.0f : 1.0f / (float)count;
-#pragma unroll
-        for (int j = 0; j < 2 * S::columns; j++) {
-            float sum = 0;
-            for (int w = 0; w < S::warps_m; w++) sum += shared[w * S::N + n + j / 2 * 8 + lane % 4 * 2 + j % 2];
-            mean[j / 2][j % 2] = sum * scale;
-            const int column = n0 + n + j / 2 * 8 + lane % 4 * 2 + j % 2;
-            if (m == 0 && lane < 4 && column < channels) moments[(int64_t)pass * channels + column] = sum * scale;
-        }
-        __syncthreads();
+        d_conv_sync<S>();
     }
+    for (int column = threadIdx.x; column < S::N && n0 + column < channels; column += S::threads) {
+        moments[n0 + column] = d_conv_column<S>(shared, column) * scale;
+        moments[channels + n0 + column] = d_conv_column<S>(squares, column);
+    }
+    d_conv_sync<S>();
 }
 
 template <typename T> static __device__ __forceinline__ float d_conv_activate(float x, yg_activation activation, float slope) {
@@ -1985,28 +2127,28 @@ static __device__ __forceinline__ int64_t d_conv_pixel(const k_conv_phase &phase
     return ((int64_t)(line / phase.grid_h) * h + y) * w + x;
 }
 
-/* The tile goes out, 32 rows of each warp at a time, through shared memory so that lanes side by side have channels side by side. */
+/* The tile goes out, some rows of each warp at a time, through shared memory so that lanes side by side have channels side by side. */
 template <typename T, typename S>
 static __device__ __forceinline__ void d_conv_put(const k_conv_job<T> &job, const k_conv_phase &phase, const k_conv_sums<S> &sums,
                                                   unsigned char *shared, int m0, int n0, int pixels) {
     const int warp = threadIdx.x / K_WARP, lane = threadIdx.x % K_WARP, eights = S::warp_n / 8;
-    float *staged = reinterpret_cast<float *>(shared) + warp * K_CONV_STAGED * S::staged_pitch;
+    float *staged = reinterpret_cast<float *>(shared) + warp * S::staged * S::staged_pitch;
     m0 += warp / S::warps_n * S::warp_m;
     n0 += warp % S::warps_n * S::warp_n;
     const int split = blockIdx.y;
 #pragma unroll
-    for (int part = 0; part < S::warp_m / K_CONV_STAGED; part++) {
+    for (int part = 0; part < S::warp_m / S::staged; part++) {
 #pragma unroll
-        for (int i = 0; i < K_CONV_STAGED / 8; i++)
+        for (int i = 0; i < S::staged / 8; i++)
 #pragma unroll
             for (int j = 0; j < S::columns; j++) {
-                const float *pair = &sums.at[part * (K_CONV_STAGED / 16) + i / 2][j][i % 2 * 2];
+                const float *pair = &sums.at[part * (S::staged / 16) + i / 2][j][i % 2 * 2];
                 *reinterpret_cast<float2 *>(staged + (8 * i + lane / 4) * S::staged_pitch + 8 * j + lane % 4 * 2) = make_float2(pair[0], pair[1]);
             }
         __syncwarp();
 #pragma unroll 1
-        for (int item = lane; item < K_CONV_STAGED * eights; item += K_WARP) {
-            const int row = item / eights, column = item % eights * 8, m = m0 + part * K_CONV_STAGED + row;
+        for (int item = lane; item < S::staged * eights; item += K_WARP) {
+            const int row = item / eights, column = item % eights * 8, m = m0 + part * S::staged + row;
             if (m >= pixels || n0 + column >= job.out.c) continue;
             float x[8];
             d_conv_load8(x, staged + row * S::staged_pitch + column);
@@ -2015,6 +2157,24 @@ static __device__ __forceinline__ void d_conv_put(const k_conv_job<T> &job, cons
         }
         __syncwarp();
     }
+}
+
+/* What becomes of a tile's sums; nobody reads the chunks any more. */
+template <typename T, typename S>
+static __device__ __forceinline__ void d_conv_end(const k_conv_job<T> &job, const k_conv_phase &phase, k_conv_sums<S> &sums, unsigned char *shared,
+                                                  int m0, int n0, int pixels) {
+    if (job.bias && !job.partial) {
+        const int column = n0 + (int)(threadIdx.x / K_WARP) % S::warps_n * S::warp_n + (int)(threadIdx.x % 4) * 2;
+#pragma unroll
+        for (int j = 0; j < 2 * S::columns; j++) {
+            const float bias = column + j / 2 * 8 + j % 2 < job.out.c ? job.bias[column + j / 2 * 8 + j % 2] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < 2 * S::rows; i++) sums.at[i / 2][j / 2][i % 2 * 2 + j % 2] += bias;
+        }
+    }
+    if (S::M == K_MOMENT_PIXELS && job.moments)
+        d_conv_moments(sums, reinterpret_cast<float *>(shared), job.moments + (int64_t)(m0 / S::M) * 2 * job.out.c, min(pixels - m0, S::M), n0, job.out.c);
+    d_conv_put<T, S>(job, phase, sums, shared, m0, n0, pixels);
 }
 
 /* Does k_conv_run launch that kernel on the architecture that is being compiled? What it does not launch stays empty. */
@@ -2069,18 +2229,7 @@ __global__ __launch_bounds__(K_CONV_THREADS) void k_conv_multiply(const k_conv_j
         d_copy_async_wait<0>();
         __syncthreads();
     }
-    if (job.bias && !job.partial) {
-        const int column = n0 + (int)(threadIdx.x / K_WARP) % S::warps_n * S::warp_n + (int)(threadIdx.x % 4) * 2;
-#pragma unroll
-        for (int j = 0; j < 2 * S::columns; j++) {
-            const float bias = column + j / 2 * 8 + j % 2 < job.out.c ? job.bias[column + j / 2 * 8 + j % 2] : 0.0f;
-#pragma unroll
-            for (int i = 0; i < 2 * S::rows; i++) sums.at[i / 2][j / 2][i % 2 * 2 + j % 2] += bias;
-        }
-    }
-    if (S::M == K_MOMENT_PIXELS && job.moments)
-        d_conv_moments(sums, reinterpret_cast<float *>(shared), job.moments + (int64_t)(m0 / S::M) * 2 * job.out.c, min(pixels - m0, S::M), n0, job.out.c);
-    d_conv_put<T, S>(job, phase, sums, shared, m0, n0, pixels);
+    d_conv_end<T, S>(job, phase, sums, shared, m0, n0, pixels);
 }
 
 /* Adds up the splits of a product and finishes it. grid, block: a thread eight channels of a pixel; the splits in their order. */
@@ -2110,7 +2259,8 @@ template <typename T> static int64_t k_conv_pixels(const k_conv_job<T> &job) {
     return job.in.n * k_ceil_div(job.out.h, step) * k_ceil_div(job.out.w, step);
 }
 
-template <typename T, bool cores, typename S, bool aligned, bool upsampled> static void k_conv_launch(yg_gpu *gpu, k_conv_job<T> job) {
+/* Cuts a product into tiles of S, and its reduction into splits where the tiles alone are too few; the grid. */
+template <typename T, typename S> static dim3 k_conv_divide(yg_gpu *gpu, k_conv_job<T> &job) {
     const int64_t pixels = k_conv_pixels(job), tiles_n = k_ceil_div(job.out.c, S::N), tiles = k_ceil_div(pixels, S::M) * tiles_n;
     const int phases = job.backward ? job.stride * job.stride : 1;
     const int64_t chunks = (int64_t)job.kernel * job.kernel * job.channels * (int64_t)sizeof(T) / K_CONV_CHUNK;
@@ -2120,12 +2270,20 @@ template <typename T, bool cores, typename S, bool aligned, bool upsampled> stat
     if (phases == 1 && !job.moments) job.splits = (int)k_min(k_min(gpu->multiprocessors / tiles, chunks / 16), room);
     if (job.splits > 1) job.partial = static_cast<float *>(gpu->scratch);
     else job.splits = 1;
-    const dim3 grid((unsigned)tiles, (unsigned)job.splits, (unsigned)phases);
+    return dim3((unsigned)tiles, (unsigned)job.splits, (unsigned)phases);
+}
+
+/* Behind the product, where that was split. */
+template <typename T> static void k_conv_joined(yg_gpu *gpu, const k_conv_job<T> &job) {
+    if (!job.partial) return;
+    const int64_t pixels = k_conv_pixels(job), items = pixels * ((job.out.c + 7) / 8);
+    K_LAUNCH(k_conv_join<T>, dim3((unsigned)k_ceil_div(items, 128)), 128, 0, gpu->stream, job, (int)pixels);
+}
+
+template <typename T, bool cores, typename S, bool aligned, bool upsampled> static void k_conv_launch(yg_gpu *gpu, k_conv_job<T> job) {
+    const dim3 grid = k_conv_divide<T, S>(gpu, job);
     K_LAUNCH((k_conv_multiply<T, cores, S, aligned, upsampled>), grid, K_CONV_THREADS, S::bytes, gpu->stream, job);
-    if (job.partial) {
-        const int64_t items = pixels * ((job.out.c + 7) / 8);
-        K_LAUNCH(k_conv_join<T>, dim3((unsigned)k_ceil_div(items, 128)), 128, 0, gpu->stream, job, (int)pixels);
-    }
+    k_conv_joined(gpu, job);
 }
 
 typedef k_conv_shape<128, 128, 64, 64, 3> k_conv_128x128;
@@ -2213,8 +2371,8 @@ static bool k_conv_vectors(const yg_ten *t) { return ((uintptr_t)t->data & 15) =
 /* What both directions share; backward, `out` is d_in and `in` d_out. `low`, or NULL: a map of half the height and width whose channels,
    upsampled, stand for in's first ones. */
 template <typename T>
-static void k_conv_any(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_ten *low, const yg_conv *conv, bool backward, const yg_ten *residual,
-                       float *moments) {
+static k_conv_job<T> k_conv_described(const yg_ten *out, const yg_ten *in, const yg_ten *low, const yg_conv *conv, bool backward, const yg_ten *residual,
+                                      float *moments) {
     const int piece = 16 / (int)sizeof(T);
     k_conv_job<T> job = {};
     job.in = k_view<T>(in);
@@ -2236,7 +2394,7 @@ static void k_conv_any(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const y
         job.in.w = job.out.w = in->n * in->h * in->w;
         job.in.n = job.out.n = job.in.h = job.out.h = 1;
     }
-    k_conv_run(gpu, job, k_is_aligned(in));
+    return job;
 }
 
 /* Is it the convolution's shape? Else it is a failure. `small` is d_out or out, `large` in or d_in. */
@@ -2272,27 +2430,9 @@ static bool k_conv_upsampled_fits(yg_gpu *gpu, const yg_ten *in, const yg_ten *l
     return false;
 }
 
-void yg_conv_upsampled_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_ten *low, const yg_conv *conv, const yg_ten *residual, float *moments) {
-    if (gpu->error || !k_conv_fits(gpu, out, in, conv, false) || (low && !k_conv_upsampled_fits(gpu, in, low, conv))) return;
-    K_BY_TYPE(conv->type, k_conv_any, gpu, out, in, low, conv, false, residual, moments);
-    k_conv_amount(gpu, out, in, conv);
-    k_launched(gpu, "convolution");
-}
-
-void yg_conv_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *conv, const yg_ten *residual, float *moments) {
-    yg_conv_upsampled_fwd(gpu, out, in, NULL, conv, residual, moments);
-}
-
 /* A pair of rows a tile of K_MOMENT_PIXELS pixels, in their order: K means, then K sums of the squares of the distances from them. */
 size_t yg_moment_floats(const yg_ten *out) {
     return (size_t)k_ceil_div((int64_t)out->n * out->h * out->w, K_MOMENT_PIXELS) * 2 * (size_t)out->c;
-}
-
-void yg_conv_dgrad(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, const yg_conv *conv, bool accumulate) {
-    if (gpu->error || !k_conv_fits(gpu, d_out, d_in, conv, true)) return;
-    K_BY_TYPE(conv->type, k_conv_any, gpu, d_in, d_out, NULL, conv, true, accumulate ? d_in : NULL, NULL);
-    k_conv_amount(gpu, d_out, d_in, conv);
-    k_launched(gpu, "gradient of a convolution's input");
 }
 
 /* ---- weights */
@@ -2841,6 +2981,232 @@ void yg_conv_upsampled_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const 
 
 void yg_conv_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_out, const yg_ten *in, const yg_conv *conv, void *workspace) {
     yg_conv_upsampled_wgrad(gpu, d_weight, d_bias, d_out, in, NULL, conv, workspace);
+}
+
+/* ==== K15 k_ d_ yg_: convolution on Hopper, and which way a convolution goes ==========================================
+   The products of K8 by what only compute capability 9.0 has: tiles that the copying unit (TMA) fetches on its own, and tensor cores
+   that read both operands from shared memory and work behind the threads' backs (wgmma).
+   A block makes a tile of 128 pixels by N filters. One thread of the last warpgroup, the producer, has the copying unit fetch chunks of
+   64 channels: of the pixels that a tap sees (im2col mode: padding, strides and odd sizes cost nothing), and of the filters. Two
+   warpgroups of 64 pixels each multiply them. Each stage of shared memory has two barriers: it is full; it is free again.
+   A row of a chunk is 128 bytes, its 16-byte pieces are swizzled by the copying unit and found by the tensor cores: bits 4 to 6 of
+   the address are combined with bits 7 to 9. Stages begin at multiples of 1024 bytes, where that pattern begins.
+   Channels beyond the last are zeros on both sides. Tensor maps are made by the host at each launch and travel as an argument, so that
+   recorded work keeps them. What becomes of the sums is K8's.
+   Guessed, to be measured: the widths of tiles, their stages, two blocks a multiprocessor so that one's stores hide behind the other's
+   products (in place of a persistent kernel), which width is best (k_hopper_choose) and from which size on all this pays (k_hopper_fits). */
+
+enum {
+    K_HOPPER_THREADS = 288,  /* two warpgroups that multiply, a warp of which a thread fetches */
+    K_HOPPER_PIXELS = K_MOMENT_PIXELS, /* of a tile */
+    K_HOPPER_CHUNK = 64,     /* channels */
+    K_HOPPER_LINE = 128,     /* bytes of a chunk's row */
+    K_HOPPER_PATTERN = 1024, /* bytes after which the swizzle repeats */
+    K_HOPPER_PHASES = 4      /* of a gradient: stride 2 at most */
+};
+
+/* As k_conv_shape. A warp has 16 rows and all columns. `blocks` run at once on a multiprocessor. */
+template <int tile_n, int depth, int together> struct k_hopper_shape {
+    static constexpr int M = K_HOPPER_PIXELS, N = tile_n, warp_m = 16, warp_n = N, stages = depth, blocks = together, threads = 256;
+    static constexpr int warps_m = 8, warps_n = 1, rows = 1, columns = N / 8;
+    static constexpr int stage_bytes = (M + N) * K_HOPPER_LINE, bytes = stages * stage_bytes;
+    static constexpr int shared_bytes = K_HOPPER_PATTERN + bytes + 2 * stages * (int)sizeof(uint64_t);
+    static constexpr int staged = warp_m, staged_pitch = warp_n + 8;
+    static_assert(8 * staged * staged_pitch * 4 <= bytes && stage_bytes % K_HOPPER_PATTERN == 0, "results fit where the chunks were");
+    static_assert(blocks * (shared_bytes + 1024) <= 228 << 10, "the blocks fit a multiprocessor");
+};
+
+/* Where a product's operands are: pixels of each phase, and filters. */
+struct k_hopper_maps { CUtensorMap pixels[K_HOPPER_PHASES], filters; };
+
+/* Are the pixels in a row, see k_conv_described? They are fetched as boxes then, without windows. */
+template <typename T> static __host__ __device__ __forceinline__ bool d_hopper_flat(const k_conv_job<T> &job) {
+    return job.kernel == 1 && job.stride == 1 && job.padding == 0;
+}
+
+/* The descriptor of a matrix whose rows are lines of a chunk, 16 of their elements from `at` on. PTX ISA, matrix descriptor format of
+   wgmma: address / 16, in bits 32 and on what lies between 8 rows and the next / 16, in bits 62 and on the swizzle of 128 bytes;
+   the leading dimension's offset has no meaning then. */
+static __device__ __forceinline__ uint64_t d_hopper_matrix(const void *at) {
+    return (d_shared_address(at) & 0x3ffff) >> 4 | (uint64_t)1 << 16 | (uint64_t)(K_HOPPER_PATTERN >> 4) << 32 | (uint64_t)1 << 62;
+}
+
+/* The producer. Chunk k of the reduction is channels k % per_tap * 64 and on of tap k / per_tap. */
+template <typename T, typename S>
+static __device__ __forceinline__ void d_hopper_fetch(const k_conv_job<T> &job, const k_conv_phase &phase, const k_hopper_maps &maps,
+                                                      unsigned char *shared, uint64_t *full, uint64_t *empty, int2 tile, int first, int count) {
+    const int per_tap = (job.channels + K_HOPPER_CHUNK - 1) / K_HOPPER_CHUNK, line = tile.x / phase.grid_w;
+    const int back_y = phase.direction < 0 ? phase.taps_h - 1 : 0, back_x = phase.direction < 0 ? phase.taps_w - 1 : 0;
+    const int y = line % phase.grid_h * phase.in_step + phase.in_y - back_y, x = tile.x % phase.grid_w * phase.in_step + phase.in_x - back_x;
+    const CUtensorMap *pixels = &maps.pixels[blockIdx.z];
+#pragma unroll 1
+    for (int i = 0; i < count; i++) {
+        const int stage = i % S::stages, tap = (first + i) / per_tap, channel = (first + i) % per_tap * K_HOPPER_CHUNK;
+        const int tap_y = tap / phase.taps_w, tap_x = tap % phase.taps_w;
+        const int r = phase.first_r + tap_y * phase.tap_step, s = phase.first_s + tap_x * phase.tap_step;
+        unsigned char *to = shared + stage * S::stage_bytes;
+        d_phase_wait(empty + stage, (i / S::stages & 1) ^ 1);
+        d_phase_expect(full + stage, S::stage_bytes);
+        if (d_hopper_flat(job)) d_tensor_box(to, pixels, channel, tile.x, 0, full + stage);
+        else d_tensor_windows(to, pixels, channel, x, y, line / phase.grid_h, back_x ? back_x - tap_x : tap_x, back_y ? back_y - tap_y : tap_y, full + stage);
+        d_tensor_box(to + S::M * K_HOPPER_LINE, &maps.filters, channel, r * job.kernel + s, tile.y, full + stage);
+    }
+}
+
+/* Those who multiply. A stage is free when the products of the next one have begun and its own are done. */
+template <bool brain, typename S>
+static __device__ __forceinline__ void d_hopper_multiply(k_conv_sums<S> &sums, unsigned char *shared, uint64_t *full, uint64_t *empty, int count) {
+    const unsigned char *pixels = shared + threadIdx.x / 128 * 64 * K_HOPPER_LINE, *filters = shared + S::M * K_HOPPER_LINE;
+#pragma unroll 1
+    for (int i = 0; i < count; i++) {
+        const int stage = i % S::stages;
+        const uint64_t a = d_hopper_matrix(pixels + stage * S::stage_bytes), b = d_hopper_matrix(filters + stage * S::stage_bytes);
+        d_phase_wait(full + stage, i / S::stages & 1);
+        d_wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < K_HOPPER_LINE / 32; k++) d_wgmma<S::N, brain>(&sums.at[0][0][0], a + 2 * k, b + 2 * k);
+        d_wgmma_commit();
+        d_wgmma_wait<1>();
+        if (i > 0 && threadIdx.x % K_WARP == 0) d_phase_arrive(empty + (i - 1) % S::stages);
+    }
+    d_wgmma_wait<0>();
+}
+
+/* As k_conv_multiply; grid: the same. block: 384 threads, 256 of which have sums. Deterministic. Twins: op_conv_fwd, op_conv_dgrad. */
+template <typename T, typename S>
+__global__ __launch_bounds__(K_HOPPER_THREADS, S::blocks) void k_hopper_product(const k_conv_job<T> job, const K_CONSTANT k_hopper_maps maps) {
+    if (!d_hopper_code()) return;
+    K_SHARED(unsigned char, unaligned);
+    unsigned char *shared = unaligned + (-d_shared_address(unaligned) & (K_HOPPER_PATTERN - 1));
+    uint64_t *full = reinterpret_cast<uint64_t *>(shared + S::bytes), *empty = full + S::stages;
+    const k_conv_phase phase = d_conv_phase(job, blockIdx.z);
+    const int m0 = (int)(blockIdx.x / job.tiles_n) * S::M, n0 = (int)(blockIdx.x % job.tiles_n) * S::N;
+    const int pixels = job.in.n * phase.grid_h * phase.grid_w;
+    if (m0 >= pixels) return;
+    const int all = phase.taps_h * phase.taps_w * ((job.channels + K_HOPPER_CHUNK - 1) / K_HOPPER_CHUNK);
+    const int first = (int)((int64_t)all * blockIdx.y / job.splits), count = (int)((int64_t)all * (blockIdx.y + 1) / job.splits) - first;
+    if (threadIdx.x == 0) {
+        for (int stage = 0; stage < S::stages; stage++) {
+            d_phase_make(full + stage, 1);
+            d_phase_make(empty + stage, S::threads / K_WARP);
+        }
+        d_phase_fence();
+    }
+    __syncthreads();
+    if (threadIdx.x >= S::threads) {
+        if (threadIdx.x == S::threads) d_hopper_fetch<T, S>(job, phase, maps, shared, full, empty, make_int2(m0, n0), first, count);
+        return;
+    }
+    k_conv_sums<S> sums = {};
+    d_hopper_multiply<std::is_same<T, __nv_bfloat16>::value>(sums, shared, full, empty, count);
+    d_conv_sync<S>();
+    d_conv_end<T, S>(job, phase, sums, shared, m0, n0, pixels);
+}
+
+template <typename T> static CUtensorMapDataType k_hopper_type() {
+    return std::is_same<T, __half>::value ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+}
+
+/* A tensor of (z, y, x), of which boxes of `rows` by 64 elements are fetched. Strides are in elements. */
+template <typename T>
+static bool k_hopper_boxes(const yg_gpu *gpu, CUtensorMap *map, const T *data, const cuuint64_t size[3], int64_t stride_y, int64_t stride_z, cuuint32_t rows_y,
+                           cuuint32_t rows_z) {
+    const cuuint64_t strides[2] = {(cuuint64_t)stride_y * sizeof(T), (cuuint64_t)stride_z * sizeof(T)};
+    const cuuint32_t box[3] = {K_HOPPER_CHUNK, rows_y, rows_z}, steps[3] = {1, 1, 1};
+    return gpu->encoders.box(map, k_hopper_type<T>(), 3, const_cast<T *>(data), size, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* The pixels of a phase. The corners of im2col mode bound where tap (0,0) may be: the lower one from the tensor's first pixel, the
+   upper one from behind its last; in the order x, y. */
+template <typename T> static bool k_hopper_windows(const yg_gpu *gpu, CUtensorMap *map, const k_conv_job<T> &job, const k_conv_phase &phase) {
+    const k_ten<T> &in = job.in;
+    const cuuint64_t size[4] = {(cuuint64_t)in.c, (cuuint64_t)in.w, (cuuint64_t)in.h, (cuuint64_t)in.n}, pixel = (cuuint64_t)in.pixel * sizeof(T);
+    const cuuint64_t strides[3] = {pixel, pixel * size[1], pixel * size[1] * size[2]};
+    const int lower[2] = {phase.in_x - (phase.direction < 0 ? phase.taps_w - 1 : 0), phase.in_y - (phase.direction < 0 ? phase.taps_h - 1 : 0)};
+    const int upper[2] = {lower[0] + (phase.grid_w - 1) * phase.in_step + 1 - in.w, lower[1] + (phase.grid_h - 1) * phase.in_step + 1 - in.h};
+    const cuuint32_t steps[4] = {1, (cuuint32_t)phase.in_step, (cuuint32_t)phase.in_step, 1};
+    return gpu->encoders.windows(map, k_hopper_type<T>(), 4, in.data, size, strides, lower, upper, K_HOPPER_CHUNK, K_HOPPER_PIXELS, steps,
+                                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* Makes the maps; false where the driver refuses one. */
+template <typename T> static bool k_hopper_map(const yg_gpu *gpu, k_hopper_maps *maps, const k_conv_job<T> &job, int tile_n) {
+    const int taps = job.kernel * job.kernel, phases = job.backward ? job.stride * job.stride : 1;
+    const cuuint64_t filters[3] = {(cuuint64_t)job.in.c, (cuuint64_t)taps, (cuuint64_t)job.out.c}, row[3] = {(cuuint64_t)job.in.c, (cuuint64_t)job.in.w, 1};
+    bool good = k_hopper_boxes(gpu, &maps->filters, job.weight, filters, job.pitch, job.filter, 1, (cuuint32_t)tile_n);
+    if (d_hopper_flat(job)) good = good && k_hopper_boxes(gpu, &maps->pixels[0], job.in.data, row, job.in.pixel, job.in.pixel * job.in.w, K_HOPPER_PIXELS, 1);
+    else for (int i = 0; i < phases; i++) good = good && k_hopper_windows(gpu, &maps->pixels[i], job, d_conv_phase(job, i));
+    return good;
+}
+
+template <typename T, typename S> static bool k_hopper_launch(yg_gpu *gpu, k_conv_job<T> job) {
+    k_hopper_maps maps = {};
+    if (!k_hopper_map(gpu, &maps, job, S::N)) return false;
+    const dim3 grid = k_conv_divide<T, S>(gpu, job);
+    k_good(gpu, cudaFuncSetAttribute(k_hopper_product<T, S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::shared_bytes), "shared memory for a convolution");
+    K_LAUNCH((k_hopper_product<T, S>), grid, K_HOPPER_THREADS, S::shared_bytes, gpu->stream, job, maps);
+    k_conv_joined(gpu, job);
+    return true;
+}
+
+/* Is it worth while, and can it be done? Tap (0,0) of every phase has to be within 127 pixels of the tensor's edges. */
+template <typename T> static bool k_hopper_fits(const yg_gpu *gpu, const k_conv_job<T> &job) {
+    const bool known = gpu->encoders.box && gpu->encoders.windows && !job.low.data;
+    const bool large = job.in.c >= K_HOPPER_CHUNK && job.out.c >= K_HOPPER_CHUNK && k_conv_pixels(job) >= K_HOPPER_PIXELS;
+    const bool near = job.kernel <= 16 && job.padding <= 16 && job.stride <= 8;
+    const bool phases = !job.backward || (job.stride <= 2 && job.kernel >= job.stride && job.out.h >= job.stride && job.out.w >= job.stride);
+    return known && large && near && phases;
+}
+
+/* The width of tiles; K8's measure of time. */
+template <typename T> static int k_hopper_choose(const yg_gpu *gpu, const k_conv_job<T> &job) {
+    static const int widths[] = {256, 128, 96, 64};
+    const int64_t pixels = k_conv_pixels(job) * (job.backward ? job.stride * job.stride : 1);
+    int best = 0;
+    for (int i = 1; i < 4; i++)
+        if (k_conv_cost(gpu, pixels, job.out.c, K_HOPPER_PIXELS, widths[i]) < k_conv_cost(gpu, pixels, job.out.c, K_HOPPER_PIXELS, widths[best])) best = i;
+    return widths[best];
+}
+
+/* False: it has to be done in K8's way. */
+static bool k_hopper_run(yg_gpu *, const k_conv_job<float> &) { return false; }
+
+template <typename T> static bool k_hopper_run(yg_gpu *gpu, const k_conv_job<T> &job) {
+    if (!k_hopper_fits(gpu, job)) return false;
+    switch (k_hopper_choose(gpu, job)) {
+    case 256: return k_hopper_launch<T, k_hopper_shape<256, 4, 1>>(gpu, job);
+    case 128: return k_hopper_launch<T, k_hopper_shape<128, 3, 2>>(gpu, job);
+    case 96: return k_hopper_launch<T, k_hopper_shape<96, 3, 2>>(gpu, job);
+    default: return k_hopper_launch<T, k_hopper_shape<64, 4, 2>>(gpu, job);
+    }
+}
+
+template <typename T>
+static void k_hopper_or_any(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_ten *low, const yg_conv *conv, bool backward, const yg_ten *residual,
+                            float *moments) {
+    const k_conv_job<T> job = k_conv_described<T>(out, in, low, conv, backward, residual, moments);
+    const bool aligned = k_is_aligned(in);
+    if (!aligned || !k_hopper_run(gpu, job)) k_conv_run(gpu, job, aligned);
+}
+
+void yg_conv_upsampled_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_ten *low, const yg_conv *conv, const yg_ten *residual, float *moments) {
+    if (gpu->error || !k_conv_fits(gpu, out, in, conv, false) || (low && !k_conv_upsampled_fits(gpu, in, low, conv))) return;
+    K_BY_TYPE(conv->type, k_hopper_or_any, gpu, out, in, low, conv, false, residual, moments);
+    k_conv_amount(gpu, out, in, conv);
+    k_launched(gpu, "convolution");
+}
+
+void yg_conv_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *conv, const yg_ten *residual, float *moments) {
+    yg_conv_upsampled_fwd(gpu, out, in, NULL, conv, residual, moments);
+}
+
+void yg_conv_dgrad(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, const yg_conv *conv, bool accumulate) {
+    if (gpu->error || !k_conv_fits(gpu, d_out, d_in, conv, true)) return;
+    K_BY_TYPE(conv->type, k_hopper_or_any, gpu, d_in, d_out, NULL, conv, true, accumulate ? d_in : NULL, NULL);
+    k_conv_amount(gpu, d_out, d_in, conv);
+    k_launched(gpu, "gradient of a convolution's input");
 }
 
 /* ==== K10 k_ d_ yg_: boxes from the raw heads, suppression ===========================================================

@@ -134,6 +134,7 @@ static const test_case tests_planted[] = {
 #include "gpu_common.c"
 #include "gpu_elementwise.c"
 #include "gpu_conv.c"
+#include "gpu_hopper.c"
 #include "gpu_wgrad.c"
 #include "gpu_decode.c"
 #include "gpu_loss.c"
@@ -172,6 +173,7 @@ static const test_area test_areas[] = {
     {"device", tests_gpu_device, YOLO_COUNT(tests_gpu_device)},
     {"elementwise", tests_gpu_elementwise, YOLO_COUNT(tests_gpu_elementwise)},
     {"conv", tests_gpu_conv, YOLO_COUNT(tests_gpu_conv)},
+    {"hopper", tests_gpu_hopper, YOLO_COUNT(tests_gpu_hopper)},
     {"wgrad", tests_gpu_wgrad, YOLO_COUNT(tests_gpu_wgrad)},
     {"decode", tests_gpu_decode, YOLO_COUNT(tests_gpu_decode)},
     {"loss", tests_gpu_loss, YOLO_COUNT(tests_gpu_loss)},
