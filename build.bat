@@ -62,7 +62,7 @@ cl /nologo /std:c11 /utf-8 /O2 /W3 /fp:precise /MT /I "%STB_DIR%" /c /Fobuild\yo
 @echo off
 if errorlevel 1 exit /b 1
 @echo on
-nvcc -O3 -arch=all-major -cudart static -Xcompiler=/utf-8,/O2,/W3,/MT -o yolo.exe build\yolo.obj kernels.cu shell32.lib
+nvcc -O3 -arch=all-major -gencode=arch=compute_90a,code=sm_90a -cudart static -Xcompiler=/utf-8,/O2,/W3,/MT -o yolo.exe build\yolo.obj kernels.cu shell32.lib
 @echo off
 if errorlevel 1 exit /b 1
 del /q yolo.lib yolo.exp 2>nul

@@ -77,15 +77,17 @@ probe_nvcc() {
     if ! have nvcc && [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
     if ! have nvcc; then say ✗ nvcc "not found: without GPUs"; return 1; fi
     compiles nvcc -cudart static build/probe.cu || { say ✗ nvcc "does not compile (build/probe.log): without GPUs"; return 1; }
+    hopper=-gencode=arch=compute_90a,code=sm_90a # what only 9.0 has is in code of this name alone
     if [ -n "$arch" ]; then arch_flag=-arch=$arch
-    elif have nvidia-smi && nvidia-smi -L >/dev/null 2>&1; then arch_flag=-arch=native
-    else arch_flag=-arch=all-major; fi
+    elif ! have nvidia-smi || ! nvidia-smi -L >/dev/null 2>&1; then arch_flag="-arch=all-major $hopper"
+    elif nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -qx 9.0; then arch_flag="-arch=native $hopper"
+    else arch_flag=-arch=native; fi
     say ✓ nvcc "$(nvcc --version | sed -n 's/.*\(release.*\)/\1/p'), $arch_flag"
 }
 
 build_cpu() { run $cc $flags -DYOLO_NO_CUDA -o yolo yolo.c $libraries -static-libgcc $gc; ls -l yolo; }
 build_cuda() {
-    run nvcc -O3 "$arch_flag" -cudart static -Xcompiler=-Wall,-Wextra,-ffp-contract=off,-ffunction-sections ${stb:+-I"$stb"} \
+    run nvcc -O3 $arch_flag -cudart static -Xcompiler=-Wall,-Wextra,-ffp-contract=off,-ffunction-sections ${stb:+-I"$stb"} \
         -Xcompiler=-static-libgcc,-static-libstdc++ -Xlinker=--gc-sections,-s -o yolo yolo.c kernels.cu
     ls -l yolo
 }
