@@ -2986,15 +2986,17 @@ void yg_conv_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_
 /* ==== K15 k_ d_ yg_: convolution on Hopper, and which way a convolution goes ==========================================
    The products of K8 by what only compute capability 9.0 has: tiles that the copying unit (TMA) fetches on its own, and tensor cores
    that read both operands from shared memory and work behind the threads' backs (wgmma).
-   A block makes a tile of 128 pixels by N filters. One thread of the last warpgroup, the producer, has the copying unit fetch chunks of
+   A block makes a tile of 128 pixels by N filters. One thread of its last warp, the producer, has the copying unit fetch chunks of
    64 channels: of the pixels that a tap sees (im2col mode: padding, strides and odd sizes cost nothing), and of the filters. Two
    warpgroups of 64 pixels each multiply them. Each stage of shared memory has two barriers: it is full; it is free again.
+   A producer of one warp takes so few registers that none have to be moved to those who multiply (setmaxnreg): no kernel spills.
    A row of a chunk is 128 bytes, its 16-byte pieces are swizzled by the copying unit and found by the tensor cores: bits 4 to 6 of
    the address are combined with bits 7 to 9. Stages begin at multiples of 1024 bytes, where that pattern begins.
    Channels beyond the last are zeros on both sides. Tensor maps are made by the host at each launch and travel as an argument, so that
    recorded work keeps them. What becomes of the sums is K8's.
    Guessed, to be measured: the widths of tiles, their stages, two blocks a multiprocessor so that one's stores hide behind the other's
-   products (in place of a persistent kernel), which width is best (k_hopper_choose) and from which size on all this pays (k_hopper_fits). */
+   products (in place of a persistent kernel), which width is best (k_hopper_choose), from which size on all this pays (k_hopper_fits), and
+   that it does where the channels are no multiple of 64, so that part of the last chunk is zeros. */
 
 enum {
     K_HOPPER_THREADS = 288,  /* two warpgroups that multiply, a warp of which a thread fetches */
