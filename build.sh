@@ -3,7 +3,7 @@
 #
 #   ./build.sh [TARGET] [cc=gcc] [stb=DIR] [arch=sm_86]
 #     cpu       ./yolo for any CPU of its family
-#     cuda      ./yolo for CPU and NVIDIA GPUs; arch= one architecture, else this machine's, else all major ones
+#     cuda      ./yolo for CPU and NVIDIA GPUs; arch= one architecture or all, else this machine's, else all
 #     debug     build/yolo-debug: no optimisation, symbols
 #     asan      build/yolo-asan: address and undefined-behaviour sanitizers
 #     test      builds and runs the tests; the last line counts them (emulated-asan: build/test-gpu-asan, the kernels' under them)
@@ -71,24 +71,56 @@ probe_stb() {
     compiles ${1:-$cc} $flags $2 -w -c build/probe.c || { cat build/probe.log >&2; fail "stb_image does not compile"; }
 }
 
-# Sets arch_flag where nvcc compiles, else returns 1.
+# The GPUs of a program for all that this nvcc knows. Code for 8.6 runs on any 8.x from 8.6 on, so each major is here from its first
+# minor on, and the minors that are other chips: 7.5 has the first tensor cores that the kernels use, 8.6 and 8.9 are GeForce's.
+architectures="60 70 75 80 86 89 90 100 120"
+
+# gencode ARCHITECTURE...: sets gpu_code to nvcc's words for those that nvcc knows, 1 if for none. Newer GPUs translate the last one's
+# PTX. Code for 9.0 is of 90a, which has instructions that no other has, and PTX that is of no use to others.
+gencode() {
+    known=$(nvcc --list-gpu-arch | tr "\n" " ") gpu_code= last=
+    for architecture; do
+        case " $known" in *" compute_$architecture "*) ;; *) continue ;; esac
+        last=$architecture
+        [ $last != 90 ] || architecture=90a
+        gpu_code="$gpu_code -gencode arch=compute_$architecture,code=sm_$architecture"
+    done
+    [ -n "$last" ] || return 1
+    [ $# = 1 ] && [ $last = 90 ] || gpu_code="$gpu_code -gencode arch=compute_$last,code=compute_$last"
+}
+
+# The architectures of this machine's GPUs, such as "86 90".
+native() { nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sed -n 's/^\([0-9]*\)\.\([0-9]\)$/\1\2/p' | sort -nu; }
+
+# Sets gpu_code where nvcc compiles, else returns 1.
 probe_nvcc() {
     printf 'int main(void) { int n; return cudaGetDeviceCount(&n) != cudaSuccess; }\n' >build/probe.cu
     if ! have nvcc && [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
     if ! have nvcc; then say ✗ nvcc "not found: without GPUs"; return 1; fi
     compiles nvcc -cudart static build/probe.cu || { say ✗ nvcc "does not compile (build/probe.log): without GPUs"; return 1; }
-    hopper=-gencode=arch=compute_90a,code=sm_90a # what only 9.0 has is in code of this name alone
-    if [ -n "$arch" ]; then arch_flag=-arch=$arch
-    elif ! have nvidia-smi || ! nvidia-smi -L >/dev/null 2>&1; then arch_flag="-arch=all-major $hopper"
-    elif nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -qx 9.0; then arch_flag="-arch=native $hopper"
-    else arch_flag=-arch=native; fi
-    say ✓ nvcc "$(nvcc --version | sed -n 's/.*\(release.*\)/\1/p'), $arch_flag"
+    case $arch in
+        '' | native) wanted=$(native) ;;
+        all) wanted= ;;
+        *) wanted=$(echo "$arch" | sed 's/^sm_//; s/^compute_//; s/\.//; s/a$//') ;;
+    esac
+    gencode ${wanted:-$architectures} || { [ -z "$arch" ] && gencode $architectures; } ||
+        { say ✗ nvcc "does not know arch=$arch, but $known"; return 1; }
+    say ✓ nvcc "$(nvcc --version | sed -n 's/.*\(release.*\)/\1/p'), code for $(echo "$gpu_code" | sed 's/-gencode [^ ]*code=//g')"
 }
 
 build_cpu() { run $cc $flags -DYOLO_NO_CUDA -o yolo yolo.c $libraries -static-libgcc $gc; ls -l yolo; }
+# The program's half and the kernels at a time. Kernels whose registers do not suffice are listed.
 build_cuda() {
-    run nvcc -O3 $arch_flag -cudart static -Xcompiler=-Wall,-Wextra,-ffp-contract=off,-ffunction-sections ${stb:+-I"$stb"} \
-        -Xcompiler=-static-libgcc,-static-libstdc++ -Xlinker=--gc-sections,-s -o yolo yolo.c kernels.cu
+    run $cc $flags -c yolo.c -o build/yolo.o &
+    host=$!
+    status=0
+    run nvcc -O3 $gpu_code --threads 0 -Xptxas=-warn-spills -Xcompiler=-Wall,-Wextra,-ffp-contract=off,-ffunction-sections \
+        -c kernels.cu -o build/kernels.o 2>build/nvcc.log || status=1
+    cat build/nvcc.log >&2
+    wait $host || status=1
+    [ $status = 0 ] || fail "not built"
+    say ✓ spills "$(grep -c 'Registers are spilled' build/nvcc.log) kernels spill registers"
+    run nvcc -cudart static -Xcompiler=-static-libgcc,-static-libstdc++ -Xlinker=--gc-sections,-s -o yolo build/yolo.o build/kernels.o
     ls -l yolo
 }
 build_checked() { # build_checked OUTPUT SOURCE FLAGS...
