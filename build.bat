@@ -63,13 +63,16 @@ if not "%codes%"=="" goto compile_cuda
 for %%a in (60 70 75 80 86 89 90 100 120) do call :add_if_known %%a
 set "codes=%codes% -gencode arch=compute_%last%,code=compute_%last%"
 :compile_cuda
+rem What nvcc 13 packs, drivers older than CUDA 12.4 cannot read; nvcc 12, which has 7.0, serves those.
+set "packed=--compress-mode=size"
+for /f %%k in (build\known.txt) do if "%%k"=="compute_70" set "packed=-Xfatbin=-compress-all"
 echo   yes  nvcc      %codes%
 @echo on
 cl /nologo /std:c11 /utf-8 /O2 /W3 /fp:precise /MT /I "%STB_DIR%" /c /Fobuild\yolo.obj yolo.c
 @echo off
 if errorlevel 1 exit /b 1
 @echo on
-nvcc -O3 -std=c++17 %codes% --threads 0 -cudart static -Xptxas=-warn-spills -Xcompiler=/utf-8,/O2,/W3,/MT -o yolo.exe build\yolo.obj kernels.cu shell32.lib
+nvcc -O3 -std=c++17 %codes% %packed% --threads 0 -cudart static -Xptxas=-warn-spills -Xcompiler=/utf-8,/O2,/W3,/MT -o yolo.exe build\yolo.obj kernels.cu shell32.lib
 @echo off
 if errorlevel 1 exit /b 1
 del /q yolo.lib yolo.exp 2>nul

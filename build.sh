@@ -50,25 +50,25 @@ install() {
 }
 
 # compiles COMMAND...: does the C program on standard input compile and link?
-compiles() { "$@" -o build/probe >build/probe.log 2>&1; }
+compiles() { "$@" -o "$probe" >$probe.log 2>&1; }
 
 probe_compiler() {
     [ -n "$cc" ] || for cc in cc gcc clang ''; do [ -n "$cc" ] && have "$cc" && break; done
     [ -n "$cc" ] || { install "gcc libc6-dev" "no C compiler found"; cc=gcc; }
-    printf '#include <stdio.h>\n#include <pthread.h>\n#include <dlfcn.h>\n#include <math.h>\nint main(void) { return 0; }\n' >build/probe.c
-    compiles $cc $flags build/probe.c $libraries ||
-        { cat build/probe.log >&2; fail "$cc cannot compile a C11 program with threads; next: ./build.sh $target cc=gcc"; }
+    printf '#include <stdio.h>\n#include <pthread.h>\n#include <dlfcn.h>\n#include <math.h>\nint main(void) { return 0; }\n' >$probe.c
+    compiles $cc $flags $probe.c $libraries ||
+        { cat $probe.log >&2; fail "$cc cannot compile a C11 program with threads; next: ./build.sh $target cc=gcc"; }
     say ✓ "compiler" "$cc: $($cc --version | head -n 1)"
     gc="-Wl,--gc-sections -s"
-    compiles $cc $flags build/probe.c $libraries $gc || gc=
+    compiles $cc $flags $probe.c $libraries $gc || gc=
 }
 
 probe_stb() {
-    printf '#if __has_include(<stb/stb_image.h>)\n#include <stb/stb_image_write.h>\n#else\n#include "stb_image_write.h"\n#endif\n' >build/probe.c
-    compiles ${1:-$cc} $flags $2 -w -c build/probe.c && { say ✓ "stb" "stb_image, stb_image_write"; return; }
+    printf '#if __has_include(<stb/stb_image.h>)\n#include <stb/stb_image_write.h>\n#else\n#include "stb_image_write.h"\n#endif\n' >$probe.c
+    compiles ${1:-$cc} $flags $2 -w -c $probe.c && { say ✓ "stb" "stb_image, stb_image_write"; return; }
     say ✗ "stb" "stb_image.h not found"
     install libstb-dev "stb_image is missing (or give its folder: stb=DIR)"
-    compiles ${1:-$cc} $flags $2 -w -c build/probe.c || { cat build/probe.log >&2; fail "stb_image does not compile"; }
+    compiles ${1:-$cc} $flags $2 -w -c $probe.c || { cat $probe.log >&2; fail "stb_image does not compile"; }
 }
 
 # The GPUs of a program for all that this nvcc knows. Code for 8.6 runs on any 8.x from 8.6 on, so each major is here from its first
@@ -94,10 +94,10 @@ native() { nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null 
 
 # Sets gpu_code where nvcc compiles, else returns 1.
 probe_nvcc() {
-    printf 'int main(void) { int n; return cudaGetDeviceCount(&n) != cudaSuccess; }\n' >build/probe.cu
+    printf 'int main(void) { int n; return cudaGetDeviceCount(&n) != cudaSuccess; }\n' >$probe.cu
     if ! have nvcc && [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
     if ! have nvcc; then say ✗ nvcc "not found: without GPUs"; return 1; fi
-    compiles nvcc -cudart static build/probe.cu || { say ✗ nvcc "does not compile (build/probe.log): without GPUs"; return 1; }
+    compiles nvcc -cudart static $probe.cu || { say ✗ nvcc "does not compile ($probe.log): without GPUs"; return 1; }
     case $arch in
         '' | native) wanted=$(native) ;;
         all) wanted= ;;
@@ -105,7 +105,9 @@ probe_nvcc() {
     esac
     gencode ${wanted:-$architectures} || { [ -z "$arch" ] && gencode $architectures; } ||
         { say ✗ nvcc "does not know arch=$arch, but $known"; return 1; }
-    say ✓ nvcc "$(nvcc --version | sed -n 's/.*\(release.*\)/\1/p'), code for $(echo "$gpu_code" | sed 's/-gencode [^ ]*code=//g')"
+    # A seventh of the size, but drivers older than CUDA 12.4 cannot read it: not from nvcc 12, which has 7.0 and would serve them.
+    case $known in *compute_70*) packed=-Xfatbin=-compress-all ;; *) packed=--compress-mode=size ;; esac
+    say ✓ nvcc "$(nvcc --version | sed -n 's/.*\(release.*\)/\1/p'), code for$(echo "$gpu_code" | sed 's/-gencode [^ ]*code=//g')"
 }
 
 build_cpu() { run $cc $flags -DYOLO_NO_CUDA -o yolo yolo.c $libraries -static-libgcc $gc; ls -l yolo; }
@@ -114,7 +116,7 @@ build_cuda() {
     run $cc $flags -c yolo.c -o build/yolo.o &
     host=$!
     status=0
-    run nvcc -O3 $gpu_code --threads 0 -Xptxas=-warn-spills -Xcompiler=-Wall,-Wextra,-ffp-contract=off,-ffunction-sections \
+    run nvcc -O3 -std=c++17 $gpu_code $packed --threads 0 -Xptxas=-warn-spills -Xcompiler=-Wall,-Wextra,-ffp-contract=off,-ffunction-sections \
         -c kernels.cu -o build/kernels.o 2>build/nvcc.log || status=1
     cat build/nvcc.log >&2
     wait $host || status=1
@@ -136,8 +138,8 @@ build_windows() {
     say ✓ "compiler" "$($cc --version | head -n 1)"
     # gcc keeps no 32-byte stack alignment on Windows (its bug 54412), so aligned vector moves are assembled as unaligned ones.
     align=-Wa,-muse-unaligned-vector-move
-    echo 'int main(void) { return 0; }' >build/probe.c
-    compiles $cc $align build/probe.c || fail "mingw-w64 needs binutils 2.38 or newer ($align)"
+    echo 'int main(void) { return 0; }' >$probe.c
+    compiles $cc $align $probe.c || fail "mingw-w64 needs binutils 2.38 or newer ($align)"
     # Debian keeps stb in /usr/include/stb, which a cross compiler does not search: a link to that folder alone.
     if [ -z "$stb" ]; then
         [ -d /usr/include/stb ] || install libstb-dev "stb_image is missing (or give its folder: stb=DIR)"
@@ -168,20 +170,29 @@ run_tests() {
     rm -f build/test build/test-asan build/test-gpu
     # The tests use what they test: of the command line and the platform's part, that is not all.
     warnings="$warnings -Wno-unused-function"
-    build_checked build/test tests/test.c -O2 && build_checked build/test-asan tests/test.c $sanitize
-    build_emulated build/test-gpu -O2
-    part unit 300 build/test
-    part gpu-emulated 300 build/test-gpu
-    part unit-asan 500 build/test-asan
-    part harness 100 sh tests/harness.sh "$cc${stb:+ -I$stb}"
-    part example 200 sh tests/example.sh "$cc${stb:+ -I$stb}"
-    part cli 300 sh tests/cli.sh ./yolo
+    # shellcheck disable=SC2317 # called by name
+    tests_plain() {
+        build_checked build/test tests/test.c -O2
+        part unit 500 build/test
+        build_emulated build/test-gpu -O2
+        part gpu-emulated 500 build/test-gpu
+    }
+    # shellcheck disable=SC2317
+    tests_checked() {
+        build_checked build/test-asan tests/test.c $sanitize
+        part unit-asan 800 build/test-asan
+        part harness 200 sh tests/harness.sh "$cc${stb:+ -I$stb}"
+        part example 300 sh tests/example.sh "$cc${stb:+ -I$stb}"
+    }
+    parts_together tests_plain tests_checked
+    part cli 300 sh tests/cli.sh ./yolo # alone: it looks at times
     parts_end
 }
 
 [ "$target" = clean ] && { run rm -rf build yolo yolo.exe; exit 0; }
 mkdir -p build
 echo "yolo: build.sh ${target:=default}"
+probe=build/probe-$target # builds of different targets may run at a time
 case $target in
     windows) build_windows yolo.exe yolo.c; exit 0 ;;
     windows-test) build_windows build/test.exe tests/test.c; exit 0 ;;

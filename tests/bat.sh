@@ -52,18 +52,18 @@ bat() {
     else failed=$((failed + 1)); echo "FAIL $name: status $status, expected $wanted; $missing"; cat "$top/log.txt" "$top/said.txt"; fi
 }
 
-all="[-gencode] [arch=compute_75,code=sm_75] [-gencode] [arch=compute_80,code=sm_80] [-gencode] [arch=compute_86,code=sm_86] [-gencode] [arch=compute_90a,code=sm_90a] [-gencode] [arch=compute_120,code=sm_120] [-gencode] [arch=compute_120,code=compute_120] [--threads]"
+all="[-gencode] [arch=compute_75,code=sm_75] [-gencode] [arch=compute_80,code=sm_80] [-gencode] [arch=compute_86,code=sm_86] [-gencode] [arch=compute_90a,code=sm_90a] [-gencode] [arch=compute_120,code=sm_120] [-gencode] [arch=compute_120,code=compute_120] [--compress-mode=size] [--threads]"
 bat "the CPU alone" 0 "[/DYOLO_NO_CUDA] [/I] [stb]" "[/MT]" "[/Feyolo.exe] [yolo.c]" "!nvcc" "done: yolo.exe" -- cpu
 bat "no GPU: code for all that nvcc knows" 0 "[/Fobuild\\yolo.obj] [yolo.c]" "$all" "[-o] [yolo.exe] [build\\yolo.obj] [kernels.cu]" -- cuda
 export STUB_GPUS="8.6
 9.0
 "
-bat "code for this machine's GPUs" 0 "[-O3] [-std=c++17] [-gencode] [arch=compute_86,code=sm_86] [-gencode] [arch=compute_90a,code=sm_90a] [--threads]" -- cuda
+bat "code for this machine's GPUs" 0 "[-O3] [-std=c++17] [-gencode] [arch=compute_86,code=sm_86] [-gencode] [arch=compute_90a,code=sm_90a] [--compress-mode=size] [--threads]" -- cuda
 bat "code for all in spite of them" 0 "$all" -- cuda all
 STUB_GPUS="12.0
 12.0
 "
-bat "two GPUs alike" 0 "[-O3] [-std=c++17] [-gencode] [arch=compute_120,code=sm_120] [--threads]" --
+bat "two GPUs alike" 0 "[-O3] [-std=c++17] [-gencode] [arch=compute_120,code=sm_120] [--compress-mode=size] [--threads]" --
 export STUB_FAILS=probe.cu
 bat "without a target, no nvcc: the CPU" 0 "no   nvcc" "[/DYOLO_NO_CUDA]" --
 bat "cuda, no nvcc" 1 "the CUDA toolkit is needed" "!done" -- cuda

@@ -33,6 +33,12 @@ check "a part that fails after good counts" 1 "3 passed, 1 failed, 0 skipped" pa
 check "a part that hangs"      1 "0 passed, 1 failed, 0 skipped" parts 'part harness-a 1 sleep 9'
 check "a part that is killed"  1 "0 passed, 1 failed, 0 skipped" parts 'part harness-a 9 sh -c "kill -9 \$\$"'
 check "a part that skips"      1 "0 passed, 0 failed, 1 skipped" parts 'part harness-a 9 sh -c "echo no such thing here; exit 77"'
+check "parts at a time add up" 1 "3 passed, 1 failed, 1 skipped" parts 'one() { part harness-a 9 echo 2 passed, 0 failed; part harness-b 9 false; }
+two() { part harness-c 9 true; parts_skip harness-d because; }
+parts_together one two'
+check "a lane that ends early" 1 "1 passed, 1 failed, 0 skipped" parts 'one() { exit 0; }
+two() { part harness-c 9 true; }
+parts_together one two'
 check "nothing but a skip"     0 "1 passed, 0 failed, 1 skipped" parts 'part harness-a 9 true
 parts_skip harness-b because'
 echo "$passed passed, $failed failed, 0 skipped"

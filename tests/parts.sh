@@ -1,9 +1,10 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2030,SC2031 # parts_together counts in subshells and adds from files
 # parts.sh - runs the parts of a test run and adds up their closing lines; sourced by build.sh and .ci/run.
 #
 #   part NAME SECONDS COMMAND...   one part: its own "N passed, N failed, N skipped" counts, else its exit status does
 #                                  (77 = skipped, with its last line as the reason); too long is a failure
 #   parts_skip NAME REASON         a part that cannot run here
+#   parts_together FUNCTION...     functions that call the two above, all at a time; each is a subshell
 #   parts_end                      prints the sum; status 1 when anything failed or nothing passed
 
 parts_passed=0 parts_failed=0 parts_skipped=0
@@ -42,6 +43,26 @@ part() {
 parts_skip() {
     parts_skipped=$((parts_skipped + 1))
     parts_report skip "$1" 0 "$2"
+}
+
+parts_together() {
+    for parts_lane; do
+        rm -f "build/logs/$parts_lane.counts"
+        (
+            parts_passed=0 parts_failed=0 parts_skipped=0
+            "$parts_lane"
+            echo "$parts_passed $parts_failed $parts_skipped" >"build/logs/$parts_lane.counts"
+        ) &
+    done
+    wait
+    for parts_lane; do
+        p=0 f=0 s=0
+        if ! read -r p f s 2>/dev/null <"build/logs/$parts_lane.counts"; then
+            p=0 f=1 s=0
+            parts_report FAIL "$parts_lane" 0 "did not come to its end"
+        fi
+        parts_passed=$((parts_passed + p)) parts_failed=$((parts_failed + f)) parts_skipped=$((parts_skipped + s))
+    done
 }
 
 parts_end() {

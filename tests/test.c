@@ -191,10 +191,19 @@ static void test_log_to_stdout(void *user, yolo_log_level level, const char *tex
 }
 static const yolo_log test_log = {test_log_to_stdout, NULL};
 
+/* Each program has a scratch folder of its own: they may run at a time. */
+static void test_choose_temp_root(const char *program) {
+    const char *name = program + strlen(program);
+    while (name > program && name[-1] != '/' && name[-1] != '\\') name--;
+    const size_t length = strlen(test_temp_root);
+    snprintf(test_temp_root + length, sizeof test_temp_root - length, " %s", name);
+}
+
 int main(int argc, char **argv) {
     bool list = false;
     int names = 0, passed = 0, failed = 0, skipped = 0;
     (void)test_log;
+    test_choose_temp_root(argv[0]);
     setvbuf(stdout, NULL, _IOLBF, 4096);
 #ifndef TEST_GPU
     if (argc > 1 && !strcmp(argv[1], "--dump-heads")) return test_dump_heads(argc - 2, argv + 2);

@@ -1,6 +1,6 @@
 #!/bin/sh
-# wine.sh - the Windows build under wine, its files in a folder with Korean letters: the unit tests, then the tests of the
-# command line. Ends with "N passed, N failed, N skipped"; status 77 where wine or mingw-w64 is missing.
+# wine.sh - the Windows build under wine, its files in a folder with Korean letters: build.bat, the unit tests, then the tests of
+# the command line. Ends with "N passed, N failed, N skipped"; status 77 where wine or mingw-w64 is missing.
 #
 #   sh tests/wine.sh
 cd "$(dirname "$0")/.." || exit 1
@@ -10,7 +10,6 @@ wine=/usr/lib/wine/wine64
 command -v x86_64-w64-mingw32-gcc >/dev/null || { echo "mingw-w64 is not installed"; exit 77; }
 export WINEPREFIX="$PWD/build/wine" WINEDEBUG=-all WINEDLLOVERRIDES="mscoree=;mshtml=" DISPLAY="" LC_ALL=C.UTF-8
 mkdir -p build/logs build/wine
-rm -rf build/tmp* # what the tests left under Linux has links, which wine does not show as links
 
 part wine-build 300 sh -c './build.sh windows && ./build.sh windows-test'
 part wine-prefix 200 "$wine" wineboot --init
@@ -20,6 +19,7 @@ server=${wine%/*}/wineserver64
 [ -x "$server" ] || server=wineserver
 "$server" -p
 "$wine" cmd /c "ping -n 3000 127.0.0.1" >/dev/null 2>&1 </dev/null &
+part wine-build.bat 200 sh tests/bat.sh "$wine"
 part wine-unit 1200 "$wine" build/test.exe
 part wine-cli 600 sh tests/cli.sh "$wine $PWD/yolo.exe"
 "$server" -k 2>/dev/null || true
