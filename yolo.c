@@ -10730,8 +10730,9 @@ static void op_maxpool_bwd(const ten *d_in, const ten *d_out, const ten *in, con
    any number of lanes and read-only but for run_weights_refresh, which runs alone. A lane is the memory of one forward pass at a time: one block of activations laid
    out by the plan of section 12, and one workspace that the operators use in turn. run_lane_shape plans another size
    in the memory that is there when it suffices; run_forward never allocates.
-   On a GPU a lane's activations are there, in the type of its place and with pixels of whole vectors; input and heads are floats
-   in host memory as ever, copied there and back by run_forward. Each lane has a stream of its own. */
+   On a GPU a lane's activations are there, in the type of its place and with pixels of whole vectors. A lane for floats has input
+   and heads in host memory as ever, copied there and back by run_forward; a lane for pictures (run_lane_create_seeing) takes decoded
+   pictures and gives boxes, all between is done there. Each lane has a stream of its own. */
 
 typedef struct run_place { /* where a model computes */
     int gpu;        /* -1 = CPU */
@@ -10762,6 +10763,19 @@ typedef struct run_lane {
     run_gpu_lane *gpu;      /* instead of those two; NULL = CPU */
 } run_lane;
 
+/* What to look for in a picture. */
+typedef struct run_search {
+    float conf, iou;     /* kept: score > conf; suppressed: overlap > iou */
+    int max_det;
+    bool agnostic;       /* boxes of different classes suppress each other */
+    bool multi_label;    /* an anchor gives a box for each class above conf, not for its best class only */
+    const int *classes;  /* keep these only; NULL = all */
+    int class_count;
+} run_search;
+
+/* A decoded picture and its place in the network's input. */
+typedef struct run_picture { const yolo_image *image; const img_letterbox *plan; } run_picture;
+
 /* Replaces *block when it is smaller than wanted; the old contents are lost. On failure all is as it was. */
 static bool run_reserve(void *block, uint64_t have, uint64_t wanted) {
     void *old, *larger;
@@ -10776,6 +10790,7 @@ static bool run_reserve(void *block, uint64_t have, uint64_t wanted) {
 /* ---- on a GPU ---- */
 
 enum { RUN_GPU_CALLS = 4 }; /* of an operator, at most */
+enum { RUN_PICTURE_BYTES = 4 << 20 }; /* room for each decoded picture of a batch: larger ones take from the others */
 
 /* Buffers as they lie on a device: pixels of whole vectors. */
 static void run_gpu_round(net_buffer *buffers, int count) {
@@ -10800,14 +10815,19 @@ static yolo_status run_gpu_weights_refresh(run_weights *weights, const float *pa
     (void)params;
     return run_gpu_weights_create(weights, run_cpu, error);
 }
-static yolo_status run_gpu_lane_create(run_lane *lane, yolo_error *error) {
+static run_place run_gpu_place_of(const run_gpu_weights *gpu) {
+    (void)gpu;
+    return run_cpu;
+}
+static yolo_status run_gpu_lane_create(run_lane *lane, bool seeing, yolo_error *error) {
     (void)lane;
+    (void)seeing;
     return run_gpu_weights_create(NULL, run_cpu, error);
 }
 static void run_gpu_lane_destroy(run_gpu_lane *gpu) { (void)gpu; }
 static yolo_status run_gpu_lane_shape(run_lane *lane, int64_t elements, yolo_error *error) {
     (void)elements;
-    return run_gpu_lane_create(lane, error);
+    return run_gpu_lane_create(lane, true, error);
 }
 static yolo_status run_gpu_measure(const net *net, run_place place, int n, int h, int w, uint64_t *weights, uint64_t *lane, yolo_error *error) {
     (void)net;
@@ -10820,11 +10840,20 @@ static void run_gpu_forward_timed(const run_lane *lane, double *ms_per_op) {
     (void)ms_per_op;
 }
 static void run_gpu_forward(run_lane *lane) { (void)lane; }
-static int run_gpu_candidates(run_lane *lane, float conf, bool multi_label, yg_candidate **found) {
-    (void)conf;
-    (void)multi_label;
-    run_gpu_forward(lane);
-    *found = NULL;
+static yolo_status run_gpu_fetch_heads(run_lane *lane, yolo_error *error) { return run_gpu_lane_create(lane, true, error); }
+static yolo_status run_gpu_reserve_search(run_lane *lane, const run_search *search, yolo_error *error) {
+    (void)search;
+    return run_gpu_lane_create(lane, true, error);
+}
+static yolo_status run_gpu_find(run_lane *lane, const run_picture *pictures, const run_search *search, double *staged, yolo_error *error) {
+    (void)pictures;
+    *staged = 0;
+    return run_gpu_reserve_search(lane, search, error);
+}
+static int run_gpu_found(const run_lane *lane, int picture, const yg_candidate **boxes) {
+    (void)lane;
+    (void)picture;
+    *boxes = NULL;
     return -1;
 }
 static yolo_status run_gpu_status(const run_lane *lane, yolo_error *error) {
@@ -10842,13 +10871,29 @@ struct run_gpu_weights {
     float *params, *scale; /* the parameter table; a factor a channel */
 };
 
+/* Work that comes again: recorded when its key comes for the second time, and replayed. */
+enum { RUN_GRAPHS = 16, RUN_KEY = 96 };
+typedef struct run_graph { uint8_t key[RUN_KEY]; int seen; yg_graph *graph; } run_graph;
+typedef struct run_graphs { run_graph items[RUN_GRAPHS]; int next; } run_graphs;
+
+/* Where a batch's things lie in a lane's blocks: behind the letterboxes in `pictures`, behind the candidates in `boxes`. */
+typedef struct run_gpu_room {
+    size_t wanted, pixels, pictures_end;
+    size_t counts, decode, sorted, kept, kept_boxes, boxes_end; /* from `kept` on it is downloaded */
+    int most, max_det;                                          /* candidates of a picture, and kept ones */
+} run_gpu_room;
+
 struct run_gpu_lane {
     yg_gpu *gpu;
+    bool seeing;                        /* pictures in, boxes out */
     uint8_t *activations; size_t activation_bytes;
-    float *staged, *host; size_t staged_bytes; /* input, then heads: on the device and pinned */
-    size_t heads_at[NET_MAX_LEVELS];           /* floats before a level's head in both */
-    yg_candidate *candidates, *found; int most; /* room for boxes: on the device; pinned, with their number behind it */
-    uint8_t *decode; size_t decode_bytes;       /* what yg_decode works in, then the number of boxes */
+    float *staged, *host; size_t staged_bytes; /* input, then heads: on the device and pinned; of a lane for pictures heads alone */
+    size_t heads_at[NET_MAX_LEVELS], heads_end; /* floats before a level's head in both */
+    run_gpu_room room;
+    uint8_t *pictures, *host_pictures; size_t picture_bytes; /* letterboxes, wanted classes, pixels: on the device and pinned */
+    uint8_t *boxes; size_t box_bytes;   /* from candidates to kept boxes */
+    uint8_t *kept; size_t kept_bytes;   /* pinned: numbers of kept boxes, then those */
+    run_graphs graphs;
 };
 
 /* The graph's buffers for a forward pass on a device. */
@@ -10944,27 +10989,6 @@ static yolo_status run_gpu_weights_create(run_weights *weights, run_place place,
     return status;
 }
 
-/* As run_measure, of the device's memory. */
-static yolo_status run_gpu_measure(const net *net, run_place place, int n, int h, int w, uint64_t *weights, uint64_t *lane, yolo_error *error) {
-    run_gpu_weights plan = {.type = place.half ? YG_F16 : YG_F32, .convolutions = mem_array((uint64_t)net->op_count, sizeof *plan.convolutions)};
-    net_buffer *buffers = mem_array((uint64_t)net->buffer_count, sizeof *buffers);
-    const yolo_status status = plan.convolutions && buffers ? YOLO_OK : err_memory(error, (uint64_t)net->op_count * sizeof *plan.convolutions);
-    if (status == YOLO_OK) {
-        memcpy(buffers, net->buffers, (size_t)net->buffer_count * sizeof *buffers);
-        run_gpu_buffers(net, buffers);
-        *weights = run_gpu_place(&plan, net, NULL) + (uint64_t)net->param_elements * sizeof(float);
-        *lane = (uint64_t)net_plan(buffers, net->plan_order, net->plan_count, n, h, w) * (plan.type == YG_F32 ? 4 : 2) + YG_SCRATCH_BYTES;
-        *lane += (uint64_t)n * (uint64_t)h * (uint64_t)w * 3 * sizeof(float);
-        for (int level = 0; level < net->level_count; level++) {
-            const net_tensor *head = &net->tensors[net->heads[level]];
-            *lane += (uint64_t)n * (uint64_t)buffers[head->buffer].h * (uint64_t)buffers[head->buffer].w * (uint64_t)head->channels * sizeof(float);
-        }
-    }
-    mem_free(plan.convolutions);
-    mem_free(buffers);
-    return status;
-}
-
 static yolo_status run_gpu_weights_refresh(run_weights *weights, const float *params, yolo_error *error) {
     const net *net = weights->net;
     run_gpu_weights *gpu = weights->gpu;
@@ -10983,23 +11007,56 @@ static yolo_status run_gpu_weights_refresh(run_weights *weights, const float *pa
     return run_gpu_error(gpu->gpu, error);
 }
 
+static void run_gpu_forget(run_graphs *graphs) {
+    for (int i = 0; i < RUN_GRAPHS; i++) yg_graph_free(graphs->items[i].graph);
+    memset(graphs, 0, sizeof *graphs);
+}
+
+/* Does `work`, of which all that may be another the next time is in the key: at most RUN_KEY bytes. */
+static void run_gpu_replay(yg_gpu *gpu, run_graphs *graphs, const void *key, size_t size, void (*work)(void *context), void *context) {
+    uint8_t padded[RUN_KEY] = {0};
+    int at = 0;
+    YOLO_ASSERT(size <= RUN_KEY);
+    memcpy(padded, key, size);
+    while (at < RUN_GRAPHS && memcmp(graphs->items[at].key, padded, RUN_KEY)) at++;
+    if (at == RUN_GRAPHS) {
+        at = graphs->next++ % RUN_GRAPHS;
+        yg_graph_free(graphs->items[at].graph);
+        memset(&graphs->items[at], 0, sizeof graphs->items[at]);
+        memcpy(graphs->items[at].key, padded, RUN_KEY);
+    }
+    run_graph *graph = &graphs->items[at];
+    if (graph->seen++ == 1) {
+        yg_record(gpu);
+        work(context);
+        graph->graph = yg_recorded(gpu);
+    }
+    if (graph->graph) yg_replay(gpu, graph->graph);
+    else work(context);
+}
+
+static run_place run_gpu_place_of(const run_gpu_weights *gpu) { return gpu->place; }
+
 static void run_gpu_lane_destroy(run_gpu_lane *gpu) {
     if (!gpu) return;
     if (gpu->gpu) {
+        run_gpu_forget(&gpu->graphs);
         yg_free(gpu->gpu, gpu->activations);
         yg_free(gpu->gpu, gpu->staged);
-        yg_free(gpu->gpu, gpu->candidates);
-        yg_free(gpu->gpu, gpu->decode);
-        yg_host_free(gpu->gpu, gpu->found);
+        yg_free(gpu->gpu, gpu->pictures);
+        yg_free(gpu->gpu, gpu->boxes);
         yg_host_free(gpu->gpu, gpu->host);
+        yg_host_free(gpu->gpu, gpu->host_pictures);
+        yg_host_free(gpu->gpu, gpu->kept);
     }
     yg_close(gpu->gpu);
     mem_free(gpu);
 }
 
-static yolo_status run_gpu_lane_create(run_lane *lane, yolo_error *error) {
+static yolo_status run_gpu_lane_create(run_lane *lane, bool seeing, yolo_error *error) {
     lane->gpu = mem_array(1, sizeof *lane->gpu);
     if (!lane->gpu) return err_memory(error, sizeof *lane->gpu);
+    lane->gpu->seeing = seeing;
     run_gpu_buffers(lane->net, lane->buffers);
     return run_gpu_open(&lane->gpu->gpu, lane->weights->gpu->place.gpu, error);
 }
@@ -11012,44 +11069,87 @@ static void run_gpu_reserve(yg_gpu *gpu, uint8_t **block, size_t *have, size_t w
     *have = *block ? wanted : 0;
 }
 
-/* Makes room for the lane's size, whose plan takes `floats` elements. */
+/* The same with as much pinned host memory. */
+static yolo_status run_gpu_reserve_pair(yg_gpu *gpu, void *device, void *host, size_t *have, size_t wanted, yolo_error *error) {
+    void *on_device, *pinned;
+    if (wanted <= *have) return YOLO_OK;
+    memcpy(&on_device, device, sizeof on_device);
+    memcpy(&pinned, host, sizeof pinned);
+    yg_free(gpu, on_device);
+    yg_host_free(gpu, pinned);
+    on_device = yg_alloc(gpu, wanted);
+    pinned = yg_host_alloc(gpu, wanted);
+    memcpy(device, &on_device, sizeof on_device);
+    memcpy(host, &pinned, sizeof pinned);
+    *have = on_device && pinned ? wanted : 0;
+    return pinned ? run_gpu_error(gpu, error) : err_memory(error, wanted);
+}
+
+/* Makes room for the lane's size, whose plan takes `elements`. */
 static yolo_status run_gpu_lane_shape(run_lane *lane, int64_t elements, yolo_error *error) {
     run_gpu_lane *gpu = lane->gpu;
     const net *net = lane->net;
     const size_t size = lane->weights->gpu->type == YG_F32 ? 4 : 2;
-    size_t floats = (size_t)lane->n * (size_t)lane->h * (size_t)lane->w * 3;
+    size_t floats = gpu->seeing ? 0 : (size_t)lane->n * (size_t)lane->h * (size_t)lane->w * 3;
     for (int level = 0; level < net->level_count; level++) {
         const net_tensor *head = &net->tensors[net->heads[level]];
         const net_buffer *buffer = &lane->buffers[head->buffer];
         gpu->heads_at[level] = floats;
         floats += (size_t)lane->n * (size_t)buffer->h * (size_t)buffer->w * (size_t)head->channels;
     }
+    gpu->heads_end = floats;
     run_gpu_reserve(gpu->gpu, &gpu->activations, &gpu->activation_bytes, (size_t)elements * size);
-    if (floats * sizeof(float) > gpu->staged_bytes) {
-        yg_free(gpu->gpu, gpu->staged);
-        yg_host_free(gpu->gpu, gpu->host);
-        gpu->staged_bytes = floats * sizeof(float);
-        gpu->staged = yg_alloc(gpu->gpu, gpu->staged_bytes);
-        gpu->host = yg_host_alloc(gpu->gpu, gpu->staged_bytes);
-        if (!gpu->host) return err_memory(error, gpu->staged_bytes);
-    }
-    return run_gpu_error(gpu->gpu, error);
+    return gpu->seeing ? run_gpu_error(gpu->gpu, error)
+                       : run_gpu_reserve_pair(gpu->gpu, &gpu->staged, &gpu->host, &gpu->staged_bytes, floats * sizeof(float), error);
 }
 
-/* Room for the boxes of one picture at the lane's size: one an anchor. */
-static void run_gpu_reserve_boxes(const run_lane *lane, const yg_ten *heads) {
-    run_gpu_lane *gpu = lane->gpu;
-    const net *net = lane->net;
-    int anchors = 0;
-    for (int level = 0; level < net->level_count; level++) anchors += heads[level].h * heads[level].w;
-    if (anchors > gpu->most) {
-        yg_free(gpu->gpu, gpu->candidates);
-        yg_host_free(gpu->gpu, gpu->found);
-        gpu->most = anchors;
-        gpu->candidates = yg_alloc(gpu->gpu, (size_t)anchors * sizeof *gpu->candidates);
-        gpu->found = yg_host_alloc(gpu->gpu, ((size_t)anchors + 1) * sizeof *gpu->found);
+/* What a picture takes on the device: 16 bytes behind it may be read. */
+static size_t run_gpu_picture_bytes(int width, int height) { return ((size_t)width * (size_t)height * 3 + 16 + 15) & ~(size_t)15; }
+
+/* Of n pictures in an input of h x w. `heads`: their sizes. */
+static run_gpu_room run_gpu_plan_room(const net *net, const yg_ten *heads, int n, int h, int w, const run_search *search) {
+    run_gpu_room room;
+    int64_t most = 0;
+    const size_t pictures = (size_t)n;
+    for (int level = 0; level < net->level_count; level++) most += (int64_t)heads[level].h * heads[level].w;
+    if (search->multi_label) most *= net->class_count;
+    room.most = (int)YOLO_MIN(most, YG_NMS_MOST);
+    room.max_det = YOLO_MIN(search->max_det, room.most);
+    room.wanted = run_gpu_aligned(pictures * sizeof(yg_letterbox));
+    room.pixels = room.wanted + run_gpu_aligned((size_t)net->class_count);
+    room.pictures_end = room.pixels + pictures * YOLO_MAX(run_gpu_picture_bytes(w, h), RUN_PICTURE_BYTES);
+    room.counts = run_gpu_aligned(pictures * (size_t)room.most * sizeof(yg_candidate));
+    room.decode = room.counts + run_gpu_aligned(pictures * sizeof(int));
+    room.sorted = room.decode + run_gpu_aligned(yg_decode_bytes(heads, net->level_count, net->class_count));
+    room.kept = room.sorted + run_gpu_aligned(yg_nms_bytes(n, room.most));
+    room.kept_boxes = room.kept + run_gpu_aligned(pictures * sizeof(int));
+    room.boxes_end = room.kept_boxes + pictures * (size_t)room.max_det * sizeof(yg_candidate);
+    return room;
+}
+
+/* As run_measure, of the device's memory and a lane for pictures. */
+static yolo_status run_gpu_measure(const net *net, run_place place, int n, int h, int w, uint64_t *weights, uint64_t *lane, yolo_error *error) {
+    run_gpu_weights plan = {.type = place.half ? YG_F16 : YG_F32, .convolutions = mem_array((uint64_t)net->op_count, sizeof *plan.convolutions)};
+    const run_search search = {.max_det = YG_NMS_MOST, .multi_label = true};
+    net_buffer *buffers = mem_array((uint64_t)net->buffer_count, sizeof *buffers);
+    yg_ten heads[NET_MAX_LEVELS];
+    const yolo_status status = plan.convolutions && buffers ? YOLO_OK : err_memory(error, (uint64_t)net->op_count * sizeof *plan.convolutions);
+    if (status == YOLO_OK) {
+        memcpy(buffers, net->buffers, (size_t)net->buffer_count * sizeof *buffers);
+        run_gpu_buffers(net, buffers);
+        *weights = run_gpu_place(&plan, net, NULL) + (uint64_t)net->param_elements * sizeof(float);
+        *lane = (uint64_t)net_plan(buffers, net->plan_order, net->plan_count, n, h, w) * (plan.type == YG_F32 ? 4 : 2) + YG_SCRATCH_BYTES;
+        for (int level = 0; level < net->level_count; level++) {
+            const net_tensor *head = &net->tensors[net->heads[level]];
+            heads[level] = (yg_ten){.n = n, .h = buffers[head->buffer].h, .w = buffers[head->buffer].w};
+            *lane += (uint64_t)n * (uint64_t)heads[level].h * (uint64_t)heads[level].w * (uint64_t)head->channels * sizeof(float);
+        }
+        const run_gpu_room room = run_gpu_plan_room(net, heads, n, h, w, &search);
+        *lane += room.pictures_end + room.boxes_end;
     }
-    run_gpu_reserve(gpu->gpu, &gpu->decode, &gpu->decode_bytes, run_gpu_aligned(yg_decode_bytes(heads, net->level_count, net->class_count)) + sizeof(int));
+    mem_free(plan.convolutions);
+    mem_free(buffers);
+    return status;
 }
 
 /* A tensor of the graph in a block of activations. */
@@ -11091,51 +11191,145 @@ static yg_ten run_gpu_head(const run_lane *lane, int level) {
     return run_gpu_view(lane->buffers, lane->gpu->activations, &lane->net->tensors[lane->net->heads[level]], lane->n, lane->weights->gpu->type);
 }
 
-/* From the input in host memory to the heads on the device. */
-static void run_gpu_start(const run_lane *lane) {
-    const net *net = lane->net;
+/* From the input on the device to the heads there. */
+static void run_gpu_network(const run_lane *lane) {
+    for (int i = 0; i < lane->net->op_count; i++) run_gpu_op(lane, i);
+}
+
+static yg_ten run_gpu_lane_input(const run_lane *lane) {
+    return run_gpu_input(lane->buffers, lane->gpu->activations, &lane->net->tensors[lane->net->input], lane->n, lane->weights->gpu->type);
+}
+
+/* Heads into host memory, where there is room for them; waits. */
+static void run_gpu_download_heads(const run_lane *lane) {
     const run_gpu_lane *gpu = lane->gpu;
-    const yg_ten input = run_gpu_input(lane->buffers, gpu->activations, &net->tensors[net->input], lane->n, lane->weights->gpu->type);
-    yg_enter(gpu->gpu);
-    yg_upload(gpu->gpu, gpu->staged, gpu->host, gpu->heads_at[0] * sizeof(float));
-    yg_from_floats(gpu->gpu, &input, gpu->staged, 3);
-    for (int i = 0; i < net->op_count; i++) run_gpu_op(lane, i);
+    const size_t first = gpu->heads_at[0];
+    for (int level = 0; level < lane->net->level_count; level++) {
+        const yg_ten head = run_gpu_head(lane, level);
+        yg_to_floats(gpu->gpu, gpu->staged + gpu->heads_at[level], &head);
+    }
+    yg_download(gpu->gpu, gpu->host + first, gpu->staged + first, (gpu->heads_end - first) * sizeof(float));
+    yg_finish(gpu->gpu, NULL, 0);
 }
 
 static void run_gpu_forward(run_lane *lane) {
     run_gpu_lane *gpu = lane->gpu;
-    const size_t first = gpu->heads_at[0];
-    size_t end = first;
-    run_gpu_start(lane);
-    for (int level = 0; level < lane->net->level_count; level++) {
-        const yg_ten head = run_gpu_head(lane, level);
-        yg_to_floats(gpu->gpu, gpu->staged + gpu->heads_at[level], &head);
-        end = gpu->heads_at[level] + (size_t)head.n * (size_t)head.h * (size_t)head.w * (size_t)head.c;
-    }
-    yg_download(gpu->gpu, gpu->host + first, gpu->staged + first, (end - first) * sizeof(float));
-    yg_finish(gpu->gpu, NULL, 0);
+    const yg_ten input = run_gpu_lane_input(lane);
+    yg_enter(gpu->gpu);
+    yg_upload(gpu->gpu, gpu->staged, gpu->host, gpu->heads_at[0] * sizeof(float));
+    yg_from_floats(gpu->gpu, &input, gpu->staged, 3);
+    run_gpu_network(lane);
+    run_gpu_download_heads(lane);
 }
 
-/* A forward pass of one picture, of which only the boxes above `conf` come back: their number, and where they are until the next
-   pass; their owner may change them. -1 when they are more than there is room for, or on failure: run_forward tells more. */
-static int run_gpu_candidates(run_lane *lane, float conf, bool multi_label, yg_candidate **found) {
+/* ---- pictures in, boxes out ---- */
+
+/* Room for the boxes that `search` may find at the lane's size. */
+static yolo_status run_gpu_reserve_search(run_lane *lane, const run_search *search, yolo_error *error) {
     run_gpu_lane *gpu = lane->gpu;
-    const net *net = lane->net;
     yg_ten heads[NET_MAX_LEVELS];
-    int count;
+    for (int level = 0; level < lane->net->level_count; level++) heads[level] = run_gpu_head(lane, level);
+    gpu->room = run_gpu_plan_room(lane->net, heads, lane->n, lane->h, lane->w, search);
+    run_gpu_reserve(gpu->gpu, &gpu->boxes, &gpu->box_bytes, gpu->room.boxes_end);
+    if (gpu->room.boxes_end - gpu->room.kept > gpu->kept_bytes) {
+        yg_host_free(gpu->gpu, gpu->kept);
+        gpu->kept_bytes = gpu->room.boxes_end - gpu->room.kept;
+        gpu->kept = yg_host_alloc(gpu->gpu, gpu->kept_bytes);
+        if (!gpu->kept) {
+            gpu->kept_bytes = 0;
+            return err_memory(error, gpu->room.boxes_end - gpu->room.kept);
+        }
+    }
+    return run_gpu_reserve_pair(gpu->gpu, &gpu->pictures, &gpu->host_pictures, &gpu->picture_bytes, gpu->room.pictures_end, error);
+}
+
+/* Copies the batch to where it is uploaded from; returns its bytes. A picture that leaves the others too little of the room is
+   scaled here instead of on the device: fewer bytes, the same pixels in the network's input. */
+static size_t run_gpu_stage(const run_lane *lane, const run_picture *pictures, const run_search *search) {
+    const run_gpu_lane *gpu = lane->gpu;
+    const run_gpu_room *room = &gpu->room;
+    yg_letterbox *letterboxes = (yg_letterbox *)(void *)gpu->host_pictures;
+    uint8_t *wanted = gpu->host_pictures + room->wanted;
+    size_t at = room->pixels;
+    memset(wanted, search->classes == NULL, (size_t)lane->net->class_count);
+    for (int i = 0; search->classes && i < search->class_count; i++) wanted[search->classes[i]] = 1;
+    for (int i = 0; i < lane->n; i++) {
+        const yolo_image *image = pictures[i].image;
+        const img_letterbox *plan = pictures[i].plan;
+        const size_t others = (size_t)(lane->n - 1 - i) * run_gpu_picture_bytes(lane->w, lane->h);
+        const bool whole = at + run_gpu_picture_bytes(image->width, image->height) + others <= room->pictures_end;
+        const int width = whole ? image->width : plan->scaled_width, height = whole ? image->height : plan->scaled_height;
+        if (whole) memcpy(gpu->host_pictures + at, image->pixels, (size_t)width * (size_t)height * 3);
+        else img_resize(image, width, height, gpu->host_pictures + at, (size_t)width * 3);
+        letterboxes[i] = run_gpu_letterbox(plan, width, height, gpu->pictures + at);
+        at += run_gpu_picture_bytes(width, height);
+    }
+    return at;
+}
+
+typedef struct run_gpu_sight { run_lane *lane; const run_search *search; } run_gpu_sight;
+
+/* Everything between the upload of a batch and the moment when its boxes are there. */
+static void run_gpu_see(void *context) {
+    const run_gpu_sight *sight = context;
+    const run_lane *lane = sight->lane;
+    const run_search *search = sight->search;
+    const run_gpu_lane *gpu = lane->gpu;
+    const run_gpu_room *room = &gpu->room;
+    const net *net = lane->net;
+    const yg_ten input = run_gpu_lane_input(lane);
+    yg_ten heads[NET_MAX_LEVELS];
+    yg_candidate *candidates = (yg_candidate *)(void *)gpu->boxes, *kept = (yg_candidate *)(void *)(gpu->boxes + room->kept_boxes);
+    int *counts = (int *)(void *)(gpu->boxes + room->counts), *kept_counts = (int *)(void *)(gpu->boxes + room->kept);
     for (int level = 0; level < net->level_count; level++) heads[level] = run_gpu_head(lane, level);
-    run_gpu_reserve_boxes(lane, heads);
-    if (lane->n != 1 || !gpu->found || yg_finish(gpu->gpu, NULL, 0)) return -1;
-    int *counts = (int *)(gpu->decode + gpu->decode_bytes - sizeof(int));
-    run_gpu_start(lane);
-    yg_decode(gpu->gpu, gpu->candidates, counts, heads, net->strides, net->level_count, net->class_count, conf, multi_label, NULL, gpu->most, gpu->decode);
-    yg_download(gpu->gpu, gpu->found + gpu->most, counts, sizeof count);
-    if (yg_finish(gpu->gpu, NULL, 0)) return -1;
-    memcpy(&count, gpu->found + gpu->most, sizeof count);
-    if (count > gpu->most) return -1;
-    yg_download(gpu->gpu, gpu->found, gpu->candidates, (size_t)count * sizeof *gpu->found);
-    *found = gpu->found;
-    return yg_finish(gpu->gpu, NULL, 0) ? -1 : count;
+    yg_letterbox_run(gpu->gpu, &input, (const yg_letterbox *)(const void *)gpu->pictures);
+    run_gpu_network(lane);
+    yg_decode(gpu->gpu, candidates, counts, heads, net->strides, net->level_count, net->class_count, search->conf, search->multi_label,
+              gpu->pictures + room->wanted, room->most, gpu->boxes + room->decode);
+    yg_nms(gpu->gpu, kept, kept_counts, candidates, counts, lane->n, room->most, search->iou, room->max_det, search->agnostic, gpu->boxes + room->sorted);
+    yg_download(gpu->gpu, gpu->kept, kept_counts, room->boxes_end - room->kept);
+}
+
+typedef struct run_gpu_key { /* what a recording depends on; no gaps between */
+    int n, h, w, max_det;
+    float conf, iou;
+    int agnostic, multi_label;
+    const void *activations, *pictures, *boxes, *kept;
+} run_gpu_key;
+
+/* Looks at the lane->n pictures, whose letterboxes are of the lane's size; run_gpu_found then gives their boxes. Waits. *staged =
+   when the pictures were ready to be uploaded. */
+static yolo_status run_gpu_find(run_lane *lane, const run_picture *pictures, const run_search *search, double *staged, yolo_error *error) {
+    run_gpu_lane *gpu = lane->gpu;
+    const yolo_status status = run_gpu_reserve_search(lane, search, error);
+    if (status != YOLO_OK) return status;
+    const run_gpu_key key = {lane->n, lane->h, lane->w, search->max_det, search->conf, search->iou, search->agnostic, search->multi_label,
+                             gpu->activations, gpu->pictures, gpu->boxes, gpu->kept};
+    const size_t bytes = run_gpu_stage(lane, pictures, search);
+    run_gpu_sight sight = {lane, search};
+    *staged = os_clock();
+    yg_enter(gpu->gpu);
+    yg_upload(gpu->gpu, gpu->pictures, gpu->host_pictures, bytes);
+    run_gpu_replay(gpu->gpu, &gpu->graphs, &key, sizeof key, run_gpu_see, &sight);
+    return run_gpu_error(gpu->gpu, error);
+}
+
+/* Number of boxes in a picture of the last run_gpu_find, by falling score, in network pixels; valid until the next. -1: there were
+   more candidates than room, what is found is to be got from the heads. */
+static int run_gpu_found(const run_lane *lane, int picture, const yg_candidate **boxes) {
+    const run_gpu_lane *gpu = lane->gpu;
+    const run_gpu_room *room = &gpu->room;
+    *boxes = (const yg_candidate *)(const void *)(gpu->kept + (room->kept_boxes - room->kept)) + (int64_t)picture * room->max_det;
+    return ((const int *)(const void *)gpu->kept)[picture];
+}
+
+/* Brings the heads of the last run_gpu_find to where run_lane_head has them. */
+static yolo_status run_gpu_fetch_heads(run_lane *lane, yolo_error *error) {
+    run_gpu_lane *gpu = lane->gpu;
+    const yolo_status status = run_gpu_reserve_pair(gpu->gpu, &gpu->staged, &gpu->host, &gpu->staged_bytes, gpu->heads_end * sizeof(float), error);
+    if (status != YOLO_OK) return status;
+    run_gpu_download_heads(lane);
+    return run_gpu_error(gpu->gpu, error);
 }
 
 /* As run_forward_timed. */
@@ -11166,6 +11360,9 @@ static uint64_t run_place_free(run_place place) {
     yg_device device;
     return run_gpu_device(place, &device) ? device.memory_free : 0;
 }
+
+/* Where the weights are. */
+static run_place run_weights_place(const run_weights *weights) { return weights->gpu ? run_gpu_place_of(weights->gpu) : run_cpu; }
 
 /* "GPU 0 (NVIDIA ...)", or "CPU". */
 static const char *run_place_text(run_place place, char *text, size_t size) {
@@ -11307,10 +11504,9 @@ static void run_lane_destroy(run_lane *lane) {
     mem_free(lane);
 }
 
-/* A lane for inputs of up to n,h,w, which is also its first size. weights, net and pool (NULL = no threads) outlive it;
-   lanes that run at the same time have different pools. */
-static yolo_status run_lane_create(run_lane **out, const run_weights *weights, const net *net, thr_pool *pool, int n, int h,
-                                   int w, yolo_error *error) {
+/* `seeing`: for pictures, where that is another thing than for floats. */
+static yolo_status run_lane_make(run_lane **out, const run_weights *weights, const net *net, thr_pool *pool, bool seeing, int n, int h,
+                                 int w, yolo_error *error) {
     YOLO_ASSERT(weights->net == net);
     yolo_status status = YOLO_OK;
     *out = mem_array(1, sizeof **out);
@@ -11320,9 +11516,27 @@ static yolo_status run_lane_create(run_lane **out, const run_weights *weights, c
     if (!(*out)->buffers) status = err_memory(error, (uint64_t)net->buffer_count * sizeof *net->buffers);
     else {
         memcpy((*out)->buffers, net->buffers, (size_t)net->buffer_count * sizeof *net->buffers);
-        if (weights->gpu) status = run_gpu_lane_create(*out, error);
+        if (weights->gpu) status = run_gpu_lane_create(*out, seeing, error);
         if (status == YOLO_OK) status = run_lane_shape(*out, n, h, w, error);
     }
+    if (status != YOLO_OK) {
+        run_lane_destroy(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+/* A lane for inputs of up to n,h,w, which is also its first size. weights, net and pool (NULL = no threads) outlive it;
+   lanes that run at the same time have different pools. */
+static yolo_status run_lane_create(run_lane **out, const run_weights *weights, const net *net, thr_pool *pool, int n, int h, int w, yolo_error *error) {
+    return run_lane_make(out, weights, net, pool, false, n, h, w, error);
+}
+
+/* The same for pictures, with room for what is found in them: on a GPU it has run_gpu_find instead of run_forward. */
+static yolo_status run_lane_create_seeing(run_lane **out, const run_weights *weights, const net *net, thr_pool *pool, const run_search *search,
+                                          int n, int h, int w, yolo_error *error) {
+    yolo_status status = run_lane_make(out, weights, net, pool, true, n, h, w, error);
+    if (status == YOLO_OK && (*out)->gpu) status = run_gpu_reserve_search(*out, search, error);
     if (status != YOLO_OK) {
         run_lane_destroy(*out);
         *out = NULL;
@@ -12209,16 +12423,9 @@ static void grad_backward(grad_pass *pass, float *gradients) {
    between calls, so any number of threads may do it at once. Anchors are rejected on their class logits, which costs a
    comparison a class; exponentials are for survivors. NaN never survives: every test is written so that it fails. */
 
-typedef struct det_options {
-    float conf, iou;     /* kept: score > conf; suppressed: overlap > iou */
-    int max_det;
-    bool agnostic;       /* boxes of different classes suppress each other */
-    bool multi_label;    /* an anchor gives a box for each class above conf, not for its best class only */
-    const int *classes;  /* keep these only; NULL = all */
-    int class_count;
-} det_options;
+typedef run_search det_options;
 
-enum { NMS_MOST = 30000 }; /* REF ultralytics/utils/nms.py max_nms, max_wh */
+enum { NMS_MOST = YG_NMS_MOST }; /* REF ultralytics/utils/nms.py max_nms, max_wh */
 #define NMS_CLASS_OFFSET 7680.0f
 
 typedef yg_candidate nms_candidate; /* `order`: as they came */
@@ -12372,13 +12579,15 @@ static yolo_status det_run(const net *net, const ten *heads, int image, const de
     return status;
 }
 
-/* As det_run, of a lane on a GPU after run_gpu_candidates. `found` comes in rising order. */
-static yolo_status det_gpu(const net *net, nms_candidate *found, int count, const det_options *options, yolo_boxes *out, yolo_error *error) {
-    nms_list list = {.items = found};
-    memset(out, 0, sizeof *out);
-    for (int i = 0; i < count; i++)
-        if (det_wanted(options, found[i].class_id)) found[list.count++] = found[i];
-    return list.count ? nms_run(&list, net->class_count, options, out, error) : YOLO_OK;
+/* Boxes that were found on a GPU, as det_run gives them. */
+static yolo_status det_take(const yg_candidate *found, int count, yolo_boxes *out, yolo_error *error) {
+    *out = (yolo_boxes){0};
+    if (!count) return YOLO_OK;
+    out->items = mem_array((uint64_t)count, sizeof *out->items);
+    if (!out->items) return err_memory(error, (uint64_t)count * sizeof *out->items);
+    for (int i = 0; i < count; i++) out->items[i] = (yolo_box){found[i].x1, found[i].y1, found[i].x2, found[i].y2, found[i].score, found[i].class_id};
+    out->count = count;
+    return YOLO_OK;
 }
 
 /* From network pixels to pixels of the picture, clipped to it. Each side has its own scale, because the letterbox
@@ -12419,8 +12628,10 @@ static yolo_status det_check(const net *net, int *imgsz, const det_options *opti
 }
 
 /* ---- pictures in, boxes out ----
-   Loaders decode ahead, lanes infer, the calling thread takes the results in order. A lane is a thread with its own
-   activations over shared weights: pictures in parallel scale better than the loops within one. */
+   Loaders decode ahead, lanes infer, the calling thread takes the results in order. On the CPU a lane is a thread with its own
+   activations over shared weights, for a picture at a time: pictures in parallel scale better than the loops within one. On a
+   GPU a lane is a thread with its own stream, for a batch of pictures at a time; two of them, so that one's pictures are uploaded
+   while the other's are computed, and what is to be done with a picture afterwards is the loaders' work. */
 
 /* One picture on its way through. All of it is valid until `result` returns. */
 typedef struct pipe_picture {
@@ -12428,10 +12639,10 @@ typedef struct pipe_picture {
     const char *path;
     const char *damage;      /* why it could not be read, or NULL; then there are no boxes and width is 0 */
     int width, height;       /* of the original, after orientation */
-    yolo_image image;        /* only with keep_images; `work` may draw into it */
+    yolo_image image;        /* in `result` only with keep_images; `work` may draw into it */
     yolo_boxes boxes;        /* pixels of the original, or of the network with network_boxes; by falling score */
     img_letterbox letterbox;
-    double decode_ms, preprocess_ms, inference_ms, postprocess_ms; /* of the thread that did it */
+    double decode_ms, preprocess_ms, inference_ms, postprocess_ms; /* of the thread that did it; a batch's is shared out */
     void *work_data;         /* the caller's: set in `work`, used in `result` */
 } pipe_picture;
 
@@ -12439,29 +12650,45 @@ typedef struct pipe_job {
     const net *net;
     const run_weights *weights;
     thr_pool *pool;          /* NULL = single-threaded */
-    int threads;             /* lanes at most; 0 = as many as the pool has */
+    int threads;             /* lanes at most, on a GPU loaders; 0 = as many as the pool has */
+    int batch;               /* pictures in a pass at most, on a GPU; 0 = PIPE_BATCH */
     int64_t count;
     const char *(*path)(void *user, int64_t index); /* any thread; the text outlives the run */
-    /* Where the picture goes in the network's input; any thread. NULL = predict's letterbox by imgsz and rect. */
+    /* Where the picture goes in the network's input; any thread, once a picture. NULL = predict's letterbox by imgsz and rect. */
     void (*plan)(void *user, int64_t index, int width, int height, img_letterbox *plan);
     int imgsz;               /* rounded up to a multiple of the stride */
     bool rect;
     det_options detect;
     bool network_boxes, keep_images;
-    /* On a lane's thread, several at a time, in no order, before `work`: sees the lane after its forward pass, input
-       and raw heads, and the picture's boxes. Not for damaged pictures. NULL = none. */
-    yolo_status (*heads)(void *user, pipe_picture *picture, run_lane *lane, yolo_error *error);
-    /* On a lane's thread, several at a time, in no order: drawing, encoding, writing files. NULL = none. */
+    /* On a lane's thread, several at a time, in no order, before `work`: sees the picture's raw heads, each of one picture, and
+       its boxes. Not for damaged pictures. NULL = none. */
+    yolo_status (*heads)(void *user, pipe_picture *picture, const ten *heads, yolo_error *error);
+    /* On any thread, several at a time, in no order: drawing, encoding, writing files. NULL = none. */
     yolo_status (*work)(void *user, pipe_picture *picture, yolo_error *error);
     /* On the calling thread, in the order of the list, for damaged pictures too. NULL = none. */
     yolo_status (*result)(void *user, pipe_picture *picture, yolo_error *error);
     void *user;
 } pipe_job;
 
+enum {
+    PIPE_HELD_BYTES = 256 << 20,       /* loaders wait while decoded pictures hold more */
+    PIPE_BATCH = 16, PIPE_BATCH_MOST = 32, /* pictures in a pass on a GPU: as a rule, and at most */
+    PIPE_GPU_LANES = 2,
+    PIPE_WINDOW = 4                    /* so many batches' pictures may come by before a batch of a rare shape is full */
+};
+
+/* Pictures of one shape in the network's input, for one pass. A damaged one is alone. */
+typedef struct pipe_batch {
+    int64_t indices[PIPE_BATCH_MOST];
+    int count, width, height;
+    uint64_t before;         /* bytes of the pictures before its first one */
+    bool closed;             /* nothing more comes in */
+} pipe_batch;
+
 typedef struct pipe_line pipe_line;
 typedef struct pipe_lane { run_lane *run; pipe_line *line; os_thread thread; } pipe_lane;
 
-typedef enum pipe_stage { PIPE_EMPTY, PIPE_LOADED, PIPE_CLAIMED, PIPE_DONE } pipe_stage;
+typedef enum pipe_stage { PIPE_EMPTY, PIPE_LOADED, PIPE_CLAIMED, PIPE_FOUND, PIPE_DONE } pipe_stage; /* FOUND: `work` is to come */
 typedef struct pipe_slot {
     pipe_picture picture;
     pipe_stage stage;
@@ -12471,59 +12698,111 @@ typedef struct pipe_slot {
 
 /* Indices consumed <= run <= load <= end; index i lives in slot i % slot_count from load to consumption, so at most
    slot_count pictures are on their way. Everything below is under the mutex but a slot's picture, which belongs to the
-   thread that claimed it. Indices are claimed in order, so what is delivered is a prefix of the list. */
+   thread that claimed it. Indices go into batches in order, so what is delivered is a prefix of the list. */
 struct pipe_line {
     const pipe_job *job;
     os_mutex mutex;
     os_condition changed;
     pipe_slot *slots;
     int slot_count;
-    int64_t load, run, consumed, end;
-    uint64_t bytes;          /* decoded pictures held */
+    int64_t load, run, consumed, end; /* run: those before it are in a batch, or through */
+    pipe_batch *batches;     /* that no lane has taken yet, by their first picture; room for one a slot */
+    int batch_count, batch;  /* batch: pictures of a full one */
+    uint64_t bytes, passed;  /* of decoded pictures: held; of all that went into batches */
+    int found;               /* slots at PIPE_FOUND */
     yolo_status status;      /* the first failure; everyone leaves on it */
     yolo_error error;
     pipe_lane *lanes;
-    int lane_count;
+    int lane_count, loader_count;
+    bool lanes_work;         /* `work` is done by lanes, not by loaders */
 };
 
-enum { PIPE_HELD_BYTES = 256 << 20 }; /* loaders wait while decoded pictures hold more */
+static int pipe_threads(const pipe_job *job) { return job->threads > 0 ? job->threads : thr_pool_size(job->pool); }
 
-/* Lanes a job runs in: one a thread, or for a few pictures a single one that uses the whole pool for each. */
+/* Pictures of a pass, where the device has room for them. */
+static int pipe_batch_wanted(const pipe_job *job) {
+    const int wanted = job->batch > 0 ? YOLO_MIN(job->batch, PIPE_BATCH_MOST) : PIPE_BATCH;
+    return job->weights->gpu ? (int)YOLO_CLAMP(job->count, 1, wanted) : 1;
+}
+
+/* Lanes a job runs in. On the CPU one a thread, or for a few pictures a single one that uses the whole pool for each. */
 static int pipe_lane_count(const pipe_job *job) {
-    int threads = job->threads > 0 ? job->threads : thr_pool_size(job->pool);
+    const int threads = pipe_threads(job);
+    if (job->weights->gpu) return job->count <= pipe_batch_wanted(job) ? 1 : PIPE_GPU_LANES;
     return job->count < 2 * (int64_t)threads ? 1 : threads;
 }
 
-/* Forward pass and boxes in network pixels; on a GPU the heads stay there when nobody but this wants them. */
-static yolo_status pipe_detect(run_lane *lane, const net *net, const det_options *detect, bool wants_heads, double *inferred, yolo_boxes *boxes, yolo_error *error) {
-    ten heads[NET_MAX_LEVELS];
-    nms_candidate *found;
-    const int count = lane->gpu && !wants_heads ? run_gpu_candidates(lane, detect->conf, detect->multi_label && net->class_count > 1, &found) : -1;
-    if (count < 0) run_forward(lane);
-    *inferred = os_clock();
-    const yolo_status status = run_status(lane, error);
-    if (status != YOLO_OK) return status;
-    if (count >= 0) return det_gpu(net, found, count, detect, boxes, error);
-    for (int level = 0; level < net->level_count; level++) heads[level] = run_lane_head(lane, level);
-    return det_run(net, heads, 0, detect, boxes, error);
+/* Side of the largest input: a caller's plan may pad by up to a stride more. */
+static int pipe_largest_side(const pipe_job *job) { return job->imgsz + (job->plan ? job->net->max_stride : 0); }
+
+/* The batch that the lanes of a GPU have room for there, with a sixteenth left free; 1 where even that may be too much. */
+static int pipe_fitting_batch(const pipe_job *job) {
+    const run_place place = run_weights_place(job->weights);
+    const int side = pipe_largest_side(job);
+    int batch = pipe_batch_wanted(job);
+    if (batch == 1) return 1;
+    const uint64_t available = run_place_free(place) / 16 * 15, lanes = (uint64_t)pipe_lane_count(job);
+    for (; batch > 1; batch = (batch + 1) / 2) {
+        uint64_t weights, lane;
+        if (run_measure(job->net, job->weights->isa, place, batch, side, side, &weights, &lane, NULL) == YOLO_OK && lanes * lane <= available) break;
+    }
+    return batch;
 }
 
-/* picture->letterbox, ->width and ->height are set; gives boxes and times. */
-static yolo_status pipe_infer(pipe_lane *lane, const net *net, const yolo_image *image, const det_options *detect,
-                              bool network_boxes, bool wants_heads, pipe_picture *picture, yolo_error *error) {
-    const img_letterbox *plan = &picture->letterbox;
-    double start = os_clock(), inferred;
-    yolo_status status = run_lane_shape(lane->run, 1, plan->height, plan->width, error);
-    if (status != YOLO_OK) return status;
-    img_letterbox_run(plan, image, run_lane_input(lane->run));
-    double prepared = os_clock();
-    status = pipe_detect(lane->run, net, detect, wants_heads, &inferred, &picture->boxes, error);
-    if (status == YOLO_OK && !network_boxes) det_unletterbox(&picture->boxes, plan, picture->width, picture->height);
-    picture->preprocess_ms = (prepared - start) * 1e3;
-    picture->inference_ms = (inferred - prepared) * 1e3;
-    picture->postprocess_ms = (os_clock() - inferred) * 1e3;
+/* ---- a batch through the network ---- */
+
+/* Forward pass of as many pictures as the lane is shaped for. On a GPU their boxes are found there too, and the heads come back
+   only where somebody looks at them. */
+static yolo_status pipe_forward(run_lane *lane, const pipe_job *job, pipe_picture *const *pictures, double *prepared, yolo_error *error) {
+    run_picture views[PIPE_BATCH_MOST];
+    const yg_candidate *boxes;
+    bool heads = job->heads != NULL;
+    if (!lane->gpu) {
+        img_letterbox_run(&pictures[0]->letterbox, &pictures[0]->image, run_lane_input(lane));
+        *prepared = os_clock();
+        run_forward(lane);
+        return YOLO_OK;
+    }
+    for (int i = 0; i < lane->n; i++) views[i] = (run_picture){&pictures[i]->image, &pictures[i]->letterbox};
+    const yolo_status status = run_gpu_find(lane, views, &job->detect, prepared, error);
+    for (int i = 0; i < lane->n && status == YOLO_OK; i++) heads |= run_gpu_found(lane, i, &boxes) < 0;
+    return status == YOLO_OK && heads ? run_gpu_fetch_heads(lane, error) : status;
+}
+
+/* Boxes of picture `at` of the pass. */
+static yolo_status pipe_boxes(run_lane *lane, const pipe_job *job, pipe_picture *picture, int at, yolo_error *error) {
+    ten heads[NET_MAX_LEVELS];
+    const yg_candidate *found = NULL;
+    const int count = lane->gpu ? run_gpu_found(lane, at, &found) : -1;
+    for (int level = 0; level < job->net->level_count && (count < 0 || job->heads); level++) {
+        heads[level] = run_lane_head(lane, level);
+        heads[level].data = ten_at(&heads[level], at, 0, 0);
+        heads[level].n = 1;
+    }
+    yolo_status status = count < 0 ? det_run(job->net, heads, 0, &job->detect, &picture->boxes, error) : det_take(found, count, &picture->boxes, error);
+    if (status == YOLO_OK && !job->network_boxes) det_unletterbox(&picture->boxes, &picture->letterbox, picture->width, picture->height);
+    return status == YOLO_OK && job->heads ? job->heads(job->user, picture, heads, error) : status;
+}
+
+/* Of the pictures image, letterbox (of one shape), width and height are set; gives boxes and times. */
+static yolo_status pipe_infer(run_lane *lane, const pipe_job *job, pipe_picture *const *pictures, int count, yolo_error *error) {
+    const img_letterbox *plan = &pictures[0]->letterbox;
+    const double start = os_clock(), share = 1e3 / count;
+    double prepared = start;
+    yolo_status status = run_lane_shape(lane, count, plan->height, plan->width, error);
+    if (status == YOLO_OK) status = pipe_forward(lane, job, pictures, &prepared, error);
+    const double inferred = os_clock();
+    for (int i = 0; i < count && status == YOLO_OK; i++) status = pipe_boxes(lane, job, pictures[i], i, error);
+    const double done = os_clock();
+    for (int i = 0; i < count; i++) {
+        pictures[i]->preprocess_ms = (prepared - start) * share;
+        pictures[i]->inference_ms = (inferred - prepared) * share;
+        pictures[i]->postprocess_ms = (done - inferred) * share;
+    }
     return status;
 }
+
+/* ---- a picture's way ---- */
 
 static void pipe_load(const pipe_job *job, pipe_slot *slot, int64_t index) {
     pipe_picture *picture = &slot->picture;
@@ -12540,6 +12819,8 @@ static void pipe_load(const pipe_job *job, pipe_slot *slot, int64_t index) {
     picture->width = picture->image.width;
     picture->height = picture->image.height;
     slot->bytes = (uint64_t)picture->width * (uint64_t)picture->height * 3;
+    if (job->plan) job->plan(job->user, index, picture->width, picture->height, &picture->letterbox);
+    else picture->letterbox = img_letterbox_plan(picture->width, picture->height, job->imgsz, job->rect, job->net->max_stride);
 }
 
 static void pipe_drop_image(pipe_picture *picture) {
@@ -12547,17 +12828,9 @@ static void pipe_drop_image(pipe_picture *picture) {
     memset(&picture->image, 0, sizeof picture->image);
 }
 
-static yolo_status pipe_process(const pipe_job *job, pipe_lane *lane, pipe_slot *slot, yolo_error *error) {
-    pipe_picture *picture = &slot->picture;
-    yolo_status status = YOLO_OK;
-    if (!picture->damage) {
-        if (job->plan) job->plan(job->user, picture->index, picture->width, picture->height, &picture->letterbox);
-        else picture->letterbox = img_letterbox_plan(picture->width, picture->height, job->imgsz, job->rect, job->net->max_stride);
-        status = pipe_infer(lane, job->net, &picture->image, &job->detect, job->network_boxes, job->heads != NULL, picture, error);
-        if (status == YOLO_OK && job->heads) status = job->heads(job->user, picture, lane->run, error);
-        if (!job->keep_images) pipe_drop_image(picture);
-    }
-    if (status == YOLO_OK && job->work) status = job->work(job->user, picture, error);
+static yolo_status pipe_work(const pipe_job *job, pipe_picture *picture, yolo_error *error) {
+    const yolo_status status = job->work ? job->work(job->user, picture, error) : YOLO_OK;
+    if (!job->keep_images) pipe_drop_image(picture);
     return status;
 }
 
@@ -12571,6 +12844,8 @@ static void pipe_release(pipe_slot *slot) {
 static yolo_status pipe_interrupted(const pipe_job *job, int64_t done, yolo_error *error) {
     return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted after %lld of %lld pictures", (long long)done, (long long)job->count);
 }
+
+static pipe_slot *pipe_slot_of(const pipe_line *p, int64_t index) { return &p->slots[index % p->slot_count]; }
 
 /* Under the mutex. An interrupt ends the list behind the pictures in hand. */
 static bool pipe_leaving(pipe_line *p) {
@@ -12590,21 +12865,105 @@ static void pipe_fail(pipe_line *p, yolo_status status, const yolo_error *error)
     os_condition_wake_all(&p->changed);
 }
 
+/* Under the mutex. A slot goes on to `stage`; at PIPE_DONE it may have given up its image. */
+static void pipe_advance(pipe_line *p, pipe_slot *slot, pipe_stage stage) {
+    if (!slot->picture.image.pixels) {
+        p->bytes -= slot->bytes;
+        slot->bytes = 0;
+    }
+    p->found += stage == PIPE_FOUND;
+    slot->stage = stage;
+    os_condition_wake_all(&p->changed);
+}
+
+/* ---- batches ---- */
+
+/* Under the mutex. Puts the next picture, which is loaded, into the batch of its shape. A batch closes when it is full, and when
+   the pictures since its first are too many or too large: who is with whom depends on the list alone, never on who was faster,
+   because a device's sums may round otherwise in another batch. */
+static void pipe_gather(pipe_line *p) {
+    pipe_slot *slot = pipe_slot_of(p, p->run);
+    const img_letterbox *plan = &slot->picture.letterbox;
+    pipe_batch *batch = p->batches;
+    while (batch < p->batches + p->batch_count && (batch->closed || batch->width != plan->width || batch->height != plan->height)) batch++;
+    if (batch == p->batches + p->batch_count) {
+        *batch = (pipe_batch){.width = plan->width, .height = plan->height, .before = p->passed};
+        p->batch_count++;
+    }
+    batch->indices[batch->count++] = p->run++;
+    batch->closed = slot->picture.damage || batch->count == p->batch;
+    slot->stage = PIPE_CLAIMED;
+    p->passed += slot->bytes;
+    for (int i = 0; i < p->batch_count; i++)
+        p->batches[i].closed |= p->run - p->batches[i].indices[0] >= PIPE_WINDOW * p->batch || p->passed - p->batches[i].before > PIPE_HELD_BYTES / 2;
+}
+
+/* Under the mutex. Takes the first closed batch, if by now there is one; all are when the list ends. */
+static bool pipe_take(pipe_line *p, pipe_batch *batch) {
+    for (;;) {
+        int at = 0;
+        while (at < p->batch_count && !p->batches[at].closed && p->run < p->end) at++;
+        if (at < p->batch_count) {
+            *batch = p->batches[at];
+            p->batch_count--;
+            memmove(p->batches + at, p->batches + at + 1, (size_t)(p->batch_count - at) * sizeof *p->batches);
+            return true;
+        }
+        if (p->run >= p->end || pipe_slot_of(p, p->run)->stage != PIPE_LOADED) return false;
+        pipe_gather(p);
+    }
+}
+
+/* A batch through a lane, up to `work` where lanes do that. */
+static yolo_status pipe_process(const pipe_line *p, run_lane *lane, const pipe_batch *batch, yolo_error *error) {
+    pipe_picture *pictures[PIPE_BATCH_MOST] = {&pipe_slot_of(p, batch->indices[0])->picture};
+    yolo_status status = YOLO_OK;
+    for (int i = 1; i < batch->count; i++) pictures[i] = &pipe_slot_of(p, batch->indices[i])->picture;
+    if (!pictures[0]->damage) status = pipe_infer(lane, p->job, pictures, batch->count, error);
+    for (int i = 0; i < batch->count && status == YOLO_OK && p->lanes_work; i++) status = pipe_work(p->job, pictures[i], error);
+    return status;
+}
+
+/* ---- threads ---- */
+
+/* Under the mutex. A picture whose `work` is to be done, or NULL. */
+static pipe_slot *pipe_found(pipe_line *p) {
+    for (int64_t i = p->consumed; p->found && i < p->run; i++) {
+        pipe_slot *slot = pipe_slot_of(p, i);
+        if (slot->stage != PIPE_FOUND) continue;
+        slot->stage = PIPE_CLAIMED;
+        p->found--;
+        return slot;
+    }
+    return NULL;
+}
+
+/* Under the mutex. The slot of the next picture, when there is room for it, or NULL. */
+static pipe_slot *pipe_room(pipe_line *p, int64_t *index) {
+    if (p->load >= p->end || p->load - p->consumed >= p->slot_count || p->bytes > PIPE_HELD_BYTES) return NULL;
+    *index = p->load++;
+    return pipe_slot_of(p, *index);
+}
+
+/* Does what is left to do with pictures that lanes are through with, else decodes the next one. */
 static OS_THREAD_RESULT OS_THREAD_CALL pipe_loader_main(void *argument) {
     pipe_line *p = argument;
+    yolo_error error;
     os_mutex_lock(&p->mutex);
     for (;;) {
-        while (!pipe_leaving(p) && p->load < p->end && (p->load - p->consumed >= p->slot_count || p->bytes > PIPE_HELD_BYTES))
+        pipe_slot *found = NULL, *next = NULL;
+        int64_t index;
+        while (!pipe_leaving(p) && p->consumed < p->end && !(found = pipe_found(p)) && !(next = pipe_room(p, &index)))
             os_condition_wait(&p->changed, &p->mutex);
-        if (p->status != YOLO_OK || p->load >= p->end) break;
-        int64_t index = p->load++;
-        pipe_slot *slot = &p->slots[index % p->slot_count];
+        if (!found && !next) break;
         os_mutex_unlock(&p->mutex);
-        pipe_load(p->job, slot, index);
+        yolo_status status = YOLO_OK;
+        if (found) status = pipe_work(p->job, &found->picture, &error);
+        else pipe_load(p->job, next, index);
         os_mutex_lock(&p->mutex);
-        p->bytes += slot->bytes;
-        slot->stage = PIPE_LOADED;
-        os_condition_wake_all(&p->changed);
+        if (next) p->bytes += next->bytes;
+        pipe_advance(p, found ? found : next, found ? PIPE_DONE : PIPE_LOADED);
+        if (status != YOLO_OK) pipe_fail(p, status, &error);
     }
     os_mutex_unlock(&p->mutex);
     return 0;
@@ -12616,20 +12975,15 @@ static OS_THREAD_RESULT OS_THREAD_CALL pipe_lane_main(void *argument) {
     yolo_error error;
     os_mutex_lock(&p->mutex);
     for (;;) {
-        while (!pipe_leaving(p) && p->run < p->end && p->slots[p->run % p->slot_count].stage != PIPE_LOADED)
-            os_condition_wait(&p->changed, &p->mutex);
-        if (p->status != YOLO_OK || p->run >= p->end) break;
-        pipe_slot *slot = &p->slots[p->run++ % p->slot_count];
-        slot->stage = PIPE_CLAIMED; /* else the lane that comes round to this slot takes it for the next picture */
+        pipe_batch batch;
+        bool taken = false;
+        while (!pipe_leaving(p) && !(taken = pipe_take(p, &batch)) && p->run < p->end) os_condition_wait(&p->changed, &p->mutex);
+        if (!taken) break;
+        if (p->batch_count) os_condition_wake_all(&p->changed); /* another lane may have waited for this one's look */
         os_mutex_unlock(&p->mutex);
-        yolo_status status = pipe_process(p->job, lane, slot, &error);
+        const yolo_status status = pipe_process(p, lane->run, &batch, &error);
         os_mutex_lock(&p->mutex);
-        if (!slot->picture.image.pixels) {
-            p->bytes -= slot->bytes;
-            slot->bytes = 0;
-        }
-        slot->stage = PIPE_DONE;
-        os_condition_wake_all(&p->changed);
+        for (int i = 0; i < batch.count; i++) pipe_advance(p, pipe_slot_of(p, batch.indices[i]), p->lanes_work ? PIPE_DONE : PIPE_FOUND);
         if (status != YOLO_OK) pipe_fail(p, status, &error);
     }
     os_mutex_unlock(&p->mutex);
@@ -12641,7 +12995,7 @@ static void pipe_deliver(pipe_line *p) {
     yolo_error error;
     os_mutex_lock(&p->mutex);
     for (;;) {
-        pipe_slot *slot = &p->slots[p->consumed % p->slot_count];
+        pipe_slot *slot = pipe_slot_of(p, p->consumed);
         while (!pipe_leaving(p) && p->consumed < p->end && slot->stage != PIPE_DONE) os_condition_wait(&p->changed, &p->mutex);
         if (p->status != YOLO_OK || p->consumed >= p->end) break;
         os_mutex_unlock(&p->mutex);
@@ -12660,21 +13014,22 @@ static void pipe_deliver(pipe_line *p) {
 static void pipe_serial(pipe_line *p) {
     const pipe_job *job = p->job;
     for (; p->status == YOLO_OK && p->consumed < p->end && !err_interrupted(); p->consumed++) {
-        pipe_slot *slot = &p->slots[0];
+        const pipe_batch batch = {.indices = {p->consumed}, .count = 1};
+        pipe_slot *slot = pipe_slot_of(p, p->consumed);
         pipe_load(job, slot, p->consumed);
-        p->status = pipe_process(job, &p->lanes[0], slot, &p->error);
+        p->status = pipe_process(p, p->lanes[0].run, &batch, &p->error);
         if (p->status == YOLO_OK && job->result) p->status = job->result(job->user, &slot->picture, &p->error);
         pipe_release(slot);
     }
     p->end = p->consumed;
 }
 
-/* Lanes and as many loaders. A thread that the system refuses is done without, as long as one of each kind runs. */
+/* Lanes and loaders. A thread that the system refuses is done without, as long as one of each kind runs. */
 static void pipe_threaded(pipe_line *p) {
     os_thread loaders[THR_MAX];
-    int loader_count = 0, started = 0, wanted = YOLO_MIN(p->lane_count, THR_MAX);
+    int loader_count = 0, started = 0;
     while (started < p->lane_count && os_thread_start(&p->lanes[started].thread, pipe_lane_main, &p->lanes[started])) started++;
-    while (started && loader_count < wanted && os_thread_start(&loaders[loader_count], pipe_loader_main, p)) loader_count++;
+    while (started && loader_count < p->loader_count && os_thread_start(&loaders[loader_count], pipe_loader_main, p)) loader_count++;
     if (loader_count) pipe_deliver(p);
     else {
         os_mutex_lock(&p->mutex);
@@ -12687,6 +13042,27 @@ static void pipe_threaded(pipe_line *p) {
     for (int i = 0; i < loader_count; i++) os_thread_join(loaders[i]);
 }
 
+/* Room for the job's pictures on their way, and its lanes. */
+static void pipe_open(pipe_line *p, bool serial) {
+    const pipe_job *job = p->job;
+    const bool gpu = job->weights->gpu != NULL;
+    const int side = gpu ? pipe_largest_side(job) : job->net->max_stride;
+    p->batch = gpu ? pipe_fitting_batch(job) : 1;
+    p->lane_count = pipe_lane_count(job);
+    p->loader_count = YOLO_MIN(gpu ? pipe_threads(job) : p->lane_count, THR_MAX);
+    p->lanes_work = serial || !gpu;
+    p->slot_count = serial ? 1 : p->lane_count * p->batch + p->loader_count + (p->batch > 1 ? PIPE_WINDOW * p->batch : 2);
+    p->slots = mem_array((uint64_t)p->slot_count, sizeof *p->slots);
+    p->batches = mem_array((uint64_t)p->slot_count, sizeof *p->batches);
+    p->lanes = mem_array((uint64_t)p->lane_count, sizeof *p->lanes);
+    if (!p->slots || !p->batches || !p->lanes) p->status = err_memory(&p->error, (uint64_t)p->slot_count * sizeof *p->slots);
+    for (int i = 0; p->status == YOLO_OK && i < p->lane_count; i++) {
+        p->lanes[i].line = p;
+        p->status = run_lane_create_seeing(&p->lanes[i].run, job->weights, job->net, p->lane_count == 1 ? job->pool : NULL, &job->detect, p->batch,
+                                           side, side, &p->error);
+    }
+}
+
 /* Runs the whole list. A failure of `work` or `result` ends it and is returned; YOLO_ERROR_INTERRUPTED when
    yolo_interrupt() cut it short, with the pictures in hand delivered. */
 static yolo_status pipe_run(const pipe_job *wanted, yolo_error *error) {
@@ -12694,17 +13070,9 @@ static yolo_status pipe_run(const pipe_job *wanted, yolo_error *error) {
     const pipe_job *job = &checked;
     yolo_status status = det_check(job->net, &checked.imgsz, &job->detect, error);
     if (status != YOLO_OK) return status;
-    pipe_line p = {.job = job, .end = job->count, .lane_count = pipe_lane_count(job)};
-    bool serial = job->count <= 1 || job->threads == 1 || (job->threads <= 0 && thr_pool_size(job->pool) == 1);
-    p.slot_count = serial ? 1 : 2 * p.lane_count + 2;
-    p.slots = mem_array((uint64_t)p.slot_count, sizeof *p.slots);
-    p.lanes = mem_array((uint64_t)p.lane_count, sizeof *p.lanes);
-    if (!p.slots || !p.lanes) p.status = err_memory(&p.error, (uint64_t)p.slot_count * sizeof *p.slots);
-    for (int i = 0; p.status == YOLO_OK && i < p.lane_count; i++) {
-        p.lanes[i].line = &p;
-        p.status = run_lane_create(&p.lanes[i].run, job->weights, job->net, p.lane_count == 1 ? job->pool : NULL, 1,
-                                   job->net->max_stride, job->net->max_stride, &p.error);
-    }
+    pipe_line p = {.job = job, .end = job->count};
+    const bool serial = job->count <= 1 || (!job->weights->gpu && pipe_threads(job) == 1);
+    pipe_open(&p, serial);
     if (p.status == YOLO_OK && serial) pipe_serial(&p);
     else if (p.status == YOLO_OK) {
         os_mutex_init(&p.mutex);
@@ -12716,6 +13084,7 @@ static yolo_status pipe_run(const pipe_job *wanted, yolo_error *error) {
     for (int i = 0; p.slots && i < p.slot_count; i++) pipe_release(&p.slots[i]);
     for (int i = 0; p.lanes && i < p.lane_count; i++) run_lane_destroy(p.lanes[i].run);
     mem_free(p.slots);
+    mem_free(p.batches);
     mem_free(p.lanes);
     if (p.status == YOLO_OK && p.end < job->count) return pipe_interrupted(job, p.end, error);
     if (p.status != YOLO_OK && error) *error = p.error;
@@ -15496,7 +15865,7 @@ typedef struct ev_run {
     const ev_extra *extra;
     ev_set *set;
     int imgsz;
-    loss_target *placed;            /* the set's targets in network pixels; each lane writes its picture's */
+    loss_target *placed;            /* the set's targets in network pixels; each loader writes its picture's */
     loss_sums *losses;              /* of each picture */
     loss_sums batch_losses;
     int64_t batch_pictures, batches;
@@ -15545,13 +15914,19 @@ static void ev_rectangles(const ev_run *run) {
 
 static const char *ev_path(void *user, int64_t index) { return ((ev_run *)user)->set->pictures[index].path; }
 
-/* Loaded with its longer side at imgsz, then centred in the batch's rectangle, never enlarged there. */
+/* Loaded with its longer side at imgsz, then centred in the batch's rectangle, never enlarged there; its targets likewise. */
 static void ev_plan(void *user, int64_t index, int width, int height, img_letterbox *plan) {
     ev_run *run = user;
     const ev_picture *picture = &run->set->pictures[index];
     int loaded_width, loaded_height;
     img_load_size(width, height, run->imgsz, &loaded_width, &loaded_height);
     *plan = img_letterbox_plan_fixed(loaded_width, loaded_height, picture->net_width, picture->net_height, false);
+    loss_target *targets = run->placed + picture->first_target;
+    const float scale[2] = {(float)plan->scaled_width, (float)plan->scaled_height}, pad[2] = {(float)plan->pad_left, (float)plan->pad_top};
+    for (int64_t k = 0; k < picture->target_count; k++) {
+        targets[k] = run->set->targets[picture->first_target + k];
+        for (int side = 0; side < 4; side++) targets[k].box[side] = targets[k].box[side] * scale[side & 1] + pad[side & 1];
+    }
 }
 
 /* The sheet that a picture is on and its place there, or NULL. */
@@ -15584,35 +15959,32 @@ static void ev_sheet_free(ev_sheet *sheet) {
     memset(sheet, 0, sizeof *sheet);
 }
 
-static yolo_status ev_measure(const ev_run *run, const run_lane *lane, const loss_target *targets, int64_t count, loss_sums *out, yolo_error *error) {
-    const int first[] = {0, (int)count};
-    ten heads[NET_MAX_LEVELS] = {{0}};
-    for (int level = 0; level < run->net->level_count; level++) heads[level] = run_lane_head(lane, level);
+/* The picture's losses. */
+static yolo_status ev_heads(void *user, pipe_picture *picture, const ten *heads, yolo_error *error) {
+    ev_run *run = user;
+    const ev_picture *known = &run->set->pictures[picture->index];
+    const int first[] = {0, (int)known->target_count};
     size_t bytes = loss_workspace(run->net, heads, first[1]);
     void *workspace = mem_alloc(bytes);
     if (!workspace) return err_memory(error, bytes);
-    *out = loss_measure(run->net, heads, targets, first, *run->extra->gains, workspace, NULL);
+    run->losses[picture->index] = loss_measure(run->net, heads, run->placed + known->first_target, first, *run->extra->gains, workspace, NULL);
     mem_free(workspace);
     return YOLO_OK;
 }
 
-/* On a lane's thread: targets into network pixels, the picture's losses, its pixels for a sheet. */
-static yolo_status ev_heads(void *user, pipe_picture *picture, run_lane *lane, yolo_error *error) {
+/* The picture's pixels for a sheet, as the network had them. */
+static yolo_status ev_work(void *user, pipe_picture *picture, yolo_error *error) {
     ev_run *run = user;
-    const ev_picture *known = &run->set->pictures[picture->index];
-    const img_letterbox *plan = &picture->letterbox;
-    loss_target *targets = run->placed + known->first_target;
-    const float scale[2] = {(float)plan->scaled_width, (float)plan->scaled_height}, pad[2] = {(float)plan->pad_left, (float)plan->pad_top};
-    for (int64_t k = 0; k < known->target_count; k++) {
-        targets[k] = run->set->targets[known->first_target + k];
-        for (int side = 0; side < 4; side++) targets[k].box[side] = targets[k].box[side] * scale[side & 1] + pad[side & 1];
-    }
     int at;
-    ev_sheet *sheet = ev_sheet_of(run, picture->index, &at);
-    size_t size = sheet ? (size_t)sheet->w * (size_t)sheet->h * 3 : 0;
-    const float *from = run_lane_input(lane);
-    for (size_t i = 0; i < size; i++) sheet->pixels[(size_t)at * size + i] = (uint8_t)(from[i] * 255 + 0.5f);
-    return run->extra->gains ? ev_measure(run, lane, targets, known->target_count, &run->losses[picture->index], error) : YOLO_OK;
+    ev_sheet *sheet = picture->damage ? NULL : ev_sheet_of(run, picture->index, &at);
+    if (!sheet) return YOLO_OK;
+    const size_t size = (size_t)sheet->w * (size_t)sheet->h * 3;
+    float *input = mem_array(size, sizeof *input);
+    if (!input) return err_memory(error, size * sizeof *input);
+    img_letterbox_run(&picture->letterbox, &picture->image, input);
+    for (size_t i = 0; i < size; i++) sheet->pixels[(size_t)at * size + i] = (uint8_t)(input[i] * 255 + 0.5f);
+    mem_free(input);
+    return YOLO_OK;
 }
 
 /* Rows as ultralytics' predictions.json has them: left top width height in pixels of the picture, classes from 1.
@@ -15771,7 +16143,9 @@ static yolo_status ev_check(pipe_job *job, ev_set *set, const yolo_val_options *
         job->count = set->count;
         job->path = ev_path;
         job->plan = ev_plan;
-        job->heads = ev_heads;
+        job->heads = extra->gains ? ev_heads : NULL;
+        job->work = ev_work;
+        job->batch = options->batch;
         job->result = ev_result;
         job->user = &run;
         job->network_boxes = true;
@@ -15789,11 +16163,11 @@ static yolo_status ev_check(pipe_job *job, ev_set *set, const yolo_val_options *
 }
 
 /* Bytes that ev_check will hold at most, with its packed weights: lanes at the largest rectangle, pictures on their way
-   and sheets; on a GPU, those of its memory alone. */
-static yolo_status ev_memory(const net *net, op_isa isa, run_place place, int threads, const ev_set *set, int imgsz, uint64_t *bytes, yolo_error *error) {
+   and sheets; on a GPU, those of its memory alone, for batches of `batch`. */
+static yolo_status ev_memory(const net *net, op_isa isa, run_place place, int threads, int batch, const ev_set *set, int imgsz, uint64_t *bytes, yolo_error *error) {
     int stride = net->max_stride, side = (imgsz + stride - 1) / stride * stride + stride;
-    uint64_t weights, lane, ways = (uint64_t)threads, slots = 2 * ways + 2;
-    yolo_status status = run_measure(net, isa, place, 1, side, side, &weights, &lane, error);
+    uint64_t weights, lane, ways = place.device ? PIPE_GPU_LANES : (uint64_t)threads, slots = 2 * ways + 2;
+    yolo_status status = run_measure(net, isa, place, place.device ? YOLO_MIN(batch, PIPE_BATCH_MOST) : 1, side, side, &weights, &lane, error);
     if (place.device) *bytes = status == YOLO_OK ? weights + ways * lane : 0;
     else *bytes = status == YOLO_OK ? weights + ways * lane + YOLO_MIN(slots * set->largest, PIPE_HELD_BYTES + ways * set->largest) +
                                  (uint64_t)EV_SHEETS * EV_SHEET * (uint64_t)side * (uint64_t)side * 3 : 0;
@@ -18249,7 +18623,7 @@ static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, y
     memory->batches = (run->place.device ? 1 : (uint64_t)DL_SLOTS) * (uint64_t)batch * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3;
     if (run->place.device) memory->batches += (uint64_t)batch * sizeof(yg_scene);
     if (run->validation)
-        status = ev_memory(net, run->isa, run->place, thr_pool_size(run->pool), &run->validation_set, run->imgsz, &memory->validation, error);
+        status = ev_memory(net, run->isa, run->place, thr_pool_size(run->pool), 2 * batch, &run->validation_set, run->imgsz, &memory->validation, error);
     memory->total = memory->blocks + memory->batches + memory->pictures + memory->validation + memory->pass.activations + memory->pass.gradients +
                     memory->pass.weights + memory->pass.workspace;
     return status;
@@ -20635,11 +21009,11 @@ yolo_status yolo_predict(yolo_model *model, const yolo_image *image, yolo_predic
     if (status != YOLO_OK) return status;
     if (!image->pixels || image->width < 1 || image->height < 1 || image->width > YOLO_MAX_DIM || image->height > YOLO_MAX_DIM)
         return err_set(error, YOLO_ERROR_USAGE, "a picture of %d x %d pixels, expected 1 to %d each way", image->width, image->height, YOLO_MAX_DIM);
-    pipe_picture picture = {.width = image->width, .height = image->height};
+    const pipe_job job = {.net = net, .weights = model->weights, .detect = detect};
+    pipe_picture picture = {.width = image->width, .height = image->height, .image = *image};
     picture.letterbox = img_letterbox_plan(image->width, image->height, options.imgsz, options.rect, net->max_stride);
-    if (!model->lane) status = run_lane_create(&model->lane, model->weights, net, model->pool, 1, picture.letterbox.height, picture.letterbox.width, error);
-    pipe_lane lane = {.run = model->lane};
-    if (status == YOLO_OK) status = pipe_infer(&lane, net, image, &detect, false, false, &picture, error);
+    if (!model->lane) status = run_lane_create_seeing(&model->lane, model->weights, net, model->pool, &detect, 1, picture.letterbox.height, picture.letterbox.width, error);
+    if (status == YOLO_OK) status = pipe_infer(model->lane, &job, &(pipe_picture *){&picture}, 1, error);
     if (status == YOLO_OK) *boxes = picture.boxes;
     return status;
 }

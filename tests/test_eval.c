@@ -593,7 +593,7 @@ static void test_check(void) {
     eval_check_close(&again);
     ev_outcome_free(&check.out);
     uint64_t bytes, weights, lane;
-    CHECK(ev_memory(&model->checkpoint.net, model->isa, run_cpu, 3, &check.set, 64, &bytes, NULL) == YOLO_OK);
+    CHECK(ev_memory(&model->checkpoint.net, model->isa, run_cpu, 3, 16, &check.set, 64, &bytes, NULL) == YOLO_OK);
     CHECK(run_measure(&model->checkpoint.net, model->isa, run_cpu, 1, 96, 96, &weights, &lane, NULL) == YOLO_OK && bytes > weights + 3 * lane);
     run_lane *real = NULL;
     CHECK(run_lane_create(&real, model->weights, &model->checkpoint.net, NULL, 1, 96, 96, NULL) == YOLO_OK);
