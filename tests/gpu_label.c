@@ -1,4 +1,4 @@
-/* gpu_label.c - pictures in, boxes out on a GPU: letterbox and suppression against their twins on the CPU, bit for bit. */
+/* gpu_label.c - pictures in, boxes out on a GPU: letterbox and suppression against their twins on the CPU, bit for bit; whole runs. */
 
 /* ---- letterbox ---- */
 
@@ -144,9 +144,288 @@ static void test_gpu_label_refused(void) {
     yg_close(gpu);
 }
 
+/* ---- pictures in, boxes out ---- */
+
+enum { LABEL_PICTURES = 27, LABEL_LARGE = 22 };
+
+/* What a run over the folder told. */
+typedef struct label_run {
+    yolo_boxes boxes[LABEL_PICTURES];
+    int damaged, count;
+    uint64_t hash;
+} label_run;
+
+/* Shapes in the picture's size: wide and tall alternate, one of each is rare, one is large; two files are damaged. */
+static bool label_folder(char *folder, size_t size) {
+    static const int sizes[][2] = {{160, 120}, {120, 160}, {160, 120}, {61, 97}, {160, 160}, {120, 160}, {160, 120}, {301, 203}};
+    yolo_error error = {0};
+    yolo_image drawn = {0};
+    char path[900];
+    snprintf(folder, size, "%s", test_temp("gpu_label"));
+    snprintf(path, sizeof path, "%s/drawn", folder);
+    bool good = path_make_directories(path, &error) == YOLO_OK && demo_draw(path, 4, 0, 4, &error) == YOLO_OK;
+    for (int i = 0; i < LABEL_PICTURES && good; i++) {
+        const int *wanted = i == LABEL_LARGE ? (const int[]){1500, 1100} : sizes[i % YOLO_COUNT(sizes)];
+        yolo_image image = {mem_alloc((size_t)wanted[0] * (size_t)wanted[1] * 3), wanted[0], wanted[1]};
+        snprintf(path, sizeof path, "%s/drawn/%05d.jpg", folder, i % 4);
+        good = codec_read(path, &drawn, &error) == YOLO_OK;
+        if (good) img_resize(&drawn, image.width, image.height, image.pixels, (size_t)image.width * 3);
+        snprintf(path, sizeof path, "%s/%02d.png", folder, i);
+        if (good) good = i == 5 || i == 11 ? path_write(path, "no picture", 10, false, &error) == YOLO_OK : codec_write(path, &image, &error) == YOLO_OK;
+        yolo_image_free(&drawn);
+        yolo_image_free(&image);
+    }
+    snprintf(path, sizeof path, "%s/*.png", folder);
+    snprintf(folder, size, "%s", path);
+    CHECK_MSG(good, "%s", error.message);
+    return good;
+}
+
+static void label_see(void *user, const yolo_label_picture *picture) {
+    label_run *run = user;
+    CHECK(picture->index == run->count && picture->index < LABEL_PICTURES);
+    run->count++;
+    run->damaged += picture->damage != NULL;
+    const size_t count = (size_t)picture->boxes->count;
+    yolo_box *items = run->boxes[picture->index].items = mem_array(count + 1, sizeof *items);
+    run->boxes[picture->index].count = (int)count;
+    if (count) memcpy(items, picture->boxes->items, count * sizeof *items);
+    run->hash = hash_bytes(items, count * sizeof *items, run->hash);
+}
+
+static void label_free(label_run *run) {
+    for (int i = 0; i < LABEL_PICTURES; i++) yolo_boxes_free(&run->boxes[i]);
+    memset(run, 0, sizeof *run);
+}
+
+/* Labels what `source` names. */
+static yolo_status label_go(label_run *run, const char *source, const char *device, bool half, int threads, yolo_error *error) {
+    yolo_open_options open = yolo_open_defaults();
+    yolo_label_options options = yolo_label_defaults();
+    yolo_label_report report = {0};
+    yolo_model *model = NULL;
+    memset(run, 0, sizeof *run);
+    open.device = device;
+    open.half = half;
+    open.threads = threads;
+    options.source = source;
+    options.out = test_temp("gpu_label_out");
+    options.existing = YOLO_EXISTING_REPLACE;
+    options.predict.imgsz = 96;
+    options.on_picture = label_see;
+    options.user = run;
+    yolo_status status = yolo_model_open(&model, "weights/shapes.pt", open, error);
+    if (status == YOLO_OK) status = yolo_label(model, options, &report, error);
+    yolo_label_report_free(&report);
+    yolo_model_close(model);
+    return status;
+}
+
+static void label_good(label_run *run, const char *source, const char *device, bool half, int threads) {
+    yolo_error error = {0};
+    const yolo_status status = label_go(run, source, device, half, threads, &error);
+    CHECK_MSG(status == YOLO_OK, "%s", error.message);
+}
+
+/* The boxes of each picture are those of the other run. */
+static void label_same(const char *what, const label_run *have, const label_run *want, float pixels, float confidence) {
+    char text[64];
+    int boxes = 0;
+    CHECK_MSG(have->count == want->count && have->damaged == want->damaged, "%s: %d pictures, %d damaged", what, have->count, have->damaged);
+    for (int i = 0; i < have->count; i++) {
+        const float larger = i == LABEL_LARGE ? 10 : 2; /* the picture's pixels for one of the network's */
+        snprintf(text, sizeof text, "%s, picture %d", what, i);
+        boxes += want->boxes[i].count;
+        if (want->boxes[i].count || have->boxes[i].count) gpu_step_same_boxes(text, have->boxes[i], want->boxes[i], pixels * larger, confidence);
+    }
+    CHECK_MSG(boxes > LABEL_PICTURES, "%s: %d boxes", what, boxes);
+}
+
+/* Mixed shapes, damaged files in the middle, batches that are not full: as on the CPU; the same bits for any number of threads, and
+   when work is only done once it is waited for. */
+static void test_gpu_label_folder(void) {
+    static label_run want, have, again;
+    char source[900];
+    if (!label_folder(source, sizeof source)) return;
+    label_good(&want, source, "cpu", false, 2);
+    CHECK(want.count == LABEL_PICTURES && want.damaged == 2);
+    label_good(&have, source, "0", false, 1);
+    label_same("float", &have, &want, 0.01f, 1e-4f);
+#ifdef TEST_EMULATED
+    emulate_set_lazy(1);
+#endif
+    label_good(&again, source, "0", false, 3);
+    CHECK_MSG(again.hash == have.hash && again.count == have.count, "other threads give other bits");
+    label_free(&again);
+#ifdef TEST_EMULATED
+    emulate_set_lazy(0);
+#endif
+    label_free(&have);
+    label_good(&have, source, "0", true, 2);
+    label_same("fp16", &have, &want, 0.5f, 2e-2f);
+    label_free(&have);
+    label_free(&want);
+}
+
+/* A single picture; the same with others beside it. */
+static void test_gpu_label_one(void) {
+    static label_run want, have;
+    char source[900], one[900];
+    if (!label_folder(source, sizeof source)) return;
+    snprintf(one, sizeof one, "%.*s/%d.png", (int)(path_name(source) - source - 1), source, LABEL_LARGE);
+    label_good(&want, one, "cpu", false, 1);
+    label_good(&have, one, "0", false, 2);
+    CHECK(want.count == 1 && have.count == 1);
+    gpu_step_same_boxes("one", have.boxes[0], want.boxes[0], 0.1f, 1e-4f);
+    label_free(&have);
+    label_free(&want);
+}
+
+/* A model on a place, for what asks the pipeline itself. */
+static yolo_model *label_model(const char *device) {
+    yolo_open_options open = yolo_open_defaults();
+    yolo_model *model = NULL;
+    yolo_error error = {0};
+    open.device = device;
+    open.half = false;
+    open.threads = 2;
+    const yolo_status status = yolo_model_open(&model, "weights/shapes.pt", open, &error);
+    CHECK_MSG(status == YOLO_OK, "%s", error.message);
+    return model;
+}
+
+/* Boxes of drawn pictures in one pass, as det_run finds them in the heads. */
+static void label_batch_check(yolo_model *model, int count, int imgsz, det_options detect, bool crowded) {
+    char path[900];
+    yolo_error error = {0};
+    pipe_picture pictures[4] = {{0}}, *list[4];
+    const pipe_job job = {.net = &model->checkpoint.net, .weights = model->weights, .detect = detect, .network_boxes = true};
+    const yg_candidate *found;
+    run_lane *lane = NULL;
+    for (int i = 0; i < count; i++) {
+        snprintf(path, sizeof path, "%s/drawn/%05d.jpg", test_temp("gpu_label"), 3 - i);
+        CHECK(codec_read(path, &pictures[i].image, &error) == YOLO_OK);
+        pictures[i].width = pictures[i].image.width;
+        pictures[i].height = pictures[i].image.height;
+        pictures[i].letterbox = img_letterbox_plan(pictures[i].width, pictures[i].height, imgsz, false, 32);
+        list[i] = &pictures[i];
+    }
+    yolo_status status = run_lane_create_seeing(&lane, model->weights, job.net, NULL, &detect, count, imgsz, imgsz, &error);
+    if (status == YOLO_OK) status = pipe_infer(lane, &job, list, count, &error);
+    if (status == YOLO_OK) status = run_gpu_fetch_heads(lane, &error);
+    CHECK_MSG(status == YOLO_OK, "%s", error.message);
+    for (int i = 0; i < count && status == YOLO_OK; i++) {
+        ten heads[NET_MAX_LEVELS];
+        yolo_boxes want = {0};
+        for (int level = 0; level < job.net->level_count; level++) heads[level] = run_lane_head(lane, level);
+        CHECK(det_run(job.net, heads, i, &detect, &want, &error) == YOLO_OK && want.count > 0);
+        CHECK_MSG((run_gpu_found(lane, i, &found) < 0) == crowded, "picture %d: %d", i, run_gpu_found(lane, i, &found));
+        gpu_step_same_boxes("batch", pictures[i].boxes, want, 1e-3f, 1e-6f);
+        yolo_boxes_free(&want);
+        yolo_boxes_free(&pictures[i].boxes);
+        yolo_image_free(&pictures[i].image);
+    }
+    run_lane_destroy(lane);
+}
+
+/* Options of predict and of validation; more candidates than there is room for, so that the heads have to tell. */
+static void test_gpu_label_batch(void) {
+    static const int wanted[] = {1, 3, 4};
+    char source[900];
+    yolo_model *model = label_folder(source, sizeof source) ? label_model("0") : NULL;
+    if (!model) return;
+    label_batch_check(model, 3, 96, (det_options){.conf = 0.25f, .iou = 0.7f, .max_det = 300}, false);
+    label_batch_check(model, 3, 96, (det_options){.conf = 0.001f, .iou = 0.7f, .max_det = 300, .multi_label = true}, false);
+    label_batch_check(model, 2, 64, (det_options){.conf = 0.1f, .iou = 0.2f, .max_det = 2, .agnostic = true}, false);
+    label_batch_check(model, 3, 96, (det_options){.conf = 0.1f, .iou = 0.7f, .max_det = 300, .multi_label = true, .classes = wanted, .class_count = 3}, false);
+    label_batch_check(model, 1, 640, (det_options){.conf = 0, .iou = 0.7f, .max_det = 20, .multi_label = true}, true);
+    yolo_model_close(model);
+}
+
+static void test_gpu_label_predict(void) {
+    yolo_model *model = label_model("0");
+    yolo_boxes first = {0}, boxes = {0};
+    yolo_image image = label_picture(90, 70);
+    yolo_predict_options options = yolo_predict_defaults();
+    options.imgsz = 64;
+    options.conf = 0.01f;
+    for (int i = 0; model && i < 4; i++) { /* done, recorded, replayed */
+        CHECK(yolo_predict(model, &image, options, i ? &boxes : &first, NULL) == YOLO_OK);
+        if (!i) continue;
+        CHECK(boxes.count == first.count && !memcmp(boxes.items, first.items, (size_t)boxes.count * sizeof *boxes.items));
+        yolo_boxes_free(&boxes);
+    }
+    CHECK_MSG(first.count > 0, "no boxes");
+    options.max_det = first.count - 1; /* what was recorded is not replayed */
+    if (model) CHECK(yolo_predict(model, &image, options, &boxes, NULL) == YOLO_OK && boxes.count == first.count - 1);
+    yolo_boxes_free(&boxes);
+    yolo_boxes_free(&first);
+    yolo_image_free(&image);
+    yolo_model_close(model);
+}
+
+#ifdef TEST_EMULATED
+/* So little memory that batches are smaller; then so little that nothing runs. */
+static void test_gpu_label_memory(void) {
+    static label_run want, have;
+    char source[900];
+    yolo_error error = {0};
+    if (!label_folder(source, sizeof source)) return;
+    label_good(&want, source, "0", false, 2);
+    const size_t used = emulate_allocated(0);
+    emulate_set_memory(used + (220 << 20));
+    yolo_model *model = label_model("0");
+    if (model) {
+        const pipe_job job = {.net = &model->checkpoint.net, .weights = model->weights, .count = LABEL_PICTURES, .imgsz = 96};
+        const int batch = pipe_fitting_batch(&job);
+        CHECK_MSG(batch > 1 && batch < PIPE_BATCH, "a batch of %d", batch);
+    }
+    yolo_model_close(model);
+    label_good(&have, source, "0", false, 2);
+    label_same("small memory", &have, &want, 0.01f, 1e-4f);
+    label_free(&have);
+    emulate_set_memory(used + (100 << 20));
+    CHECK_MSG(label_go(&have, source, "0", false, 2, &error) == YOLO_ERROR_DEVICE && strstr(error.message, "memory"), "%s", error.message);
+    emulate_set_memory((size_t)2 << 30);
+    label_free(&have);
+    label_free(&want);
+}
+
+/* Every call of CUDA fails once: a sentence, nothing left on the device. */
+static void test_gpu_label_faults(void) {
+    static label_run run;
+    char source[900];
+    int told = 0;
+    if (!label_folder(source, sizeof source)) return;
+    const size_t before = emulate_allocated(0), pinned = emulate_allocated(-1);
+    const int handles = emulate_handles();
+    for (int64_t n = 1; n < 100000; n += 1 + n / 2) {
+        yolo_error error = {0};
+        emulate_fail_after(n);
+        const yolo_status status = label_go(&run, source, "0", true, 2, &error);
+        const bool failed = emulate_failed();
+        emulate_fail_after(0);
+        label_free(&run);
+        CHECK_MSG(emulate_allocated(0) == before && emulate_allocated(-1) == pinned && emulate_handles() == handles, "call %d: something is left", (int)n);
+        if (!failed) break;
+        told += status != YOLO_OK;
+        CHECK_MSG(status == YOLO_OK || error.message[0], "call %d: %d without a sentence", (int)n, status);
+    }
+    CHECK(told > 8);
+}
+#endif
+
 static const test_case tests_gpu_label[] = {
     {"letterbox", "the network's input, bit for bit img_letterbox_run's", test_gpu_label_letterbox},
     {"nms", "what is kept, bit for bit nms_run's; ties, room, max_det", test_gpu_label_nms},
     {"nms_many", "30,000 candidates", test_gpu_label_nms_many},
     {"refused", "too many candidates, too few channels", test_gpu_label_refused},
+    {"folder", "mixed shapes, damaged files, remainders: boxes as on the CPU, the same bits for any threads", test_gpu_label_folder},
+    {"one", "a single picture", test_gpu_label_one},
+    {"batch", "boxes of a batch as det_run finds them in its heads, also more than there is room for", test_gpu_label_batch},
+    {"predict", "one picture again and again, recorded and replayed", test_gpu_label_predict},
+#ifdef TEST_EMULATED
+    {"memory", "batches shrink to what the device has; a sentence when nothing fits", test_gpu_label_memory},
+    {"faults", "calls that fail: a sentence, nothing left behind", test_gpu_label_faults},
+#endif
 };
