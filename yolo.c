@@ -10727,9 +10727,9 @@ static void op_maxpool_bwd(const ten *d_in, const ten *d_out, const ten *in, con
 
 /* ==== 15 run_: executor =========================================================================================
    run_weights are a graph's convolutions with batch norm folded in, packed for one instruction set or one GPU; they are shared by
-   any number of lanes and read-only but for run_weights_refresh, which runs alone. A lane is the memory of one forward pass at a time: one block of activations laid
-   out by the plan of section 12, and one workspace that the operators use in turn. run_lane_shape plans another size
-   in the memory that is there when it suffices; run_forward never allocates.
+   any number of lanes and read-only but for run_weights_refresh, which runs alone. A lane is the memory of one forward pass at a
+   time: one block of activations laid out by the plan of section 12, and one workspace that the operators use in turn.
+   run_lane_shape plans another size in the memory that is there when it suffices; run_forward never allocates.
    On a GPU a lane's activations are there, in the type of its place and with pixels of whole vectors. A lane for floats has input
    and heads in host memory as ever, copied there and back by run_forward; a lane for pictures (run_lane_create_seeing) takes decoded
    pictures and gives boxes, all between is done there. Each lane has a stream of its own. */

@@ -189,7 +189,7 @@ yolo_status yolo_predict(yolo_model *model, const yolo_image *image, yolo_predic
 typedef struct yolo_val_options {
     const char *data;     /* data.yaml */
     const char *split;    /* "val", "train" or "test" */
-    int imgsz, batch;     /* 640, 16 (the batch decides which pictures share a rectangle) */
+    int imgsz, batch;     /* 640, 16 (the batch decides which pictures share a rectangle; a GPU takes as many at a time, up to 32) */
     float conf, iou;      /* 0.001, 0.7 */
     int max_det;          /* 300 */
     bool rect;            /* true */
