@@ -12952,7 +12952,7 @@ static OS_THREAD_RESULT OS_THREAD_CALL pipe_loader_main(void *argument) {
     os_mutex_lock(&p->mutex);
     for (;;) {
         pipe_slot *found = NULL, *next = NULL;
-        int64_t index;
+        int64_t index = 0;
         while (!pipe_leaving(p) && p->consumed < p->end && !(found = pipe_found(p)) && !(next = pipe_room(p, &index)))
             os_condition_wait(&p->changed, &p->mutex);
         if (!found && !next) break;
