@@ -1555,7 +1555,7 @@ static __device__ __forceinline__ void d_norm_set(const yg_norm &norm, int c, do
 }
 
 /* From moments to a norm and running statistics. blockIdx.x and threadIdx.x are channels, threadIdx.y goes over tiles. Twins:
-   op_norm_combine, op_norm_measure. */
+   op_norm_statistics, op_norm_measure. */
 static __global__ void __launch_bounds__(K_NORM_ROWS *K_NORM_CHANNELS) k_norm_measure(yg_norm norm, yg_norm_rows rows, k_tiles tiles, double eps, double momentum) {
     const int c = (int)(blockIdx.x * K_NORM_CHANNELS + threadIdx.x);
     double pixels, mean, squares;
@@ -1698,7 +1698,7 @@ static __global__ void __launch_bounds__(K_WALK_THREADS, 2) k_norm_sums(float *s
 }
 
 /* From the tiles' sums to the gradients of gamma and beta and to the d_ arrays. blockIdx.x and threadIdx.x are channels, threadIdx.y goes
-   over tiles. Twin: op_norm_sums. */
+   over tiles. Twin: op_norm_sums, op_norm_spread. */
 static __global__ void __launch_bounds__(K_NORM_ROWS *K_NORM_CHANNELS) k_norm_gradients(yg_norm norm, float *d_gamma, float *d_beta, k_tiles tiles) {
     __shared__ double shared[2][K_NORM_ROWS * K_NORM_CHANNELS];
     const int c = (int)(blockIdx.x * K_NORM_CHANNELS + threadIdx.x);

@@ -7,7 +7,7 @@
      1  os_            platform: files, folders, threads, clock, terminal, libraries
      2  err_ log_      errors, assertions, log and progress
      3  mem_ arena_    memory: checked allocation, arenas, fault injection
-     4  thr_           threads: pool and parallel loops
+     4  thr_ com_      threads: pool and parallel loops, ranks that work together
      5  str_ path_ hash_ rng_ f16_ cur_ val_  base: strings, paths, numbers, byte cursor, value trees
      6  ten_           tensors and dtypes
      7  img_           image core: resize, letterbox, drawing
@@ -815,7 +815,7 @@ static void arena_free(arena *a) {
     a->total = 0;
 }
 
-/* ==== 4 thr_: threads ===========================================================================================
+/* ==== 4 thr_ com_: threads ======================================================================================
    A pool runs one parallel loop at a time; the calling thread is worker 0 and takes part. Indices are claimed one
    by one, so which worker runs an index is not fixed: a body must write only what belongs to its index (or to its
    worker, as scratch), which makes every result independent of the thread count. Workers spin a moment before they
@@ -929,6 +929,240 @@ static void thr_parallel_for(thr_pool *pool, int count, void (*body)(void *conte
 #endif
         }
     }
+}
+
+/* ---- ranks ----
+   Data-parallel work: com_run runs one body on every rank of a group, rank 0 in the calling thread, each other one in a thread
+   of its own. How ranks meet and add up is the back end's: a row of functions, so that the callers stay as they are whether ranks
+   are threads that share memory, GPUs of this machine, or processes of several.
+
+   1. All ranks make the same calls in the same order, with the same counts.
+   2. A sum is taken in the order of the ranks: the same bits from run to run, whatever the timing.
+   3. The first rank that fails stops the others: from then on every call of the group, also one that waits, fails with a
+      message that names that rank and its reason. Nothing waits for a rank that is gone.
+   4. Memory that is handed to a call lives until com_run returns, because another rank may still look at it when a call fails.
+   5. com_sum_f32 may return before the sum is there; com_finish waits. All others are done when they return. */
+
+enum { COM_MAX = 64, COM_RECORD = 64, COM_CHUNK = 1024 };
+
+typedef struct com_group com_group;
+typedef struct com_rank { com_group *group; int index; long turn; /* gathers so far */ os_thread thread; } com_rank;
+
+typedef struct com_back {
+    const char *name; /* for the log */
+    yolo_status (*sum_f32)(com_rank *rank, float *values, int64_t count, yolo_error *error);
+    yolo_status (*sum_f64)(com_rank *rank, double *values, int64_t count, yolo_error *error);
+    yolo_status (*broadcast)(com_rank *rank, int root, void *bytes, size_t size, yolo_error *error);
+    yolo_status (*gather)(com_rank *rank, const void *record, size_t size, void *all, yolo_error *error);
+    yolo_status (*finish)(com_rank *rank, yolo_error *error);
+} com_back;
+
+typedef yolo_status com_body(com_rank *rank, void *context, yolo_error *error);
+
+typedef struct com_offer { void *values; int64_t count; } com_offer; /* what a rank brings to a sum */
+
+struct com_group {
+    int size;
+    const com_back *back;
+    com_rank ranks[COM_MAX];
+    os_mutex mutex;
+    os_condition changed;
+    os_atomic arrived, meetings; /* at the meeting in hand; that are over */
+    os_atomic failed;            /* 1 + the first rank that failed; 0 = none */
+    yolo_error reason;           /* its; written before `failed` */
+    com_offer offers[COM_MAX];
+    char records[2][COM_MAX][COM_RECORD]; /* of this gather and of the last one, which a rank may still read */
+    com_body *body;
+    void *context;
+};
+
+#ifdef YOLO_TESTING
+static yolo_status (*com_test_visit)(const com_rank *rank, yolo_error *error); /* what befalls a rank before it meets the others */
+#endif
+
+/* The first failure counts. */
+static void com_fail(com_rank *rank, yolo_status status, const yolo_error *reason) {
+    com_group *g = rank->group;
+    os_mutex_lock(&g->mutex);
+    if (!os_atomic_get(&g->failed)) {
+        g->reason = *reason;
+        g->reason.status = status;
+        os_atomic_set(&g->failed, rank->index + 1);
+    }
+    os_condition_wake_all(&g->changed);
+    os_mutex_unlock(&g->mutex);
+}
+
+/* What the group has failed of. An interruption is nobody's fault. */
+static yolo_status com_failure(com_group *g, yolo_error *error) {
+    const int first = (int)os_atomic_get(&g->failed) - 1;
+    if (first < 0) return YOLO_OK;
+    if (g->size == 1 || g->reason.status == YOLO_ERROR_INTERRUPTED) return err_set(error, g->reason.status, "%s", g->reason.message);
+    return err_set(error, g->reason.status, "rank %d of %d: %.900s", first, g->size, g->reason.message);
+}
+
+/* ---- ranks that are threads of this process */
+
+/* A barrier. Whoever comes last lets the others go on. */
+static yolo_status com_host_meet(com_rank *rank, yolo_error *error) {
+    com_group *g = rank->group;
+#ifdef YOLO_TESTING
+    const yolo_status visited = com_test_visit ? com_test_visit(rank, error) : YOLO_OK;
+    if (visited != YOLO_OK) return visited;
+#endif
+    if (os_atomic_get(&g->failed)) return com_failure(g, error);
+    const long meeting = os_atomic_get(&g->meetings);
+    if (os_atomic_add(&g->arrived, 1) + 1 == g->size) {
+        os_atomic_set(&g->arrived, 0);
+        os_mutex_lock(&g->mutex);
+        os_atomic_add(&g->meetings, 1);
+        os_condition_wake_all(&g->changed);
+        os_mutex_unlock(&g->mutex);
+        return com_failure(g, error);
+    }
+    for (int spin = 0; spin < THR_SPINS && os_atomic_get(&g->meetings) == meeting && !os_atomic_get(&g->failed); spin++) os_spin_pause();
+    os_mutex_lock(&g->mutex);
+    while (os_atomic_get(&g->meetings) == meeting && !os_atomic_get(&g->failed)) os_condition_wait(&g->changed, &g->mutex);
+    os_mutex_unlock(&g->mutex);
+    return com_failure(g, error);
+}
+
+/* Elements [first, end) of what all ranks offer become their sum, in every rank's memory. */
+#define COM_ADD(type) \
+    static void com_add_##type(const com_group *g, int64_t first, int64_t end) { \
+        type sums[COM_CHUNK]; \
+        for (; first < end; first += COM_CHUNK) { \
+            const size_t count = (size_t)YOLO_MIN(COM_CHUNK, end - first); \
+            memcpy(sums, (const type *)g->offers[0].values + first, count * sizeof *sums); \
+            for (int r = 1; r < g->size; r++) { \
+                const type *more = (const type *)g->offers[r].values + first; \
+                for (size_t i = 0; i < count; i++) sums[i] += more[i]; \
+            } \
+            for (int r = 0; r < g->size; r++) memcpy((type *)g->offers[r].values + first, sums, count * sizeof *sums); \
+        } \
+    }
+COM_ADD(float)
+COM_ADD(double)
+#undef COM_ADD
+
+/* Every rank adds up its segment for all. */
+static yolo_status com_host_sum(com_rank *rank, void *values, int64_t count, void (*add)(const com_group *g, int64_t first, int64_t end), yolo_error *error) {
+    com_group *g = rank->group;
+    g->offers[rank->index] = (com_offer){values, count};
+    yolo_status status = com_host_meet(rank, error);
+    if (status != YOLO_OK) return status;
+    for (int r = 0; r < g->size; r++) YOLO_ASSERT(g->offers[r].count == count);
+    add(g, count * rank->index / g->size, count * (rank->index + 1) / g->size);
+    return com_host_meet(rank, error);
+}
+
+static yolo_status com_host_sum_f32(com_rank *rank, float *values, int64_t count, yolo_error *error) {
+    return com_host_sum(rank, values, count, com_add_float, error);
+}
+
+static yolo_status com_host_sum_f64(com_rank *rank, double *values, int64_t count, yolo_error *error) {
+    return com_host_sum(rank, values, count, com_add_double, error);
+}
+
+static yolo_status com_host_broadcast(com_rank *rank, int root, void *bytes, size_t size, yolo_error *error) {
+    com_group *g = rank->group;
+    g->offers[rank->index] = (com_offer){bytes, (int64_t)size};
+    yolo_status status = com_host_meet(rank, error);
+    if (status != YOLO_OK) return status;
+    YOLO_ASSERT(g->offers[root].count == (int64_t)size);
+    if (rank->index != root) memcpy(bytes, g->offers[root].values, size);
+    return com_host_meet(rank, error);
+}
+
+static yolo_status com_host_gather(com_rank *rank, const void *record, size_t size, void *all, yolo_error *error) {
+    com_group *g = rank->group;
+    char (*records)[COM_RECORD] = g->records[rank->turn++ & 1];
+    memcpy(records[rank->index], record, size);
+    const yolo_status status = com_host_meet(rank, error);
+    for (int r = 0; r < g->size && status == YOLO_OK; r++) memcpy((char *)all + (size_t)r * size, records[r], size);
+    return status;
+}
+
+static yolo_status com_host_finish(com_rank *rank, yolo_error *error) { return com_failure(rank->group, error); }
+
+static const com_back com_host = {"host threads, sums in the order of the ranks", com_host_sum_f32, com_host_sum_f64, com_host_broadcast,
+                                  com_host_gather, com_host_finish};
+
+/* ---- for all back ends */
+
+/* values[i] becomes the sum of all ranks' values[i]. */
+static yolo_status com_sum_f32(com_rank *rank, float *values, int64_t count, yolo_error *error) {
+    return rank->group->size == 1 ? YOLO_OK : rank->group->back->sum_f32(rank, values, count, error);
+}
+
+static yolo_status com_sum_f64(com_rank *rank, double *values, int64_t count, yolo_error *error) {
+    return rank->group->size == 1 ? YOLO_OK : rank->group->back->sum_f64(rank, values, count, error);
+}
+
+/* Everyone gets the bytes of rank `root`. */
+static yolo_status com_broadcast(com_rank *rank, int root, void *bytes, size_t size, yolo_error *error) {
+    YOLO_ASSERT(root >= 0 && root < rank->group->size);
+    return rank->group->size == 1 ? YOLO_OK : rank->group->back->broadcast(rank, root, bytes, size, error);
+}
+
+/* all[r] becomes rank r's record of `size` bytes, COM_RECORD at most. Returns when every rank has called it: with size 0 it is a
+   barrier. */
+static yolo_status com_gather(com_rank *rank, const void *record, size_t size, void *all, yolo_error *error) {
+    YOLO_ASSERT(size <= COM_RECORD);
+    if (rank->group->size > 1) return rank->group->back->gather(rank, record, size, all, error);
+    memcpy(all, record, size);
+    return YOLO_OK;
+}
+
+/* Waits for the sums that this rank has begun. */
+static yolo_status com_finish(com_rank *rank, yolo_error *error) { return rank->group->size == 1 ? YOLO_OK : rank->group->back->finish(rank, error); }
+
+/* A group of `size` ranks; NULL for want of memory. */
+static com_group *com_open(int size, const com_back *back) {
+    com_group *g = mem_array(1, sizeof *g);
+    YOLO_ASSERT(size >= 1 && size <= COM_MAX);
+    if (!g) return NULL;
+    g->size = size;
+    g->back = back;
+    for (int r = 0; r < size; r++) g->ranks[r] = (com_rank){.group = g, .index = r};
+    os_mutex_init(&g->mutex);
+    os_condition_init(&g->changed);
+    return g;
+}
+
+static void com_close(com_group *g) {
+    if (!g) return;
+    os_condition_destroy(&g->changed);
+    os_mutex_destroy(&g->mutex);
+    mem_free(g);
+}
+
+static OS_THREAD_RESULT OS_THREAD_CALL com_main(void *argument) {
+    com_rank *rank = argument;
+    yolo_error error = {0};
+    const yolo_status status = rank->group->body(rank, rank->group->context, &error);
+    if (status != YOLO_OK) com_fail(rank, status, &error);
+    return 0;
+}
+
+/* Runs body(rank, context) on every rank and returns when all have ended: the failure of the first rank that failed, if any.
+   One call at a time; the group is whole again afterwards. */
+static yolo_status com_run(com_group *g, com_body *body, void *context, yolo_error *error) {
+    int started = 1;
+    yolo_error reason = {0};
+    g->body = body;
+    g->context = context;
+    os_atomic_set(&g->arrived, 0);
+    os_atomic_set(&g->failed, 0);
+    for (int r = 0; r < g->size; r++) g->ranks[r].turn = 0; /* after a failure they differ */
+    while (started < g->size && os_thread_start(&g->ranks[started].thread, com_main, &g->ranks[started])) started++;
+    if (started < g->size) {
+        err_set(&reason, YOLO_ERROR_MEMORY, "the system gives no thread for it");
+        com_fail(&g->ranks[started], YOLO_ERROR_MEMORY, &reason);
+    }
+    com_main(&g->ranks[0]);
+    for (int r = 1; r < started; r++) os_thread_join(g->ranks[r].thread);
+    return com_failure(g, error);
 }
 
 /* ==== 5 str_ path_ hash_ rng_ f16_ cur_ val_: base ===============================================================
@@ -10516,12 +10750,21 @@ static op_norm_job op_norm_cut(const op_norm *norm, const ten *z, op_isa isa, vo
     return job;
 }
 
-/* Bytes that op_norm_moments and op_norm_sums need for n,h,w. */
+/* Doubles of a batch norm's totals: two a channel, then the pixels they are of. */
+static size_t op_norm_doubles(int channels) { return 2 * (size_t)channels + 1; }
+
+/* Bytes that op_norm_moments and op_norm_sums need for n,h,w: the pieces, then the totals. */
 static size_t op_norm_workspace(int channels, int n, int h, int w) {
     const op_norm norm = {.channels = channels};
     const ten z = {.n = n, .h = h, .w = w, .c = channels};
     const op_norm_job job = op_norm_cut(&norm, &z, OP_PORTABLE, NULL);
-    return (size_t)(2 * job.padded * job.pieces) * (size_t)n * sizeof(float);
+    return (size_t)(2 * job.padded * job.pieces) * (size_t)n * sizeof(float) + op_norm_doubles(channels) * sizeof(double);
+}
+
+static double *op_norm_totals(const op_norm_job *job) {
+    double *totals = (double *)(job->partial + 2 * job->padded * job->pieces * job->z.n);
+    totals[2 * job->z.c] = (double)job->z.n * job->z.h * job->z.w;
+    return totals;
 }
 
 static op_norm_rows op_norm_rows_at(const op_norm_job *job, int index) {
@@ -10591,24 +10834,30 @@ static void op_norm_set(op_norm *norm, int channel, double mean, double variance
     norm->d_shift[channel] = norm->d_mean[channel] = 0;
 }
 
-/* What op_norm_measure needs of the images from `first` on, while they are in the cache. */
+/* What op_norm_statistics needs of the images from `first` on, while they are in the cache. */
 static void op_norm_moments(op_norm *norm, const ten *z, int first, int images, op_isa isa, void *workspace, thr_pool *pool) {
     op_norm_job job = op_norm_cut(norm, z, isa, workspace);
     job.first = first;
     thr_parallel_for(pool, images * job.pieces, op_norm_moments_body, &job);
 }
 
-/* Statistics of the batch z from the moments in `workspace`, put to use, and into the running ones (with `momentum`, variance
-   unbiased). */
-static void op_norm_measure(op_norm *norm, const ten *z, const float *gamma, const float *beta, float *running_mean, float *running_variance,
-                            double eps, double momentum, void *workspace) {
+/* Means of the batch z, then its (biased) variances, then its pixels, from the moments in `workspace`, where they lie. */
+static double *op_norm_statistics(const op_norm *norm, const ten *z, void *workspace) {
     const op_norm_job job = op_norm_cut(norm, z, OP_PORTABLE, workspace);
-    const double count = (double)z->n * z->h * z->w;
-    for (int c = 0; c < z->c; c++) {
-        double mean, variance;
-        op_norm_combine(&job, c, &mean, &variance);
+    double *totals = op_norm_totals(&job);
+    for (int c = 0; c < z->c; c++) op_norm_combine(&job, c, &totals[c], &totals[z->c + c]);
+    return totals;
+}
+
+/* Puts the statistics to use, and into the running ones (with `momentum`, variance unbiased), where those are not NULL. */
+static void op_norm_measure(op_norm *norm, const double *totals, const float *gamma, const float *beta, float *running_mean, float *running_variance,
+                            double eps, double momentum) {
+    const int channels = norm->channels;
+    const double count = totals[2 * channels];
+    for (int c = 0; c < channels; c++) {
+        const double mean = totals[c], variance = totals[channels + c], unbiased = variance * count / YOLO_MAX(count - 1, 1);
         op_norm_set(norm, c, mean, variance, eps, gamma[c], beta[c]);
-        const double unbiased = variance * count / YOLO_MAX(count - 1, 1);
+        if (!running_mean) continue;
         running_mean[c] = (float)(running_mean[c] * (1 - momentum) + mean * momentum);
         running_variance[c] = (float)(running_variance[c] * (1 - momentum) + unbiased * momentum);
     }
@@ -10622,11 +10871,11 @@ static void op_norm_fwd(const ten *out, const ten *z, const op_norm *norm, const
     thr_parallel_for(pool, z->n * job.pieces, op_norm_fwd_body, &job);
 }
 
-/* d_gamma and d_beta +=, and what of d_z comes through the statistics of the batch; before op_norm_bwd. */
-static void op_norm_sums(op_norm *norm, float *d_gamma, float *d_beta, const ten *d_out, const ten *z, op_isa isa, void *workspace, thr_pool *pool) {
+/* d_gamma and d_beta +=. Returns the sums that op_norm_spread needs, in `workspace`: of g, of g * (z - mean), then the pixels. */
+static double *op_norm_sums(const op_norm *norm, float *d_gamma, float *d_beta, const ten *d_out, const ten *z, op_isa isa, void *workspace, thr_pool *pool) {
     op_norm_job job = op_norm_cut(norm, z, isa, workspace);
+    double *totals = op_norm_totals(&job);
     job.out = *d_out;
-    const double count = (double)z->n * z->h * z->w;
     thr_parallel_for(pool, z->n * job.pieces, op_norm_sums_body, &job);
     for (int c = 0; c < z->c; c++) {
         double sum = 0, product = 0;
@@ -10634,11 +10883,21 @@ static void op_norm_sums(op_norm *norm, float *d_gamma, float *d_beta, const ten
             sum += job.partial[2 * i * job.padded + c];
             product += job.partial[(2 * i + 1) * job.padded + c];
         }
-        const double inverse = norm->inverse[c];
-        d_gamma[c] += (float)(product * inverse);
+        d_gamma[c] += (float)(product * norm->inverse[c]);
         d_beta[c] += (float)sum;
-        norm->d_shift[c] = (float)(norm->scale[c] * sum / count);
-        norm->d_mean[c] = (float)(norm->scale[c] * inverse * inverse * product / count);
+        totals[c] = sum;
+        totals[z->c + c] = product;
+    }
+    return totals;
+}
+
+/* What of d_z comes through the statistics of the batch; before op_norm_bwd. */
+static void op_norm_spread(op_norm *norm, const double *totals) {
+    const double count = totals[2 * norm->channels];
+    for (int c = 0; c < norm->channels; c++) {
+        const double inverse = norm->inverse[c];
+        norm->d_shift[c] = (float)(norm->scale[c] * totals[c] / count);
+        norm->d_mean[c] = (float)(norm->scale[c] * inverse * inverse * totals[norm->channels + c] / count);
     }
 }
 
@@ -11649,7 +11908,12 @@ struct yolo_model {
    6. Weights are packed just before they are used, one operator's at a time in the same memory; on a GPU all of them
       after each step, because there they are packed for the backward too and are read in any order.
    7. On a GPU the same plan holds, with activations and their gradients in the type of its place; parameters and their
-      gradients are floats there as well. Its calls only put work onto the stream: grad_gpu_error waits for it. */
+      gradients are floats there as well. Its calls only put work onto the stream: grad_gpu_error waits for it.
+   8. A pass that is given a rank in `together` takes the statistics of its batch norms, and what of the gradients comes through
+      them, over the batches of all ranks, which must have such passes too. A failure of another rank leaves numbers of no
+      worth; the next call of the group tells it.
+   9. The gradient of a parameter is whole when its operator has been through the backward: grad_buckets says after which
+      operator which part of the table is, so that ranks can add it up while the backward goes on. */
 
 typedef enum grad_write { GRAD_NONE, GRAD_SET, GRAD_ADD } grad_write; /* how an operator hands a gradient on */
 
@@ -11684,6 +11948,9 @@ typedef struct grad_pass {
     int fill_count;
     int64_t fill_capacity;
     int n, h, w;
+    com_rank *together;  /* NULL = this pass's batch alone */
+    bool aside;          /* another rank brings the running statistics up to date */
+    bool empty;          /* no picture for this rank: it only takes part in the others' sums */
     const float *params; /* of the last grad_forward */
     float *block; int64_t block_floats;
     float *norms;        /* what the backward needs of each batch norm */
@@ -12304,6 +12571,21 @@ static float *grad_input(grad_pass *pass) { return grad_activation(pass, pass->n
 static ten grad_head(const grad_pass *pass, int level) { return grad_activation(pass, pass->net->heads[level]); }
 static ten grad_head_gradient(const grad_pass *pass, int level) { return grad_gradient(pass, pass->net->heads[level]); }
 
+/* Means and variances of this pass's batch become those of all ranks' batches. */
+static void grad_share_statistics(const grad_pass *pass, double *totals, int channels) {
+    double *means = totals, *variances = totals + channels, *count = totals + 2 * channels;
+    if (!pass->together) return;
+    for (int c = 0; c < channels; c++) {
+        variances[c] = (variances[c] + means[c] * means[c]) * *count;
+        means[c] *= *count;
+    }
+    com_sum_f64(pass->together, totals, (int64_t)op_norm_doubles(channels), NULL);
+    for (int c = 0; c < channels; c++) {
+        means[c] /= *count;
+        variances[c] = YOLO_MAX(variances[c] / *count - means[c] * means[c], 0);
+    }
+}
+
 /* The statistics of a batch norm for this batch, or the running ones when its layer is frozen. */
 static void grad_forward_norm(grad_pass *pass, int i, const ten *z, float *params) {
     const net *net = pass->net;
@@ -12314,8 +12596,11 @@ static void grad_forward_norm(grad_pass *pass, int i, const ten *z, float *param
         for (int c = 0; c < z->c; c++) op_norm_set(&pass->ops[i].norm, c, rows[2][c], rows[3][c], net->bn_eps, rows[0][c], rows[1][c]);
         return;
     }
-    op_norm_measure(&pass->ops[i].norm, z, rows[0], rows[1], rows[2], rows[3], net->bn_eps, net->bn_momentum, grad_norm_workspace(pass));
-    rows[4][0] += 1;
+    op_norm *norm = &pass->ops[i].norm;
+    double *totals = op_norm_statistics(norm, z, grad_norm_workspace(pass));
+    grad_share_statistics(pass, totals, norm->channels);
+    op_norm_measure(norm, totals, rows[0], rows[1], pass->aside ? NULL : rows[2], rows[3], net->bn_eps, net->bn_momentum);
+    if (!pass->aside) rows[4][0] += 1;
 }
 
 static void grad_forward_conv(grad_pass *pass, int i, float *params) {
@@ -12340,8 +12625,21 @@ static void grad_forward_conv(grad_pass *pass, int i, float *params) {
     op_norm_fwd(&out, &z, &g->norm, op->residual >= 0 ? &residual : NULL, pass->isa, pass->pool);
 }
 
+/* What a pass without a picture does where the others share the totals of a batch norm. */
+static void grad_attend(const grad_pass *pass, int i) {
+    const size_t doubles = op_norm_doubles(pass->net->tensors[pass->net->ops[i].out].channels);
+    double *totals = grad_norm_workspace(pass);
+    if (!pass->together) return;
+    memset(totals, 0, doubles * sizeof *totals);
+    com_sum_f64(pass->together, totals, (int64_t)doubles, NULL);
+}
+
 static void grad_forward_op(grad_pass *pass, int i, float *params) {
     const net_op *op = &pass->net->ops[i];
+    if (pass->empty) {
+        if (op->kind == NET_CONV && op->bn >= 0 && !pass->frozen[op->layer]) grad_attend(pass, i);
+        return;
+    }
     ten in = grad_activation(pass, op->in), out = grad_activation(pass, op->out);
     switch (op->kind) {
     case NET_CONV: grad_forward_conv(pass, i, params); break;
@@ -12382,9 +12680,12 @@ static void grad_backward_conv(grad_pass *pass, int i, float *gradients) {
     const net_op *op = &net->ops[i];
     grad_op *g = &pass->ops[i];
     const ten z = grad_view(pass, g->z), d = grad_gradient(pass, op->out);
-    if (op->bn >= 0 && g->learns)
-        op_norm_sums(&g->norm, gradients + net->params[op->bn].offset, gradients + net->params[op->bn + 1].offset, &d, &z, pass->isa,
-                     grad_norm_workspace(pass), pass->pool);
+    if (op->bn >= 0 && g->learns) {
+        double *totals = op_norm_sums(&g->norm, gradients + net->params[op->bn].offset, gradients + net->params[op->bn + 1].offset, &d, &z,
+                                      pass->isa, grad_norm_workspace(pass), pass->pool);
+        if (pass->together) com_sum_f64(pass->together, totals, (int64_t)op_norm_doubles(z.c), NULL);
+        op_norm_spread(&g->norm, totals);
+    }
     if (g->in) {
         memset(g->dgrad.conv.bias, 0, (size_t)op_conv_bias_floats(&g->dgrad.conv) * sizeof(float));
         op_dgrad_pack(&g->dgrad, pass->params + net->params[op->weight].offset, pass->pool);
@@ -12395,6 +12696,10 @@ static void grad_backward_conv(grad_pass *pass, int i, float *gradients) {
 static void grad_backward_op(grad_pass *pass, int i, float *gradients) {
     const net_op *op = &pass->net->ops[i];
     const grad_op *g = &pass->ops[i];
+    if (pass->empty) {
+        if (op->bn >= 0 && g->learns) grad_attend(pass, i);
+        return;
+    }
     for (int j = 0; j < g->fill_count; j++) {
         const grad_fill *fill = &pass->fills[g->first_fill + j];
         ten t = grad_view(pass, (net_tensor){pass->net->buffer_count + fill->buffer, fill->channel, fill->channels});
@@ -12412,10 +12717,56 @@ static void grad_backward_op(grad_pass *pass, int i, float *gradients) {
     else op_copy_bwd(&d_in, &d_out, g->in == GRAD_ADD, pass->isa, pass->pool);
 }
 
-/* gradients += those of every row that learns, from grad_head_gradient of all levels. */
-static void grad_backward(grad_pass *pass, float *gradients) {
-    for (int i = pass->net->op_count - 1; i >= 0; i--)
+/* Operators [first, end) of the backward, last to first. */
+static void grad_backward_ops(grad_pass *pass, float *gradients, int first, int end) {
+    for (int i = end - 1; i >= first; i--)
         if (pass->ops[i].back) grad_backward_op(pass, i, gradients);
+}
+
+/* gradients += those of every row that learns, from grad_head_gradient of all levels. */
+static void grad_backward(grad_pass *pass, float *gradients) { grad_backward_ops(pass, gradients, 0, pass->net->op_count); }
+
+/* ---- parts of the table of gradients ---- */
+
+enum { GRAD_BUCKETS = 64 };
+
+typedef struct grad_bucket { int64_t first, count; int op; /* after whose backward it is whole */ } grad_bucket;
+
+/* The operator whose backward makes the gradient of each row; the operator count where none does. */
+static void grad_row_ops(const net *net, int *ops) {
+    for (int row = 0; row < net->param_count; row++) ops[row] = net->op_count;
+    for (int i = 0; i < net->op_count; i++) {
+        const net_op *op = &net->ops[i];
+        if (op->kind != NET_CONV) continue;
+        ops[op->weight] = i;
+        if (op->bias >= 0) ops[op->bias] = i;
+        for (int j = 0; j < 5 && op->bn >= 0; j++) ops[op->bn + j] = i;
+    }
+}
+
+static int grad_bucket_order(const void *a, const void *b) {
+    const grad_bucket *x = a, *y = b;
+    return x->op != y->op ? (x->op > y->op ? -1 : 1) : x->first > y->first ? -1 : x->first < y->first;
+}
+
+/* Cuts the table into parts of whole rows, each of `elements` or more, in the order in which the backward makes them whole.
+   Returns how many; 0 = want of memory. */
+static int grad_buckets(const net *net, int64_t elements, grad_bucket *buckets) {
+    int count = 0, *ops = mem_array((uint64_t)net->param_count, sizeof *ops);
+    if (!ops) return 0;
+    elements = YOLO_MAX(elements, net->param_elements / GRAD_BUCKETS + 1);
+    grad_row_ops(net, ops);
+    for (int row = 0; row < net->param_count; row++) {
+        const net_param *p = &net->params[row];
+        if (!count || buckets[count - 1].count >= elements) buckets[count++] = (grad_bucket){p->offset, 0, net->op_count};
+        grad_bucket *bucket = &buckets[count - 1];
+        bucket->count = p->offset + p->count - bucket->first;
+        bucket->op = YOLO_MIN(bucket->op, ops[row]);
+    }
+    buckets[count - 1].count = net->param_elements - buckets[count - 1].first;
+    qsort(buckets, (size_t)count, sizeof *buckets, grad_bucket_order);
+    mem_free(ops);
+    return count;
 }
 
 /* ==== 17 det_ nms_ pipe_: head decoding and suppression, pictures in and boxes out ==============================
@@ -13131,6 +13482,7 @@ typedef struct loss_run { /* one call, shared by its loops */
     loss_image *images;
     int level_first[NET_MAX_LEVELS + 1]; /* anchors before a level */
     double score_sum;
+    float pictures;          /* of the batch, all ranks' where they share it */
     loss_pair *tops;  /* a target: the best metric and overlap among its anchors */
 } loss_run;
 
@@ -13442,7 +13794,7 @@ static void loss_assign(void *context, int image, int worker) {
 static void loss_box(const loss_run *run, loss_image *out, int anchor, const loss_cell *cell, const float *logits, float *gradient) {
     const float *pixels = run->targets[out->target[anchor]].box;
     float score = out->score[anchor], box[4], target[4], slope[4];
-    float scale = score / (float)run->score_sum * (float)run->heads[0].n, focal = scale * run->gains.dfl / 4;
+    float scale = score / (float)run->score_sum * run->pictures, focal = scale * run->gains.dfl / 4;
     loss_bins bins;
     loss_ciou_terms terms;
     loss_read_bins(logits, &bins);
@@ -13500,7 +13852,7 @@ static double loss_absent(const float *logits, int count, float scale, float *gr
 static void loss_picture(void *context, int image, int worker) {
     loss_run *run = context;
     loss_image *out = &run->images[image];
-    float scale = run->gains.cls / (float)run->score_sum * (float)run->heads[0].n;
+    float scale = run->gains.cls / (float)run->score_sum * run->pictures;
     int anchors = run->level_first[run->net->level_count];
     (void)worker;
     for (int anchor = 0; anchor < anchors; anchor++) {
@@ -13541,16 +13893,25 @@ static void loss_lay_out(loss_run *run, void *workspace) {
     run->tops = (loss_pair *)rest;
 }
 
-/* Sums over the pictures, and the gradients as loss_detect has them. */
+/* The sum of scores that divides the losses, and the pictures of the batch: this rank's, or all ranks'. */
+static void loss_share(loss_run *run, double *score, com_rank *together) {
+    double totals[2] = {*score, run->heads[0].n};
+    if (together) com_sum_f64(together, totals, 2, NULL);
+    *score = totals[0];
+    run->score_sum = totals[0] < 1 ? 1 : totals[0];
+    run->pictures = (float)totals[1];
+}
+
+/* Sums over the pictures, and the gradients as loss_detect has them. The sum of scores is the whole batch's. */
 static loss_sums loss_sum(const net *net, const ten *heads, const ten *gradients, const loss_target *targets, const int *first,
-                          loss_gains gains, void *workspace, thr_pool *pool) {
+                          loss_gains gains, void *workspace, thr_pool *pool, com_rank *together) {
     loss_run run = {.net = net, .heads = heads, .gradients = gradients, .targets = targets, .first = first, .gains = gains};
     loss_sums total = {0, 0, 0, 0};
     for (int l = 0; l < net->level_count; l++) run.level_first[l + 1] = run.level_first[l] + heads[l].h * heads[l].w;
     loss_lay_out(&run, workspace);
     thr_parallel_for(pool, heads[0].n, loss_assign, &run);
     for (int i = 0; i < heads[0].n; i++) total.score += run.images[i].sums.score;
-    run.score_sum = total.score < 1 ? 1 : total.score;
+    loss_share(&run, &total.score, together);
     thr_parallel_for(pool, heads[0].n, loss_picture, &run);
     for (int i = 0; i < heads[0].n; i++) {
         total.box += run.images[i].sums.box * (double)gains.box;
@@ -13562,18 +13923,26 @@ static loss_sums loss_sum(const net *net, const ten *heads, const ten *gradients
 
 /* Losses of a batch and, unless `gradients` is NULL, their gradients (overwritten) with respect to the raw heads, scaled as
    ultralytics scales what it calls backward on: gain * loss * batch. Targets lie picture by picture (see loss_run.first),
-   their classes in [0, class_count); `workspace` holds loss_workspace bytes. */
+   their classes in [0, class_count); `workspace` holds loss_workspace bytes. With `together` (NULL = alone) the batch is this
+   rank's part of one: then pictures and scores of the whole count, the losses are shares that add up to its losses, and the
+   other ranks call this too, or loss_attend. */
 static loss_parts loss_detect(const net *net, const ten *heads, const ten *gradients, const loss_target *targets, const int *first,
-                              loss_gains gains, void *workspace, thr_pool *pool) {
-    loss_sums sums = loss_sum(net, heads, gradients, targets, first, gains, workspace, pool);
-    double score = sums.score < 1 ? 1 : sums.score;
+                              loss_gains gains, void *workspace, thr_pool *pool, com_rank *together) {
+    const loss_sums sums = loss_sum(net, heads, gradients, targets, first, gains, workspace, pool, together);
+    const double score = sums.score < 1 ? 1 : sums.score;
     return (loss_parts){sums.box / score, sums.cls / score, sums.dfl / score};
+}
+
+/* What a rank without a picture does meanwhile. */
+static void loss_attend(com_rank *together) {
+    double nothing[2] = {0, 0};
+    com_sum_f64(together, nothing, 2, NULL);
 }
 
 /* The same before it is divided by max(sum of scores, 1), so that a batch may be measured picture by picture. */
 static loss_sums loss_measure(const net *net, const ten *heads, const loss_target *targets, const int *first, loss_gains gains,
                               void *workspace, thr_pool *pool) {
-    return loss_sum(net, heads, NULL, targets, first, gains, workspace, pool);
+    return loss_sum(net, heads, NULL, targets, first, gains, workspace, pool, NULL);
 }
 
 /* ==== 19 opt_: optimizers, schedules, moving average of the weights ================================================
@@ -18161,9 +18530,15 @@ static yolo_status lab_label(const yolo_model *model, const yolo_label_options *
       an epoch and changes no bit.
    3. Within an epoch: results.csv, then best.pt, then last.pt.
    4. A loss that is not finite ends the epoch: the state of last.pt comes back, with half the learning rate, three times
-      at most. */
+      at most.
+   5. Several ranks share each batch: the pictures and their augmentation are the same for any number of them. Rank 0, in the
+      caller's thread, leads: it alone takes batches, steps, validates, writes and logs. The others go forward and backward
+      through their parts. The gradient of a step is the sum of what the ranks' parts give, each part's loss times its pictures,
+      divided by its own scores; with sync_bn, scores and batch norms are those of the whole batch.
+      REF ultralytics/engine/trainer.py, world_size. Running statistics are rank 0's.
+   6. Gradients that no step has used when an epoch ends are added up into rank 0's, so that last.pt holds them all. */
 
-enum { TR_ATTEMPTS = 3, TR_SHEETS = 3, TR_MAX_BATCH = 1024 };
+enum { TR_ATTEMPTS = 3, TR_SHEETS = 3, TR_MAX_BATCH = 1024, TR_BUCKET = 1 << 20 /* elements of a gradient that are added up at once */ };
 
 /* The options as they are called in args.yaml and in checkpoints. */
 typedef enum tr_kind {
@@ -18199,7 +18574,8 @@ static const tr_argument tr_arguments[] = {
     {"translate", TR_NUMBER, TR_AT(translate), false}, {"scale", TR_NUMBER, TR_AT(scale), false}, {"shear", TR_NUMBER, TR_AT(shear), false},
     {"perspective", TR_NUMBER, TR_AT(perspective), false}, {"flipud", TR_NUMBER, TR_AT(flipud), false},
     {"fliplr", TR_NUMBER, TR_AT(fliplr), false}, {"bgr", TR_NUMBER, TR_AT(bgr), false}, {"mosaic", TR_NUMBER, TR_AT(mosaic), false},
-    {"mixup", TR_NUMBER, TR_AT(mixup), false}, {"cutmix", TR_NUMBER, TR_AT(cutmix), false},
+    {"mixup", TR_NUMBER, TR_AT(mixup), false}, {"cutmix", TR_NUMBER, TR_AT(cutmix), false}, {"ranks", TR_INT, TR_AT(ranks), true},
+    {"sync_bn", TR_BOOL, TR_AT(sync_bn), false},
 };
 
 static yolo_train_options tr_defaults(void) {
@@ -18209,7 +18585,7 @@ static yolo_train_options tr_defaults(void) {
         .fraction = 1, .lr0 = 0.01, .lrf = 0.01, .momentum = 0.937, .weight_decay = 0.0005, .warmup_epochs = 3,
         .warmup_momentum = 0.8, .warmup_bias_lr = 0.1, .box = 7.5, .cls = 0.5, .dfl = 1.5, .nbs = 64, .hsv_h = 0.015, .hsv_s = 0.7,
         .hsv_v = 0.4, .translate = 0.1, .scale = 0.5, .fliplr = 0.5, .mosaic = 1, .iou = 0.7, .max_det = 300, .plots = true,
-        .val = true, .device = "auto", .isa = "auto"};
+        .val = true, .device = "auto", .isa = "auto", .ranks = 1};
 }
 
 static const char *tr_text_at(const yolo_train_options *o, size_t field) {
@@ -18333,13 +18709,32 @@ static bool tr_is_default(const tr_argument *argument, const yolo_train_options 
     return tr_is_same(argument, o, &standard) || (argument->kind <= TR_LAYERS && (!text || !*text));
 }
 
+/* Is it one that ultralytics does not know? Then it is written only where it says something. */
+static bool tr_is_own(const tr_argument *argument) { return argument->field == TR_AT(ranks) || argument->field == TR_AT(sync_bn); }
+
 /* ---- a run ---- */
 
 typedef struct tr_gpu tr_gpu;
+typedef struct tr_run tr_run;
 
 typedef enum tr_part { TR_INPUT, TR_FORWARD, TR_LOSS, TR_BACKWARD } tr_part; /* of a batch */
 
-typedef struct tr_run {
+/* One of those that share a batch. On the CPU all have the run's parameters. */
+typedef struct tr_rank {
+    tr_run *run;
+    int index;
+    thr_pool *pool;             /* the run's where there is one rank */
+    grad_pass *grad;
+    float *gradients;
+    void *loss_memory; size_t loss_bytes;
+    loss_target *scaled; int64_t scaled_capacity; /* of its part at another size */
+    int *first;                 /* of its part, see dl_batch */
+} tr_rank;
+
+/* What the ranks do next, as rank 0 has it. */
+typedef struct tr_task { bool go; /* there is a batch */ bool due; /* gradients are added up */ int64_t number; /* of the batch */ } tr_task;
+
+struct tr_run {
     yolo_train_options options; /* as they take effect */
     run_place place;
     tr_gpu *gpu;                /* NULL = CPU */
@@ -18358,11 +18753,12 @@ typedef struct tr_run {
     pt_model model;             /* graph, live weights, and what checkpoints carry */
     bool *frozen;               /* an entry a layer */
     dl_loader *loader;
-    grad_pass *grad;
+    com_group *group;
+    tr_rank *ranks; int rank_count;
+    grad_bucket buckets[GRAD_BUCKETS + 1]; int bucket_count;
+    grad_pass *grad;            /* rank 0's */
     opt_state *opt;
-    float *gradients;
-    void *loss_memory; size_t loss_bytes;
-    loss_target *scaled; int64_t scaled_capacity; /* of a batch at another size */
+    float *gradients;           /* rank 0's */
     ev_set validation_set;
     run_weights *weights;       /* for validation */
     int batch, imgsz, largest;  /* pictures a step; side of the input, the largest with multi_scale */
@@ -18380,6 +18776,8 @@ typedef struct tr_run {
     double loss_scale, scaled_steps; /* fp16: what the loss is multiplied with, and the steps since that last changed */
     /* Of the epoch in hand. */
     int attempts;               /* lost in a row */
+    dl_batch *batch_now;        /* of all ranks */
+    int lost;                   /* 1 + the rank whose loss is not finite; 0 = none */
     loss_parts losses;          /* means of its batches */
     ev_outcome outcome;
     bool checked;               /* outcome is of this epoch */
@@ -18389,8 +18787,8 @@ typedef struct tr_run {
     double trained_seconds; int64_t trained; /* in steps, data included; pictures stepped */
     double precision, recall, map50, map50_95; /* of best.pt, NaN before a look at it */
     log_meter meter;
-    void (*lap)(void *user, tr_part part); void *lap_user; /* called behind each part of a batch; NULL = nobody measures */
-} tr_run;
+    void (*lap)(void *user, tr_part part); void *lap_user; /* called by each rank behind each part of a batch; NULL = nobody measures */
+};
 
 static void tr_lap(const tr_run *run, tr_part part) {
     if (run->lap) run->lap(run->lap_user, part);
@@ -18421,6 +18819,14 @@ static yolo_status tr_check_range(const char *name, double value, double low, do
     return err_set(error, YOLO_ERROR_USAGE, "%s=%g: expected %g to %g", name, value, low, high);
 }
 
+/* Do the ranks get as many pictures each? */
+static yolo_status tr_check_even(int batch, int ranks, yolo_error *error) {
+    const int below = batch / ranks * ranks;
+    if (below == batch) return YOLO_OK;
+    if (!below) return err_set(error, YOLO_ERROR_USAGE, "batch=%d is too small for %d ranks: use batch=%d, or fewer ranks", batch, ranks, ranks);
+    return err_set(error, YOLO_ERROR_USAGE, "batch=%d cannot be split evenly over %d ranks: use batch=%d or batch=%d", batch, ranks, below, below + ranks);
+}
+
 static yolo_status tr_check_options(const yolo_train_options *o, yolo_error *error) {
     const struct { const char *name; double value, low, high; } ranges[] = {
         {"epochs", o->epochs, 1, 1000000}, {"time", o->time, 0, 100000}, {"patience", o->patience, 0, 1000000000},
@@ -18433,12 +18839,13 @@ static yolo_status tr_check_options(const yolo_train_options *o, yolo_error *err
         {"hsv_v", o->hsv_v, 0, 1}, {"degrees", o->degrees, 0, 180}, {"translate", o->translate, 0, 1}, {"scale", o->scale, 0, 1},
         {"shear", o->shear, -89, 89}, {"perspective", o->perspective, 0, 0.1}, {"flipud", o->flipud, 0, 1}, {"fliplr", o->fliplr, 0, 1},
         {"bgr", o->bgr, 0, 1}, {"mosaic", o->mosaic, 0, 1}, {"mixup", o->mixup, 0, 1}, {"cutmix", o->cutmix, 0, 1}, {"iou", o->iou, 0, 1},
-        {"max_det", o->max_det, 1, 30000}, {"threads", o->threads, 0, 256}};
+        {"max_det", o->max_det, 1, 30000}, {"threads", o->threads, 0, 256}, {"ranks", o->ranks, 1, COM_MAX}};
     yolo_status status = YOLO_OK;
     for (int i = 0; i < YOLO_COUNT(ranges) && status == YOLO_OK; i++)
         status = tr_check_range(ranges[i].name, ranges[i].value, ranges[i].low, ranges[i].high, error);
     if (status == YOLO_OK && (o->batch > 1 || o->batch == 0) && (o->batch != floor(o->batch) || o->batch == 0))
         return err_set(error, YOLO_ERROR_USAGE, "batch=%g: expected a whole number of pictures, -1, or a share of the memory", o->batch);
+    if (status == YOLO_OK && o->batch >= 1) status = tr_check_even((int)o->batch, o->ranks, error);
     opt_kind kind;
     if (status == YOLO_OK && o->optimizer && !opt_kind_of(o->optimizer, &kind))
         return err_set(error, YOLO_ERROR_USAGE, "optimizer=%.40s: expected auto, SGD, MuSGD, Adam, Adamax, AdamW, NAdam, RAdam or RMSProp", o->optimizer);
@@ -18609,15 +19016,21 @@ static uint64_t tr_largest_picture(const tr_run *run) { return tr_picture_room((
 /* Bytes of the GPU that decoded pictures must have: all that one picture of a batch can show, and a gap. */
 static uint64_t tr_least_pictures(const tr_run *run) { return run->place.device ? (DL_HELD + 1) * tr_largest_picture(run) : 0; }
 
+/* Threads and pictures of a rank, at most. */
+static int tr_rank_threads(const tr_run *run) { return YOLO_MAX(thr_pool_size(run->pool) / run->rank_count, 1); }
+static int tr_rank_pictures(const tr_run *run, int batch) { return (batch + run->rank_count - 1) / run->rank_count; }
+
 /* What training on `batch` pictures takes. */
 static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, yolo_error *error) {
     const net *net = &run->model.net;
     opt_kind kind = OPT_AUTO;
     if (run->options.optimizer) opt_kind_of(run->options.optimizer, &kind);
-    yolo_status status = grad_measure(net, run->isa, run->place, thr_pool_size(run->pool), batch, run->largest, run->largest, &memory->pass, error);
+    const uint64_t ranks = (uint64_t)run->rank_count;
+    yolo_status status = grad_measure(net, run->isa, run->place, tr_rank_threads(run), tr_rank_pictures(run, batch), run->largest, run->largest, &memory->pass, error);
     if (status == YOLO_ERROR_MEMORY) memory->total = MEM_CAP; /* beyond every limit */
     if (status != YOLO_OK) return status == YOLO_ERROR_MEMORY ? YOLO_OK : status;
-    memory->blocks = 2 * (uint64_t)net->param_elements * sizeof(float) + opt_memory(net, kind == OPT_AUTO ? OPT_ADAMW : kind);
+    memory->pass = (grad_memory){ranks * memory->pass.activations, ranks * memory->pass.gradients, ranks * memory->pass.weights, ranks * memory->pass.workspace};
+    memory->blocks = (1 + ranks) * (uint64_t)net->param_elements * sizeof(float) + opt_memory(net, kind == OPT_AUTO ? OPT_ADAMW : kind);
     memory->validation = 0;
     memory->pictures = tr_least_pictures(run);
     memory->batches = (run->place.device ? 1 : (uint64_t)DL_SLOTS) * (uint64_t)batch * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3;
@@ -18689,7 +19102,7 @@ static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
     int fitting;
     yolo_status status = tr_fitting_batch(run, (uint64_t)((double)available * share), &fitting, error);
     if (status != YOLO_OK) return status;
-    run->batch = o->batch >= 1 ? (int)o->batch : (int)YOLO_MIN(fitting, pictures);
+    run->batch = o->batch >= 1 ? (int)o->batch : (int)YOLO_MIN(fitting, pictures) / run->rank_count * run->rank_count;
     if ((status = tr_measure(run, YOLO_MAX((int)YOLO_MIN(run->batch, pictures), 1), &memory, error)) != YOLO_OK) return status;
     if (run->batch < 1 || (available && memory.total > available)) {
         if (!fitting)
@@ -18790,7 +19203,7 @@ static yolo_status tr_restore(tr_run *run, const pt_model *from, const char *pat
         float *block = opt_block(run->opt, i, &name);
         status = pt_state_take(state, path, name, block, count, error);
     }
-    memset(run->gradients, 0, (size_t)count * sizeof *run->gradients);
+    for (int r = 0; r < run->rank_count; r++) memset(run->ranks[r].gradients, 0, (size_t)count * sizeof *run->gradients);
     if (status == YOLO_OK && pt_state_block(state, "gradients")) status = pt_state_take(state, path, "gradients", run->gradients, count, error);
     for (int i = 0; i < run->opt->group_count; i++) run->opt->groups[i].initial_lr = run->initial_lr[i] * run->rate;
     return status;
@@ -18881,7 +19294,7 @@ static yolo_status tr_make_args(tr_run *run, yolo_error *error) {
     val *map = val_new(a, VAL_MAP), *classes = o->classes ? val_new(a, VAL_LIST) : val_new(a, VAL_NULL);
     bool good = map && classes && tr_add_arg(a, map, "task", val_string(a, "detect", 6)) && tr_add_arg(a, map, "mode", val_string(a, "train", 5));
     for (int i = 0; i < YOLO_COUNT(tr_arguments) && good; i++)
-        good = tr_add_arg(a, map, tr_arguments[i].name, tr_argument_val(a, &tr_arguments[i], o));
+        if (!tr_is_own(&tr_arguments[i]) || !tr_is_default(&tr_arguments[i], o)) good = tr_add_arg(a, map, tr_arguments[i].name, tr_argument_val(a, &tr_arguments[i], o));
     for (int i = 0; i < o->class_count && good && o->classes; i++) good = val_add(a, classes, NULL, val_int(a, o->classes[i]));
     good = good && tr_add_arg(a, map, "classes", classes) && tr_add_arg(a, map, "deterministic", val_bool(a, true)) &&
            tr_add_arg(a, map, "split", val_string(a, "val", 3)) && tr_add_arg(a, map, "save_dir", val_string(a, run->folder, strlen(run->folder)));
@@ -19441,50 +19854,98 @@ static bool tr_mosaic(const tr_run *run) {
     return !close || run->done < run->epochs - close;
 }
 
+/* The rank's part of a batch: pictures that follow each other, one more for the first ranks where it does not come out even. */
+static void tr_take_part(tr_rank *rank, const dl_batch *batch, dl_batch *part) {
+    const int ranks = rank->run->rank_count, share = batch->n / ranks, more = batch->n % ranks;
+    const int from = rank->index * share + YOLO_MIN(rank->index, more);
+    *part = *batch;
+    if (ranks == 1) return;
+    part->n = share + (rank->index < more);
+    if (batch->pixels) part->pixels += (size_t)from * (size_t)batch->h * (size_t)batch->w * 3;
+    if (batch->scenes) part->scenes += from;
+    part->targets += batch->first[from];
+    part->pictures += from;
+    part->first = rank->first;
+    for (int i = 0; i <= part->n; i++) part->first[i] = batch->first[from + i] - batch->first[from];
+}
+
 /* The input's size for a batch: its own, or drawn anew with multi_scale; then *targets are copies at that size.
    REF ultralytics/models/yolo/detect/train.py preprocess_batch */
-static yolo_status tr_input_size(tr_run *run, const dl_batch *batch, int64_t number, int *h, int *w, const loss_target **targets, yolo_error *error) {
+static yolo_status tr_input_size(tr_rank *rank, const dl_batch *batch, int64_t number, int *h, int *w, const loss_target **targets, yolo_error *error) {
+    const tr_run *run = rank->run;
     const yolo_train_options *o = &run->options;
     const int stride = run->model.net.max_stride;
     *h = batch->h;
     *w = batch->w;
     *targets = batch->targets;
     if (o->multi_scale <= 0) return YOLO_OK;
-    if (!mem_grow(&run->scaled, &run->scaled_capacity, batch->first[batch->n], sizeof *run->scaled)) return err_memory(error, sizeof *run->scaled);
+    if (!mem_grow(&rank->scaled, &rank->scaled_capacity, batch->first[batch->n], sizeof *rank->scaled)) return err_memory(error, sizeof *rank->scaled);
     dl_scaled_size(batch, dl_scale(o->seed, (int)run->done, number, run->imgsz, o->multi_scale, stride), stride, h, w);
-    dl_scaled_targets(batch, run->scaled, *h, *w);
-    *targets = run->scaled;
+    dl_scaled_targets(batch, rank->scaled, *h, *w);
+    *targets = rank->scaled;
     return YOLO_OK;
 }
 
-/* Forward, loss and backward of one batch. */
-static yolo_status tr_batch(tr_run *run, const dl_batch *batch, int64_t number, loss_parts *losses, yolo_error *error) {
-    const net *net = &run->model.net;
-    const yolo_train_options *o = &run->options;
+/* The losses of a part that lies in the pass, and the gradients of the heads. */
+static yolo_status tr_loss(tr_rank *rank, const dl_batch *batch, const loss_target *targets, loss_parts *losses, yolo_error *error) {
+    const net *net = &rank->run->model.net;
+    const yolo_train_options *o = &rank->run->options;
     ten heads[NET_MAX_LEVELS], gradients[NET_MAX_LEVELS];
-    const loss_target *targets;
-    int h, w;
-    yolo_status status = tr_input_size(run, batch, number, &h, &w, &targets, error);
-    if (status == YOLO_OK) status = grad_shape(run->grad, batch->n, h, w, error);
-    if (status != YOLO_OK) return status;
-    if (run->gpu) return tr_gpu_batch(run, batch, targets, losses, error);
-    dl_floats(batch, grad_input(run->grad), h, w, run->pool);
     for (int l = 0; l < net->level_count; l++) {
-        heads[l] = grad_head(run->grad, l);
-        gradients[l] = grad_head_gradient(run->grad, l);
+        heads[l] = grad_head(rank->grad, l);
+        gradients[l] = grad_head_gradient(rank->grad, l);
     }
     const size_t bytes = loss_workspace(net, heads, batch->first[batch->n]);
-    if (!run_reserve(&run->loss_memory, run->loss_bytes, bytes)) return err_memory(error, bytes);
-    run->loss_bytes = YOLO_MAX(run->loss_bytes, bytes);
-    tr_lap(run, TR_INPUT);
-    grad_forward(run->grad, run->model.params);
-    tr_lap(run, TR_FORWARD);
+    if (!run_reserve(&rank->loss_memory, rank->loss_bytes, bytes)) return err_memory(error, bytes);
+    rank->loss_bytes = YOLO_MAX(rank->loss_bytes, bytes);
     *losses = loss_detect(net, heads, gradients, targets, batch->first, (loss_gains){(float)o->box, (float)o->cls, (float)o->dfl},
-                          run->loss_memory, run->pool);
-    tr_lap(run, TR_LOSS);
-    grad_backward(run->grad, run->gradients);
-    tr_lap(run, TR_BACKWARD);
+                          rank->loss_memory, rank->pool, rank->grad->together);
     return YOLO_OK;
+}
+
+/* Backward. The gradients are added up over the ranks, each part as soon as it is whole, when they are `due`. */
+static yolo_status tr_backward(tr_rank *rank, com_rank *com, bool due, yolo_error *error) {
+    const tr_run *run = rank->run;
+    int end = run->model.net.op_count;
+    yolo_status status = YOLO_OK;
+    if (run->rank_count == 1) {
+        grad_backward(rank->grad, rank->gradients);
+        return YOLO_OK;
+    }
+    for (int i = 0; i < run->bucket_count && status == YOLO_OK; i++) {
+        const grad_bucket *bucket = &run->buckets[i];
+        grad_backward_ops(rank->grad, rank->gradients, bucket->op, end);
+        end = YOLO_MIN(end, bucket->op);
+        if (due) status = com_sum_f32(com, rank->gradients + bucket->first, bucket->count, error);
+    }
+    return status == YOLO_OK ? com_finish(com, error) : status;
+}
+
+/* Forward, loss and backward of a rank's part of a batch. */
+static yolo_status tr_batch(tr_rank *rank, com_rank *com, const dl_batch *batch, const tr_task *task, loss_parts *losses, yolo_error *error) {
+    tr_run *run = rank->run;
+    const loss_target *targets;
+    int h, w;
+    rank->grad->together = run->options.sync_bn && run->rank_count > 1 ? com : NULL;
+    rank->grad->empty = !batch->n;
+    if (!batch->n) {
+        grad_forward(rank->grad, run->model.params);
+        if (rank->grad->together) loss_attend(com);
+        return tr_backward(rank, com, task->due, error);
+    }
+    yolo_status status = tr_input_size(rank, batch, task->number, &h, &w, &targets, error);
+    if (status == YOLO_OK) status = grad_shape(rank->grad, batch->n, h, w, error);
+    if (status != YOLO_OK) return status;
+    if (run->gpu) return tr_gpu_batch(run, batch, targets, losses, error);
+    dl_floats(batch, grad_input(rank->grad), h, w, rank->pool);
+    tr_lap(run, TR_INPUT);
+    grad_forward(rank->grad, run->model.params);
+    tr_lap(run, TR_FORWARD);
+    status = tr_loss(rank, batch, targets, losses, error);
+    tr_lap(run, TR_LOSS);
+    if (status == YOLO_OK) status = tr_backward(rank, com, task->due, error);
+    tr_lap(run, TR_BACKWARD);
+    return status;
 }
 
 static void tr_log_head(const tr_run *run) {
@@ -19528,34 +19989,105 @@ static yolo_status tr_step(tr_run *run, yolo_error *error) {
     return YOLO_OK;
 }
 
-/* All batches of an epoch. *lost: a loss was not finite. */
-static yolo_status tr_train_epoch(tr_run *run, bool *lost, yolo_error *error) {
+/* What a rank tells the others of its part. */
+typedef struct tr_share { loss_parts losses; int n; } tr_share;
+
+/* The losses of a whole batch from the ranks' shares; run->lost where they are not finite. */
+static loss_parts tr_combine(tr_run *run, const tr_share *shares) {
+    loss_parts whole = {0, 0, 0};
+    for (int r = 0; r < run->rank_count; r++) {
+        const double weight = run->options.sync_bn ? 1 : (double)shares[r].n / run->batch_now->n;
+        if (!shares[r].n) continue;
+        if (!run->lost && !tr_is_finite(&shares[r].losses)) run->lost = r + 1;
+        whole.box += weight * shares[r].losses.box;
+        whole.cls += weight * shares[r].losses.cls;
+        whole.dfl += weight * shares[r].losses.dfl;
+    }
+    return whole;
+}
+
+/* Rank 0 finds what to do: batch i of the epoch, or its end. */
+static yolo_status tr_next(tr_run *run, int64_t i, tr_task *task, yolo_error *error) {
+    const int64_t batches = dl_batch_count(run->loader), number = (int64_t)run->done * batches + i;
+    dl_batch *batch = NULL;
+    *task = (tr_task){.due = !run->lost && run->opt->batch > run->opt->last, .number = number};
+    if (run->lost || i == batches) return YOLO_OK;
+    opt_schedule(run->opt, number, (int)run->done);
+    if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted in epoch %d of %d", (int)run->done + 1, (int)run->epochs);
+    const yolo_status status = dl_next(run->loader, &batch, error);
+    if (status != YOLO_OK || !batch) return status;
+    run->batch_now = batch;
+    *task = (tr_task){true, opt_due(run->opt), number};
+    if (tr_wants_sheet(run, number, batches)) tr_sheet(run, batch, number);
+    return YOLO_OK;
+}
+
+/* A rank's share of a step: all but the step itself. The losses are those of the whole batch on rank 0. */
+static yolo_status tr_share_step(tr_rank *rank, com_rank *com, const tr_task *task, loss_parts *losses, yolo_error *error) {
+    dl_batch part;
+    tr_share share = {{0, 0, 0}, 0}, shares[COM_MAX];
+    tr_take_part(rank, rank->run->batch_now, &part);
+    share.n = part.n;
+    yolo_status status = tr_batch(rank, com, &part, task, &share.losses, error);
+    if (status == YOLO_OK) status = com_gather(com, &share, sizeof share, shares, error);
+    if (status == YOLO_OK && !rank->index) *losses = tr_combine(rank->run, shares);
+    return status;
+}
+
+/* Rank 0 takes the step, with gradients that are summed up, while the others wait for its next word. `i`: of the epoch. */
+static yolo_status tr_lead_step(tr_run *run, const tr_task *task, int64_t i, const loss_parts *losses, double start, yolo_error *error) {
+    const double share = 1 / (double)(i + 1);
+    run->losses.box += (losses->box - run->losses.box) * share;
+    run->losses.cls += (losses->cls - run->losses.cls) * share;
+    run->losses.dfl += (losses->dfl - run->losses.dfl) * share;
+    if (!run->lost && task->due) {
+        const yolo_status status = tr_step(run, error);
+        if (status != YOLO_OK) return status;
+    }
+    run->trained += run->batch_now->n;
+    run->trained_seconds += os_clock() - start;
+    tr_progress(run, run->batch_now, i + 1, dl_batch_count(run->loader));
+    return YOLO_OK;
+}
+
+static void tr_clear_gradients(const tr_rank *rank) {
+    memset(rank->gradients, 0, (size_t)rank->run->model.net.param_elements * sizeof *rank->gradients);
+}
+
+/* An epoch on one rank. */
+static yolo_status tr_rank_epoch(com_rank *com, void *context, yolo_error *error) {
+    tr_run *run = context;
+    tr_rank *rank = &run->ranks[com->index];
+    tr_task task;
+    yolo_status status = YOLO_OK;
+    for (int64_t i = 0; status == YOLO_OK; i++) {
+        const double start = os_clock();
+        loss_parts losses;
+        if (!rank->index) status = tr_next(run, i, &task, error);
+        if (status == YOLO_OK) status = com_broadcast(com, 0, &task, sizeof task, error);
+        if (status != YOLO_OK || !task.go) break;
+        status = tr_share_step(rank, com, &task, &losses, error);
+        if (status == YOLO_OK && !rank->index) status = tr_lead_step(run, &task, i, &losses, start, error);
+        else if (task.due) tr_clear_gradients(rank);
+    }
+    if (status == YOLO_OK && task.due) {
+        status = com_sum_f32(com, rank->gradients, run->model.net.param_elements, error);
+        if (status == YOLO_OK) status = com_finish(com, error);
+        if (status == YOLO_OK && rank->index) tr_clear_gradients(rank);
+    }
+    return status;
+}
+
+/* All batches of an epoch. run->lost: a loss was not finite. */
+static yolo_status tr_train_epoch(tr_run *run, yolo_error *error) {
     const int64_t batches = dl_batch_count(run->loader);
-    dl_batch *batch, *last = NULL;
-    *lost = false;
+    run->lost = 0;
     run->losses = (loss_parts){0, 0, 0};
     yolo_status status = dl_start(run->loader, (int)run->done, tr_mosaic(run));
-    for (int64_t i = 0; i < batches && status == YOLO_OK && !*lost; i++) {
-        const int64_t number = (int64_t)run->done * batches + i;
-        const double start = os_clock();
-        loss_parts losses = {0, 0, 0};
-        opt_schedule(run->opt, number, (int)run->done);
-        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted in epoch %d of %d", (int)run->done + 1, (int)run->epochs);
-        if ((status = dl_next(run->loader, &batch, error)) != YOLO_OK || !batch) break;
-        if (tr_wants_sheet(run, number, batches)) tr_sheet(run, batch, number);
-        if ((status = tr_batch(run, batch, number, &losses, error)) != YOLO_OK) break;
-        *lost = !tr_is_finite(&losses);
-        run->losses.box += (losses.box - run->losses.box) / (double)(i + 1);
-        run->losses.cls += (losses.cls - run->losses.cls) / (double)(i + 1);
-        run->losses.dfl += (losses.dfl - run->losses.dfl) / (double)(i + 1);
-        if (!*lost && opt_due(run->opt) && (status = tr_step(run, error)) != YOLO_OK) break;
-        run->trained += batch->n;
-        run->trained_seconds += os_clock() - start;
-        tr_progress(run, batch, i + 1, batches);
-        last = batch;
-    }
-    if (status == YOLO_OK && !*lost && last) tr_log_line_of(run, YOLO_LOG_INFO, last, batches, batches);
-    return status == YOLO_OK && !*lost ? tr_gpu_fetch(run, error) : status;
+    if (status == YOLO_OK) status = com_run(run->group, tr_rank_epoch, run, error);
+    if (status != YOLO_OK || run->lost) return status;
+    tr_log_line_of(run, YOLO_LOG_INFO, run->batch_now, batches, batches);
+    return tr_gpu_fetch(run, error);
 }
 
 /* ---- validation ---- */
@@ -19610,14 +20142,16 @@ static void tr_note_best(tr_run *run) {
 static yolo_status tr_recover(tr_run *run, yolo_error *error) {
     const char *last = tr_path(run, "weights/last.pt");
     double rate = run->rate / 2;
+    char of[32] = "";
     pt_model model;
+    if (run->rank_count > 1) snprintf(of, sizeof of, " of rank %d", run->lost - 1);
     if (!run->options.save)
-        return err_set(error, YOLO_ERROR_FORMAT, "the loss of epoch %d is not finite, and with save=false there is no state to go back to: check the "
-                       "labels, or use a lower lr0", (int)run->done + 1);
+        return err_set(error, YOLO_ERROR_FORMAT, "the loss%s in epoch %d is not finite, and with save=false there is no state to go back to: check the "
+                       "labels, or use a lower lr0", of, (int)run->done + 1);
     if (++run->attempts > TR_ATTEMPTS)
-        return err_set(error, YOLO_ERROR_FORMAT, "the loss of epoch %d is not finite for the %dth time; last.pt holds epoch %d: check the labels, or use a lower lr0",
-                       (int)run->done + 1, run->attempts, (int)run->done);
-    log_write(&run->log, YOLO_LOG_WARNING, "the loss is not finite: epoch %d begins anew from last.pt with the learning rate times %g", (int)run->done + 1, rate);
+        return err_set(error, YOLO_ERROR_FORMAT, "the loss%s in epoch %d is not finite for the %dth time; last.pt holds epoch %d: check the labels, or use a lower lr0",
+                       of, (int)run->done + 1, run->attempts, (int)run->done);
+    log_write(&run->log, YOLO_LOG_WARNING, "the loss%s is not finite: epoch %d begins anew from last.pt with the learning rate times %g", of, (int)run->done + 1, rate);
     yolo_status status = pt_read(last, &model, error);
     if (status == YOLO_OK) {
         run->rate = rate;
@@ -19681,14 +20215,14 @@ static yolo_status tr_end_epoch(tr_run *run, bool *stop, yolo_error *error) {
 
 static yolo_status tr_epochs(tr_run *run, yolo_error *error) {
     yolo_status status = YOLO_OK;
-    bool stop = run->done >= run->epochs, lost;
+    bool stop = run->done >= run->epochs;
     run->first_epoch = run->done;
     run->start = run->epoch_start = os_clock();
     run->meter = log_meter_start(&run->log, run->options.progress, "train", "Progress", (int64_t)(run->epochs - run->done) * dl_batch_count(run->loader));
     while (!stop && status == YOLO_OK) {
         tr_log_head(run);
-        status = tr_train_epoch(run, &lost, error);
-        if (status == YOLO_OK) status = lost ? tr_recover(run, error) : tr_end_epoch(run, &stop, error);
+        status = tr_train_epoch(run, error);
+        if (status == YOLO_OK) status = run->lost ? tr_recover(run, error) : tr_end_epoch(run, &stop, error);
     }
     return status;
 }
@@ -19729,13 +20263,45 @@ static yolo_status tr_make_optimizer(tr_run *run, yolo_error *error) {
     return YOLO_OK;
 }
 
-static yolo_status tr_make_pass(tr_run *run, yolo_error *error) {
+static yolo_status tr_make_rank(tr_run *run, tr_rank *rank, yolo_error *error) {
     const net *net = &run->model.net;
-    const int pictures = (int)YOLO_CLAMP((int64_t)run->pictures, 1, run->batch);
-    yolo_status status = grad_create(&run->grad, net, run->isa, run->place, run->pool, run->frozen, pictures, run->largest, run->largest, error);
-    if (status != YOLO_OK) return status;
-    run->gradients = mem_array((uint64_t)net->param_elements, sizeof *run->gradients);
-    return run->gradients ? YOLO_OK : err_memory(error, (uint64_t)net->param_elements * sizeof *run->gradients);
+    const int pictures = tr_rank_pictures(run, (int)YOLO_CLAMP((int64_t)run->pictures, 1, run->batch));
+    rank->run = run;
+    rank->index = (int)(rank - run->ranks);
+    rank->pool = run->rank_count > 1 ? thr_pool_create(tr_rank_threads(run)) : run->pool;
+    rank->gradients = mem_array((uint64_t)net->param_elements, sizeof *rank->gradients);
+    rank->first = mem_array((uint64_t)pictures + 1, sizeof *rank->first);
+    if (!rank->pool || !rank->gradients || !rank->first) return err_memory(error, (uint64_t)net->param_elements * sizeof *rank->gradients);
+    yolo_status status = grad_create(&rank->grad, net, run->isa, run->place, rank->pool, run->frozen, pictures, run->largest, run->largest, error);
+    if (status == YOLO_OK) rank->grad->aside = rank->index > 0;
+    return status;
+}
+
+static yolo_status tr_make_ranks(tr_run *run, yolo_error *error) {
+    const net *net = &run->model.net;
+    yolo_status status = YOLO_OK;
+    run->group = com_open(run->rank_count, &com_host);
+    run->ranks = mem_array((uint64_t)run->rank_count, sizeof *run->ranks);
+    run->bucket_count = grad_buckets(net, TR_BUCKET, run->buckets);
+    if (!run->group || !run->ranks || !run->bucket_count) return err_memory(error, sizeof *run->group);
+    for (int r = 0; r < run->rank_count && status == YOLO_OK; r++) status = tr_make_rank(run, &run->ranks[r], error);
+    run->grad = run->ranks[0].grad;
+    run->gradients = run->ranks[0].gradients;
+    return status;
+}
+
+static void tr_close_ranks(tr_run *run) {
+    for (int r = 0; run->ranks && r < run->rank_count; r++) {
+        tr_rank *rank = &run->ranks[r];
+        grad_destroy(rank->grad);
+        if (run->rank_count > 1) thr_pool_destroy(rank->pool);
+        mem_free(rank->gradients);
+        mem_free(rank->loss_memory);
+        mem_free(rank->scaled);
+        mem_free(rank->first);
+    }
+    mem_free(run->ranks);
+    com_close(run->group);
 }
 
 static yolo_status tr_open_validation(tr_run *run, yolo_error *error) {
@@ -19759,6 +20325,15 @@ static void tr_log_start(const tr_run *run) {
     if (!run->place.device) snprintf(place, sizeof place, "CPU (%s)", isas[run->isa]);
     log_write(&run->log, YOLO_LOG_INFO, "yolo " YOLO_VERSION ", %s, %d thread%s; model %s, data %s", place, thr_pool_size(run->pool),
               thr_pool_size(run->pool) > 1 ? "s" : "", o->model, o->data);
+}
+
+static void tr_log_ranks(const tr_run *run) {
+    if (run->rank_count == 1) return;
+    log_write(&run->log, YOLO_LOG_INFO, "MULTI-RANK TRAINING ENABLED");
+    log_write(&run->log, YOLO_LOG_INFO, "Number of CPU ranks: %d, %d thread%s each", run->rank_count, tr_rank_threads(run), tr_rank_threads(run) > 1 ? "s" : "");
+    log_write(&run->log, YOLO_LOG_INFO, "Total batch: %d, %d per rank; batch norm over %s", run->batch, run->batch / run->rank_count,
+              run->options.sync_bn ? "the whole batch" : "each rank's part");
+    log_write(&run->log, YOLO_LOG_INFO, "Gradients are added up by %s, in %d parts", run->group->back->name, run->bucket_count);
 }
 
 /* The summary of the network, a line of the log each. */
@@ -19804,6 +20379,12 @@ static yolo_status tr_settle_epochs(tr_run *run, const pt_model *last, yolo_erro
     return err_set(error, YOLO_ERROR_USAGE, "%s: all of its %d epochs are done; to go on, give more with epochs=", run->last, (int)done);
 }
 
+static yolo_status tr_settle_ranks(tr_run *run, yolo_error *error) {
+    run->rank_count = run->options.ranks;
+    if (!run->place.device || run->rank_count == 1) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_UNSUPPORTED, "ranks=%d: a training on a GPU has one rank in this version; use ranks=1, or device=cpu", run->rank_count);
+}
+
 static yolo_status tr_new_folder(tr_run *run, yolo_error *error) {
     const yolo_train_options *o = &run->options;
     return path_run_folder(o->project && *o->project ? o->project : "runs/detect", o->name && *o->name ? o->name : "train", o->exist_ok, &run->folder, error);
@@ -19824,8 +20405,9 @@ static yolo_status tr_set_up(tr_run *run, pt_model *last, yolo_error *error) {
     if (status == YOLO_OK) status = tr_plan(run, &cache, error);
     if (status == YOLO_OK) status = tr_make_loader(run, cache, error);
     if (status == YOLO_OK) status = tr_make_optimizer(run, error);
-    if (status == YOLO_OK) status = tr_make_pass(run, error);
+    if (status == YOLO_OK) status = tr_make_ranks(run, error);
     if (status == YOLO_OK && last->state) status = tr_restore(run, last, run->last, error);
+    if (status == YOLO_OK) tr_log_ranks(run);
     if (o->time <= 0) run->epochs = o->epochs;
     if (status == YOLO_OK) opt_set_epochs(run->opt, (int)run->epochs);
     if (status == YOLO_OK) status = tr_gpu_open(run, error);
@@ -19877,15 +20459,12 @@ static void tr_report(const tr_run *run, yolo_train_report *report) {
 static void tr_close(tr_run *run) {
     dl_destroy(run->loader);
     tr_gpu_close(run);
-    grad_destroy(run->grad);
+    tr_close_ranks(run);
     run_weights_destroy(run->weights);
     opt_destroy(run->opt);
     ev_outcome_free(&run->outcome);
     ev_set_close(&run->validation_set);
     data_close(&run->data);
-    mem_free(run->gradients);
-    mem_free(run->loss_memory);
-    mem_free(run->scaled);
     mem_free(run->frozen);
     thr_pool_destroy(run->pool);
     pt_free(&run->model);
@@ -19900,6 +20479,7 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_error *error) 
     yolo_error reason;
     yolo_status status = tr_settle_epochs(run, last, error);
     if (status == YOLO_OK) status = tr_check_options(&run->options, error);
+    if (status == YOLO_OK) status = tr_settle_ranks(run, error);
     if (status != YOLO_OK) return status;
     tr_log_start(run);
     status = tr_set_up(run, last, error);
@@ -19913,19 +20493,26 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_error *error) 
     return status;
 }
 
+/* A run that has not begun; NULL for want of memory. */
+static tr_run *tr_create(const yolo_train_options *options, op_isa isa, run_place place) {
+    tr_run *run = mem_array(1, sizeof *run);
+    if (!run) return NULL;
+    *run = (tr_run){.options = *options, .place = place, .outside = options->log, .isa = isa, .item = "item", .rank_count = 1, .best_fitness = -1,
+                    .rate = 1, .loss_scale = 1, .precision = NAN, .recall = NAN, .map50 = NAN, .map50_95 = NAN};
+    run->log = (yolo_log){tr_log_line, run};
+    run->pool = thr_pool_create(options->threads ? options->threads : os_core_count());
+    if (run->pool) return run;
+    mem_free(run);
+    return NULL;
+}
+
 /* The whole of yolo_train, on a place that outlives it. */
 static yolo_status tr_train(const yolo_train_options *options, op_isa isa, run_place place, yolo_train_report *report, yolo_error *error) {
-    tr_run *run = mem_array(1, sizeof *run);
+    tr_run *run = tr_create(options, isa, place);
     pt_model last = {0};
     memset(report, 0, sizeof *report);
     if (!run) return err_memory(error, sizeof *run);
-    *run = (tr_run){.options = *options, .place = place, .outside = options->log, .isa = isa, .item = "item", .best_fitness = -1, .rate = 1,
-                    .loss_scale = 1, .precision = NAN, .recall = NAN, .map50 = NAN, .map50_95 = NAN};
-    run->log = (yolo_log){tr_log_line, run};
-    run->pool = thr_pool_create(options->threads ? options->threads : os_core_count());
-    yolo_status status = run->pool ? YOLO_OK : err_memory(error, sizeof *run->pool);
-    if (status == YOLO_OK)
-        status = options->resume ? tr_prepare_resume(run, &last, error) : tr_new_folder(run, error);
+    yolo_status status = options->resume ? tr_prepare_resume(run, &last, error) : tr_new_folder(run, error);
     if (status == YOLO_OK) status = tr_train_run(run, &last, error);
     tr_report(run, report);
     pt_free(&last);
@@ -20289,7 +20876,7 @@ static yolo_status bench_train_open(bench_train *t, yolo_error *error) {
     tr_run *run = &t->run;
     uint64_t cache = 0;
     yolo_status status = YOLO_OK;
-    *run = (tr_run){.options = tr_defaults(), .place = model->place, .isa = model->isa, .pool = model->pool, .item = "item", .rate = 1, .loss_scale = 1};
+    *run = (tr_run){.options = tr_defaults(), .place = model->place, .isa = model->isa, .pool = model->pool, .item = "item", .rank_count = 1, .rate = 1, .loss_scale = 1};
     yolo_train_options *o = &run->options;
     o->data = c->options->data;
     o->batch = o->nbs = c->n; /* each batch is a step */
@@ -20315,7 +20902,7 @@ static yolo_status bench_train_open(bench_train *t, yolo_error *error) {
     if (status == YOLO_OK) status = tr_plan(run, &cache, error);
     if (status == YOLO_OK && o->data) status = tr_make_loader(run, cache, error);
     if (status == YOLO_OK) status = tr_make_optimizer(run, error);
-    if (status == YOLO_OK) status = tr_make_pass(run, error);
+    if (status == YOLO_OK) status = tr_make_ranks(run, error);
     if (status == YOLO_OK) status = tr_gpu_open(run, error);
     if (status == YOLO_OK) status = tr_gpu_push(run, error);
     return status;
@@ -20373,13 +20960,14 @@ static yolo_status bench_wait(run_place place, yolo_error *error) {
 /* A whole step: a batch, forward, loss, backward, optimizer and moving average. On a GPU what was put there last may still be at work. */
 static yolo_status bench_step(bench_train *t, yolo_error *error) {
     tr_run *run = &t->run;
+    const tr_task task = {true, true, t->steps};
     loss_parts losses = {0, 0, 0};
     const double scale = run->loss_scale;
     t->laps[0] = bench_now(t);
     opt_schedule(run->opt, t->steps, 0);
     yolo_status status = bench_next(t, error);
     t->laps[1] = bench_now(t);
-    if (status == YOLO_OK) status = tr_batch(run, t->batch, t->steps, &losses, error);
+    if (status == YOLO_OK) status = tr_batch(&run->ranks[0], &run->group->ranks[0], t->batch, &task, &losses, error);
     if (status == YOLO_OK) status = tr_step(run, error);
     t->laps[BENCH_PARTS] = bench_now(t);
     t->steps++;
@@ -21356,6 +21944,8 @@ static const cli_option cli_train_options[] = {
     {"plots", CLI_BOOL, CLI_AT(train.plots), "true", 0, 0, "", "draw charts and sheets of pictures into the run folder"},
     {"seed", CLI_WHOLE, CLI_AT(seed), "0", 0, INT_MAX, "", "of first weights, order and augmentation"},
     {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
+    {"ranks", CLI_WHOLE, CLI_AT(train.ranks), "1", 1, 64, "", "device=cpu: share each batch among so many data-parallel ranks"},
+    {"sync_bn", CLI_BOOL, CLI_AT(train.sync_bn), "false", 0, 0, "", "batch norm and loss over all ranks' pictures, as one rank has it"},
     CLI_ROW_DEVICE,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,

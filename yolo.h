@@ -369,6 +369,8 @@ typedef struct yolo_train_options {
     bool plots, val;         /* draw charts; validate each epoch; true, true */
     const char *device;      /* "auto", "cpu", "0"; NULL = auto, which is the CPU in this version */
     int threads;             /* compute threads; 0 = all cores */
+    int ranks;               /* on the CPU: data-parallel ranks that share each batch evenly, and the threads; 1 */
+    bool sync_bn;            /* ranks take batch norms and the loss over the whole batch, as one rank does; false: each its part's */
     const char *isa;         /* as in yolo_open_options */
     const char *activation;  /* "silu", "relu", "leakyrelu", "mish" for a model that starts anew; NULL = as described */
     yolo_progress progress;

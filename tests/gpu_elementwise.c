@@ -355,11 +355,11 @@ static void elements_norm_case(yg_type type, elements_shape s, net_activation ac
     void *workspace = mem_alloc(op_norm_workspace(s.c, s.n, s.h, s.w));
     if (!frozen) {
         op_norm_moments(&t.host, &z_ten, 0, s.n, OP_PORTABLE, workspace, NULL);
-        op_norm_measure(&t.host, &z_ten, t.gamma, t.beta, t.mean, t.variance, 1e-3, 0.03, workspace);
+        op_norm_measure(&t.host, op_norm_statistics(&t.host, &z_ten, workspace), t.gamma, t.beta, t.mean, t.variance, 1e-3, 0.03);
     } else
         for (int c = 0; c < s.c; c++) op_norm_set(&t.host, c, t.mean[c], t.variance[c], 1e-3, t.gamma[c], t.beta[c]);
     op_norm_fwd(&out_ten, &z_ten, &t.host, residual ? &more_ten : NULL, OP_PORTABLE, NULL);
-    if (!frozen) op_norm_sums(&t.host, t.grads, t.grads + s.c, &d_ten, &z_ten, OP_PORTABLE, workspace, NULL);
+    if (!frozen) op_norm_spread(&t.host, op_norm_sums(&t.host, t.grads, t.grads + s.c, &d_ten, &z_ten, OP_PORTABLE, workspace, NULL));
     op_norm_bwd(&d_ten, residual ? &d_more_ten : NULL, residual == 2, &z_ten, &t.host, OP_PORTABLE, NULL);
     elements_norm_check(&t, elements_names[type], frozen ? 3 : 4);
     elements_near("batch norm", &out_block, out);

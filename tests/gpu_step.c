@@ -167,7 +167,7 @@ static void gpu_step_on_cpu(const pt_model *model, grad_pass *pass, const uint8_
     }
     void *workspace = mem_alloc(loss_workspace(&model->net, heads, gpu_step_first[GPU_STEP_N]));
     grad_forward(pass, out->params);
-    out->losses = loss_detect(&model->net, heads, gradients, gpu_step_targets, gpu_step_first, (loss_gains){7.5f, 0.5f, 1.5f}, workspace, NULL);
+    out->losses = loss_detect(&model->net, heads, gradients, gpu_step_targets, gpu_step_first, (loss_gains){7.5f, 0.5f, 1.5f}, workspace, NULL, NULL);
     grad_backward(pass, out->gradients);
     mem_free(workspace);
 }

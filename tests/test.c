@@ -127,6 +127,7 @@ static const test_case tests_planted[] = {
 #include "test_cli.c"
 #include "test_demo.c"
 #include "test_train.c"
+#include "test_ranks.c"
 #include "test_img.c"
 #include "test_plot.c"
 #include "test_faults.c"
@@ -166,6 +167,7 @@ static const test_area test_areas[] = {
     {"cli", tests_cli, YOLO_COUNT(tests_cli)},
     {"demo", tests_demo, YOLO_COUNT(tests_demo)},
     {"train", tests_train, YOLO_COUNT(tests_train)},
+    {"ranks", tests_ranks, YOLO_COUNT(tests_ranks)},
     {"img", tests_img, YOLO_COUNT(tests_img)},
     {"plot", tests_plot, YOLO_COUNT(tests_plot)},
     {"faults", tests_faults, YOLO_COUNT(tests_faults)},

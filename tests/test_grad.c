@@ -49,10 +49,10 @@ static void grad_norm_check(const grad_norm_case *t, op_isa isa, thr_pool *pool,
     op_norm_place(&norm, t->channels, t->activation, (float)t->slope, memory);
     for (int c = 0; c < t->channels; c++) mean[c] = t->mean[c], variance[c] = t->variance[c], d_gamma[c] = 1, d_beta[c] = 2;
     for (int n = 0; n < z->n && !t->frozen; n++) op_norm_moments(&norm, z, n, 1, isa, workspace, pool);
-    if (!t->frozen) op_norm_measure(&norm, z, t->gamma, t->beta, mean, variance, t->eps, 0.03, workspace);
+    if (!t->frozen) op_norm_measure(&norm, op_norm_statistics(&norm, z, workspace), t->gamma, t->beta, mean, variance, t->eps, 0.03);
     for (int c = 0; t->frozen && c < t->channels; c++) op_norm_set(&norm, c, mean[c], variance[c], t->eps, t->gamma[c], t->beta[c]);
     op_norm_fwd(&out->view, z, &norm, &t->residual.view, isa, pool);
-    if (!t->frozen) op_norm_sums(&norm, d_gamma, d_beta, &d->view, z, isa, workspace, pool);
+    if (!t->frozen) op_norm_spread(&norm, op_norm_sums(&norm, d_gamma, d_beta, &d->view, z, isa, workspace, pool));
     op_norm_bwd(&d->view, &d_residual.view, accumulate, z, &norm, isa, pool);
     CHECK(ops_around_untouched(out) && ops_around_untouched(d) && ops_around_untouched(&d_residual));
     const int64_t count = grad_pixels(z);

@@ -46,7 +46,7 @@ static void test_loss_targets(test_loss_case *t, int count, int w, int h) {
 }
 
 static loss_sums test_loss_go(test_loss_case *t, bool gradients, thr_pool *pool) {
-    return loss_sum(&t->n, t->heads, gradients ? t->gradients : NULL, t->targets, t->first, test_loss_gains, t->workspace, pool);
+    return loss_sum(&t->n, t->heads, gradients ? t->gradients : NULL, t->targets, t->first, test_loss_gains, t->workspace, pool, NULL);
 }
 
 static float *test_loss_at(const test_loss_case *t, const ten *views, int picture, int anchor) {
@@ -89,7 +89,7 @@ static void test_loss_reference_case(const ref_file *ref, const char *name) {
         t.targets[i].class_id = (int)boxes->data[i * 5];
         memcpy(t.targets[i].box, boxes->data + i * 5 + 1, sizeof t.targets[i].box);
     }
-    loss_parts parts = loss_detect(&t.n, t.heads, t.gradients, t.targets, t.first, test_loss_gains, t.workspace, NULL);
+    loss_parts parts = loss_detect(&t.n, t.heads, t.gradients, t.targets, t.first, test_loss_gains, t.workspace, NULL, NULL);
     CHECK_NEAR(parts.box, losses->data[0], 1e-5 * fabs((double)losses->data[0]) + 1e-9);
     CHECK_NEAR(parts.cls, losses->data[1], 1e-5 * fabs((double)losses->data[1]));
     CHECK_NEAR(parts.dfl, losses->data[2], 1e-5 * fabs((double)losses->data[2]) + 1e-9);

@@ -40,7 +40,7 @@ static void tool_case(FILE *in, FILE *out) {
     tool_read(in, targets, (size_t)first[head[0]] * 5);
     void *workspace = mem_alloc(loss_workspace(&n, heads, first[head[0]]));
     double start = os_clock();
-    loss_parts parts = loss_detect(&n, heads, gradients, targets, first, gains, workspace, NULL);
+    loss_parts parts = loss_detect(&n, heads, gradients, targets, first, gains, workspace, NULL, NULL);
     double found[4] = {parts.box, parts.cls, parts.dfl, os_clock() - start};
     fwrite(found, sizeof *found, 4, out);
     const loss_image *images = workspace;
@@ -52,7 +52,7 @@ static void tool_case(FILE *in, FILE *out) {
     for (int i = 0; i < head[0]; i++) fwrite(images[i].score, 4, anchors, out);
     for (int l = 0; l < n.level_count; l++)
         fwrite(gradients[l].data, sizeof(float), (size_t)head[0] * (size_t)heads[l].h * (size_t)heads[l].w * (size_t)heads[l].c, out);
-    loss_parts again = loss_detect(&n, heads, NULL, targets, first, gains, workspace, NULL);
+    loss_parts again = loss_detect(&n, heads, NULL, targets, first, gains, workspace, NULL, NULL);
     fwrite(&again, sizeof again, 1, out);
     for (int l = 0; l < n.level_count; l++) {
         mem_free(heads[l].data);

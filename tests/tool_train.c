@@ -72,7 +72,7 @@ static void tool_loss(tool_run *run) {
         gradients[level] = grad_head_gradient(run->pass, level);
     }
     if (!run->workspace) run->workspace = mem_alloc(loss_workspace(&run->model.net, heads, run->target_count));
-    run->parts = loss_detect(&run->model.net, heads, gradients, run->targets, run->first, gains, run->workspace, run->pool);
+    run->parts = loss_detect(&run->model.net, heads, gradients, run->targets, run->first, gains, run->workspace, run->pool, NULL);
 }
 
 static bool tool_read_batch(FILE *f, tool_run *run, const char *model, int threads, yolo_error *error) {

@@ -1,0 +1,269 @@
+/* test_ranks.c - ranks: sums, records and failures of section 4, and trainings of section 25 whose batches several ranks share. */
+
+/* ---- the group ---- */
+
+static const int ranks_sizes[] = {1, 2, 3, 4, 7};
+
+static double ranks_value(int rank, int64_t i) {
+    const uint64_t key[2] = {(uint64_t)rank, (uint64_t)i};
+    return (double)(hash_bytes(key, sizeof key, 5) >> 11) / 9007199254740992.0 * pow(10, (double)(i % 7) - 3) - 0.5;
+}
+
+typedef struct ranks_sum { int64_t count; float *floats[COM_MAX]; double *doubles[COM_MAX]; } ranks_sum;
+
+static yolo_status ranks_sum_body(com_rank *rank, void *context, yolo_error *error) {
+    const ranks_sum *t = context;
+    yolo_status status = com_sum_f32(rank, t->floats[rank->index], t->count, error);
+    if (status == YOLO_OK) status = com_sum_f64(rank, t->doubles[rank->index], t->count, error);
+    return status == YOLO_OK ? com_finish(rank, error) : status;
+}
+
+static void ranks_check_sum(com_group *group, int64_t count) {
+    ranks_sum t = {.count = count};
+    yolo_error error = {0};
+    int wrong = 0;
+    for (int r = 0; r < group->size; r++) {
+        t.floats[r] = mem_alloc((size_t)count * sizeof(float));
+        t.doubles[r] = mem_alloc((size_t)count * sizeof(double));
+        for (int64_t i = 0; i < count; i++) t.floats[r][i] = (float)ranks_value(r, i), t.doubles[r][i] = ranks_value(r, i);
+    }
+    CHECK_MSG(com_run(group, ranks_sum_body, &t, &error) == YOLO_OK, "%s", error.message);
+    for (int64_t i = 0; i < count; i++) {
+        float single = (float)ranks_value(0, i);
+        double twice = ranks_value(0, i);
+        for (int r = 1; r < group->size; r++) single += (float)ranks_value(r, i), twice += ranks_value(r, i);
+        for (int r = 0; r < group->size; r++) wrong += !(t.floats[r][i] == single) || !(t.doubles[r][i] == twice);
+    }
+    CHECK_MSG(!wrong, "%d ranks, %lld elements: %d wrong", group->size, (long long)count, wrong);
+    for (int r = 0; r < group->size; r++) mem_free(t.floats[r]), mem_free(t.doubles[r]);
+}
+
+/* Sums are those in the order of the ranks, to the bit, on every rank. */
+static void test_ranks_sums(void) {
+    const int64_t counts[] = {0, 1, 2, 5, 1023, 1024, 7 * 1024 + 1, 40000};
+    for (int i = 0; i < YOLO_COUNT(ranks_sizes); i++) {
+        com_group *group = com_open(ranks_sizes[i], &com_host);
+        CHECK(group != NULL);
+        for (int k = 0; k < YOLO_COUNT(counts); k++) ranks_check_sum(group, counts[k]);
+        com_close(group);
+    }
+}
+
+enum { RANKS_ROUNDS = 300 };
+typedef struct ranks_talk { os_atomic wrong; int written[COM_MAX]; } ranks_talk;
+
+/* Records go round, a broadcast between them, and what is written before a barrier is read after it. */
+static yolo_status ranks_talk_body(com_rank *rank, void *context, yolo_error *error) {
+    ranks_talk *t = context;
+    const int size = rank->group->size;
+    yolo_status status = YOLO_OK;
+    for (int round = 0; round < RANKS_ROUNDS && status == YOLO_OK; round++) {
+        int record[3] = {rank->index, round, rank->index * round}, all[COM_MAX][3], word = rank->index == round % size ? 7 * round : -1;
+        status = com_gather(rank, record, sizeof record, all, error);
+        for (int r = 0; r < size && status == YOLO_OK; r++)
+            if (all[r][0] != r || all[r][1] != round || all[r][2] != r * round) os_atomic_add(&t->wrong, 1);
+        if (status == YOLO_OK) status = com_broadcast(rank, round % size, &word, sizeof word, error);
+        if (word != 7 * round) os_atomic_add(&t->wrong, 1);
+        t->written[rank->index] = round + 1;
+        if (status == YOLO_OK) status = com_gather(rank, NULL, 0, NULL, error);
+        if (t->written[(rank->index + 1) % size] != round + 1) os_atomic_add(&t->wrong, 1);
+        if (status == YOLO_OK) status = com_gather(rank, NULL, 0, NULL, error);
+    }
+    return status;
+}
+
+static void test_ranks_records(void) {
+    for (int i = 0; i < YOLO_COUNT(ranks_sizes); i++) {
+        com_group *group = com_open(ranks_sizes[i], &com_host);
+        ranks_talk t = {.wrong = {0}};
+        yolo_error error = {0};
+        CHECK_MSG(com_run(group, ranks_talk_body, &t, &error) == YOLO_OK, "%s", error.message);
+        CHECK_MSG(os_atomic_get(&t.wrong) == 0, "%d ranks: %ld wrong", ranks_sizes[i], os_atomic_get(&t.wrong));
+        com_close(group);
+    }
+}
+
+typedef struct ranks_end { int rank, round; yolo_status status; os_atomic told; } ranks_end; /* who fails when, and of what */
+
+/* Everyone adds up until rank `rank` fails; the others must hear of it. */
+static yolo_status ranks_end_body(com_rank *rank, void *context, yolo_error *error) {
+    ranks_end *t = context;
+    float values[64] = {0};
+    for (int round = 0;; round++) {
+        if (rank->index == t->rank && round == t->round) return err_set(error, t->status, "planted");
+        const yolo_status status = com_sum_f32(rank, values, YOLO_COUNT(values), error);
+        if (status == YOLO_OK) continue;
+        if (status == t->status && strstr(error->message, "planted")) os_atomic_add(&t->told, 1);
+        return status;
+    }
+}
+
+/* One rank fails in the middle: the others stop with its reason, and the group can be used again. */
+static void test_ranks_abort(void) {
+    for (int i = 0; i < YOLO_COUNT(ranks_sizes); i++) {
+        const int size = ranks_sizes[i];
+        com_group *group = com_open(size, &com_host);
+        for (int k = 0; k < 3 * size; k++) {
+            ranks_end t = {.rank = k % size, .round = k, .status = k % 2 ? YOLO_ERROR_INTERRUPTED : YOLO_ERROR_MEMORY};
+            yolo_error error = {0};
+            char expected[64];
+            snprintf(expected, sizeof expected, size == 1 || k % 2 ? "planted" : "rank %d of %d: planted", k % size, size);
+            CHECK(com_run(group, ranks_end_body, &t, &error) == t.status && error.status == t.status);
+            CHECK_MSG(!strcmp(error.message, expected) && os_atomic_get(&t.told) == size - 1, "'%s', %ld told", error.message, os_atomic_get(&t.told));
+        }
+        ranks_check_sum(group, 1000);
+        com_close(group);
+    }
+}
+
+static bool ranks_count_entry(void *user, const char *name, os_kind kind) {
+    (void)name;
+    (void)kind;
+    ++*(int *)user;
+    return true;
+}
+
+/* 200 groups of 4 ranks, half of which fail: no thread stays. */
+static void test_ranks_starts(void) {
+    int before = 0, after = 0;
+    os_list_directory("/proc/self/task", ranks_count_entry, &before);
+    for (int i = 0; i < 200; i++) {
+        com_group *group = com_open(4, &com_host);
+        ranks_end t = {.rank = i % 4, .round = i % 3, .status = YOLO_ERROR_IO};
+        yolo_error error = {0};
+        CHECK(group && com_run(group, ranks_end_body, &t, &error) == YOLO_ERROR_IO);
+        if (i % 2) ranks_check_sum(group, 100);
+        com_close(group);
+    }
+    os_list_directory("/proc/self/task", ranks_count_entry, &after);
+    CHECK_MSG(after <= before, "%d threads before, %d after", before, after);
+}
+
+/* ---- the backward in parts ---- */
+
+/* A bucket is what it will be as soon as its operator has been through the backward; together they are the whole table. */
+static void test_ranks_buckets(void) {
+    const char *const files[] = {"tests/fixtures/net_tiny.yaml", "yolov8n.yaml"};
+    for (int f = 0; f < YOLO_COUNT(files); f++) {
+        yolo_open_options open = {.classes = 3};
+        yolo_error error = {0};
+        pt_model model;
+        grad_pass *pass = NULL;
+        grad_bucket buckets[GRAD_BUCKETS + 1];
+        CHECK_MSG(pt_load(files[f], &open, &model, &error) == YOLO_OK, "%s", error.message);
+        const net *n = &model.net;
+        float *gradients = mem_array((uint64_t)n->param_elements, sizeof(float)), *early = mem_array((uint64_t)n->param_elements, sizeof(float));
+        CHECK_MSG(grad_create(&pass, n, op_isa_best(), run_cpu, NULL, NULL, 1, 64, 64, &error) == YOLO_OK, "%s", error.message);
+        const int count = grad_buckets(n, n->param_elements / 9, buckets);
+        int64_t covered = 0;
+        for (int i = 0; i < 64 * 64 * 3; i++) grad_input(pass)[i] = (float)(i % 255) / 255;
+        grad_forward(pass, model.params);
+        for (int level = 0; level < n->level_count; level++) {
+            ten d = grad_head_gradient(pass, level);
+            for (int64_t i = 0; i < (int64_t)d.h * d.w * d.c; i++) d.data[i] = (float)ranks_value(level, i);
+        }
+        for (int i = 0, end = n->op_count; i < count; i++) {
+            const grad_bucket *b = &buckets[i];
+            grad_backward_ops(pass, gradients, b->op, end);
+            end = YOLO_MIN(end, b->op);
+            memcpy(early + b->first, gradients + b->first, (size_t)b->count * sizeof(float));
+            covered += b->count;
+            CHECK(i == 0 || b->op <= buckets[i - 1].op);
+        }
+        CHECK_MSG(count > 3 && covered == n->param_elements, "%d buckets, %lld of %lld", count, (long long)covered, (long long)n->param_elements);
+        CHECK(!memcmp(early, gradients, (size_t)n->param_elements * sizeof(float)));
+        grad_destroy(pass);
+        pt_free(&model);
+        mem_free(gradients);
+        mem_free(early);
+    }
+}
+
+/* ---- trainings ---- */
+
+/* A data set of 30 drawn pictures, and 10 to validate; its data.yaml. */
+static const char *ranks_data(void) {
+    static char yaml[600];
+    yolo_error error;
+    char train[600], val[600], text[2000];
+    if (*yaml) return yaml;
+    snprintf(train, sizeof train, "%s/images/train", test_temp("ranks_data"));
+    snprintf(val, sizeof val, "%s/images/val", test_temp("ranks_data"));
+    if (path_make_directories(train, &error) != YOLO_OK || path_make_directories(val, &error) != YOLO_OK ||
+        demo_draw(train, 1, 0, 58, &error) != YOLO_OK || demo_draw(val, 1, 100, 10, &error) != YOLO_OK) return NULL;
+    snprintf(yaml, sizeof yaml, "%s/data.yaml", test_temp("ranks_data"));
+    int length = snprintf(text, sizeof text, "path: %s\ntrain: images/train\nval: images/val\nnames:\n", test_temp("ranks_data"));
+    for (int i = 0; i < DEMO_KINDS; i++) length += snprintf(text + length, sizeof text - (size_t)length, "  %d: %s\n", i, demo_names[i]);
+    return path_write(yaml, text, (size_t)length, false, &error) == YOLO_OK ? yaml : NULL;
+}
+
+enum { RANKS_EPOCHS = 4 };
+typedef struct ranks_course { loss_parts losses[RANKS_EPOCHS], validation; double map50, map50_95; } ranks_course;
+
+/* 20 steps of batch 12, the last of each epoch of 10 pictures: means of the losses an epoch, then validation. */
+static void ranks_follow(int ranks, bool sync_bn, ranks_course *course) {
+    yolo_train_options o = test_train_small("course", 2);
+    yolo_error error = {0};
+    pt_model last = {0};
+    o.data = ranks_data();
+    o.model = "weights/shapes.pt";
+    o.imgsz = 96;
+    o.batch = o.nbs = 12;
+    o.epochs = RANKS_EPOCHS;
+    o.close_mosaic = 2;
+    o.lr0 = 0.002;
+    o.warmup_bias_lr = 0.002;
+    o.ranks = ranks;
+    o.sync_bn = sync_bn;
+    tr_run *run = tr_create(&o, op_isa_best(), run_cpu);
+    yolo_status status = tr_new_folder(run, &error);
+    if (status == YOLO_OK) status = tr_settle_epochs(run, &last, &error);
+    if (status == YOLO_OK) status = tr_settle_ranks(run, &error);
+    if (status == YOLO_OK) status = tr_set_up(run, &last, &error);
+    for (int epoch = 0; epoch < RANKS_EPOCHS && status == YOLO_OK; epoch++) {
+        status = tr_train_epoch(run, &error);
+        CHECK(!run->lost && dl_batch_count(run->loader) == 5);
+        course->losses[epoch] = run->losses;
+        run->done++;
+    }
+    if (status == YOLO_OK) status = tr_validate(run, &error);
+    CHECK_MSG(status == YOLO_OK, "%d ranks: %s", ranks, error.message);
+    course->validation = run->outcome.losses;
+    course->map50 = run->outcome.metrics.map50;
+    course->map50_95 = run->outcome.metrics.map50_95;
+    tr_close(run);
+    mem_free(run);
+}
+
+static double ranks_apart(const loss_parts *a, const loss_parts *b) {
+    return YOLO_MAX(fabs(a->box / b->box - 1), YOLO_MAX(fabs(a->cls / b->cls - 1), fabs(a->dfl / b->dfl - 1)));
+}
+
+/* With sync_bn 2, 3 and 4 ranks follow the course of one; without, they do not. */
+static void test_ranks_sync(void) {
+    ranks_course one, other;
+    if (os_path_kind("weights/shapes.pt") != OS_FILE) SKIP("no weights/shapes.pt: run at the top of the repository");
+    ranks_follow(1, true, &one);
+    CHECK_MSG(one.map50 > 0.1, "mAP50 %g", one.map50);
+    for (int ranks = 2; ranks <= 4; ranks++) {
+        ranks_follow(ranks, true, &other);
+        for (int epoch = 0; epoch < RANKS_EPOCHS; epoch++) {
+            const double apart = ranks_apart(&other.losses[epoch], &one.losses[epoch]);
+            CHECK_MSG(apart <= 1e-5, "%d ranks, epoch %d: %.3g", ranks, epoch, apart);
+        }
+        CHECK_MSG(ranks_apart(&other.validation, &one.validation) <= 1e-5, "%d ranks: validation %.3g", ranks, ranks_apart(&other.validation, &one.validation));
+        CHECK_NEAR(other.map50, one.map50, 1e-9);
+        CHECK_NEAR(other.map50_95, one.map50_95, 1e-9);
+    }
+    ranks_follow(3, false, &other);
+    CHECK(ranks_apart(&other.losses[0], &one.losses[0]) > 1e-3);
+}
+
+static const test_case tests_ranks[] = {
+    {"sums", "sums in the order of 1 to 7 ranks, to the bit", test_ranks_sums},
+    {"records", "records, broadcasts and barriers", test_ranks_records},
+    {"abort", "a rank that fails stops the others, with its reason", test_ranks_abort},
+    {"starts", "200 groups come and go", test_ranks_starts},
+    {"buckets", "parts of the gradients are whole when they are said to be", test_ranks_buckets},
+    {"sync", "with sync_bn any number of ranks trains alike", test_ranks_sync},
+};
