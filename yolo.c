@@ -940,7 +940,8 @@ static void thr_parallel_for(thr_pool *pool, int count, void (*body)(void *conte
    2. A sum is taken in the order of the ranks: the same bits from run to run, whatever the timing.
    3. The first rank that fails stops the others: from then on every call of the group, also one that waits, fails with a
       message that names that rank and its reason. Nothing waits for a rank that is gone.
-   4. Memory that is handed to a call lives until com_run returns, because another rank may still look at it when a call fails.
+   4. A rank fails between calls, and what all ranks have entered they all finish: so what is handed to a call may lie on a
+      rank's stack.
    5. com_sum_f32 may return before the sum is there; com_finish waits. All others are done when they return. */
 
 enum { COM_MAX = 64, COM_RECORD = 64, COM_CHUNK = 1024 };
@@ -977,7 +978,8 @@ struct com_group {
 };
 
 #ifdef YOLO_TESTING
-static yolo_status (*com_test_visit)(const com_rank *rank, yolo_error *error); /* what befalls a rank before it meets the others */
+typedef yolo_status com_visit(const com_rank *rank, yolo_error *error);
+static com_visit *com_test_visit; /* what befalls a rank that begins a call */
 #endif
 
 /* The first failure counts. */
@@ -1006,10 +1008,6 @@ static yolo_status com_failure(com_group *g, yolo_error *error) {
 /* A barrier. Whoever comes last lets the others go on. */
 static yolo_status com_host_meet(com_rank *rank, yolo_error *error) {
     com_group *g = rank->group;
-#ifdef YOLO_TESTING
-    const yolo_status visited = com_test_visit ? com_test_visit(rank, error) : YOLO_OK;
-    if (visited != YOLO_OK) return visited;
-#endif
     if (os_atomic_get(&g->failed)) return com_failure(g, error);
     const long meeting = os_atomic_get(&g->meetings);
     if (os_atomic_add(&g->arrived, 1) + 1 == g->size) {
@@ -1025,6 +1023,15 @@ static yolo_status com_host_meet(com_rank *rank, yolo_error *error) {
     while (os_atomic_get(&g->meetings) == meeting && !os_atomic_get(&g->failed)) os_condition_wait(&g->changed, &g->mutex);
     os_mutex_unlock(&g->mutex);
     return com_failure(g, error);
+}
+
+/* The barrier at which a call begins. */
+static yolo_status com_host_enter(com_rank *rank, yolo_error *error) {
+#ifdef YOLO_TESTING
+    const yolo_status visited = com_test_visit ? com_test_visit(rank, error) : YOLO_OK;
+    if (visited != YOLO_OK) return visited;
+#endif
+    return com_host_meet(rank, error);
 }
 
 /* Elements [first, end) of what all ranks offer become their sum, in every rank's memory. */
@@ -1049,7 +1056,7 @@ COM_ADD(double)
 static yolo_status com_host_sum(com_rank *rank, void *values, int64_t count, void (*add)(const com_group *g, int64_t first, int64_t end), yolo_error *error) {
     com_group *g = rank->group;
     g->offers[rank->index] = (com_offer){values, count};
-    yolo_status status = com_host_meet(rank, error);
+    yolo_status status = com_host_enter(rank, error);
     if (status != YOLO_OK) return status;
     for (int r = 0; r < g->size; r++) YOLO_ASSERT(g->offers[r].count == count);
     add(g, count * rank->index / g->size, count * (rank->index + 1) / g->size);
@@ -1067,7 +1074,7 @@ static yolo_status com_host_sum_f64(com_rank *rank, double *values, int64_t coun
 static yolo_status com_host_broadcast(com_rank *rank, int root, void *bytes, size_t size, yolo_error *error) {
     com_group *g = rank->group;
     g->offers[rank->index] = (com_offer){bytes, (int64_t)size};
-    yolo_status status = com_host_meet(rank, error);
+    yolo_status status = com_host_enter(rank, error);
     if (status != YOLO_OK) return status;
     YOLO_ASSERT(g->offers[root].count == (int64_t)size);
     if (rank->index != root) memcpy(bytes, g->offers[root].values, size);
@@ -1078,7 +1085,7 @@ static yolo_status com_host_gather(com_rank *rank, const void *record, size_t si
     com_group *g = rank->group;
     char (*records)[COM_RECORD] = g->records[rank->turn++ & 1];
     memcpy(records[rank->index], record, size);
-    const yolo_status status = com_host_meet(rank, error);
+    const yolo_status status = com_host_enter(rank, error);
     for (int r = 0; r < g->size && status == YOLO_OK; r++) memcpy((char *)all + (size_t)r * size, records[r], size);
     return status;
 }
@@ -20067,7 +20074,8 @@ static yolo_status tr_rank_epoch(com_rank *com, void *context, yolo_error *error
         if (status == YOLO_OK) status = com_broadcast(com, 0, &task, sizeof task, error);
         if (status != YOLO_OK || !task.go) break;
         status = tr_share_step(rank, com, &task, &losses, error);
-        if (status == YOLO_OK && !rank->index) status = tr_lead_step(run, &task, i, &losses, start, error);
+        if (status != YOLO_OK) break;
+        if (!rank->index) status = tr_lead_step(run, &task, i, &losses, start, error);
         else if (task.due) tr_clear_gradients(rank);
     }
     if (status == YOLO_OK && task.due) {

@@ -49,7 +49,7 @@ static void test_ranks_sums(void) {
     }
 }
 
-enum { RANKS_ROUNDS = 300 };
+enum { RANKS_ROUNDS = 100 };
 typedef struct ranks_talk { os_atomic wrong; int written[COM_MAX]; } ranks_talk;
 
 /* Records go round, a broadcast between them, and what is written before a barrier is read after it. */
@@ -181,7 +181,7 @@ static void test_ranks_buckets(void) {
 
 /* ---- trainings ---- */
 
-/* A data set of 30 drawn pictures, and 10 to validate; its data.yaml. */
+/* A data set of 58 drawn pictures, and 10 to validate; its data.yaml. */
 static const char *ranks_data(void) {
     static char yaml[600];
     yolo_error error;
@@ -259,6 +259,139 @@ static void test_ranks_sync(void) {
     CHECK(ranks_apart(&other.losses[0], &one.losses[0]) > 1e-3);
 }
 
+/* A small training of 4 ranks, twice: the same bits, however the ranks come. The thread sanitizer looks at it too. */
+static void test_ranks_four(void) {
+    uint64_t hashes[2] = {0};
+    for (int i = 0; i < 2; i++) {
+        yolo_train_options o = test_train_small("ranks_four", 1 + 4 * i);
+        yolo_train_report report;
+        yolo_error error = {0};
+        o.imgsz = 32;
+        o.epochs = 1;
+        o.ranks = 4;
+        o.sync_bn = true;
+        CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_OK, "%s", error.message);
+        hashes[i] = test_train_hash(&report);
+    }
+    CHECK(hashes[0] && hashes[0] == hashes[1]);
+}
+
+/* Interrupted at the beginning of the second epoch, with gradients that no step has used; resumed: as if nothing had been. */
+static void test_ranks_resume(void) {
+    for (int k = 0; k < 2; k++) {
+        yolo_train_options o = test_train_small(k ? "ranks_whole_sync" : "ranks_whole", 2), again = tr_defaults();
+        yolo_train_report whole, part;
+        yolo_error error = {0};
+        test_train_ear ear = {.interrupt_at = 2};
+        char last[1100];
+        o.ranks = k ? 4 : 2;
+        o.sync_bn = k == 1;
+        CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &whole, &error) == YOLO_OK, "%s", error.message);
+        o.name = k ? "ranks_part_sync" : "ranks_part";
+        o.log = (yolo_log){test_train_listen, &ear};
+        CHECK(tr_train(&o, op_isa_best(), run_cpu, &part, &error) == YOLO_ERROR_INTERRUPTED && part.epochs == 1);
+        CHECK_MSG(!strncmp(error.message, "interrupted", 11), "%s", error.message);
+        yolo_interrupt_clear();
+        snprintf(last, sizeof last, "%s/weights/last.pt", part.folder);
+        again.resume = true;
+        again.model = last;
+        again.threads = 3;
+        ear = (test_train_ear){.wanted = k ? "Number of CPU ranks: 4" : "Number of CPU ranks: 2"};
+        again.log = (yolo_log){test_train_listen, &ear};
+        CHECK_MSG(tr_train(&again, op_isa_best(), run_cpu, &part, &error) == YOLO_OK, "%s", error.message);
+        CHECK(ear.heard && part.epochs == 3 && test_train_hash(&whole) && test_train_hash(&whole) == test_train_hash(&part));
+    }
+}
+
+static os_atomic ranks_calls; /* of rank 2 */
+static int ranks_fatal;       /* the call at which memory is out */
+
+static yolo_status ranks_out_of_memory(const com_rank *rank, yolo_error *error) {
+    return rank->index == 2 && os_atomic_add(&ranks_calls, 1) + 1 == ranks_fatal ? err_memory(error, 1 << 20) : YOLO_OK;
+}
+
+static yolo_status ranks_slow(const com_rank *rank, yolo_error *error) {
+    const double start = os_clock();
+    (void)error;
+    while (rank->index == 1 && os_clock() - start < 0.02) os_spin_pause();
+    return YOLO_OK;
+}
+
+/* Memory runs out in rank 2 in the second epoch: a sentence that names it; from last.pt the training ends as it would have. */
+static void test_ranks_memory(void) {
+    yolo_train_options o = test_train_small("ranks_memory_whole", 2);
+    yolo_train_report whole, part;
+    yolo_error error = {0};
+    char last[1100];
+    o.ranks = 4;
+    os_atomic_set(&ranks_calls, 0);
+    ranks_fatal = 0;
+    com_test_visit = ranks_out_of_memory;
+    CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &whole, &error) == YOLO_OK, "%s", error.message);
+    ranks_fatal = (int)os_atomic_get(&ranks_calls) / 2;
+    os_atomic_set(&ranks_calls, 0);
+    o.name = "ranks_memory_part";
+    CHECK(tr_train(&o, op_isa_best(), run_cpu, &part, &error) == YOLO_ERROR_MEMORY && part.epochs == 1);
+    CHECK_MSG(!strcmp(error.message, "rank 2 of 4: out of memory: 1.0 MiB wanted"), "%s", error.message);
+    snprintf(last, sizeof last, "%s/weights/last.pt", part.folder);
+    com_test_visit = ranks_slow; /* and the rest with a rank that is much slower than the others */
+    yolo_train_options again = tr_defaults();
+    again.resume = true;
+    again.model = last;
+    again.threads = 2;
+    CHECK_MSG(tr_train(&again, op_isa_best(), run_cpu, &part, &error) == YOLO_OK, "%s", error.message);
+    com_test_visit = NULL;
+    CHECK(part.epochs == 3 && test_train_hash(&whole) && test_train_hash(&whole) == test_train_hash(&part));
+}
+
+/* Allocations fail one after the other while ranks are made and trained: an error or a training, no hang. */
+static void test_ranks_faults(void) {
+    int failed = 0;
+    for (long at = 40; at < 4000 && test_failures == 0; at += at / 3) {
+        yolo_train_options o = test_train_small("ranks_faults", 1);
+        yolo_train_report report;
+        yolo_error error = {0};
+        o.ranks = 3;
+        o.batch = 9;
+        o.epochs = 1;
+        o.multi_scale = 0.5;
+        o.val = false;
+        os_atomic_set(&mem_fail_after, at);
+        const yolo_status status = tr_train(&o, op_isa_best(), run_cpu, &report, &error);
+        os_atomic_set(&mem_fail_after, 0);
+        failed += status != YOLO_OK;
+        CHECK_MSG(status == YOLO_OK || error.message[0], "allocation %ld: %d without a sentence", at, status);
+    }
+    CHECK(failed > 2);
+}
+
+/* A weight that is not a number, and what cannot be split. */
+static void test_ranks_sentences(void) {
+    yolo_open_options open = {.classes = DEMO_KINDS};
+    yolo_train_options o = test_train_small("ranks_wild", 2);
+    yolo_train_report report;
+    yolo_error error = {0};
+    pt_model model;
+    char path[600];
+    snprintf(path, sizeof path, "%s", test_temp("ranks_poisoned.pt"));
+    CHECK(pt_load("yolov8n.yaml", &open, &model, &error) == YOLO_OK);
+    model.params[model.net.params[net_param_find(&model.net, "model.2.cv1.conv.weight")].offset] = NAN;
+    CHECK(pt_write(path, &model, false, &error) == YOLO_OK);
+    pt_free(&model);
+    o.model = path;
+    o.ranks = 2;
+    CHECK(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_ERROR_FORMAT);
+    CHECK_MSG(strstr(error.message, "the loss of rank 0 in epoch 1 is not finite for the 4th time") && test_train_hash(&report), "%s", error.message);
+    o.model = "yolov8n.yaml";
+    o.batch = 30;
+    o.ranks = 4;
+    CHECK(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "use batch=28 or batch=32"));
+    o.batch = 3;
+    CHECK(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "use batch=4, or fewer ranks"));
+    o.ranks = 65;
+    CHECK(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "ranks=65"));
+}
+
 static const test_case tests_ranks[] = {
     {"sums", "sums in the order of 1 to 7 ranks, to the bit", test_ranks_sums},
     {"records", "records, broadcasts and barriers", test_ranks_records},
@@ -266,4 +399,9 @@ static const test_case tests_ranks[] = {
     {"starts", "200 groups come and go", test_ranks_starts},
     {"buckets", "parts of the gradients are whole when they are said to be", test_ranks_buckets},
     {"sync", "with sync_bn any number of ranks trains alike", test_ranks_sync},
+    {"four", "4 ranks leave the same state, whatever the threads", test_ranks_four},
+    {"resume", "2 and 4 ranks, interrupted and resumed: the same bits", test_ranks_resume},
+    {"memory", "out of memory in rank 2: told, and nothing lost; a slow rank", test_ranks_memory},
+    {"faults", "failed allocations in any rank end the training", test_ranks_faults},
+    {"sentences", "infinite losses of a rank, batches that are not even", test_ranks_sentences},
 };
