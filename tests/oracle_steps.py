@@ -38,8 +38,9 @@ ROUNDINGS = 4
 WARMUP = 1.5  # epochs
 
 
-def train(path, batches, optimizer, lr0, nbs, seed=0):
-    """Five batches an epoch, ten epochs planned. With a seed, from weights that are a rounding away."""
+def train(path, batches, optimizer, lr0, nbs, seed=0, ranks=1, spread=None):
+    """Five batches an epoch, ten epochs planned. With a seed, from weights that are a rounding away. `spread` makes a model one of
+    so many ranks, each of which has its own part of every batch."""
     model = YOLO(path).model.float().train()
     model.args = get_cfg()
     torch.manual_seed(seed)
@@ -56,6 +57,7 @@ def train(path, batches, optimizer, lr0, nbs, seed=0):
     trainer._setup_scheduler()
     trainer.scheduler.last_epoch, ema, last, losses = -1, ModelEMA(model), -1, []
     end = trainer._get_warmup_iterations(5)
+    forward = spread(model) if spread else model
     for ni, batch in enumerate(batches):
         if ni % 5 == 0:
             trainer.scheduler.step()
@@ -67,8 +69,8 @@ def train(path, batches, optimizer, lr0, nbs, seed=0):
                 x["lr"] = float(np.interp(ni, [0, end], [start, x["initial_lr"] * trainer.lf(ni // 5)]))
                 if "momentum" in x:
                     x["momentum"] = float(np.interp(ni, [0, end], [trainer.args.warmup_momentum, trainer.args.momentum]))
-        loss, items = model.loss(batch)
-        loss.sum().backward()
+        loss, items = forward(batch)
+        (loss.sum() * ranks).backward()
         losses.append([float(x) for x in (items.values() if isinstance(items, dict) else items)])
         if ni - last >= accumulate:
             torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)

@@ -3,6 +3,7 @@
    tool_train step MODEL.pt BATCH OUT.ref [THREADS]   losses, heads, gradients and running statistics of one batch
    tool_train steps MODEL.pt OUT.ref OPTIMIZER LR0 WARMUP NBS BATCH...   losses of each batch, weights and their average in the end;
                                                       defaults else, five batches an epoch, ten epochs
+   tool_train ranks MODEL.pt OUT.ref RANKS OPTIMIZER LR0 WARMUP NBS BATCH...   the same by the trainer's ranks
    tool_train time MODEL.pt N H W THREADS COUNT       ms of COUNT steps, the last one's operators, and the memory planned
    tool_train load DATA.yaml IMGSZ BATCH THREADS EPOCHS   img/s of each epoch of the trainer's loader when nothing uses its
                                                       batches; the first one decodes, the others find decoded pictures
@@ -183,6 +184,78 @@ static void tool_steps(int argc, char **argv, yolo_error *error) {
     tool_close(&run);
 }
 
+typedef struct tool_shared { tr_run *run; tr_task task; loss_parts losses; } tool_shared;
+
+static yolo_status tool_rank(com_rank *com, void *context, yolo_error *error) {
+    tool_shared *shared = context;
+    tr_rank *rank = &shared->run->ranks[com->index];
+    yolo_status status = tr_share_step(rank, com, &shared->task, com->index ? NULL : &shared->losses, error);
+    if (status == YOLO_OK && com->index && shared->task.due) tr_clear_gradients(rank);
+    return status;
+}
+
+/* Everything that steps of `run` need, for batches of the size of `read`. */
+static yolo_status tool_make_ranks(tr_run *run, const tool_run *read, dl_loader *loader, const char *model, yolo_error *error) {
+    yolo_status status = pt_read(model, &run->model, error);
+    run->batch = read->pass->n;
+    run->largest = YOLO_MAX(read->pass->h, read->pass->w);
+    run->class_count = run->model.net.class_count;
+    run->epochs = 10;
+    loader->options.batch = run->batch;
+    loader->pictures = 5 * run->batch;
+    run->loader = loader;
+    if (status == YOLO_OK) status = tr_settle_ranks(run, error);
+    if (status == YOLO_OK) status = tr_make_optimizer(run, error);
+    return status == YOLO_OK ? tr_make_ranks(run, error) : status;
+}
+
+/* One step on the batch that lies in `read`. */
+static yolo_status tool_step_ranks(tr_run *run, const tool_run *read, int number, float *losses, yolo_error *error) {
+    const grad_pass *pass = read->pass;
+    const size_t bytes = (size_t)pass->n * (size_t)pass->h * (size_t)pass->w * 3;
+    int64_t pictures[TR_MAX_BATCH] = {0};
+    dl_batch batch = {.pixels = mem_alloc(bytes), .n = pass->n, .h = pass->h, .w = pass->w, .targets = read->targets, .first = read->first, .pictures = pictures};
+    tool_shared shared = {.run = run};
+    for (size_t i = 0; i < bytes; i++) batch.pixels[i] = (uint8_t)lrintf(grad_input(read->pass)[i] * 255);
+    opt_schedule(run->opt, number, number / 5);
+    run->batch_now = &batch;
+    shared.task = (tr_task){true, opt_due(run->opt), number};
+    yolo_status status = com_run(run->group, tool_rank, &shared, error);
+    if (status == YOLO_OK && shared.task.due) status = tr_step(run, error);
+    losses[0] = (float)shared.losses.box, losses[1] = (float)shared.losses.cls, losses[2] = (float)shared.losses.dfl;
+    mem_free(batch.pixels);
+    return status;
+}
+
+static void tool_ranks(int argc, char **argv, yolo_error *error) {
+    yolo_train_options o = tr_defaults();
+    float losses[TOOL_STEPS][3];
+    tool_run read = {0};
+    dl_loader loader = {0};
+    const int count = YOLO_MIN(argc - 9, TOOL_STEPS);
+    o.ranks = atoi(argv[4]);
+    o.optimizer = argv[5];
+    o.lr0 = atof(argv[6]);
+    o.warmup_epochs = atof(argv[7]);
+    o.nbs = atoi(argv[8]);
+    tr_run *run = tr_create(&o, op_isa_best(), run_cpu);
+    bool good = true;
+    for (int i = 0; i < count && good; i++) {
+        FILE *f = os_open(argv[9 + i], "rb");
+        good = f && tool_read_batch(f, &read, argv[2], 1, error);
+        if (f) fclose(f);
+        if (good && !run->loader) good = tool_make_ranks(run, &read, &loader, argv[2], error) == YOLO_OK;
+        if (good) good = tool_step_ranks(run, &read, i, losses[i], error) == YOLO_OK;
+    }
+    const tool_run out = {.model = run->model};
+    if (good) good = tool_write_steps(&out, run->opt, argv[3], losses[0], count);
+    if (!good && !error->message[0]) snprintf(error->message, sizeof error->message, "cannot read a batch or write %s", argv[3]);
+    run->loader = NULL; /* is ours */
+    tr_close(run);
+    mem_free(run);
+    tool_close(&read);
+}
+
 /* An operator's line of the last step. */
 static void tool_line(const tool_run *run, int i, double forward, double backward) {
     const net *net = &run->model.net;
@@ -265,10 +338,11 @@ int main(int argc, char **argv) {
     yolo_error error = {0};
     if (!strcmp(verb, "step") && argc > 4) tool_step(argc, argv, &error);
     else if (!strcmp(verb, "steps") && argc > 8) tool_steps(argc, argv, &error);
+    else if (!strcmp(verb, "ranks") && argc > 9) tool_ranks(argc, argv, &error);
     else if (!strcmp(verb, "time") && argc > 7) tool_time(argv, &error);
     else if (!strcmp(verb, "load") && argc > 6) tool_load(argv, &error);
     else snprintf(error.message, sizeof error.message, "usage: tool_train step MODEL.pt BATCH OUT.ref [THREADS] | steps MODEL.pt OUT.ref OPTIMIZER LR0 WARMUP NBS BATCH... | "
-                  "time MODEL.pt N H W THREADS COUNT | load DATA.yaml IMGSZ BATCH THREADS EPOCHS");
+                  "ranks MODEL.pt OUT.ref RANKS OPTIMIZER LR0 WARMUP NBS BATCH... | time MODEL.pt N H W THREADS COUNT | load DATA.yaml IMGSZ BATCH THREADS EPOCHS");
     if (error.message[0]) fprintf(stderr, "%s\n", error.message);
     return error.message[0] != 0;
 }
