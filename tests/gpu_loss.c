@@ -153,7 +153,7 @@ static int gpu_loss_check_gradients(const gpu_loss_case *t, float scale) {
 }
 
 static loss_sums gpu_loss_expect(gpu_loss_case *t) {
-    return loss_sum(&t->n, t->heads, t->gradients, t->targets, t->first, gpu_loss_gains, t->workspace, NULL);
+    return loss_sum(&t->n, t->heads, t->gradients, t->targets, t->first, gpu_loss_gains, t->workspace, NULL, NULL);
 }
 
 /* One call against section 18. Returns the number of assigned anchors. */

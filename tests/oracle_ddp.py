@@ -24,10 +24,9 @@ import torch.multiprocessing as mp
 from oracle_train import BATCH
 
 CASES = {  # ranks, optimizer, lr0, nbs, batches; the warm-up takes seven batches
-    "sgd": (2, "SGD", 0.01, 4, 10),
     "auto": (2, "auto", 0.01, 4, 10),
     "accumulate": (2, "auto", 0.01, 8, 14),
-    "four": (4, "SGD", 0.01, 4, 10),
+    "four": (4, "auto", 0.01, 4, 10),
 }
 
 

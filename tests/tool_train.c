@@ -195,15 +195,13 @@ static yolo_status tool_rank(com_rank *com, void *context, yolo_error *error) {
 }
 
 /* Everything that steps of `run` need, for batches of the size of `read`. */
-static yolo_status tool_make_ranks(tr_run *run, const tool_run *read, dl_loader *loader, const char *model, yolo_error *error) {
+static yolo_status tool_make_ranks(tr_run *run, const tool_run *read, const char *model, yolo_error *error) {
     yolo_status status = pt_read(model, &run->model, error);
     run->batch = read->pass->n;
     run->largest = YOLO_MAX(read->pass->h, read->pass->w);
     run->class_count = run->model.net.class_count;
     run->epochs = 10;
-    loader->options.batch = run->batch;
-    loader->pictures = 5 * run->batch;
-    run->loader = loader;
+    run->pictures = 5 * run->batch;
     if (status == YOLO_OK) status = tr_settle_ranks(run, error);
     if (status == YOLO_OK) status = tr_make_optimizer(run, error);
     return status == YOLO_OK ? tr_make_ranks(run, error) : status;
@@ -231,7 +229,6 @@ static void tool_ranks(int argc, char **argv, yolo_error *error) {
     yolo_train_options o = tr_defaults();
     float losses[TOOL_STEPS][3];
     tool_run read = {0};
-    dl_loader loader = {0};
     const int count = YOLO_MIN(argc - 9, TOOL_STEPS);
     o.ranks = atoi(argv[4]);
     o.optimizer = argv[5];
@@ -244,13 +241,12 @@ static void tool_ranks(int argc, char **argv, yolo_error *error) {
         FILE *f = os_open(argv[9 + i], "rb");
         good = f && tool_read_batch(f, &read, argv[2], 1, error);
         if (f) fclose(f);
-        if (good && !run->loader) good = tool_make_ranks(run, &read, &loader, argv[2], error) == YOLO_OK;
+        if (good && !run->opt) good = tool_make_ranks(run, &read, argv[2], error) == YOLO_OK;
         if (good) good = tool_step_ranks(run, &read, i, losses[i], error) == YOLO_OK;
     }
     const tool_run out = {.model = run->model};
     if (good) good = tool_write_steps(&out, run->opt, argv[3], losses[0], count);
     if (!good && !error->message[0]) snprintf(error->message, sizeof error->message, "cannot read a batch or write %s", argv[3]);
-    run->loader = NULL; /* is ours */
     tr_close(run);
     mem_free(run);
     tool_close(&read);
