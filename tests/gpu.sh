@@ -2,24 +2,39 @@
 # gpu.sh - the checks that need a real GPU, in one command of under 9 minutes, for a machine with nvcc and a driver:
 #
 #   bash tests/gpu.sh
+#   bash tests/gpu.sh --emulated     # on any machine: the same commands on small shapes, the executable linked with tests/emulate
 #
-# Builds ./yolo with CUDA; runs the tests of the kernels on the GPU, then under compute-sanitizer; trains, validates and labels on
-# the GPU and on the CPU and compares; measures. Each part is a line with its time, the last line counts. All of it also
-# goes into $OUT/gpu.txt (build/gpu.txt where OUT is not set), the parts' logs into $OUT/logs (build/logs).
-# shellcheck disable=SC2086,SC2317 # $folder and numbers are single words; the functions are called by name
+# Builds ./yolo with CUDA; runs the tests of the kernels on the GPU; trains, validates and labels on the GPU and on the CPU and
+# compares; measures, beside torch where it is installed; runs the tests under compute-sanitizer. Each part is a line with its time,
+# the last line counts. All of it also goes into $OUT/gpu.txt (build/gpu.txt where OUT is not set), the figures as tables into
+# $OUT/gpu.md, the parts' logs into $OUT/logs (build/logs). --emulated finds what is wrong with this script before a GPU is there;
+# its times mean nothing.
+# shellcheck disable=SC2086,SC2317,SC1091 # $folder, $program and numbers are single words; the functions are called by name
 set -u
 cd "$(dirname "$0")/.." || exit 1
 . tests/parts.sh
 seconds=520 # after which no part may run
 folder=build/gpu
 out=${OUT:-build}
+# What is run: on a GPU, or in little under the emulation.
+mode="" program=./yolo model=yolov8n.yaml side=160 epochs=4 drawn=40 models="n s m l x" batches="16 64" bench_side=640 repeats=20
+if [ "${1:-}" = --emulated ]; then
+    shift
+    mode=--emulated program=build/gpu/yolo model=tests/fixtures/net_tiny.yaml side=96 epochs=1 drawn=8 models="tiny" batches="1 2" bench_side=32 repeats=2
+fi
 if ! command -v nvcc >/dev/null && [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
 
 # ---- what the parts do: each is called as "gpu.sh --part NAME ..."
 
 build_program() {
     SECONDS=0
-    ./build.sh cuda && echo "$(stat -c %s yolo) bytes after $SECONDS s"
+    if [ -z "$mode" ]; then ./build.sh cuda
+    else
+        c++ -std=c++17 -O2 -w -x c++ -Itests/emulate -I. -c kernels.cu -o $folder/kernels.o &&
+            c++ -std=c++17 -O2 -w -Itests/emulate -c tests/emulate/emulate.cpp -o $folder/emulate.o &&
+            cc -std=c11 -O2 -w -ffp-contract=off -c yolo.c -o $folder/yolo.o &&
+            c++ $folder/yolo.o $folder/kernels.o $folder/emulate.o -o $program -lm -lpthread -ldl
+    fi && echo "$(stat -c %s $program) bytes after $SECONDS s"
 }
 
 build_tests() {
@@ -48,10 +63,10 @@ sanitize() { # sanitize TOOL SECONDS
     [ $failed = 0 ] && [ $passed -gt 0 ]
 }
 
-train() { # train NAME OPTION...: 32 steps on drawn pictures from the same first weights
+train() { # train NAME OPTION...: on drawn pictures, from the same first weights
     local name=$1
     shift
-    ./yolo train model=yolov8n.yaml data=$folder/drawn/set/data.yaml imgsz=160 batch=4 epochs=4 lr0=0.001 warmup_epochs=1 plots=false \
+    $program train model=$model data=$folder/drawn/set/data.yaml imgsz=$side batch=4 epochs=$epochs lr0=0.001 warmup_epochs=1 plots=false \
         project=$folder name="$name" exist_ok=true progress=none "$@"
 }
 
@@ -91,7 +106,7 @@ train_twice() {
     cmp "$folder/half.csv" "$folder/again.csv" && echo "the same numbers twice"
 }
 
-validate() { ./yolo val model=weights/shapes.pt data=$folder/drawn/held-out/data.yaml imgsz=160 progress=none "device=$1"; }
+validate() { $program val model=weights/shapes.pt data=$folder/drawn/held-out/data.yaml imgsz=$side progress=none "device=$1"; }
 
 validate_against_cpu() { # the metrics of all classes: no difference above 0.01
     validate cpu >$folder/val-cpu.txt && validate 0 >$folder/val-gpu.txt || return 1
@@ -101,7 +116,7 @@ validate_against_cpu() { # the metrics of all classes: no difference above 0.01
              printf "mAP50-95 %s on the CPU, largest difference of a metric %.4f, at most 0.01\n", a[7], worst; exit worst > 0.01 }' $folder/val-cpu.txt $folder/val-gpu.txt
 }
 
-label() { ./yolo label model=weights/shapes.pt source=$folder/drawn/drawn out="$folder/labels-$1" imgsz=160 save_conf=true progress=none "device=$1"; }
+label() { $program label model=weights/shapes.pt source=$folder/drawn/drawn out="$folder/labels-$1" imgsz=$side save_conf=true progress=none "device=$1"; }
 
 # Each box of one side has one of its class on the other, within 0.01 of the picture and 0.03 of confidence; those that the threshold
 # of 0.25 may have cut off on one side do not count.
@@ -130,66 +145,63 @@ label_against_cpu() {
          END { printf "%d boxes of %d pictures found on both, %d on one only\n", pairs, files, bad; exit bad > 0 || pairs == 0 }' $folder/label-differences.txt
 }
 
-bench() { # bench OPTION...: the program's own table
-    ./yolo bench model=yolov8n.yaml device=0 "$@"
+bench_model() { if [ -n "$mode" ]; then echo $model; else echo "yolov8$1.yaml"; fi; }
+
+# The median in ms of the lines of `yolo bench` whose pass is WHAT: "yolo MODEL BATCH NAME MS", an excuse where a case does not run.
+bench_case() { # bench_case MODEL BATCH OPTION...
+    local name=$1 batch=$2 ours
+    shift 2
+    ours=$($program bench model="$(bench_model $name)" batch=$batch imgsz=$bench_side device=0 "$@" 2>&1) || {
+        echo "skip yolo $name $batch: $(echo "$ours" | tail -n 1)"
+        return
+    }
+    echo "$ours"
+    echo "$ours" | sed -n "s/^  aim: /aim yolov8$name, batch $batch: /p"
+    echo "$ours" | awk -v name=$name '$2 ~ /^[0-9]+$/ && $1 ~ /^[0-9]+x[0-9]+$/ {
+        what = / training step$/ ? "step" : /the same, recorded$/ ? "recorded" : /on the GPU$/ ? "launched" : "whole"; print "yolo", name, $2, what, $5 }'
 }
 
-# The same with ultralytics' model in torch, fp16 with fp32 sums as `yolo bench` has it; forward is fused, as there.
-bench_peer() {
+# No case begins after LIMIT seconds; what matters most comes first.
+bench_cases() { # bench_cases LIMIT "MODEL..." "BATCH..." OPTION...
+    local limit=$1 names=$2 sizes=$3 name batch
+    shift 3
+    SECONDS=0
+    for name in $names; do
+        for batch in $sizes; do
+            if [ $SECONDS -ge $limit ]; then echo "skip yolo $name $batch: no time is left of $limit s"
+            else bench_case $name $batch "$@"; fi
+        done
+    done
+}
+
+bench_peer() { # bench_peer steps|latency LIMIT
     command -v python3 >/dev/null || { echo "python3 is not installed"; return 77; }
-    YOLO_OFFLINE=true YOLO_VERBOSE=false python3 - <<'PYTHON'
-import statistics
-import sys
-import time
+    YOLO_OFFLINE=true YOLO_VERBOSE=false python3 tests/bench_gpu_peer.py "$1" "$2" --models $models --batches $batches --imgsz $bench_side
+}
 
-try:
-    import torch
-    from ultralytics.cfg import get_cfg
-    from ultralytics.nn.tasks import DetectionModel
-except ImportError as error:
-    print(f"no peer to measure beside: {error}")
-    sys.exit(77)
-if not torch.cuda.is_available():
-    print("torch sees no GPU")
-    sys.exit(77)
-
-
-def timed(run):
-    times = []
-    for i in range(40):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times[20:])
-
-
-for batch in 1, 16:
-    torch.backends.cudnn.benchmark = True
-    images = torch.rand(batch, 3, 640, 640, device="cuda")
-    model = DetectionModel("yolov8n.yaml", verbose=False).cuda().eval().fuse(verbose=False).half()
-    with torch.no_grad():
-        forward = timed(lambda: model(images.half()))
-    model = DetectionModel("yolov8n.yaml", verbose=False).cuda().train()
-    model.args = get_cfg()
-    boxes = torch.rand(8 * batch, 4, device="cuda") * 0.2 + 0.3
-    targets = {"img": images, "bboxes": boxes, "cls": torch.randint(80, (8 * batch, 1), device="cuda").float(),
-               "batch_idx": torch.arange(batch, device="cuda").repeat(8).float()}
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
-    scaler = torch.amp.GradScaler("cuda")
-
-    def step():
-        with torch.autocast("cuda"):
-            loss = model(targets)[0].sum()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-
-    train = timed(step)
-    print(f"torch {torch.__version__}, batch {batch}: forward {forward:.2f} ms ({1000 * batch / forward:.0f} img/s), step {train:.2f} ms ({1000 * batch / train:.0f} img/s)")
-PYTHON
+# Tables of what the parts before have found, for tests/RESULTS.md.
+bench_tables() {
+    local logs="build/logs/bench-*.log"
+    if ! grep -q '^yolo ' $logs; then echo "nothing was measured"; return 1; fi
+    {
+        echo "| $bench_side pixels, $(date -u +%F) | yolo | ultralytics, torch | ratio |"
+        echo "|---|---|---|---|"
+        cat $logs | awk '
+            $1 == "yolo" || $1 == "torch" { key = $2 " " $3 " " $4; if (!(key in known)) { known[key] = 1; order[++n] = key } ms[$1, key] = $5 }
+            END {
+                for (i = 1; i <= n; i++) {
+                    key = order[i]; split(key, part, " "); a = ms["yolo", key]; b = ms["torch", key]
+                    if (part[3] == "step") { unit = "img/s"; a = a > 0 ? 1000 * part[2] / a : 0; b = b > 0 ? 1000 * part[2] / b : 0 }
+                    else unit = "ms"
+                    ratio = a > 0 && b > 0 ? sprintf("%.2f x", unit == "ms" ? b / a : a / b) : "-"
+                    printf("| yolov8%s, batch %d, %s | %s | %s | %s |\n", part[1], part[2], (part[3] == "step" ? "training step" : "forward, " part[3]),
+                        (a > 0 ? sprintf("%.2f %s", a, unit) : "-"), (b > 0 ? sprintf("%.2f %s", b, unit) : "-"), ratio)
+                }
+            }' || return 1
+        echo
+        sed -n 's/^aim /- /p; s/^  peaks measured: /- peaks measured: /p' $logs | sort -u
+        sed -n 's/^skip /- not measured: /p; s/^# /- beside: /p' $logs | sort -u
+    } >"$out/gpu.md" && cat "$out/gpu.md"
 }
 
 if [ "${1:-}" = --part ]; then
@@ -200,20 +212,18 @@ fi
 
 # ---- the run
 
-within() { # within NAME SECONDS FUNCTION ARGUMENT...: a part, as long as there is time
+within() { # within NAME SECONDS FUNCTION ARGUMENT...: a part, as long as there is time; nothing is waited for that long under the emulation
     local name=$1 limit=$2 left=$((seconds - SECONDS))
     shift 2
+    if [ -n "$mode" ]; then limit=600 left=600; fi
     if [ $left -lt 10 ]; then parts_skip "$name" "no time is left of $seconds s"; return; fi
-    part "$name" $((limit < left ? limit : left)) bash tests/gpu.sh --part "$@"
+    part "$name" $((limit < left ? limit : left)) bash tests/gpu.sh $mode --part "$@"
     [ -z "${show:-}" ] || sed 's/^/         /' "build/logs/$name.log"
 }
 
-has_option() { ./yolo help "$1" 2>/dev/null | grep -q "^ *$2 "; }
-
 # GPU against CPU, through the executable.
 run_program() {
-    if ! has_option train device; then parts_skip program "yolo train has no option device="; return; fi
-    within draw 60 ./yolo demo out=$folder/drawn pictures=40 epochs=0 progress=none
+    within draw 60 $program demo out=$folder/drawn pictures=$drawn epochs=0 progress=none
     within train-cpu 90 train cpu device=cpu optimizer=SGD
     within train-float 60 train_against cpu float 0.01 optimizer=SGD amp=false
     within train-half 60 train_against cpu half 0.05 optimizer=SGD amp=true
@@ -224,15 +234,17 @@ run_program() {
     within label 60 label_against_cpu
 }
 
+# What matters most first. A limit of a part leaves room for its last case.
 run_bench() {
     local show=yes
-    if has_option bench train; then within bench 60 bench batch=1,16 train=true
-    else
-        parts_skip bench-train "yolo bench has no option train="
-        within bench-1 30 bench batch=1
-        within bench-16 30 bench batch=16
-    fi
-    within bench-peer 60 bench_peer
+    rm -f build/logs/bench-*.log
+    within bench-steps-n 40 bench_cases 30 "${models%% *}" "$batches" train=true kernels=true repeats=$repeats
+    within bench-latency 30 bench_cases 20 "$models" 1 repeats=$repeats
+    within bench-peer-latency 40 bench_peer latency 30
+    within bench-peer-steps 75 bench_peer steps 55
+    case $models in *\ *) within bench-steps 60 bench_cases 45 "${models#* }" "$batches" train=true kernels=true repeats=10 ;; esac
+    within bench-forward 20 bench_cases 15 "${models%% *}" 16 kernels=true repeats=$repeats
+    within tables 10 bench_tables
 }
 
 run_sanitizer() {
@@ -246,21 +258,29 @@ run_sanitizer() {
 }
 
 run_all() {
-    rm -rf $folder build/test-gpu yolo
+    rm -rf $folder $program
+    [ -n "$mode" ] || rm -f build/test-gpu
     mkdir -p $folder build/logs
-    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "nvidia-smi finds no GPU"
     local gpu=0
-    nvidia-smi -L >/dev/null 2>&1 && gpu=1
+    if [ -z "$mode" ]; then
+        nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "nvidia-smi finds no GPU"
+        nvidia-smi -L >/dev/null 2>&1 && gpu=1
+    fi
     show=yes within build 240 build_program
-    if [ $gpu = 0 ]; then parts_skip gpu "there is no GPU here: only the build was checked"; parts_end; return; fi
-    within build-tests 200 build_tests
-    if [ -x build/test-gpu ]; then within kernels 120 build/test-gpu; else parts_skip kernels "build/test-gpu was not built"; fi
-    if [ -x yolo ]; then
-        show=yes within devices 20 ./yolo devices
+    if [ -n "$mode" ]; then parts_skip kernels "emulated: ./build.sh test runs them"
+    elif [ $gpu = 0 ]; then parts_skip gpu "there is no GPU here: only the build was checked"; parts_end; return
+    else
+        within build-tests 200 build_tests
+        if [ -x build/test-gpu ]; then within kernels 120 build/test-gpu; else parts_skip kernels "build/test-gpu was not built"; fi
+    fi
+    if [ -x $program ]; then
+        show=yes within devices 20 $program devices
         run_program
         run_bench
-    else parts_skip program "./yolo was not built"; fi
-    if [ -x build/test-gpu ]; then run_sanitizer; else parts_skip sanitizer "build/test-gpu was not built"; fi
+    else parts_skip program "$program was not built"; fi
+    if [ -n "$mode" ]; then parts_skip sanitizer "emulated"
+    elif [ -x build/test-gpu ]; then run_sanitizer
+    else parts_skip sanitizer "build/test-gpu was not built"; fi
     echo "$SECONDS s"
     parts_end
 }
