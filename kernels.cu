@@ -2435,6 +2435,184 @@ size_t yg_moment_floats(const yg_ten *out) {
     return (size_t)k_ceil_div((int64_t)out->n * out->h * out->w, K_MOMENT_PIXELS) * 2 * (size_t)out->c;
 }
 
+/* ---- two 3x3 convolutions in one kernel
+
+   Where channels are few, two small kernels wait more than they multiply. A block makes a square of the second's output; what the
+   first makes for it, with a border of a pixel, never leaves shared memory, rounded as if it did: the same bits as from two calls. */
+
+enum {
+    K_PAIR_SIDE = 8,                      /* of a block's square of out */
+    K_PAIR_MIDDLE = K_PAIR_SIDE + 2,      /* of what the first makes for it */
+    K_PAIR_IN = K_PAIR_SIDE + 4,          /* of what that is made from */
+    K_PAIR_BLOCKS = 4                     /* at most this many a multiprocessor: beyond, they have to wait for each other */
+};
+
+template <typename T> struct k_pair_job { k_conv_job<T> first, second; };
+
+/* Places in shared memory, in bytes. Pitches are odd multiples of 16, so that rows side by side lie in different banks. */
+template <int C> struct k_pair_places {
+    static constexpr int pixel = 2 * C + 16, filter = 18 * C + 16;
+    static constexpr int middle = K_PAIR_IN * K_PAIR_IN * pixel, weight = middle + K_PAIR_MIDDLE * K_PAIR_MIDDLE * pixel, bytes = weight + C * filter;
+    static_assert(K_PAIR_SIDE * K_PAIR_SIDE * C * 4 <= middle && bytes <= 48 << 10, "the results fit where the input was");
+};
+
+template <typename T, int C> static __device__ __forceinline__ void d_pair_load_weights(unsigned char *shared, const T *weight) {
+    const int pieces = 9 * C / 8;
+    for (int i = threadIdx.x; i < C * pieces; i += K_CONV_THREADS)
+        d_copy_async16(shared + k_pair_places<C>::weight + i / pieces * k_pair_places<C>::filter + i % pieces * 16, weight + i * 8, true);
+    d_copy_async_commit();
+}
+
+/* The square of `in` whose upper left corner is (top,left), zeros outside the picture. */
+template <typename T, int C> static __device__ __forceinline__ void d_pair_load_in(unsigned char *shared, const k_ten<T> &in, int top, int left) {
+    const int pieces = C / 8;
+    for (int i = threadIdx.x; i < K_PAIR_IN * K_PAIR_IN * pieces; i += K_CONV_THREADS) {
+        const int pixel = i / pieces, y = top + pixel / K_PAIR_IN, x = left + pixel % K_PAIR_IN;
+        const bool valid = (unsigned)y < (unsigned)in.h && (unsigned)x < (unsigned)in.w;
+        const T *from = in.data + ((int64_t)blockIdx.z * in.h * in.w + (valid ? y * in.w + x : 0)) * in.pixel + i % pieces * 8;
+        d_copy_async16(shared + pixel * k_pair_places<C>::pixel + i % pieces * 16, from, valid);
+    }
+}
+
+template <int C> struct k_pair_sums { float at[C / 8][4]; }; /* of 16 pixels, as in k_conv_sums */
+
+/* Sums of 16 pixels and all filters, then the bias. `map`: the pixel of the lane's row under the first tap, in a square of `side` pixels. */
+template <typename T, int C, int side>
+static __device__ __forceinline__ void d_pair_multiply(k_pair_sums<C> &sums, const unsigned char *map, const unsigned char *weight, const float *bias) {
+    const int lane = threadIdx.x % K_WARP;
+    map += lane / 16 * 16;
+    weight += (lane % 8 + lane / 16 * 8) * k_pair_places<C>::filter + lane / 8 % 2 * 16;
+#pragma unroll
+    for (int tap = 0; tap < 9; tap++)
+#pragma unroll
+        for (int c = 0; c < C; c += 16) {
+            uint32_t a[4], b[4];
+            d_ldmatrix_x4(a, map + (tap / 3 * side + tap % 3) * k_pair_places<C>::pixel + 2 * c);
+#pragma unroll
+            for (int j = 0; j < C / 16; j++) {
+                d_ldmatrix_x4(b, weight + j * 16 * k_pair_places<C>::filter + 2 * (tap * C + c));
+                d_conv_mma(sums.at[2 * j], a, b, T());
+                d_conv_mma(sums.at[2 * j + 1], a, b + 2, T());
+            }
+        }
+#pragma unroll
+    for (int j = 0; j < C / 8; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) sums.at[j][i] += bias ? bias[8 * j + lane % 4 * 2 + i % 2] : 0.0f;
+}
+
+/* What the first convolution makes of the input in shared memory, 16 pixels a warp at a time; zeros outside the picture, which are the
+   second's padding. (top,left): the square's corner in the picture. */
+template <typename T, int C>
+static __device__ __forceinline__ void d_pair_first(unsigned char *shared, const k_conv_job<T> &job, int top, int left) {
+    typedef k_pair_places<C> places;
+    const int lane = threadIdx.x % K_WARP, all = K_PAIR_MIDDLE * K_PAIR_MIDDLE;
+    for (int m0 = (int)threadIdx.x / K_WARP * 16; m0 < all; m0 += K_CONV_THREADS / K_WARP * 16) {
+        const int row = min(m0 + lane % 16, all - 1);
+        k_pair_sums<C> sums = {};
+        d_pair_multiply<T, C, K_PAIR_IN>(sums, shared + (row / K_PAIR_MIDDLE * K_PAIR_IN + row % K_PAIR_MIDDLE) * places::pixel, shared + places::weight, job.bias);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int m = m0 + 8 * h + lane / 4, y = top + m / K_PAIR_MIDDLE, x = left + m % K_PAIR_MIDDLE;
+            const bool inside = (unsigned)y < (unsigned)job.in.h && (unsigned)x < (unsigned)job.in.w;
+            if (m >= all) continue;
+            T *to = reinterpret_cast<T *>(shared + places::middle + m * places::pixel) + lane % 4 * 2;
+#pragma unroll
+            for (int j = 0; j < C / 4; j++)
+                to[j / 2 * 8 + j % 2] = k_element<T>::store(inside ? d_conv_activate<T>(sums.at[j / 2][2 * h + j % 2], job.activation, job.slope) : 0.0f);
+        }
+    }
+}
+
+/* The second convolution, 16 pixels a warp, by way of shared memory so that lanes side by side have channels side by side. */
+template <typename T, int C>
+static __device__ __forceinline__ void d_pair_second(unsigned char *shared, const k_conv_job<T> &job, int top, int left) {
+    typedef k_pair_places<C> places;
+    const int lane = threadIdx.x % K_WARP, m0 = (int)threadIdx.x / K_WARP * 16, row = m0 + lane % 16;
+    float *staged = reinterpret_cast<float *>(shared) + m0 * C;
+    k_pair_sums<C> sums = {};
+    d_pair_multiply<T, C, K_PAIR_MIDDLE>(sums, shared + places::middle + (row / K_PAIR_SIDE * K_PAIR_MIDDLE + row % K_PAIR_SIDE) * places::pixel,
+                                         shared + places::weight, job.bias);
+#pragma unroll
+    for (int j = 0; j < C / 2; j++) staged[(j % 4 / 2 * 8 + lane / 4) * C + j / 4 * 8 + lane % 4 * 2 + j % 2] = sums.at[j / 4][j % 4];
+    __syncwarp();
+    for (int i = lane; i < 16 * C / 8; i += K_WARP) {
+        const int m = m0 + i / (C / 8), y = top + m / K_PAIR_SIDE, x = left + m % K_PAIR_SIDE;
+        float eight[8];
+        if (y >= job.out.h || x >= job.out.w) continue;
+        d_conv_load8(eight, staged + i * 8);
+        d_conv_finish(job, ((int64_t)blockIdx.z * job.out.h + y) * job.out.w + x, i % (C / 8) * 8, eight);
+    }
+}
+
+/* grid: x and y a square of out, z a picture. block: 128 threads, a warp 16 pixels at a time. Sums as k_conv_multiply's. */
+template <typename T, int C> static __global__ void __launch_bounds__(K_CONV_THREADS) k_pair(const k_pair_job<T> job) {
+    static_assert(K_PAIR_SIDE * K_PAIR_SIDE == K_CONV_THREADS / K_WARP * 16, "a warp has 16 pixels of out");
+    if (!d_conv_launched<T, true>()) return;
+    K_SHARED(unsigned char, shared);
+    const int top = (int)blockIdx.y * K_PAIR_SIDE, left = (int)blockIdx.x * K_PAIR_SIDE;
+    d_pair_load_in<T, C>(shared, job.first.in, top - 2, left - 2);
+    d_pair_load_weights<T, C>(shared, job.first.weight);
+    d_copy_async_wait<0>();
+    __syncthreads();
+    d_pair_first<T, C>(shared, job.first, top - 1, left - 1);
+    __syncthreads();
+    d_pair_load_weights<T, C>(shared, job.second.weight);
+    d_copy_async_wait<0>();
+    __syncthreads();
+    d_pair_second<T, C>(shared, job.second, top, left);
+}
+
+static dim3 k_pair_grid(const yg_ten *out) {
+    return dim3((unsigned)k_ceil_div(out->w, K_PAIR_SIDE), (unsigned)k_ceil_div(out->h, K_PAIR_SIDE), (unsigned)out->n);
+}
+
+static bool k_pair_convolves(const yg_conv *conv, int channels, yg_type type) {
+    return conv->in_channels == channels && conv->out_channels == channels && conv->kernel == 3 && conv->stride == 1 && conv->padding == 1 && conv->type == type;
+}
+
+bool yg_conv_pair_can(const yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *first, const yg_conv *second) {
+    const bool cores = in->type == YG_F16 ? gpu->compute >= 75 : in->type == YG_BF16 && gpu->compute >= 80;
+    const bool alike = out->n == in->n && out->h == in->h && out->w == in->w && out->c == in->c && out->type == in->type;
+    const dim3 grid = k_pair_grid(out);
+    return cores && alike && (in->c == 16 || in->c == 32) && k_is_aligned(in) && k_pair_convolves(first, in->c, in->type) &&
+           k_pair_convolves(second, in->c, in->type) && grid.y <= 65535 && grid.z <= 65535 && (int64_t)in->h * in->w < INT32_MAX / 2;
+}
+
+/* The border makes 7 products of 4; that is less than the second kernel's start and its waiting while all blocks run at once. */
+bool yg_conv_pair_pays(const yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *first, const yg_conv *second) {
+    const dim3 grid = k_pair_grid(out);
+    return yg_conv_pair_can(gpu, out, in, first, second) && (int64_t)grid.x * grid.y * grid.z <= (int64_t)K_PAIR_BLOCKS * gpu->multiprocessors;
+}
+
+template <typename T> static k_conv_job<T> k_pair_half(const yg_ten *out, const yg_ten *in, const yg_conv *conv) {
+    k_conv_job<T> job = {};
+    job.in = k_view<T>(in), job.out = k_view<T>(out);
+    job.weight = static_cast<const T *>(conv->weight);
+    job.bias = conv->bias, job.activation = conv->activation, job.slope = conv->slope;
+    return job;
+}
+
+template <typename T>
+static void k_pair_launch(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *first, const yg_conv *second, const yg_ten *residual) {
+    k_pair_job<T> job = {k_pair_half<T>(in, in, first), k_pair_half<T>(out, in, second)};
+    job.second.vectors = k_conv_vectors(out) && (!residual || k_conv_vectors(residual));
+    if (residual) job.second.residual = static_cast<const T *>(residual->data), job.second.residual_pixel = residual->pixel;
+    if (in->c == 16) K_LAUNCH((k_pair<T, 16>), k_pair_grid(out), K_CONV_THREADS, k_pair_places<16>::bytes, gpu->stream, job);
+    else K_LAUNCH((k_pair<T, 32>), k_pair_grid(out), K_CONV_THREADS, k_pair_places<32>::bytes, gpu->stream, job);
+}
+
+void yg_conv_pair_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *first, const yg_conv *second, const yg_ten *residual) {
+    if (gpu->error) return;
+    if (!yg_conv_pair_can(gpu, out, in, first, second)) {
+        k_fail(gpu, (int)cudaErrorInvalidValue, "GPU %d: two convolutions of %dx%dx%dx%d cannot be done in one", gpu->index, in->n, in->h, in->w, in->c);
+        return;
+    }
+    if (in->type == YG_F16) k_pair_launch<__half>(gpu, out, in, first, second, residual);
+    else k_pair_launch<__nv_bfloat16>(gpu, out, in, first, second, residual);
+    k_launched(gpu, "two convolutions");
+}
+
 /* ---- weights */
 
 size_t yg_conv_bytes(const yg_conv *conv) {

@@ -557,6 +557,11 @@ void yg_conv_fold(yg_gpu *gpu, float *scale, float *bias, const yg_norm_rows *ro
    yg_norm_measure needs of out as it was before rounding. */
 void yg_conv_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *conv, const yg_ten *residual, float *moments);
 size_t yg_moment_floats(const yg_ten *out);
+/* yg_conv_fwd twice in one, the same bits where those do not split their sums: 3x3, 16 or 32 channels everywhere, 16-bit, on tensor cores
+   (_can). `out` shares no memory with `in`. _pays: a guess whether that is faster; needs no data. */
+bool yg_conv_pair_can(const yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *first, const yg_conv *second);
+bool yg_conv_pair_pays(const yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *first, const yg_conv *second);
+void yg_conv_pair_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg_conv *first, const yg_conv *second, const yg_ten *residual);
 void yg_conv_dgrad(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, const yg_conv *conv, bool accumulate);
 /* d_weight (K,R,S,C floats) and d_bias (NULL = not wanted) +=. `workspace` holds yg_wgrad_bytes of device memory. */
 void yg_conv_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_out, const yg_ten *in, const yg_conv *conv, void *workspace);

@@ -330,6 +330,51 @@ static void test_gpu_conv_upsampled(void) {
     device->compute = compute;
 }
 
+/* Two convolutions in one against the CPU's two, with the middle rounded, and bit by bit against two calls. */
+static void conv_check_pair(const conv_case *t, yg_type type) {
+    const size_t pixels = (size_t)t->n * (size_t)t->h * (size_t)t->w, count = pixels * (size_t)t->c, weights = 9 * (size_t)(t->c * t->c);
+    float *in = gpu_random(count, 1, type), *residual = gpu_random(count, 4, type), *have[2];
+    float *weight[2], *bias[2], *floats[2];
+    const bool added = t->options & CONV_RESIDUAL, biased = t->options & CONV_BIAS;
+    yg_conv conv[2];
+    for (int i = 0; i < 2; i++) {
+        weight[i] = gpu_random(weights, 5 + (uint64_t)i, type), bias[i] = gpu_random((size_t)t->c, 7 + (uint64_t)i, YG_F32);
+        floats[i] = gpu_floats(weight[i], weights);
+        conv[i] = conv_make(t, type, false);
+        if (biased) conv[i].bias = gpu_floats(bias[i], (size_t)t->c);
+        yg_conv_pack(gpu_device(), &conv[i], floats[i], NULL);
+    }
+    float *middle = conv_expected(t, in, weight[0], biased ? bias[0] : NULL, NULL);
+    for (size_t i = 0; i < count; i++) middle[i] = gpu_round(middle[i], type);
+    float *want = conv_expected(t, middle, weight[1], biased ? bias[1] : NULL, added ? residual : NULL);
+    gpu_block x = conv_tensor(t->n, t->h, t->w, t->c, t->in_pixel, t->in_channel, type), r = conv_tensor(t->n, t->h, t->w, t->c, t->out_pixel, t->out_channel, type);
+    conv_fill(&x, in, t->c);
+    conv_fill(&r, residual, t->c);
+    for (int i = 0; i < 2; i++) {
+        gpu_block y = conv_tensor(t->n, t->h, t->w, t->c, t->out_pixel, t->out_channel, type), z = conv_tensor(t->n, t->h, t->w, t->c, 0, 0, type);
+        CHECK(yg_conv_pair_can(gpu_device(), &y.t, &x.t, &conv[0], &conv[1]));
+        if (i == 0) yg_conv_pair_fwd(gpu_device(), &y.t, &x.t, &conv[0], &conv[1], added ? &r.t : NULL);
+        else yg_conv_fwd(gpu_device(), &z.t, &x.t, &conv[0], NULL, NULL), yg_conv_fwd(gpu_device(), &y.t, &z.t, &conv[1], added ? &r.t : NULL, NULL);
+        gpu_finish();
+        have[i] = gpu_read(&y);
+        gpu_free(&y), gpu_free(&z);
+    }
+    conv_compare(t, "two in one", type, have[0], want, count);
+    CHECK(!memcmp(have[0], have[1], count * sizeof(float)));
+    for (int i = 0; i < 2; i++) mem_free(weight[i]), mem_free(bias[i]), mem_free(have[i]), yg_free(gpu_device(), floats[i]), conv_free(&conv[i]);
+    mem_free(in), mem_free(residual), mem_free(middle), mem_free(want);
+    gpu_free(&x), gpu_free(&r);
+}
+
+static void test_gpu_conv_pair(void) {
+    static const conv_case cases[] = {
+        {1, 8, 8, 16, 16, 3, 1, 1, YG_SILU, CONV_BIAS, 0, 0, 0, 0},                        {2, 9, 7, 32, 32, 3, 1, 1, YG_SILU, CONV_BIAS | CONV_RESIDUAL, 64, 32, 96, 8},
+        {3, 1, 1, 16, 16, 3, 1, 1, YG_LINEAR, CONV_BIAS, 0, 0, 0, 0},                      {1, 17, 20, 32, 32, 3, 1, 1, YG_RELU, 0, 0, 0, 0, 0},
+        {1, 5, 26, 16, 16, 3, 1, 1, YG_LEAKYRELU, CONV_BIAS | CONV_RESIDUAL, 24, 8, 19, 3}, {2, 11, 3, 32, 32, 3, 1, 1, YG_MISH, CONV_RESIDUAL, 40, 0, 33, 1}};
+    for (int i = 0; i < YOLO_COUNT(cases); i++)
+        for (int type = 1; type < 3; type++) conv_check_pair(&cases[i], conv_types[type]);
+}
+
 /* Few pixels and long sums: those are split. */
 static void test_gpu_conv_splits(void) {
     static const conv_case cases[] = {
@@ -452,5 +497,6 @@ static const test_case tests_gpu_conv[] = {
     {"pack", "packed and turned weights against their definition", test_gpu_conv_pack},
     {"fold", "a batch norm folded into scale and bias", test_gpu_conv_fold},
     {"upsampled", "the first channels read from the map they are upsampled from", test_gpu_conv_upsampled},
+    {"pair", "two convolutions in one against the CPU's two, and the same bits as two calls", test_gpu_conv_pair},
     {"misfit", "shapes that do not fit are told", test_gpu_conv_misfit},
 };
