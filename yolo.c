@@ -11152,6 +11152,8 @@ typedef struct run_gpu_room {
 struct run_gpu_lane {
     yg_gpu *gpu;
     bool seeing;                        /* pictures in, boxes out */
+    bool *pairs;                        /* an entry an operator: it runs together with the next. run_gpu_pair_up guesses;
+                                           who measures may set others that can, before a pass */
     uint8_t *activations; size_t activation_bytes;
     float *staged, *host; size_t staged_bytes; /* input, then heads: on the device and pinned; of a lane for pictures heads alone */
     size_t heads_at[NET_MAX_LEVELS], heads_end; /* floats before a level's head in both */
@@ -11170,6 +11172,15 @@ static void run_gpu_buffers(const net *net, net_buffer *buffers) {
         net_buffer *low = &buffers[net->tensors[net->ops[i].low].buffer];
         low->last_op = YOLO_MAX(low->last_op, i);
     }
+}
+
+/* Is operator i a convolution whose result the next one, a convolution too, reads and nobody else, while its input lives on? */
+static bool run_gpu_is_pair(const net *net, int i) {
+    const net_op *first = &net->ops[i], *second = first + 1;
+    if (i + 1 == net->op_count || first->kind != NET_CONV || second->kind != NET_CONV || second->in != first->out || first->residual >= 0) return false;
+    const int middle = net->tensors[first->out].buffer;
+    if (second->residual >= 0 && net->tensors[second->residual].buffer == middle) return false;
+    return net->buffers[middle].first_op == i && net->buffers[middle].last_op == i + 1 && net->buffers[net->tensors[first->in].buffer].last_op > i;
 }
 
 /* What a place's GPU is; false for the CPU. */
@@ -11316,6 +11327,7 @@ static void run_gpu_lane_destroy(run_gpu_lane *gpu) {
         yg_host_free(gpu->gpu, gpu->kept);
     }
     yg_close(gpu->gpu);
+    mem_free(gpu->pairs);
     mem_free(gpu);
 }
 
@@ -11323,6 +11335,8 @@ static yolo_status run_gpu_lane_create(run_lane *lane, bool seeing, yolo_error *
     lane->gpu = mem_array(1, sizeof *lane->gpu);
     if (!lane->gpu) return err_memory(error, sizeof *lane->gpu);
     lane->gpu->seeing = seeing;
+    lane->gpu->pairs = mem_array((uint64_t)lane->net->op_count, sizeof *lane->gpu->pairs);
+    if (!lane->gpu->pairs) return err_memory(error, (uint64_t)lane->net->op_count * sizeof *lane->gpu->pairs);
     run_gpu_buffers(lane->net, lane->buffers);
     return run_gpu_open(&lane->gpu->gpu, lane->weights->gpu->place.gpu, error);
 }
@@ -11351,6 +11365,39 @@ static yolo_status run_gpu_reserve_pair(yg_gpu *gpu, void *device, void *host, s
     return pinned ? run_gpu_error(gpu, error) : err_memory(error, wanted);
 }
 
+/* A tensor of the graph in a block of activations. */
+static yg_ten run_gpu_view(const net_buffer *buffers, uint8_t *block, const net_tensor *t, int n, yg_type type) {
+    const net_buffer *buffer = &buffers[t->buffer];
+    const size_t size = type == YG_F32 ? 4 : 2;
+    return (yg_ten){block + (size_t)(buffer->offset + t->channel) * size, n, buffer->h, buffer->w, t->channels, buffer->channels, type};
+}
+
+/* The input, with the zeros behind its channels. */
+static yg_ten run_gpu_input(const net_buffer *buffers, uint8_t *block, const net_tensor *t, int n, yg_type type) {
+    yg_ten view = run_gpu_view(buffers, block, t, n, type);
+    view.c = (int)view.pixel;
+    return view;
+}
+
+/* A tensor of the lane; none for -1. */
+static yg_ten run_gpu_tensor(const run_lane *lane, int tensor) {
+    if (tensor < 0) return (yg_ten){0};
+    return run_gpu_view(lane->buffers, lane->gpu->activations, &lane->net->tensors[tensor], lane->n, lane->weights->gpu->type);
+}
+
+/* Decides which operators run together with the next. */
+static void run_gpu_pair_up(run_lane *lane) {
+    const net *net = lane->net;
+    const yg_conv *convolutions = lane->weights->gpu->convolutions;
+    bool *pairs = lane->gpu->pairs;
+    for (int i = 0; i < net->op_count; i++) {
+        pairs[i] = run_gpu_is_pair(net, i) && !(i && pairs[i - 1]);
+        if (!pairs[i]) continue;
+        const yg_ten in = run_gpu_tensor(lane, net->ops[i].in), out = run_gpu_tensor(lane, net->ops[i + 1].out);
+        pairs[i] = yg_conv_pair_pays(lane->gpu->gpu, &out, &in, &convolutions[i], &convolutions[i + 1]);
+    }
+}
+
 /* Makes room for the lane's size, whose plan takes `elements`. */
 static yolo_status run_gpu_lane_shape(run_lane *lane, int64_t elements, yolo_error *error) {
     run_gpu_lane *gpu = lane->gpu;
@@ -11365,6 +11412,7 @@ static yolo_status run_gpu_lane_shape(run_lane *lane, int64_t elements, yolo_err
     }
     gpu->heads_end = floats;
     run_gpu_reserve(gpu->gpu, &gpu->activations, &gpu->activation_bytes, (size_t)elements * size);
+    run_gpu_pair_up(lane);
     return gpu->seeing ? run_gpu_error(gpu->gpu, error)
                        : run_gpu_reserve_pair(gpu->gpu, &gpu->staged, &gpu->host, &gpu->staged_bytes, floats * sizeof(float), error);
 }
@@ -11418,34 +11466,28 @@ static yolo_status run_gpu_measure(const net *net, run_place place, int n, int h
     return status;
 }
 
-/* A tensor of the graph in a block of activations. */
-static yg_ten run_gpu_view(const net_buffer *buffers, uint8_t *block, const net_tensor *t, int n, yg_type type) {
-    const net_buffer *buffer = &buffers[t->buffer];
-    const size_t size = type == YG_F32 ? 4 : 2;
-    return (yg_ten){block + (size_t)(buffer->offset + t->channel) * size, n, buffer->h, buffer->w, t->channels, buffer->channels, type};
-}
-
-/* The input, with the zeros behind its channels. */
-static yg_ten run_gpu_input(const net_buffer *buffers, uint8_t *block, const net_tensor *t, int n, yg_type type) {
-    yg_ten view = run_gpu_view(buffers, block, t, n, type);
-    view.c = (int)view.pixel;
-    return view;
+static void run_gpu_pair(const run_lane *lane, int i) {
+    const net_op *first = &lane->net->ops[i], *second = first + 1;
+    const yg_conv *conv = &lane->weights->gpu->convolutions[i];
+    const yg_ten in = run_gpu_tensor(lane, first->in), out = run_gpu_tensor(lane, second->out), residual = run_gpu_tensor(lane, second->residual);
+    yg_conv_pair_fwd(lane->gpu->gpu, &out, &in, conv, conv + 1, residual.data ? &residual : NULL);
 }
 
 static void run_gpu_op(const run_lane *lane, int i) {
     const net *net = lane->net;
     const net_op *op = &net->ops[i];
     const run_gpu_lane *gpu = lane->gpu;
-    const yg_type type = lane->weights->gpu->type;
-    const yg_ten out = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->out], lane->n, type);
-    yg_ten in = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->in], lane->n, type), residual = {0}, low = {0};
-    if (op->in == net->input) in = run_gpu_input(lane->buffers, gpu->activations, &net->tensors[op->in], lane->n, type);
-    if (op->residual >= 0) residual = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->residual], lane->n, type);
-    if (op->low >= 0) low = run_gpu_view(lane->buffers, gpu->activations, &net->tensors[op->low], lane->n, type);
-    if (op->unread) return;
+    if (op->unread || (i && gpu->pairs[i - 1])) return;
+    if (gpu->pairs[i]) {
+        run_gpu_pair(lane, i);
+        return;
+    }
+    const yg_ten out = run_gpu_tensor(lane, op->out), residual = run_gpu_tensor(lane, op->residual), low = run_gpu_tensor(lane, op->low);
+    yg_ten in = run_gpu_tensor(lane, op->in);
+    if (op->in == net->input) in = run_gpu_input(lane->buffers, gpu->activations, &net->tensors[op->in], lane->n, lane->weights->gpu->type);
     switch (op->kind) {
     case NET_CONV:
-        yg_conv_upsampled_fwd(gpu->gpu, &out, &in, op->low >= 0 ? &low : NULL, &lane->weights->gpu->convolutions[i], op->residual >= 0 ? &residual : NULL, NULL);
+        yg_conv_upsampled_fwd(gpu->gpu, &out, &in, low.data ? &low : NULL, &lane->weights->gpu->convolutions[i], residual.data ? &residual : NULL, NULL);
         break;
     case NET_MAXPOOL: yg_maxpool_fwd(gpu->gpu, &out, &in, op->kernel, op->stride, op->padding); break;
     case NET_UPSAMPLE: yg_upsample2_fwd(gpu->gpu, &out, &in); break;

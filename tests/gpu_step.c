@@ -31,6 +31,8 @@ static bool gpu_step_model(pt_model *model) { return gpu_step_described(NULL, mo
 
 static run_place gpu_step_place(bool half) { return (run_place){0, half, gpu_device()}; }
 
+static bool gpu_step_alone; /* lanes run no two operators together */
+
 /* Heads of a forward pass on a place, one after the other; to be freed with mem_free. */
 static float *gpu_step_heads(const pt_model *model, run_place place, int n, int h, int w, size_t *count) {
     run_weights *weights = NULL;
@@ -42,6 +44,7 @@ static float *gpu_step_heads(const pt_model *model, run_place place, int n, int 
     yolo_status status = run_weights_create(&weights, &model->net, model->params, op_isa_best(), place, &error);
     if (status == YOLO_OK) status = run_lane_create(&lane, weights, &model->net, NULL, n, 32, 32, &error);
     if (status == YOLO_OK) status = run_lane_shape(lane, n, h, w, &error);
+    if (status == YOLO_OK && gpu_step_alone) memset(lane->gpu->pairs, 0, (size_t)model->net.op_count * sizeof *lane->gpu->pairs);
     if (status == YOLO_OK) {
         float *input = run_lane_input(lane);
         for (int i = 0; i < n * h * w * 3; i++) input[i] = (float)rng_uniform(&r);
@@ -289,6 +292,27 @@ static void test_gpu_batch(void) {
     pt_free(&model);
 }
 
+/* Seven bottlenecks of 16 and 32 channels, each in one kernel: the same bits. Floats are never done so. */
+static void test_gpu_pairs(void) {
+    pt_model model;
+    size_t count, others;
+    if (!gpu_step_model(&model)) return;
+    for (int half = 0; half < 2; half++) {
+        int64_t launches[3] = {gpu_step_launches()};
+        float *together = gpu_step_heads(&model, gpu_step_place(half), 1, 64, 96, &count);
+        launches[1] = gpu_step_launches();
+        gpu_step_alone = true;
+        float *alone = gpu_step_heads(&model, gpu_step_place(half), 1, 64, 96, &others);
+        gpu_step_alone = false;
+        launches[2] = gpu_step_launches();
+        gpu_step_check_launches("bottlenecks", launches[1] - launches[0], launches[2] - launches[1], half ? 7 : 0);
+        CHECK(count && count == others && !memcmp(together, alone, count * sizeof *alone));
+        mem_free(together);
+        mem_free(alone);
+    }
+    pt_free(&model);
+}
+
 /* Reading upsampled channels where they come from changes no bit of a forward pass; in training, tiles of another width may sum moments in
    another order. In the second network nothing else keeps the map that is read. */
 static void test_gpu_upsampled(void) {
@@ -488,6 +512,7 @@ static const test_case tests_gpu_step[] = {
     {"val", "metrics as on the CPU, from another device and other threads", test_gpu_val},
     {"step", "losses, gradients and statistics of a batch as on the CPU; twice the same bits", test_gpu_batch},
     {"upsampled", "upsamplings that are not written change nothing and save their launches", test_gpu_upsampled},
+    {"pairs", "bottlenecks in one kernel: the same bits, fewer launches", test_gpu_pairs},
     {"train", "two epochs end as on the CPU", test_gpu_train},
     {"resume", "interrupted and resumed: the same bits", test_gpu_train_resume},
 #ifdef TEST_EMULATED
