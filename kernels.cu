@@ -2610,6 +2610,9 @@ void yg_conv_pair_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, const yg
     }
     if (in->type == YG_F16) k_pair_launch<__half>(gpu, out, in, first, second, residual);
     else k_pair_launch<__nv_bfloat16>(gpu, out, in, first, second, residual);
+    k_conv_amount(gpu, out, in, second);
+    gpu->watch.next.bytes += (double)yg_conv_bytes(first);
+    gpu->watch.next.flops *= 2;
     k_launched(gpu, "two convolutions");
 }
 
@@ -3375,6 +3378,7 @@ void yg_conv_upsampled_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *in, con
     if (gpu->error || !k_conv_fits(gpu, out, in, conv, false) || (low && !k_conv_upsampled_fits(gpu, in, low, conv))) return;
     K_BY_TYPE(conv->type, k_hopper_or_any, gpu, out, in, low, conv, false, residual, moments);
     k_conv_amount(gpu, out, in, conv);
+    if (low) gpu->watch.next.bytes -= 3 * k_bytes(low);
     k_launched(gpu, "convolution");
 }
 
