@@ -19939,7 +19939,7 @@ static yolo_status tr_input_size(tr_rank *rank, const dl_batch *batch, int64_t n
 static yolo_status tr_loss(tr_rank *rank, const dl_batch *batch, const loss_target *targets, loss_parts *losses, yolo_error *error) {
     const net *net = &rank->run->model.net;
     const yolo_train_options *o = &rank->run->options;
-    ten heads[NET_MAX_LEVELS], gradients[NET_MAX_LEVELS];
+    ten heads[NET_MAX_LEVELS] = {{0}}, gradients[NET_MAX_LEVELS];
     for (int l = 0; l < net->level_count; l++) {
         heads[l] = grad_head(rank->grad, l);
         gradients[l] = grad_head_gradient(rank->grad, l);
@@ -20383,7 +20383,8 @@ static void tr_log_ranks(const tr_run *run) {
     log_write(&run->log, YOLO_LOG_INFO, "Number of CPU ranks: %d, %d thread%s each", run->rank_count, tr_rank_threads(run), tr_rank_threads(run) > 1 ? "s" : "");
     log_write(&run->log, YOLO_LOG_INFO, "Total batch: %d, %d per rank; batch norm over %s", run->batch, run->batch / run->rank_count,
               run->options.sync_bn ? "the whole batch" : "each rank's part");
-    log_write(&run->log, YOLO_LOG_INFO, "Gradients are added up by %s, in %d parts", run->group->back->name, run->bucket_count);
+    log_write(&run->log, YOLO_LOG_INFO, "Gradients are added up by %s, in %d part%s", run->group->back->name, run->bucket_count,
+              run->bucket_count > 1 ? "s" : "");
 }
 
 /* The summary of the network, a line of the log each. */
