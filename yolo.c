@@ -11,7 +11,7 @@
      5  str_ path_ hash_ rng_ f16_ cur_ val_  base: strings, paths, numbers, byte cursor, value trees
      6  ten_           tensors and dtypes
      7  img_           image core: resize, letterbox, drawing
-     8  codec_         picture files
+     8  codec_ wbp_    picture files
      9  yaml_ lbl_ data_  dataset text: yaml, class names, labels, picture lists
      10 zip_           archives: inflate, CRC, zip
      11 pkl_           pickles: machine and writer
@@ -2350,7 +2350,7 @@ static void img_draw_box(yolo_image *image, const yolo_box *box, const char *nam
     img_draw_marked(image, box, name, line_width, 7.0f * (float)line_width);
 }
 
-/* ==== 8 codec_: picture files ===================================================================================
+/* ==== 8 codec_ wbp_: picture files ==============================================================================
    Pictures are recognised by content, never by name. A header is read here first: dimensions, depth and what a file
    of that size can hold are checked before a decoder sees a byte. stb_image decodes JPEG and BMP and inflates PNG;
    the rest of PNG is done here, so that memory is bounded by the picture's size and 16-bit samples are rounded.
@@ -2423,6 +2423,7 @@ typedef struct codec_header {
     int channels, depth; /* PNG: samples a pixel and bits a sample */
     int colour;          /* PNG colour type */
     bool interlaced;     /* PNG */
+    bool animated;       /* WebP */
     size_t data;         /* BMP: offset of the pixels */
     uint64_t least;      /* JPEG: bytes that so many blocks take at the very least */
 } codec_header;
@@ -2882,6 +2883,1494 @@ static yolo_status codec_bmp_load(codec_file *file, const codec_header *header, 
     return codec_take_stb(file, width, height, pixels, image, error);
 }
 
+/* ---- WebP ----
+   RFC 9649: a RIFF file of chunks around a VP8 key frame (lossy, RFC 6386) or a VP8L stream (lossless). The pixels are libwebp's to the bit,
+   smoothed upsampling of chroma included. Opacity is decoded, so that damage to it is seen, and dropped. Of an animation the
+   first frame is read, on a black canvas as libwebp's own reader of animations begins with. Rows are decoded as they are put
+   out: beside the picture there are a few rows and, lossless, the 2^20 pixels that a copy may come from. */
+
+/* `c` reads a part of the file: the message tells its place there. */
+YOLO_PRINTF(4, 5)
+static yolo_status wbp_damaged(codec_file *file, const cur *c, yolo_error *error, const char *format, ...) {
+    char reason[200];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(reason, sizeof reason, format, arguments);
+    va_end(arguments);
+    cur_seek(&file->bytes, (size_t)(c->bytes - file->bytes.bytes) + (c->failed ? c->failed_at : c->at));
+    return codec_damaged(file, error, "%s", reason);
+}
+
+/* Where a picture goes: rows of RGB and, unless NULL, of opacity. `across` is the pixels from one row to the next. */
+typedef struct wbp_target { uint8_t *rgb, *alpha; size_t across; int width, height; } wbp_target;
+
+/* ---- WebP: VP8 key frames (RFC 6386) ---- */
+
+/* Quantizer steps of DC and AC by index. RFC 6386, 14.1 */
+static const uint8_t wbp_dc_steps[128] = {
+    4, 5, 6, 7, 8, 9, 10, 10, 11, 12, 13, 14, 15, 16, 17, 17, 18, 19, 20, 20, 21, 21, 22, 22, 23, 23, 24, 25, 25, 26, 27, 28, 29, 30, 31,
+    32, 33, 34, 35, 36, 37, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62,
+    63, 64, 65, 66, 67, 68, 69, 70, 71, 72, 73, 74, 75, 76, 76, 77, 78, 79, 80, 81, 82, 83, 84, 85, 86, 87, 88, 89, 91, 93, 95, 96, 98,
+    100, 101, 102, 104, 106, 108, 110, 112, 114, 116, 118, 122, 124, 126, 128, 130, 132, 134, 136, 138, 140, 143, 145, 148, 151, 154, 157};
+static const uint16_t wbp_ac_steps[128] = {
+    4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38,
+    39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 60, 62, 64, 66, 68, 70, 72, 74, 76, 78, 80, 82, 84,
+    86, 88, 90, 92, 94, 96, 98, 100, 102, 104, 106, 108, 110, 112, 114, 116, 119, 122, 125, 128, 131, 134, 137, 140, 143, 146, 149, 152,
+    155, 158, 161, 164, 167, 170, 173, 177, 181, 185, 189, 193, 197, 201, 205, 209, 213, 217, 221, 225, 229, 234, 239, 245, 249, 254, 259,
+    264, 269, 274, 279, 284};
+
+/* Probabilities at the nodes of wbp_tree, for the mode above and the mode at the left. 11.5 */
+static const uint8_t wbp_mode_probabilities[10 * 10 * 9] = {
+    231, 120, 48, 89, 115, 113, 120, 152, 112, 152, 179, 64, 126, 170, 118, 46, 70, 95, 175, 69, 143, 80, 85, 82, 72, 155, 103, 56, 58,
+    10, 171, 218, 189, 17, 13, 152, 144, 71, 10, 38, 171, 213, 144, 34, 26, 114, 26, 17, 163, 44, 195, 21, 10, 173, 121, 24, 80, 195, 26,
+    62, 44, 64, 85, 170, 46, 55, 19, 136, 160, 33, 206, 71, 63, 20, 8, 114, 114, 208, 12, 9, 226, 81, 40, 11, 96, 182, 84, 29, 16, 36,
+    134, 183, 89, 137, 98, 101, 106, 165, 148, 72, 187, 100, 130, 157, 111, 32, 75, 80, 66, 102, 167, 99, 74, 62, 40, 234, 128, 41, 53, 9,
+    178, 241, 141, 26, 8, 107, 104, 79, 12, 27, 217, 255, 87, 17, 7, 74, 43, 26, 146, 73, 166, 49, 23, 157, 65, 38, 105, 160, 51, 52, 31,
+    115, 128, 87, 68, 71, 44, 114, 51, 15, 186, 23, 47, 41, 14, 110, 182, 183, 21, 17, 194, 66, 45, 25, 102, 197, 189, 23, 18, 22, 88, 88,
+    147, 150, 42, 46, 45, 196, 205, 43, 97, 183, 117, 85, 38, 35, 179, 61, 39, 53, 200, 87, 26, 21, 43, 232, 171, 56, 34, 51, 104, 114,
+    102, 29, 93, 77, 107, 54, 32, 26, 51, 1, 81, 43, 31, 39, 28, 85, 171, 58, 165, 90, 98, 64, 34, 22, 116, 206, 23, 34, 43, 166, 73, 68,
+    25, 106, 22, 64, 171, 36, 225, 114, 34, 19, 21, 102, 132, 188, 16, 76, 124, 62, 18, 78, 95, 85, 57, 50, 48, 51, 193, 101, 35, 159,
+    215, 111, 89, 46, 111, 60, 148, 31, 172, 219, 228, 21, 18, 111, 112, 113, 77, 85, 179, 255, 38, 120, 114, 40, 42, 1, 196, 245, 209,
+    10, 25, 109, 100, 80, 8, 43, 154, 1, 51, 26, 71, 88, 43, 29, 140, 166, 213, 37, 43, 154, 61, 63, 30, 155, 67, 45, 68, 1, 209, 142, 78,
+    78, 16, 255, 128, 34, 197, 171, 41, 40, 5, 102, 211, 183, 4, 1, 221, 51, 50, 17, 168, 209, 192, 23, 25, 82, 125, 98, 42, 88, 104, 85,
+    117, 175, 82, 95, 84, 53, 89, 128, 100, 113, 101, 45, 75, 79, 123, 47, 51, 128, 81, 171, 1, 57, 17, 5, 71, 102, 57, 53, 41, 49, 115,
+    21, 2, 10, 102, 255, 166, 23, 6, 38, 33, 13, 121, 57, 73, 26, 1, 85, 41, 10, 67, 138, 77, 110, 90, 47, 114, 101, 29, 16, 10, 85, 128,
+    101, 196, 26, 57, 18, 10, 102, 102, 213, 34, 20, 43, 117, 20, 15, 36, 163, 128, 68, 1, 26, 138, 31, 36, 171, 27, 166, 38, 44, 229, 67,
+    87, 58, 169, 82, 115, 26, 59, 179, 63, 59, 90, 180, 59, 166, 93, 73, 154, 40, 40, 21, 116, 143, 209, 34, 39, 175, 57, 46, 22, 24, 128,
+    1, 54, 17, 37, 47, 15, 16, 183, 34, 223, 49, 45, 183, 46, 17, 33, 183, 6, 98, 15, 32, 183, 65, 32, 73, 115, 28, 128, 23, 128, 205, 40,
+    3, 9, 115, 51, 192, 18, 6, 223, 87, 37, 9, 115, 59, 77, 64, 21, 47, 104, 55, 44, 218, 9, 54, 53, 130, 226, 64, 90, 70, 205, 40, 41,
+    23, 26, 57, 54, 57, 112, 184, 5, 41, 38, 166, 213, 30, 34, 26, 133, 152, 116, 10, 32, 134, 75, 32, 12, 51, 192, 255, 160, 43, 51, 39,
+    19, 53, 221, 26, 114, 32, 73, 255, 31, 9, 65, 234, 2, 15, 1, 118, 73, 88, 31, 35, 67, 102, 85, 55, 186, 85, 56, 21, 23, 111, 59, 205,
+    45, 37, 192, 55, 38, 70, 124, 73, 102, 1, 34, 98, 102, 61, 71, 37, 34, 53, 31, 243, 192, 69, 60, 71, 38, 73, 119, 28, 222, 37, 68, 45,
+    128, 34, 1, 47, 11, 245, 171, 62, 17, 19, 70, 146, 85, 55, 62, 70, 75, 15, 9, 9, 64, 255, 184, 119, 16, 37, 43, 37, 154, 100, 163, 85,
+    160, 1, 63, 9, 92, 136, 28, 64, 32, 201, 85, 86, 6, 28, 5, 64, 255, 25, 248, 1, 56, 8, 17, 132, 137, 255, 55, 116, 128, 58, 15, 20,
+    82, 135, 57, 26, 121, 40, 164, 50, 31, 137, 154, 133, 25, 35, 218, 51, 103, 44, 131, 131, 123, 31, 6, 158, 86, 40, 64, 135, 148, 224,
+    45, 183, 128, 22, 26, 17, 131, 240, 154, 14, 1, 209, 83, 12, 13, 54, 192, 255, 68, 47, 28, 45, 16, 21, 91, 64, 222, 7, 1, 197, 56, 21,
+    39, 155, 60, 138, 23, 102, 213, 85, 26, 85, 85, 128, 128, 32, 146, 171, 18, 11, 7, 63, 144, 171, 4, 4, 246, 35, 27, 10, 146, 174, 171,
+    12, 26, 128, 190, 80, 35, 99, 180, 80, 126, 54, 45, 85, 126, 47, 87, 176, 51, 41, 20, 32, 101, 75, 128, 139, 118, 146, 116, 128, 85,
+    56, 41, 15, 176, 236, 85, 37, 9, 62, 146, 36, 19, 30, 171, 255, 97, 27, 20, 71, 30, 17, 119, 118, 255, 17, 18, 138, 101, 38, 60, 138,
+    55, 70, 43, 26, 142, 138, 45, 61, 62, 219, 1, 81, 188, 64, 32, 41, 20, 117, 151, 142, 20, 21, 163, 112, 19, 12, 61, 195, 128, 48, 4,
+    24};
+
+/* Probabilities of coefficients by kind of block, band, context and node, unless the file has its own; and how probable it
+   is that it has. 13.5, 13.4 */
+static const uint8_t wbp_token_defaults[4 * 8 * 3 * 11] = {
+    128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+    128, 128, 128, 128, 128, 128, 253, 136, 254, 255, 228, 219, 128, 128, 128, 128, 128, 189, 129, 242, 255, 227, 213, 255, 219, 128, 128,
+    128, 106, 126, 227, 252, 214, 209, 255, 255, 128, 128, 128, 1, 98, 248, 255, 236, 226, 255, 255, 128, 128, 128, 181, 133, 238, 254,
+    221, 234, 255, 154, 128, 128, 128, 78, 134, 202, 247, 198, 180, 255, 219, 128, 128, 128, 1, 185, 249, 255, 243, 255, 128, 128, 128,
+    128, 128, 184, 150, 247, 255, 236, 224, 128, 128, 128, 128, 128, 77, 110, 216, 255, 236, 230, 128, 128, 128, 128, 128, 1, 101, 251,
+    255, 241, 255, 128, 128, 128, 128, 128, 170, 139, 241, 252, 236, 209, 255, 255, 128, 128, 128, 37, 116, 196, 243, 228, 255, 255, 255,
+    128, 128, 128, 1, 204, 254, 255, 245, 255, 128, 128, 128, 128, 128, 207, 160, 250, 255, 238, 128, 128, 128, 128, 128, 128, 102, 103,
+    231, 255, 211, 171, 128, 128, 128, 128, 128, 1, 152, 252, 255, 240, 255, 128, 128, 128, 128, 128, 177, 135, 243, 255, 234, 225, 128,
+    128, 128, 128, 128, 80, 129, 211, 255, 194, 224, 128, 128, 128, 128, 128, 1, 1, 255, 128, 128, 128, 128, 128, 128, 128, 128, 246, 1,
+    255, 128, 128, 128, 128, 128, 128, 128, 128, 255, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 198, 35, 237, 223, 193, 187, 162,
+    160, 145, 155, 62, 131, 45, 198, 221, 172, 176, 220, 157, 252, 221, 1, 68, 47, 146, 208, 149, 167, 221, 162, 255, 223, 128, 1, 149,
+    241, 255, 221, 224, 255, 255, 128, 128, 128, 184, 141, 234, 253, 222, 220, 255, 199, 128, 128, 128, 81, 99, 181, 242, 176, 190, 249,
+    202, 255, 255, 128, 1, 129, 232, 253, 214, 197, 242, 196, 255, 255, 128, 99, 121, 210, 250, 201, 198, 255, 202, 128, 128, 128, 23, 91,
+    163, 242, 170, 187, 247, 210, 255, 255, 128, 1, 200, 246, 255, 234, 255, 128, 128, 128, 128, 128, 109, 178, 241, 255, 231, 245, 255,
+    255, 128, 128, 128, 44, 130, 201, 253, 205, 192, 255, 255, 128, 128, 128, 1, 132, 239, 251, 219, 209, 255, 165, 128, 128, 128, 94,
+    136, 225, 251, 218, 190, 255, 255, 128, 128, 128, 22, 100, 174, 245, 186, 161, 255, 199, 128, 128, 128, 1, 182, 249, 255, 232, 235,
+    128, 128, 128, 128, 128, 124, 143, 241, 255, 227, 234, 128, 128, 128, 128, 128, 35, 77, 181, 251, 193, 211, 255, 205, 128, 128, 128,
+    1, 157, 247, 255, 236, 231, 255, 255, 128, 128, 128, 121, 141, 235, 255, 225, 227, 255, 255, 128, 128, 128, 45, 99, 188, 251, 195,
+    217, 255, 224, 128, 128, 128, 1, 1, 251, 255, 213, 255, 128, 128, 128, 128, 128, 203, 1, 248, 255, 255, 128, 128, 128, 128, 128, 128,
+    137, 1, 177, 255, 224, 255, 128, 128, 128, 128, 128, 253, 9, 248, 251, 207, 208, 255, 192, 128, 128, 128, 175, 13, 224, 243, 193, 185,
+    249, 198, 255, 255, 128, 73, 17, 171, 221, 161, 179, 236, 167, 255, 234, 128, 1, 95, 247, 253, 212, 183, 255, 255, 128, 128, 128, 239,
+    90, 244, 250, 211, 209, 255, 255, 128, 128, 128, 155, 77, 195, 248, 188, 195, 255, 255, 128, 128, 128, 1, 24, 239, 251, 218, 219, 255,
+    205, 128, 128, 128, 201, 51, 219, 255, 196, 186, 128, 128, 128, 128, 128, 69, 46, 190, 239, 201, 218, 255, 228, 128, 128, 128, 1, 191,
+    251, 255, 255, 128, 128, 128, 128, 128, 128, 223, 165, 249, 255, 213, 255, 128, 128, 128, 128, 128, 141, 124, 248, 255, 255, 128, 128,
+    128, 128, 128, 128, 1, 16, 248, 255, 255, 128, 128, 128, 128, 128, 128, 190, 36, 230, 255, 236, 255, 128, 128, 128, 128, 128, 149, 1,
+    255, 128, 128, 128, 128, 128, 128, 128, 128, 1, 226, 255, 128, 128, 128, 128, 128, 128, 128, 128, 247, 192, 255, 128, 128, 128, 128,
+    128, 128, 128, 128, 240, 128, 255, 128, 128, 128, 128, 128, 128, 128, 128, 1, 134, 252, 255, 255, 128, 128, 128, 128, 128, 128, 213,
+    62, 250, 255, 255, 128, 128, 128, 128, 128, 128, 55, 93, 255, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+    128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128, 128,
+    202, 24, 213, 235, 186, 191, 220, 160, 240, 175, 255, 126, 38, 182, 232, 169, 184, 228, 174, 255, 187, 128, 61, 46, 138, 219, 151,
+    178, 240, 170, 255, 216, 128, 1, 112, 230, 250, 199, 191, 247, 159, 255, 255, 128, 166, 109, 228, 252, 211, 215, 255, 174, 128, 128,
+    128, 39, 77, 162, 232, 172, 180, 245, 178, 255, 255, 128, 1, 52, 220, 246, 198, 199, 249, 220, 255, 255, 128, 124, 74, 191, 243, 183,
+    193, 250, 221, 255, 255, 128, 24, 71, 130, 219, 154, 170, 243, 182, 255, 255, 128, 1, 182, 225, 249, 219, 240, 255, 224, 128, 128,
+    128, 149, 150, 226, 252, 216, 205, 255, 171, 128, 128, 128, 28, 108, 170, 242, 183, 194, 254, 223, 255, 255, 128, 1, 81, 230, 252,
+    204, 203, 255, 192, 128, 128, 128, 123, 102, 209, 247, 188, 196, 255, 233, 128, 128, 128, 20, 95, 153, 243, 164, 173, 255, 203, 128,
+    128, 128, 1, 222, 248, 255, 216, 213, 128, 128, 128, 128, 128, 168, 175, 246, 252, 235, 205, 255, 255, 128, 128, 128, 47, 116, 215,
+    255, 211, 212, 255, 255, 128, 128, 128, 1, 121, 236, 253, 212, 214, 255, 255, 128, 128, 128, 141, 84, 213, 252, 201, 202, 255, 219,
+    128, 128, 128, 42, 80, 160, 240, 162, 185, 255, 205, 128, 128, 128, 1, 1, 255, 128, 128, 128, 128, 128, 128, 128, 128, 244, 1, 255,
+    128, 128, 128, 128, 128, 128, 128, 128, 238, 1, 255, 128, 128, 128, 128, 128, 128, 128, 128};
+static const uint8_t wbp_token_updates[4 * 8 * 3 * 11] = {
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 255, 255, 176, 246, 255, 255, 255, 255, 255, 255, 255, 255, 255, 223, 241, 252, 255, 255, 255, 255, 255, 255, 255,
+    255, 249, 253, 253, 255, 255, 255, 255, 255, 255, 255, 255, 255, 244, 252, 255, 255, 255, 255, 255, 255, 255, 255, 234, 254, 254, 255,
+    255, 255, 255, 255, 255, 255, 255, 253, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 246, 254, 255, 255, 255, 255, 255, 255,
+    255, 255, 239, 253, 254, 255, 255, 255, 255, 255, 255, 255, 255, 254, 255, 254, 255, 255, 255, 255, 255, 255, 255, 255, 255, 248, 254,
+    255, 255, 255, 255, 255, 255, 255, 255, 251, 255, 254, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 253, 254, 255, 255, 255, 255, 255, 255, 255, 255, 251, 254, 254, 255, 255, 255, 255, 255, 255, 255, 255, 254, 255,
+    254, 255, 255, 255, 255, 255, 255, 255, 255, 255, 254, 253, 255, 254, 255, 255, 255, 255, 255, 255, 250, 255, 254, 255, 254, 255, 255,
+    255, 255, 255, 255, 254, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 217, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 255, 225, 252, 241, 253, 255, 255, 254, 255, 255, 255, 255, 234, 250, 241, 250, 253, 255, 253, 254, 255, 255, 255,
+    255, 254, 255, 255, 255, 255, 255, 255, 255, 255, 255, 223, 254, 254, 255, 255, 255, 255, 255, 255, 255, 255, 238, 253, 254, 254, 255,
+    255, 255, 255, 255, 255, 255, 255, 248, 254, 255, 255, 255, 255, 255, 255, 255, 255, 249, 254, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 253, 255, 255, 255, 255, 255, 255, 255, 255, 255, 247, 254, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 253, 254, 255, 255, 255, 255, 255, 255,
+    255, 255, 252, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 254, 254,
+    255, 255, 255, 255, 255, 255, 255, 255, 253, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 254, 253, 255, 255, 255, 255, 255, 255, 255, 255, 250, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 254, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 186, 251, 250, 255, 255, 255, 255, 255, 255, 255, 255, 234,
+    251, 244, 254, 255, 255, 255, 255, 255, 255, 255, 251, 251, 243, 253, 254, 255, 254, 255, 255, 255, 255, 255, 253, 254, 255, 255, 255,
+    255, 255, 255, 255, 255, 236, 253, 254, 255, 255, 255, 255, 255, 255, 255, 255, 251, 253, 253, 254, 254, 255, 255, 255, 255, 255, 255,
+    255, 254, 254, 255, 255, 255, 255, 255, 255, 255, 255, 254, 254, 254, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 254, 255, 255, 255, 255, 255, 255, 255, 255, 255, 254, 254, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 254, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 254, 255, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 248, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 250, 254, 252, 254, 255, 255, 255,
+    255, 255, 255, 255, 248, 254, 249, 253, 255, 255, 255, 255, 255, 255, 255, 255, 253, 253, 255, 255, 255, 255, 255, 255, 255, 255, 246,
+    253, 253, 255, 255, 255, 255, 255, 255, 255, 255, 252, 254, 251, 254, 254, 255, 255, 255, 255, 255, 255, 255, 254, 252, 255, 255, 255,
+    255, 255, 255, 255, 255, 248, 254, 253, 255, 255, 255, 255, 255, 255, 255, 255, 253, 255, 254, 254, 255, 255, 255, 255, 255, 255, 255,
+    255, 251, 254, 255, 255, 255, 255, 255, 255, 255, 255, 245, 251, 254, 255, 255, 255, 255, 255, 255, 255, 255, 253, 253, 254, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 251, 253, 255, 255, 255, 255, 255, 255, 255, 255, 252, 253, 254, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 254, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 252, 255, 255, 255, 255, 255, 255, 255, 255, 255, 249, 255, 254, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 255, 254, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 253, 255, 255, 255, 255, 255, 255,
+    255, 255, 250, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255, 255, 255, 255, 255, 255, 254, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+    255, 255, 255};
+
+/* The arithmetic decoder of section 7. `value` >> `bits` is what is compared, so `bits` < 0 means that more is needed. A byte behind the
+   end reads as zero and makes the cursor fail. */
+typedef struct wbp_bool { cur in; uint64_t value; uint32_t range; int bits; } wbp_bool;
+
+static wbp_bool wbp_bool_make(const uint8_t *bytes, size_t size) { return (wbp_bool){.in = cur_make(bytes, size), .range = 255, .bits = -8}; }
+
+static inline void wbp_bool_fill(wbp_bool *b) {
+    if (b->in.size - b->in.at >= 7) {
+        const uint8_t *p = b->in.bytes + b->in.at;
+        uint64_t high = (uint64_t)p[0] << 24 | (uint64_t)p[1] << 16 | (uint64_t)p[2] << 8 | p[3];
+        b->value = b->value << 56 | high << 24 | (uint64_t)p[4] << 16 | (uint64_t)p[5] << 8 | p[6];
+        b->in.at += 7;
+        b->bits += 56;
+    } else {
+        b->value = b->value << 8 | cur_be(&b->in, 1);
+        b->bits += 8;
+    }
+}
+
+/* How far a range below 128 is to be shifted. */
+static inline int wbp_shift(uint32_t range) {
+#ifdef __GNUC__
+    return __builtin_clz(range) - 24;
+#else
+    int shift = 0;
+    while (range << shift < 128) shift++;
+    return shift;
+#endif
+}
+
+/* A bit that is 0 with `probability` of 256. */
+static inline int wbp_bit(wbp_bool *b, int probability) {
+    if (b->bits < 0) wbp_bool_fill(b);
+    uint32_t split = 1 + ((b->range - 1) * (uint32_t)probability >> 8);
+    uint64_t limit = (uint64_t)split << b->bits;
+    int bit = b->value >= limit;
+    b->range = bit ? b->range - split : split;
+    if (bit) b->value -= limit;
+    int shift = wbp_shift(b->range);
+    b->range <<= shift;
+    b->bits -= shift;
+    return bit;
+}
+
+static int wbp_number(wbp_bool *b, int bits) {
+    int value = 0;
+    for (int i = 0; i < bits; i++) value = value << 1 | wbp_bit(b, 128);
+    return value;
+}
+
+/* A flag, and where it is set a magnitude and a sign; else 0. */
+static int wbp_signed(wbp_bool *b, int bits) {
+    if (!wbp_bit(b, 128)) return 0;
+    int value = wbp_number(b, bits);
+    return wbp_bit(b, 128) ? -value : value;
+}
+
+enum { WBP_Y_AFTER_Y2, WBP_Y2, WBP_CHROMA, WBP_Y_WITH_DC };          /* kinds of block, as the token probabilities have them */
+enum { WBP_DC, WBP_TRUE_MOTION, WBP_VERTICAL, WBP_HORIZONTAL };      /* modes of a macroblock; of a 4x4 block, the first of ten */
+enum { WBP_CONTEXTS = 9 };                                           /* a side of a macroblock: 4 Y, 2 U, 2 V blocks, Y2 */
+enum { WBP_PAD = 32 };                                               /* bytes before a row of samples */
+
+/* How the edges of a macroblock are smoothed; `limit` 0 = not at all. */
+typedef struct wbp_strength { uint8_t limit, inner, variance; bool inside; } wbp_strength;
+
+typedef struct wbp_macroblock {
+    int segment, luma, chroma;  /* luma < 0: by 4x4 blocks */
+    uint8_t modes[16];
+    uint8_t extents[24];        /* Y, U, V blocks: 0 = no coefficients, 1 = DC alone, 2 = more */
+    int16_t coefficients[24 * 16];
+} wbp_macroblock;
+
+/* A frame being decoded, one row of macroblocks after the other. `planes` are strips of Y, U, V: a row kept, the macroblock row
+   before, the one at hand. Prediction goes by samples before smoothing: `above` has those of the row before. */
+typedef struct wbp_vp8 {
+    arena memory;
+    int width, height, across, down;                /* pixels; macroblocks */
+    wbp_bool modes, parts[8];
+    int part_count;
+    bool segment_map, skips, simple, smooth;
+    uint8_t segment_tree[3];
+    int skip_probability;
+    int steps[4][4][2];                             /* of a segment and a kind of block: DC, AC */
+    wbp_strength strengths[4][2];                   /* of a segment, without and with 4x4 modes */
+    uint8_t tokens[4][17][3][11];                   /* by kind, position, context, node */
+    uint8_t *modes_above, modes_left[4];
+    uint8_t *filled_above, filled_left[WBP_CONTEXTS]; /* had the neighbour coefficients? */
+    wbp_strength *row;
+    ptrdiff_t stride[3];
+    uint8_t *planes[3], *above[3], *chroma[2];      /* chroma: a row of U and V at full width */
+    wbp_macroblock block;
+} wbp_vp8;
+
+/* Segments: each with a quantizer and a filter level of its own, or a difference to the picture's. 9.3 */
+typedef struct wbp_segments { bool used, absolute; int quantizers[4], levels[4]; } wbp_segments;
+
+static wbp_segments wbp_read_segments(wbp_vp8 *v) {
+    wbp_bool *b = &v->modes;
+    wbp_segments s = {.used = wbp_bit(b, 128)};
+    if (!s.used) return s;
+    v->segment_map = wbp_bit(b, 128);
+    if (wbp_bit(b, 128)) {
+        s.absolute = wbp_bit(b, 128);
+        for (int i = 0; i < 4; i++) s.quantizers[i] = wbp_signed(b, 7);
+        for (int i = 0; i < 4; i++) s.levels[i] = wbp_signed(b, 6);
+    }
+    for (int i = 0; i < 3; i++) v->segment_tree[i] = (uint8_t)(v->segment_map && wbp_bit(b, 128) ? wbp_number(b, 8) : 255);
+    return s;
+}
+
+/* The loop filter's part of the header. 9.6, 15.2 */
+static void wbp_read_filter(wbp_vp8 *v, const wbp_segments *segments) {
+    wbp_bool *b = &v->modes;
+    v->simple = wbp_bit(b, 128);
+    int level = wbp_number(b, 6), sharpness = wbp_number(b, 3), deltas[8] = {0};
+    bool adjusted = wbp_bit(b, 128);
+    if (adjusted && wbp_bit(b, 128))
+        for (int i = 0; i < 8; i++) deltas[i] = wbp_signed(b, 6); /* of reference frames, then of modes */
+    v->smooth = level > 0;
+    for (int s = 0; s < 4; s++)
+        for (int split = 0; split < 2; split++) {
+            int own = segments->used ? segments->levels[s] + (segments->absolute ? 0 : level) : level;
+            if (adjusted) own += deltas[0] + (split ? deltas[4] : 0);
+            own = YOLO_CLAMP(own, 0, 63);
+            int inner = sharpness > 4 ? own >> 2 : sharpness ? own >> 1 : own;
+            if (sharpness) inner = YOLO_MIN(inner, 9 - sharpness);
+            inner = YOLO_MAX(inner, 1);
+            v->strengths[s][split] = (wbp_strength){(uint8_t)(own ? 2 * own + inner : 0), (uint8_t)inner,
+                                                    (uint8_t)(own >= 40 ? 2 : own >= 15), split};
+        }
+}
+
+static void wbp_read_steps(wbp_vp8 *v, const wbp_segments *segments) {
+    wbp_bool *b = &v->modes;
+    int base = wbp_number(b, 7), deltas[5]; /* Y DC, Y2 DC, Y2 AC, chroma DC, chroma AC */
+    for (int i = 0; i < 5; i++) deltas[i] = wbp_signed(b, 4);
+    for (int s = 0; s < 4; s++) {
+        int q = segments->used ? segments->quantizers[s] + (segments->absolute ? 0 : base) : base, at[6];
+        for (int i = 0; i < 6; i++) {
+            int index = q + (i ? deltas[i - 1] : 0);
+            at[i] = YOLO_CLAMP(index, 0, i == 4 ? 117 : 127);
+        }
+        int (*steps)[2] = v->steps[s];
+        for (int kind = 0; kind < 4; kind += 3) steps[kind][0] = wbp_dc_steps[at[1]], steps[kind][1] = wbp_ac_steps[at[0]];
+        steps[WBP_Y2][0] = wbp_dc_steps[at[2]] * 2;
+        steps[WBP_Y2][1] = YOLO_MAX(wbp_ac_steps[at[3]] * 155 / 100, 8);
+        steps[WBP_CHROMA][0] = wbp_dc_steps[at[4]];
+        steps[WBP_CHROMA][1] = wbp_ac_steps[at[5]];
+    }
+}
+
+static void wbp_read_tokens(wbp_vp8 *v) {
+    static const uint8_t bands[17] = {0, 1, 2, 3, 6, 4, 5, 6, 6, 6, 6, 6, 6, 6, 6, 7, 0};
+    uint8_t read[4 * 8 * 3 * 11];
+    for (int i = 0; i < YOLO_COUNT(read); i++)
+        read[i] = (uint8_t)(wbp_bit(&v->modes, wbp_token_updates[i]) ? wbp_number(&v->modes, 8) : wbp_token_defaults[i]);
+    for (int kind = 0; kind < 4; kind++)
+        for (int at = 0; at < 17; at++) memcpy(v->tokens[kind][at], read + (kind * 8 + bands[at]) * 33, 33);
+}
+
+/* The frame header; `file` is at the chunk's data. 9.1 to 9.11 */
+static yolo_status wbp_vp8_header(codec_file *file, cur *c, wbp_vp8 *v, yolo_error *error) {
+    uint64_t tag = cur_le(c, 3), start = cur_be(c, 3), width = cur_le(c, 2) & 0x3fff, height = cur_le(c, 2) & 0x3fff;
+    uint64_t size = tag >> 5, version = tag >> 1 & 7;
+    if (c->failed) return wbp_damaged(file, c, error, "VP8 frame header cut short");
+    if ((tag & 1) || start != 0x9d012a) return wbp_damaged(file, c, error, "VP8 data that does not begin with a key frame");
+    if (version > 3 || !(tag >> 4 & 1))
+        return wbp_damaged(file, c, error, "VP8 frame of version %d%s, expected 0 to 3, shown", (int)version, tag >> 4 & 1 ? "" : ", not shown");
+    if ((int)width != v->width || (int)height != v->height)
+        return wbp_damaged(file, c, error, "VP8 frame of %d x %d pixels, expected %d x %d", (int)width, (int)height, v->width, v->height);
+    const uint8_t *first = cur_take(c, size);
+    if (!first) return wbp_damaged(file, c, error, "VP8 modes are cut short: %d bytes expected", (int)size);
+    v->modes = wbp_bool_make(first, (size_t)size);
+    wbp_number(&v->modes, 2); /* colour space, clamping: without effect */
+    wbp_segments segments = wbp_read_segments(v);
+    wbp_read_filter(v, &segments);
+    v->part_count = 1 << wbp_number(&v->modes, 2);
+    wbp_read_steps(v, &segments);
+    wbp_bit(&v->modes, 128); /* whether the probabilities outlive the frame */
+    wbp_read_tokens(v);
+    v->skips = wbp_bit(&v->modes, 128);
+    v->skip_probability = v->skips ? wbp_number(&v->modes, 8) : 0;
+    const uint8_t *sizes = cur_take(c, 3 * (uint64_t)(v->part_count - 1));
+    for (int i = 0; i < v->part_count && !c->failed; i++) {
+        const uint8_t *s = sizes + 3 * i;
+        uint64_t length = i + 1 < v->part_count ? s[0] | (uint64_t)s[1] << 8 | (uint64_t)s[2] << 16 : c->size - c->at;
+        v->parts[i] = wbp_bool_make(cur_take(c, length), (size_t)length);
+    }
+    if (c->failed || v->modes.in.failed) return wbp_damaged(file, c->failed ? c : &v->modes.in, error, "VP8 data is cut short");
+    return YOLO_OK;
+}
+
+/* A mode of a 4x4 block. The tree of 11.2 */
+static int wbp_read_mode(wbp_bool *b, int above, int left) {
+    static const int8_t tree[18] = {-WBP_DC, 2, -WBP_TRUE_MOTION, 4, -WBP_VERTICAL, 6, 8, 12, -WBP_HORIZONTAL, 10, -5, -6, -4, 14, -7, 16, -8, -9};
+    const uint8_t *p = wbp_mode_probabilities + (above * 10 + left) * 9;
+    int node = 0;
+    do node = tree[node + wbp_bit(b, p[node >> 1])];
+    while (node > 0);
+    return -node;
+}
+
+/* A macroblock's header: its segment and modes. True where it has no coefficients. 19.3 */
+static bool wbp_read_modes(wbp_vp8 *v, int x) {
+    wbp_bool *b = &v->modes;
+    wbp_macroblock *m = &v->block;
+    uint8_t *above = v->modes_above + x * 4, *left = v->modes_left;
+    m->segment = 0;
+    if (v->segment_map) {
+        bool high = wbp_bit(b, v->segment_tree[0]);
+        m->segment = 2 * high + wbp_bit(b, v->segment_tree[1 + high]);
+    }
+    bool skip = v->skips && wbp_bit(b, v->skip_probability);
+    m->luma = -1;
+    if (wbp_bit(b, 145)) {
+        if (wbp_bit(b, 156)) m->luma = wbp_bit(b, 128) ? WBP_TRUE_MOTION : WBP_HORIZONTAL;
+        else m->luma = wbp_bit(b, 163) ? WBP_VERTICAL : WBP_DC;
+        memset(above, m->luma, 4);
+        memset(left, m->luma, 4);
+    } else
+        for (int i = 0; i < 16; i++) above[i & 3] = left[i >> 2] = m->modes[i] = (uint8_t)wbp_read_mode(b, above[i & 3], left[i >> 2]);
+    m->chroma = !wbp_bit(b, 142) ? WBP_DC : !wbp_bit(b, 114) ? WBP_VERTICAL : wbp_bit(b, 183) ? WBP_TRUE_MOTION : WBP_HORIZONTAL;
+    return skip;
+}
+
+/* A coefficient above 1. 13.2 */
+static inline int wbp_large(wbp_bool *b, const uint8_t *p) {
+    static const uint8_t extra[4][12] = {{173, 148, 140}, {176, 155, 140, 135}, {180, 157, 141, 134, 130},
+                                         {254, 254, 243, 230, 196, 177, 153, 140, 133, 130, 129}};
+    if (!wbp_bit(b, p[3])) {
+        if (!wbp_bit(b, p[4])) return 2;
+        return 3 + wbp_bit(b, p[5]);
+    }
+    if (!wbp_bit(b, p[6])) {
+        if (!wbp_bit(b, p[7])) return 5 + wbp_bit(b, 159);
+        int high = wbp_bit(b, 165);
+        return 7 + 2 * high + wbp_bit(b, 145);
+    }
+    int high = wbp_bit(b, p[8]), category = 2 * high + wbp_bit(b, p[9 + high]), rest = 0;
+    for (const uint8_t *q = extra[category]; *q; q++) rest = rest << 1 | wbp_bit(b, *q);
+    return 3 + (8 << category) + rest;
+}
+
+/* The coefficients of a block from position `at` on, multiplied by their steps, into `out` in rows. Returns the position behind the last. */
+static int wbp_read_block(wbp_bool *in, uint8_t (*tokens)[3][11], int context, int at, const int steps[2], int16_t *out) {
+    static const uint8_t zigzag[16] = {0, 1, 4, 8, 5, 2, 3, 6, 9, 12, 13, 10, 7, 11, 14, 15};
+    wbp_bool b = *in;
+    const uint8_t *p = tokens[at][context];
+    for (; at < 16 && wbp_bit(&b, p[0]); at++) {
+        while (at < 16 && !wbp_bit(&b, p[1])) p = tokens[++at][0];
+        if (at == 16) break;
+        int value = 1;
+        if (wbp_bit(&b, p[2])) value = wbp_large(&b, p);
+        p = tokens[at + 1][value > 1 ? 2 : 1];
+        out[zigzag[at]] = (int16_t)((wbp_bit(&b, 128) ? -value : value) * steps[at > 0]);
+    }
+    *in = b;
+    return at;
+}
+
+/* The inverse Walsh-Hadamard transform: from Y2 to the DC of 16 blocks. 14.3 */
+static void wbp_walsh(const int16_t in[16], int16_t *out) {
+    int rows[16];
+    for (int i = 0; i < 4; i++) {
+        int a = in[i] + in[12 + i], b = in[4 + i] + in[8 + i], c = in[4 + i] - in[8 + i], d = in[i] - in[12 + i];
+        rows[i] = a + b, rows[4 + i] = c + d, rows[8 + i] = a - b, rows[12 + i] = d - c;
+    }
+    for (int i = 0; i < 4; i++, out += 64) {
+        const int *r = rows + 4 * i;
+        int a = r[0] + r[3] + 3, b = r[1] + r[2], c = r[1] - r[2], d = r[0] - r[3] + 3;
+        out[0] = (int16_t)((a + b) >> 3), out[16] = (int16_t)((c + d) >> 3), out[32] = (int16_t)((a - b) >> 3), out[48] = (int16_t)((d - c) >> 3);
+    }
+}
+
+/* All coefficients of a macroblock. True where any is left. */
+static bool wbp_read_residuals(wbp_vp8 *v, wbp_bool *in, int x) {
+    wbp_macroblock *m = &v->block;
+    uint8_t *above = v->filled_above + x * WBP_CONTEXTS, *left = v->filled_left;
+    int (*steps)[2] = v->steps[m->segment], kind = WBP_Y_WITH_DC, first = 0, any = 0;
+    memset(m->coefficients, 0, sizeof m->coefficients);
+    if (m->luma >= 0) {
+        int16_t means[16] = {0};
+        above[8] = left[8] = wbp_read_block(in, v->tokens[WBP_Y2], above[8] + left[8], 0, steps[WBP_Y2], means) > 0;
+        wbp_walsh(means, m->coefficients);
+        kind = WBP_Y_AFTER_Y2;
+        first = 1;
+    }
+    for (int i = 0; i < 24; i++) { /* 4x4 of Y, 2x2 of U, 2x2 of V */
+        int16_t *out = m->coefficients + i * 16;
+        int column = i < 16 ? i & 3 : 4 + (i - 16) / 4 * 2 + (i & 1), row = i < 16 ? i >> 2 : 4 + (i - 16) / 4 * 2 + (i >> 1 & 1);
+        if (i == 16) kind = WBP_CHROMA, first = 0;
+        int end = wbp_read_block(in, v->tokens[kind], above[column] + left[row], first, steps[kind], out);
+        above[column] = left[row] = end > first;
+        any |= m->extents[i] = (uint8_t)(end > 1 ? 2 : out[0] != 0);
+    }
+    return any;
+}
+
+/* Without coefficients. Y2's part stays where there was none to have any. */
+static void wbp_skip_residuals(wbp_vp8 *v, int x) {
+    int count = v->block.luma >= 0 ? 9 : 8;
+    memset(v->filled_above + x * WBP_CONTEXTS, 0, (size_t)count);
+    memset(v->filled_left, 0, (size_t)count);
+    memset(v->block.extents, 0, sizeof v->block.extents);
+}
+
+static inline uint8_t wbp_clip(int value) { return (uint8_t)YOLO_CLAMP(value, 0, 255); }
+
+/* Adds the inverse DCT of a block. 14.4 */
+static void wbp_add_block(uint8_t *out, ptrdiff_t stride, const int16_t *in) {
+    int columns[16];
+    for (int i = 0; i < 4; i++) {
+        int a = in[i] + in[8 + i], b = in[i] - in[8 + i], p = in[4 + i], q = in[12 + i];
+        int c = (p * 35468 >> 16) - (q + (q * 20091 >> 16)), d = p + (p * 20091 >> 16) + (q * 35468 >> 16);
+        columns[i] = a + d, columns[4 + i] = b + c, columns[8 + i] = b - c, columns[12 + i] = a - d;
+    }
+    for (int i = 0; i < 4; i++, out += stride) {
+        const int *r = columns + 4 * i;
+        int a = r[0] + r[2] + 4, b = r[0] - r[2] + 4, p = r[1], q = r[3];
+        int c = (p * 35468 >> 16) - (q + (q * 20091 >> 16)), d = p + (p * 20091 >> 16) + (q * 35468 >> 16);
+        out[0] = wbp_clip(out[0] + ((a + d) >> 3)), out[1] = wbp_clip(out[1] + ((b + c) >> 3));
+        out[2] = wbp_clip(out[2] + ((b - c) >> 3)), out[3] = wbp_clip(out[3] + ((a - d) >> 3));
+    }
+}
+
+static void wbp_add(uint8_t *out, ptrdiff_t stride, const int16_t *in, int extent) {
+    if (extent == 2) wbp_add_block(out, stride, in);
+    if (extent != 1) return;
+    int mean = (in[0] + 4) >> 3;
+    for (int y = 0; y < 4; y++, out += stride)
+        for (int x = 0; x < 4; x++) out[x] = wbp_clip(out[x] + mean);
+}
+
+/* Predicts a square of 16 or 8 samples from the row above and the column at its left. `edges`: 1 = there is a left, 2 = an above. 12.2 */
+static void wbp_predict_square(uint8_t *out, ptrdiff_t stride, const uint8_t *above, int size, int mode, int edges) {
+    int sum = 0, value = 128;
+    if (mode == WBP_DC && edges) {
+        for (int i = 0; i < size; i++) sum += (edges & 2 ? above[i] : 0) + (edges & 1 ? out[i * stride - 1] : 0);
+        int count = edges == 3 ? 2 * size : size;
+        value = (sum + count / 2) / count;
+    }
+    for (int y = 0; y < size; y++, out += stride) {
+        if (mode == WBP_DC) memset(out, value, (size_t)size);
+        if (mode == WBP_VERTICAL) memcpy(out, above, (size_t)size);
+        if (mode == WBP_HORIZONTAL) memset(out, out[-1], (size_t)size);
+        if (mode == WBP_TRUE_MOTION)
+            for (int x = 0, rise = out[-1] - above[-1]; x < size; x++) out[x] = wbp_clip(above[x] + rise);
+    }
+}
+
+/* Predicts a 4x4 block from the edge of 13 samples that runs from its lower left corner up and to the right. But for two modes each
+   sample is a mean of two or three neighbours on that edge: which, is in a table. 12.3 */
+static void wbp_predict_block(uint8_t *out, ptrdiff_t stride, const uint8_t edge[16], int mode) {
+    enum { S, H = 17 }; /* S+k: of three around edge k; H+k: of k and k + 1; 16: the lowest sample at the left */
+    static const uint8_t sources[8][16] = {
+        {S+5, S+6, S+7, S+8, S+5, S+6, S+7, S+8, S+5, S+6, S+7, S+8, S+5, S+6, S+7, S+8},             /* vertical */
+        {S+3, S+3, S+3, S+3, S+2, S+2, S+2, S+2, S+1, S+1, S+1, S+1, S+0, S+0, S+0, S+0},             /* horizontal */
+        {S+6, S+7, S+8, S+9, S+7, S+8, S+9, S+10, S+8, S+9, S+10, S+11, S+9, S+10, S+11, S+12},       /* left, down */
+        {S+4, S+5, S+6, S+7, S+3, S+4, S+5, S+6, S+2, S+3, S+4, S+5, S+1, S+2, S+3, S+4},             /* right, down */
+        {H+4, H+5, H+6, H+7, S+4, S+5, S+6, S+7, S+3, H+4, H+5, H+6, S+2, S+4, S+5, S+6},             /* vertical, right */
+        {H+5, H+6, H+7, H+8, S+6, S+7, S+8, S+9, H+6, H+7, H+8, S+10, S+7, S+8, S+9, S+11},           /* vertical, left */
+        {H+3, S+4, S+5, S+6, H+2, S+3, H+3, S+4, H+1, S+2, H+2, S+3, H+0, S+1, H+1, S+2},             /* horizontal, down */
+        {H+2, S+2, H+1, S+1, H+1, S+1, H+0, S+0, H+0, S+0, 16, 16, 16, 16, 16, 16},                   /* horizontal, up */
+    };
+    uint8_t means[32], wide[18];
+    memcpy(wide + 1, edge, 13);
+    wide[0] = edge[0];
+    wide[14] = edge[12];
+    wide[15] = wide[16] = wide[17] = 0;
+    if (mode >= WBP_VERTICAL) {
+        for (int i = 0; i < 16; i++) means[i] = (uint8_t)((wide[i] + 2 * wide[i + 1] + wide[i + 2] + 2) >> 2);
+        for (int i = 0; i < 16; i++) means[16 + i] = (uint8_t)((wide[i] + wide[i + 1] + 1) >> 1);
+        for (int y = 0; y < 4; y++, out += stride)
+            for (int x = 0; x < 4; x++) out[x] = means[sources[mode - WBP_VERTICAL][4 * y + x]];
+        return;
+    }
+    int sum = 4;
+    for (int i = 0; i < 4; i++) sum += edge[i] + edge[5 + i];
+    for (int y = 0; y < 4; y++, out += stride)
+        for (int x = 0; x < 4; x++) out[x] = mode == WBP_DC ? (uint8_t)(sum >> 3) : wbp_clip(edge[3 - y] + edge[5 + x] - edge[4]);
+}
+
+/* The 4x4 blocks of a macroblock, each predicted from the ones before it. What is right above the last column lies above the whole
+   macroblock, for all four rows. */
+static void wbp_predict_blocks(wbp_vp8 *v, uint8_t *luma, const uint8_t *top) {
+    const wbp_macroblock *m = &v->block;
+    ptrdiff_t stride = v->stride[0];
+    for (int i = 0; i < 16; i++) {
+        int column = (i & 3) * 4;
+        uint8_t *out = luma + (i >> 2) * 4 * stride + column, edge[16];
+        const uint8_t *above = i < 4 ? top + column : out - stride;
+        for (int k = 0; k < 4; k++) edge[k] = out[(3 - k) * stride - 1];
+        edge[4] = above[-1];
+        memcpy(edge + 5, above, 4);
+        memcpy(edge + 9, column == 12 ? top + 16 : above + 4, 4);
+        wbp_predict_block(out, stride, edge, m->modes[i]);
+        wbp_add(out, stride, m->coefficients + i * 16, m->extents[i]);
+    }
+}
+
+static void wbp_reconstruct(wbp_vp8 *v, int x, int y) {
+    const wbp_macroblock *m = &v->block;
+    int edges = (x > 0) + 2 * (y > 0);
+    uint8_t *luma = v->planes[0] + 17 * v->stride[0] + x * 16;
+    if (m->luma < 0) wbp_predict_blocks(v, luma, v->above[0] + x * 16);
+    else {
+        wbp_predict_square(luma, v->stride[0], v->above[0] + x * 16, 16, m->luma, edges);
+        for (int i = 0; i < 16; i++) wbp_add(luma + (i >> 2) * 4 * v->stride[0] + (i & 3) * 4, v->stride[0], m->coefficients + i * 16, m->extents[i]);
+    }
+    for (int plane = 1; plane < 3; plane++) {
+        ptrdiff_t stride = v->stride[plane];
+        uint8_t *out = v->planes[plane] + 9 * stride + x * 8;
+        wbp_predict_square(out, stride, v->above[plane] + x * 8, 8, m->chroma, edges);
+        for (int i = 12 + 4 * plane, k = 0; k < 4; k++, i++) wbp_add(out + (k >> 1) * 4 * stride + (k & 1) * 4, stride, m->coefficients + i * 16, m->extents[i]);
+    }
+}
+
+static inline int wbp_clip_signed(int value) { return YOLO_CLAMP(value, -128, 127); }
+
+/* Smooths 16 places along an edge; samples[3] and [4] meet at it. 15.2 (simple), 15.3 */
+static void wbp_smooth_simple(uint8_t samples[8][16], int limit) {
+    for (int i = 0; i < 16; i++) {
+        int p1 = samples[2][i], p0 = samples[3][i], q0 = samples[4][i], q1 = samples[5][i];
+        int a = wbp_clip_signed(wbp_clip_signed(p1 - q1) + 3 * (q0 - p0));
+        if (4 * abs(p0 - q0) + abs(p1 - q1) > 2 * limit + 1) a = 0;
+        samples[3][i] = wbp_clip(p0 + (YOLO_MIN(a + 3, 127) >> 3));
+        samples[4][i] = wbp_clip(q0 - (YOLO_MIN(a + 4, 127) >> 3));
+    }
+}
+
+/* Is the step at place i small enough to come from coding? */
+static inline bool wbp_is_smooth(uint8_t samples[8][16], int i, int limit, int inner) {
+    bool smooth = 4 * abs(samples[3][i] - samples[4][i]) + abs(samples[2][i] - samples[5][i]) <= 2 * limit + 1;
+    for (int k = 0; k < 7; k++)
+        if (k != 3) smooth &= abs(samples[k][i] - samples[k + 1][i]) <= inner;
+    return smooth;
+}
+
+/* An edge between macroblocks: three samples on either side move, or where these vary one. */
+static void wbp_smooth_outer(uint8_t samples[8][16], int limit, int inner, int variance) {
+    for (int i = 0; i < 16; i++) {
+        int p2 = samples[1][i], p1 = samples[2][i], p0 = samples[3][i], q0 = samples[4][i], q1 = samples[5][i], q2 = samples[6][i];
+        int a = wbp_clip_signed(wbp_clip_signed(p1 - q1) + 3 * (q0 - p0));
+        if (!wbp_is_smooth(samples, i, limit, inner)) a = 0;
+        bool varies = abs(p1 - p0) > variance || abs(q1 - q0) > variance;
+        int one = varies ? a : 0, three = varies ? 0 : a;
+        int w0 = (27 * three + 63) >> 7, w1 = (18 * three + 63) >> 7, w2 = (9 * three + 63) >> 7;
+        samples[1][i] = wbp_clip(p2 + w2);
+        samples[2][i] = wbp_clip(p1 + w1);
+        samples[3][i] = wbp_clip(p0 + w0 + (YOLO_MIN(one + 3, 127) >> 3));
+        samples[4][i] = wbp_clip(q0 - w0 - (YOLO_MIN(one + 4, 127) >> 3));
+        samples[5][i] = wbp_clip(q1 - w1);
+        samples[6][i] = wbp_clip(q2 - w2);
+    }
+}
+
+/* An edge between blocks: two samples on either side, or where these vary one. */
+static void wbp_smooth_inner(uint8_t samples[8][16], int limit, int inner, int variance) {
+    for (int i = 0; i < 16; i++) {
+        int p1 = samples[2][i], p0 = samples[3][i], q0 = samples[4][i], q1 = samples[5][i];
+        bool varies = abs(p1 - p0) > variance || abs(q1 - q0) > variance;
+        int a = wbp_clip_signed((varies ? wbp_clip_signed(p1 - q1) : 0) + 3 * (q0 - p0));
+        if (!wbp_is_smooth(samples, i, limit, inner)) a = 0;
+        int low = YOLO_MIN(a + 3, 127) >> 3, high = YOLO_MIN(a + 4, 127) >> 3, outer = varies ? 0 : (high + 1) >> 1;
+        samples[2][i] = wbp_clip(p1 + outer);
+        samples[3][i] = wbp_clip(p0 + low);
+        samples[4][i] = wbp_clip(q0 - high);
+        samples[5][i] = wbp_clip(q1 - outer);
+    }
+}
+
+/* Smooths an edge of two times eight places that lie `along` apart from a and b on; `across` leads over the edge. */
+static void wbp_smooth_edge(uint8_t *a, uint8_t *b, ptrdiff_t across, ptrdiff_t along, const wbp_strength *s, bool simple, bool outer) {
+    uint8_t samples[8][16];
+    int limit = s->limit + (outer ? 4 : 0), first = simple ? 3 : outer ? 1 : 2;
+    for (int k = 0; k < 8; k++)
+        for (int i = 0; i < 8; i++) {
+            samples[k][i] = a[(k - 4) * across + i * along];
+            samples[k][8 + i] = b[(k - 4) * across + i * along];
+        }
+    if (simple) wbp_smooth_simple(samples, limit);
+    else if (outer) wbp_smooth_outer(samples, limit, s->inner, s->variance);
+    else wbp_smooth_inner(samples, limit, s->inner, s->variance);
+    for (int k = first; k < 8 - first; k++)
+        for (int i = 0; i < 8; i++) {
+            a[(k - 4) * across + i * along] = samples[k][i];
+            b[(k - 4) * across + i * along] = samples[k][8 + i];
+        }
+}
+
+/* The edges of a macroblock: columns, then rows; first the outer one, then those inside. */
+static void wbp_smooth_macroblock(wbp_vp8 *v, int x, int y) {
+    const wbp_strength *s = &v->row[x];
+    uint8_t *luma = v->planes[0] + 17 * v->stride[0] + x * 16;
+    uint8_t *u = v->planes[1] + 9 * v->stride[1] + x * 8, *w = v->planes[2] + 9 * v->stride[2] + x * 8;
+    for (int rows = 0; rows < 2 && s->limit; rows++) {
+        ptrdiff_t across = rows ? v->stride[0] : 1, along = rows ? 1 : v->stride[0];
+        ptrdiff_t across_chroma = rows ? v->stride[1] : 1, along_chroma = rows ? 1 : v->stride[1];
+        for (int at = (rows ? y : x) > 0 ? 0 : 4; at < (s->inside ? 16 : 1); at += 4) {
+            uint8_t *edge = luma + at * across;
+            wbp_smooth_edge(edge, edge + 8 * along, across, along, s, v->simple, !at);
+            if (!v->simple && at < 8) wbp_smooth_edge(u + at * across_chroma, w + at * across_chroma, across_chroma, along_chroma, s, false, !at);
+        }
+    }
+}
+
+/* A row of chroma at full width, from the nearest row of it and the next nearest, as libwebp makes it: 9 3 3 1, rounded in two steps. */
+static void wbp_upsample(uint8_t *restrict out, const uint8_t *restrict near_row, const uint8_t *restrict far_row, int width) {
+    int last = (width - 1) / 2;
+    out[0] = (uint8_t)((3 * near_row[0] + far_row[0] + 2) >> 2);
+    for (int i = 0; i < last; i++) {
+        int a = near_row[i], b = near_row[i + 1], c = far_row[i], d = far_row[i + 1], sum = a + b + c + d + 8;
+        out[2 * i + 1] = (uint8_t)((((sum + 2 * (b + c)) >> 3) + a) >> 1);
+        out[2 * i + 2] = (uint8_t)((((sum + 2 * (a + d)) >> 3) + b) >> 1);
+    }
+    if (width % 2 == 0) out[width - 1] = (uint8_t)((3 * near_row[last] + far_row[last] + 2) >> 2);
+}
+
+/* Y, U, V of BT.601's narrow range to RGB with libwebp's 14-bit constants. */
+static void wbp_colour(uint8_t *restrict out, const uint8_t *restrict y, const uint8_t *restrict u, const uint8_t *restrict w, int width) {
+    for (int i = 0; i < width; i++, out += 3) {
+        int luma = y[i] * 19077 >> 8;
+        int r = luma + (w[i] * 26149 >> 8) - 14234, g = luma - (u[i] * 6419 >> 8) - (w[i] * 13320 >> 8) + 8708;
+        int b = luma + (u[i] * 33050 >> 8) - 17685;
+        out[0] = wbp_clip(r >> 6), out[1] = wbp_clip(g >> 6), out[2] = wbp_clip(b >> 6);
+    }
+}
+
+/* Puts out the rows of pixels that are final once macroblock row `done` is, all but the first of which lie between two rows of
+   chroma. */
+static void wbp_put_rows(wbp_vp8 *v, int done, bool last, const wbp_target *to) {
+    int first = YOLO_MAX(done * 16 - 1, 0), end = last ? v->height : done * 16 + 15;
+    for (int y = first; y < end; y++) {
+        int near_row = y / 2, far_row = y & 1 ? near_row + 1 : YOLO_MAX(near_row - 1, 0);
+        far_row = YOLO_MIN(far_row, (v->height - 1) / 2);
+        for (int plane = 1; plane < 3; plane++) {
+            const uint8_t *rows = v->planes[plane] - (done * 8 - 1) * v->stride[plane];
+            wbp_upsample(v->chroma[plane - 1], rows + near_row * v->stride[plane], rows + far_row * v->stride[plane], v->width);
+        }
+        const uint8_t *luma = v->planes[0] + (y - (done * 16 - 1)) * v->stride[0];
+        wbp_colour(to->rgb + (size_t)y * to->across * 3, luma, v->chroma[0], v->chroma[1], v->width);
+    }
+}
+
+/* Makes room. False for want of memory. */
+static bool wbp_vp8_open(wbp_vp8 *v) {
+    v->across = (v->width + 15) / 16;
+    v->down = (v->height + 15) / 16;
+    uint64_t across = (uint64_t)v->across;
+    bool good = (v->modes_above = arena_array(&v->memory, across, 4)) && (v->filled_above = arena_array(&v->memory, across, WBP_CONTEXTS)) &&
+                (v->row = arena_array(&v->memory, across, sizeof *v->row));
+    for (int plane = 0; plane < 3 && good; plane++) {
+        int size = plane ? 8 : 16;
+        v->stride[plane] = WBP_PAD + (ptrdiff_t)v->across * size;
+        uint8_t *rows = arena_array(&v->memory, (uint64_t)(2 * size + 1), (size_t)v->stride[plane]);
+        uint8_t *above = arena_array(&v->memory, 1, (size_t)v->stride[plane] + WBP_PAD);
+        good = rows && above && (!plane || (v->chroma[plane - 1] = arena_array(&v->memory, across, 16)));
+        if (!good) break;
+        for (int y = 0; y <= 2 * size; y++) rows[y * v->stride[plane] + WBP_PAD - 1] = 129; /* left of the picture */
+        memset(above, 127, (size_t)v->stride[plane] + WBP_PAD);                             /* above it */
+        v->planes[plane] = rows + WBP_PAD;
+        v->above[plane] = above + WBP_PAD;
+    }
+    return good;
+}
+
+/* Decodes a row of macroblocks into the strips, smoothed. False where the data end too early. */
+static bool wbp_vp8_row(wbp_vp8 *v, int y) {
+    wbp_bool *part = &v->parts[y & (v->part_count - 1)];
+    memset(v->modes_left, WBP_DC, sizeof v->modes_left);
+    memset(v->filled_left, 0, sizeof v->filled_left);
+    for (int x = 0; x < v->across; x++) {
+        bool skip = wbp_read_modes(v, x), filled = false;
+        if (skip) wbp_skip_residuals(v, x);
+        else filled = wbp_read_residuals(v, part, x);
+        if (v->modes.in.failed || part->in.failed) return false;
+        wbp_reconstruct(v, x, y);
+        v->row[x] = v->strengths[v->block.segment][v->block.luma < 0];
+        v->row[x].inside |= filled;
+    }
+    for (int plane = 0; plane < 3; plane++) {
+        int size = plane ? 8 : 16, count = v->across * size;
+        uint8_t *above = v->above[plane];
+        memcpy(above, v->planes[plane] + 2 * size * v->stride[plane], (size_t)count);
+        memset(above + count, above[count - 1], 4);
+        above[-1] = 129;
+    }
+    for (int x = 0; x < v->across && v->smooth; x++) wbp_smooth_macroblock(v, x, y);
+    return true;
+}
+
+/* Makes the row at hand the one before, whose last row of samples is kept. */
+static void wbp_vp8_turn(wbp_vp8 *v) {
+    for (int plane = 0; plane < 3; plane++) {
+        size_t stride = (size_t)v->stride[plane], size = plane ? 8 : 16;
+        uint8_t *rows = v->planes[plane] - WBP_PAD;
+        memcpy(rows, rows + size * stride, stride);
+        memcpy(rows + stride, rows + (size + 1) * stride, size * stride);
+    }
+}
+
+/* Decodes the data of a chunk "VP8 ". */
+static yolo_status wbp_vp8_read(codec_file *file, cur *data, const wbp_target *to, yolo_error *error) {
+    wbp_vp8 *v = mem_array(1, sizeof *v);
+    if (!v) return err_memory(error, sizeof *v);
+    v->width = to->width;
+    v->height = to->height;
+    yolo_status status = wbp_vp8_header(file, data, v, error);
+    if (status == YOLO_OK && !wbp_vp8_open(v)) status = err_memory(error, (uint64_t)v->width * 128);
+    for (int y = 0; y < v->down && status == YOLO_OK; y++) {
+        if (!wbp_vp8_row(v, y)) {
+            wbp_bool *part = &v->parts[y & (v->part_count - 1)];
+            status = wbp_damaged(file, part->in.failed ? &part->in : &v->modes.in, error, "VP8 data end in row %d of %d rows of macroblocks", y, v->down);
+        }
+        if (y && status == YOLO_OK) wbp_put_rows(v, y - 1, false, to);
+        if (status == YOLO_OK) wbp_vp8_turn(v);
+    }
+    if (status == YOLO_OK) wbp_put_rows(v, v->down - 1, true, to);
+    arena_free(&v->memory);
+    mem_free(v);
+    return status;
+}
+
+/* ---- WebP: VP8L (RFC 9649, 3) ---- */
+
+/* Bits, the lowest first. Behind the end they are zero; `missing` of the `count` at hand are such. */
+typedef struct wbp_bits { cur in; uint64_t value; int count, missing; } wbp_bits;
+
+/* Makes at least 56 bits be at hand. */
+static inline void wbp_fill(wbp_bits *b) {
+    if (b->in.size - b->in.at >= 8) {
+        const uint8_t *p = b->in.bytes + b->in.at;
+        uint64_t next = 0;
+        for (int i = 0; i < 8; i++) next |= (uint64_t)p[i] << (8 * i);
+        b->value |= next << b->count;
+        b->in.at += (size_t)(63 - b->count) >> 3;
+        b->count |= 56;
+        return;
+    }
+    for (; b->count < 56; b->count += 8) {
+        if (b->in.at < b->in.size) b->value |= cur_le(&b->in, 1) << b->count;
+        else b->missing += 8;
+    }
+}
+
+static inline bool wbp_ended(const wbp_bits *b) { return b->count < b->missing; }
+
+static inline uint32_t wbp_take(wbp_bits *b, int count) { /* of bits at hand */
+    uint32_t value = (uint32_t)(b->value & (((uint64_t)1 << count) - 1));
+    b->value >>= count;
+    b->count -= count;
+    return value;
+}
+
+static uint32_t wbp_read(wbp_bits *b, int count) { /* at most 32 */
+    if (b->count < count) wbp_fill(b);
+    return wbp_take(b, count);
+}
+
+enum { WBP_ROOT = 8, WBP_LONGEST = 15, WBP_CACHE_MOST = 11, WBP_HISTORY = 1 << 20, WBP_COPY_MOST = 4096, WBP_ENTRIES_MOST = 1 << 25 };
+enum { WBP_GREEN, WBP_RED, WBP_BLUE, WBP_ALPHA, WBP_DISTANCE, WBP_CODES };
+enum { WBP_PREDICT, WBP_CORRELATE, WBP_ADD_GREEN, WBP_INDEX };
+
+/* What the next bits stand for: a symbol and the bits of its code, or, with more than WBP_ROOT bits in a root table, the place
+   of a further table and the bits of its longest code. */
+typedef struct wbp_entry { uint16_t value, bits; } wbp_entry;
+typedef struct wbp_code { uint32_t at, mask; } wbp_code; /* its root table among all entries */
+
+/* The codes of a block of pixels. `plain`: red, blue and alpha take no bits and are those of `colour`. */
+typedef struct wbp_group { wbp_code codes[WBP_CODES]; bool plain; uint32_t colour; } wbp_group;
+
+/* An entropy-coded picture. pixels[i] is pixel base + i of it; `done` of all have been decoded. */
+typedef struct wbp_plane {
+    int width, height, cache_bits, block_bits, blocks_across;
+    uint32_t *cache, *pixels;
+    const uint32_t *blocks; /* their groups, in bits 8 to 23; NULL = one group */
+    wbp_group *groups;
+    wbp_entry *entries;
+    int64_t entry_count, entry_capacity, base, done;
+} wbp_plane;
+
+/* A transform, undone row by row. `data` has a pixel a square of 1 << bits, `across` of them a row; of WBP_INDEX, the colours. */
+typedef struct wbp_transform { int kind, bits, across, width; const uint32_t *data; } wbp_transform;
+
+typedef struct wbp_lossless {
+    arena memory;
+    wbp_bits bits;
+    const char *wrong; /* what is, or NULL; "" = memory was wanted */
+    int width, height, transform_count;
+    wbp_transform transforms[4];
+    wbp_plane plane;
+    uint32_t *row, *spare, *predicted; /* predicted: two rows one behind the other, the one above and the one at hand */
+} wbp_lossless;
+
+static bool wbp_fail(wbp_lossless *l, const char *wrong) {
+    if (!l->wrong) l->wrong = wrong;
+    return false;
+}
+
+static inline uint32_t wbp_reverse(uint32_t code, int bits) { /* of 16 at most */
+    code = (code & 0x5555) << 1 | (code >> 1 & 0x5555);
+    code = (code & 0x3333) << 2 | (code >> 2 & 0x3333);
+    code = (code & 0x0f0f) << 4 | (code >> 4 & 0x0f0f);
+    return ((code & 0xff) << 8 | code >> 8) >> (16 - bits);
+}
+
+/* Every entry of a table of 1 << table_bits whose index ends in the code, `used` bits of which led here. */
+static void wbp_spread(wbp_entry *table, int table_bits, uint32_t reversed, int bits, int used, int symbol) {
+    for (uint32_t i = reversed >> used; i < 1u << table_bits; i += 1u << (bits - used)) table[i] = (wbp_entry){(uint16_t)symbol, (uint16_t)bits};
+}
+
+/* Fills the tables of a canonical code from its symbols sorted by length. `deepest`: bits behind the root, by root index. */
+static void wbp_code_fill(wbp_entry *root, int root_bits, const uint16_t *symbols, const int counts[16], const uint8_t deepest[256]) {
+    uint32_t places[256], next = 1u << root_bits, code = 0;
+    for (uint32_t i = 0; i < 1u << root_bits; i++) {
+        if (!deepest[i]) continue;
+        root[i] = (wbp_entry){(uint16_t)next, (uint16_t)(WBP_ROOT + deepest[i])};
+        places[i] = next;
+        next += 1u << deepest[i];
+    }
+    for (int bits = 1; bits <= WBP_LONGEST; bits++, code <<= 1)
+        for (int i = 0; i < counts[bits]; i++, code++, symbols++) {
+            uint32_t reversed = wbp_reverse(code, bits), index = reversed & 255;
+            if (bits <= WBP_ROOT) wbp_spread(root, root_bits, reversed, bits, 0, *symbols);
+            else wbp_spread(root + places[index], deepest[index], reversed, bits, WBP_ROOT, *symbols);
+        }
+}
+
+/* Makes the tables of a prefix code from the lengths of its `alphabet` codes. It must use every string of bits, or be of one symbol,
+   which takes no bits. 3.7.2.1 */
+static bool wbp_code_make(wbp_lossless *l, wbp_plane *plane, const uint8_t *lengths, int alphabet, wbp_code *code) {
+    int counts[16] = {0}, used = 0, last = 0, longest = 0, starts[16];
+    for (int i = 0; i < alphabet; i++)
+        if (lengths[i]) counts[lengths[i]]++, used++, last = i;
+    int free_codes = 1;
+    for (int bits = 1, start = 0; bits <= WBP_LONGEST; start += counts[bits++]) {
+        free_codes = 2 * free_codes - counts[bits];
+        if (counts[bits]) longest = bits;
+        starts[bits] = start;
+        if (free_codes < 0) return wbp_fail(l, "a prefix code with more codes than there are");
+    }
+    if (!used || (used > 1 && free_codes)) return wbp_fail(l, used ? "an incomplete prefix code" : "a prefix code without codes");
+    uint16_t symbols[256 + 24 + (1 << WBP_CACHE_MOST)];
+    uint8_t deepest[256] = {0};
+    for (int i = 0; i < alphabet; i++)
+        if (lengths[i]) symbols[starts[lengths[i]]++] = (uint16_t)i;
+    int root_bits = used == 1 ? 0 : YOLO_MIN(longest, WBP_ROOT);
+    int64_t size = (int64_t)1 << root_bits;
+    uint32_t value = 0;
+    for (int bits = 1; bits <= longest && used > 1; bits++, value <<= 1)
+        for (int i = 0; i < counts[bits]; i++, value++)
+            if (bits > WBP_ROOT) deepest[wbp_reverse(value, bits) & 255] = (uint8_t)(bits - WBP_ROOT);
+    for (int i = 0; i < 256; i++) size += deepest[i] ? 1 << deepest[i] : 0;
+    if (plane->entry_count + size > WBP_ENTRIES_MOST || !mem_grow(&plane->entries, &plane->entry_capacity, plane->entry_count + size, sizeof *plane->entries))
+        return wbp_fail(l, "");
+    *code = (wbp_code){(uint32_t)plane->entry_count, (uint32_t)((1 << root_bits) - 1)};
+    plane->entry_count += size;
+    if (used == 1) plane->entries[code->at] = (wbp_entry){(uint16_t)last, 0};
+    else wbp_code_fill(plane->entries + code->at, root_bits, symbols, counts, deepest);
+    return true;
+}
+
+/* The next symbol; the bits must be at hand. */
+static inline int wbp_symbol(wbp_bits *b, const wbp_entry *entries, wbp_code code) {
+    const wbp_entry *e = entries + code.at + (b->value & code.mask);
+    if (e->bits > WBP_ROOT) e = entries + code.at + e->value + (b->value >> WBP_ROOT & ((1u << (e->bits - WBP_ROOT)) - 1));
+    b->value >>= e->bits;
+    b->count -= e->bits;
+    return e->value;
+}
+
+/* The lengths of a code's codes, themselves coded. 3.7.2.1.2 */
+static bool wbp_read_lengths(wbp_lossless *l, wbp_plane *plane, int alphabet, uint8_t *lengths) {
+    static const uint8_t order[19] = {17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    wbp_bits *b = &l->bits;
+    uint8_t own[19] = {0};
+    int64_t entries = plane->entry_count;
+    wbp_code code;
+    for (int i = 0, count = 4 + (int)wbp_read(b, 4); i < count; i++) own[order[i]] = (uint8_t)wbp_read(b, 3);
+    int left = alphabet, before = 8;
+    if (wbp_read(b, 1)) {
+        int bits = 2 + 2 * (int)wbp_read(b, 3);
+        left = 2 + (int)wbp_read(b, bits);
+        if (left > alphabet) return wbp_fail(l, "more code lengths than symbols");
+    }
+    if (!wbp_code_make(l, plane, own, 19, &code)) return false;
+    for (int i = 0; i < alphabet && left; left--) {
+        wbp_fill(b);
+        int symbol = wbp_symbol(b, plane->entries, code), repeat = 1, value = symbol;
+        if (symbol == 16) repeat = 3 + (int)wbp_take(b, 2), value = before;
+        if (symbol > 16) repeat = symbol == 17 ? 3 + (int)wbp_take(b, 3) : 11 + (int)wbp_take(b, 7), value = 0;
+        if (repeat > alphabet - i) return wbp_fail(l, "more code lengths than symbols");
+        memset(lengths + i, value, (size_t)repeat);
+        i += repeat;
+        if (value) before = value;
+    }
+    plane->entry_count = entries;
+    return true;
+}
+
+static bool wbp_read_code(wbp_lossless *l, wbp_plane *plane, int alphabet, wbp_code *code) {
+    uint8_t lengths[256 + 24 + (1 << WBP_CACHE_MOST)] = {0};
+    wbp_bits *b = &l->bits;
+    if (wbp_read(b, 1)) { /* one symbol or two */
+        bool two = wbp_read(b, 1);
+        uint32_t first = wbp_read(b, 1) ? wbp_read(b, 8) : wbp_read(b, 1), second = two ? wbp_read(b, 8) : first;
+        if (first >= (uint32_t)alphabet || second >= (uint32_t)alphabet) return wbp_fail(l, "a prefix code of symbols that there are not");
+        lengths[first] = lengths[second] = 1;
+    } else if (!wbp_read_lengths(l, plane, alphabet, lengths)) return false;
+    if (wbp_ended(b)) return wbp_fail(l, "prefix codes are cut short");
+    return wbp_code_make(l, plane, lengths, alphabet, code);
+}
+
+/* `count` groups of codes, of which those in use are kept; used NULL = all are. */
+static bool wbp_read_groups(wbp_lossless *l, wbp_plane *plane, int count, const uint8_t *used) {
+    plane->groups = arena_array(&l->memory, (uint64_t)count, sizeof *plane->groups);
+    if (!plane->groups) return wbp_fail(l, "");
+    for (int g = 0; g < count; g++) {
+        int64_t entries = plane->entry_count;
+        wbp_group *group = &plane->groups[g];
+        group->plain = true;
+        for (int k = 0; k < WBP_CODES; k++) {
+            static const uint8_t shifts[WBP_CODES] = {8, 16, 0, 24, 0};
+            int alphabet = k == WBP_GREEN ? 256 + 24 + (plane->cache_bits ? 1 << plane->cache_bits : 0) : k == WBP_DISTANCE ? 40 : 256;
+            if (!wbp_read_code(l, plane, alphabet, &group->codes[k])) return false;
+            if (k == WBP_GREEN || k == WBP_DISTANCE) continue;
+            group->plain &= !group->codes[k].mask;
+            group->colour |= (uint32_t)plane->entries[group->codes[k].at].value << shifts[k];
+        }
+        if (used && !used[g]) plane->entry_count = entries;
+    }
+    return true;
+}
+
+static bool wbp_read_cache(wbp_lossless *l, wbp_plane *plane) {
+    if (!wbp_read(&l->bits, 1)) return true;
+    plane->cache_bits = (int)wbp_read(&l->bits, 4);
+    if (plane->cache_bits < 1 || plane->cache_bits > WBP_CACHE_MOST) return wbp_fail(l, "a colour cache of a size that there is not");
+    plane->cache = arena_array(&l->memory, (uint64_t)1 << plane->cache_bits, sizeof *plane->cache);
+    return plane->cache || wbp_fail(l, "");
+}
+
+/* The pixels near by that have distances of their own: rows up in the high half, 8 minus columns right in the low. */
+static const uint8_t wbp_near[120] = {
+    0x18, 0x07, 0x17, 0x19, 0x28, 0x06, 0x27, 0x29, 0x16, 0x1a, 0x26, 0x2a, 0x38, 0x05, 0x37, 0x39, 0x15, 0x1b, 0x36, 0x3a, 0x25, 0x2b,
+    0x48, 0x04, 0x47, 0x49, 0x14, 0x1c, 0x35, 0x3b, 0x46, 0x4a, 0x24, 0x2c, 0x58, 0x45, 0x4b, 0x34, 0x3c, 0x03, 0x57, 0x59, 0x13, 0x1d,
+    0x56, 0x5a, 0x23, 0x2d, 0x44, 0x4c, 0x55, 0x5b, 0x33, 0x3d, 0x68, 0x02, 0x67, 0x69, 0x12, 0x1e, 0x66, 0x6a, 0x22, 0x2e, 0x54, 0x5c,
+    0x43, 0x4d, 0x65, 0x6b, 0x32, 0x3e, 0x78, 0x01, 0x77, 0x79, 0x53, 0x5d, 0x11, 0x1f, 0x64, 0x6c, 0x42, 0x4e, 0x76, 0x7a, 0x21, 0x2f,
+    0x75, 0x7b, 0x31, 0x3f, 0x63, 0x6d, 0x52, 0x5e, 0x00, 0x74, 0x7c, 0x41, 0x4f, 0x10, 0x20, 0x62, 0x6e, 0x30, 0x73, 0x7d, 0x51, 0x5f,
+    0x40, 0x72, 0x7e, 0x61, 0x6f, 0x50, 0x71, 0x7f, 0x60, 0x70};
+
+/* A length or a distance from its prefix; at most 18 bits. 3.6.2.2 */
+static inline int wbp_extended(wbp_bits *b, int prefix) {
+    if (prefix < 4) return prefix + 1;
+    int extra = (prefix - 2) >> 1;
+    return ((2 + (prefix & 1)) << extra) + (int)wbp_take(b, extra) + 1;
+}
+
+static inline int wbp_distance(int code, int width) {
+    if (code > 120) return code - 120;
+    int packed = wbp_near[code - 1], distance = (packed >> 4) * width + 8 - (packed & 15);
+    return YOLO_MAX(distance, 1);
+}
+
+static const wbp_group *wbp_group_at(const wbp_plane *plane, int x, int y) {
+    if (!plane->blocks) return plane->groups;
+    return plane->groups + (plane->blocks[(y >> plane->block_bits) * plane->blocks_across + (x >> plane->block_bits)] >> 8 & 0xffff);
+}
+
+static inline void wbp_remember(const wbp_plane *plane, uint32_t colour) {
+    if (plane->cache) plane->cache[colour * 0x1e35a7bdu >> (32 - plane->cache_bits)] = colour;
+}
+
+/* The rest of a pixel whose green has been read. */
+static inline uint32_t wbp_literal(wbp_bits *b, const wbp_entry *entries, const wbp_group *group, int green) {
+    if (group->plain) return group->colour | (uint32_t)green << 8;
+    uint32_t red = (uint32_t)wbp_symbol(b, entries, group->codes[WBP_RED]);
+    if (b->count < 2 * WBP_LONGEST) wbp_fill(b);
+    uint32_t blue = (uint32_t)wbp_symbol(b, entries, group->codes[WBP_BLUE]), alpha = (uint32_t)wbp_symbol(b, entries, group->codes[WBP_ALPHA]);
+    return alpha << 24 | red << 16 | (uint32_t)green << 8 | blue;
+}
+
+/* Copies pixels from before `to`, one after the other: they may be of the copy itself. */
+static void wbp_copy(const wbp_plane *plane, uint32_t *to, int distance, int length) {
+    const uint32_t *from = to - distance;
+    for (int i = 0; i < length; i++) {
+        to[i] = from[i];
+        wbp_remember(plane, to[i]);
+    }
+}
+
+/* Decodes until `goal` pixels are done, at most WBP_COPY_MOST - 1 more; `plane` has room for them. */
+static bool wbp_decode(wbp_lossless *l, wbp_plane *plane, int64_t goal) {
+    wbp_bits b = l->bits;
+    int64_t total = (int64_t)plane->width * plane->height;
+    int x = (int)(plane->done % plane->width), y = (int)(plane->done / plane->width);
+    int width = plane->width, mask = plane->blocks ? (1 << plane->block_bits) - 1 : -1;
+    uint32_t *to = plane->pixels + (plane->done - plane->base), *end = plane->pixels + (goal - plane->base);
+    const wbp_group *group = to < end ? wbp_group_at(plane, x, y) : NULL;
+    const wbp_entry *entries = plane->entries;
+    while (to < end && !wbp_ended(&b)) {
+        if (!(x & mask)) group = wbp_group_at(plane, x, y);
+        if (b.count < 2 * WBP_LONGEST) wbp_fill(&b);
+        int symbol = wbp_symbol(&b, entries, group->codes[WBP_GREEN]), length = 1;
+        if (symbol < 256) wbp_remember(plane, *to = wbp_literal(&b, entries, group, symbol));
+        else if (symbol >= 256 + 24) wbp_remember(plane, *to = plane->cache[symbol - 256 - 24]);
+        else {
+            wbp_fill(&b);
+            length = wbp_extended(&b, symbol - 256);
+            int prefix = wbp_symbol(&b, entries, group->codes[WBP_DISTANCE]);
+            wbp_fill(&b);
+            int distance = wbp_distance(wbp_extended(&b, prefix), width);
+            if (distance > to - plane->pixels) return wbp_fail(l, "a copy from before the picture");
+            if (length > total - (plane->base + (to - plane->pixels))) return wbp_fail(l, "a copy that ends behind the picture");
+            wbp_copy(plane, to, distance, length);
+        }
+        to += length;
+        for (x += length; x >= width; x -= width) y++;
+        if (length > 1 && (x & mask) && to < end) group = wbp_group_at(plane, x, y);
+    }
+    l->bits = b;
+    plane->done = plane->base + (to - plane->pixels);
+    return !wbp_ended(&b) || wbp_fail(l, "the data end before the picture does");
+}
+
+/* A picture that serves another: groups of codes, transforms, colours. NULL on failure. */
+static const uint32_t *wbp_read_small(wbp_lossless *l, int width, int height) {
+    wbp_plane plane = {.width = width, .height = height};
+    uint64_t total = (uint64_t)width * (uint64_t)height;
+    bool good = wbp_read_cache(l, &plane) && wbp_read_groups(l, &plane, 1, NULL);
+    if (good && !(plane.pixels = arena_array(&l->memory, total + WBP_COPY_MOST, sizeof *plane.pixels))) good = wbp_fail(l, "");
+    if (good) good = wbp_decode(l, &plane, (int64_t)total);
+    mem_free(plane.entries);
+    return good ? plane.pixels : NULL;
+}
+
+/* Sums of the four parts, each modulo 256. */
+static inline uint32_t wbp_add_pixels(uint32_t a, uint32_t b) {
+    return (((a & 0xff00ff00u) + (b & 0xff00ff00u)) & 0xff00ff00u) | (((a & 0x00ff00ffu) + (b & 0x00ff00ffu)) & 0x00ff00ffu);
+}
+
+static int wbp_blocks(int size, int bits) { return (size + (1 << bits) - 1) >> bits; }
+
+/* The colours of WBP_INDEX: each is stored as the difference to the one before. 256 of them, so that any index is good. */
+static const uint32_t *wbp_read_colours(wbp_lossless *l, int count) {
+    const uint32_t *differences = wbp_read_small(l, count, 1);
+    uint32_t *colours = differences ? arena_array(&l->memory, 256, sizeof *colours) : NULL, colour = 0;
+    if (differences && !colours) wbp_fail(l, "");
+    for (int i = 0; colours && i < count; i++) colours[i] = colour = wbp_add_pixels(colour, differences[i]);
+    return colours;
+}
+
+/* The transforms, each at most once; *width becomes that of the coded picture. 3.5 */
+static bool wbp_read_transforms(wbp_lossless *l, int *width) {
+    while (wbp_read(&l->bits, 1)) {
+        wbp_transform t = {.kind = (int)wbp_read(&l->bits, 2), .width = *width};
+        for (int i = 0; i < l->transform_count; i++)
+            if (l->transforms[i].kind == t.kind) return wbp_fail(l, "a transform twice");
+        if (t.kind == WBP_INDEX) {
+            int count = 1 + (int)wbp_read(&l->bits, 8);
+            t.bits = count <= 2 ? 3 : count <= 4 ? 2 : count <= 16;
+            *width = wbp_blocks(*width, t.bits);
+            if (!(t.data = wbp_read_colours(l, count))) return false;
+        } else if (t.kind != WBP_ADD_GREEN) {
+            t.bits = 2 + (int)wbp_read(&l->bits, 3);
+            t.across = wbp_blocks(*width, t.bits);
+            if (!(t.data = wbp_read_small(l, t.across, wbp_blocks(l->height, t.bits)))) return false;
+        }
+        l->transforms[l->transform_count++] = t;
+    }
+    return true;
+}
+
+/* The entropy image, which chooses a group of codes for every block. *used (arena) tells which there are. 3.7.2.2 */
+static bool wbp_read_blocks(wbp_lossless *l, wbp_plane *plane, int *count, uint8_t **used) {
+    *count = 1;
+    *used = NULL;
+    if (!wbp_read(&l->bits, 1)) return true;
+    plane->block_bits = 2 + (int)wbp_read(&l->bits, 3);
+    plane->blocks_across = wbp_blocks(plane->width, plane->block_bits);
+    int down = wbp_blocks(plane->height, plane->block_bits);
+    if (!(plane->blocks = wbp_read_small(l, plane->blocks_across, down))) return false;
+    if (!(*used = arena_array(&l->memory, 65536, 1))) return wbp_fail(l, "");
+    for (int64_t i = 0; i < (int64_t)plane->blocks_across * down; i++) {
+        int group = (int)(plane->blocks[i] >> 8 & 0xffff);
+        (*used)[group] = 1;
+        *count = YOLO_MAX(*count, group + 1);
+    }
+    return true;
+}
+
+/* Reads all up to the pixels. `l` is {0} with the size set; wbp_lossless_close frees whatever comes of it. */
+static bool wbp_lossless_open(wbp_lossless *l, cur data) {
+    wbp_plane *plane = &l->plane;
+    uint8_t *used;
+    int count;
+    l->bits = (wbp_bits){.in = data};
+    plane->width = l->width;
+    plane->height = l->height;
+    if (!wbp_read_transforms(l, &plane->width) || !wbp_read_cache(l, plane) || !wbp_read_blocks(l, plane, &count, &used) ||
+        !wbp_read_groups(l, plane, count, used)) return false;
+    uint64_t total = (uint64_t)plane->width * (uint64_t)plane->height, width = (uint64_t)l->width;
+    uint64_t room = YOLO_MIN(total, 2 * (uint64_t)WBP_HISTORY + 2 * width) + WBP_COPY_MOST;
+    plane->pixels = arena_array(&l->memory, room, sizeof *plane->pixels);
+    l->row = arena_array(&l->memory, width, sizeof *l->row);
+    l->spare = arena_array(&l->memory, width, sizeof *l->spare);
+    l->predicted = arena_array(&l->memory, 2 * width, sizeof *l->predicted);
+    return (plane->pixels && l->row && l->spare && l->predicted) || wbp_fail(l, "");
+}
+
+static void wbp_lossless_close(wbp_lossless *l) {
+    mem_free(l->plane.entries);
+    arena_free(&l->memory);
+}
+
+static inline uint32_t wbp_mean(uint32_t a, uint32_t b) { return (((a ^ b) & 0xfefefefeu) >> 1) + (a & b); }
+
+static inline int wbp_part(uint32_t colour, int shift) { return (int)(colour >> shift & 255); }
+
+/* Left or above, whichever is nearer to left + above - corner over all four parts. */
+static inline uint32_t wbp_select(uint32_t left, uint32_t above, uint32_t corner) {
+    int nearer = 0;
+    for (int s = 0; s < 32; s += 8) nearer += abs(wbp_part(above, s) - wbp_part(corner, s)) - abs(wbp_part(left, s) - wbp_part(corner, s));
+    return nearer < 0 ? left : above;
+}
+
+static inline uint32_t wbp_gradient(uint32_t left, uint32_t above, uint32_t corner) {
+    uint32_t colour = 0;
+    for (int s = 0; s < 32; s += 8) colour |= (uint32_t)wbp_clip(wbp_part(left, s) + wbp_part(above, s) - wbp_part(corner, s)) << s;
+    return colour;
+}
+
+static inline uint32_t wbp_half_gradient(uint32_t mean, uint32_t corner) {
+    uint32_t colour = 0;
+    for (int s = 0; s < 32; s += 8) {
+        int part = wbp_part(mean, s);
+        colour |= (uint32_t)wbp_clip(part + (part - wbp_part(corner, s)) / 2) << s;
+    }
+    return colour;
+}
+
+/* Undoes the prediction of `count` pixels that have a left neighbour; `above` points above the first. 3.5.1 */
+static void wbp_predict(int mode, const uint32_t *in, const uint32_t *above, uint32_t *out, int count) {
+    #define WBP_EACH(guess) for (int i = 0; i < count; i++) out[i] = wbp_add_pixels(in[i], guess); break
+    switch (mode) {
+    case 1: WBP_EACH(out[i - 1]);
+    case 2: WBP_EACH(above[i]);
+    case 3: WBP_EACH(above[i + 1]);
+    case 4: WBP_EACH(above[i - 1]);
+    case 5: WBP_EACH(wbp_mean(wbp_mean(out[i - 1], above[i + 1]), above[i]));
+    case 6: WBP_EACH(wbp_mean(out[i - 1], above[i - 1]));
+    case 7: WBP_EACH(wbp_mean(out[i - 1], above[i]));
+    case 8: WBP_EACH(wbp_mean(above[i - 1], above[i]));
+    case 9: WBP_EACH(wbp_mean(above[i], above[i + 1]));
+    case 10: WBP_EACH(wbp_mean(wbp_mean(out[i - 1], above[i - 1]), wbp_mean(above[i], above[i + 1])));
+    case 11: WBP_EACH(wbp_select(out[i - 1], above[i], above[i - 1]));
+    case 12: WBP_EACH(wbp_gradient(out[i - 1], above[i], above[i - 1]));
+    case 13: WBP_EACH(wbp_half_gradient(wbp_mean(out[i - 1], above[i]), above[i - 1]));
+    default: WBP_EACH(0xff000000u);
+    }
+    #undef WBP_EACH
+}
+
+/* A row at y: the first pixel goes by the one above, the first row by what is at the left. What is right above the last pixel is the
+   first of its own row, which lies there. */
+static void wbp_undo_prediction(wbp_lossless *l, const wbp_transform *t, int y) {
+    int width = t->width;
+    uint32_t *above = l->predicted, *out = above + width;
+    out[0] = wbp_add_pixels(l->row[0], y ? above[0] : 0xff000000u);
+    const uint32_t *modes = t->data + (size_t)(y >> t->bits) * (size_t)t->across;
+    for (int x = 1, end; x < width; x = end) {
+        end = YOLO_MIN(width, ((x >> t->bits) + 1) << t->bits);
+        wbp_predict(y ? (int)(modes[x >> t->bits] >> 8 & 15) : 1, l->row + x, above + x, out + x, end - x);
+    }
+    memcpy(above, out, (size_t)width * sizeof *out);
+    memcpy(l->row, out, (size_t)width * sizeof *out);
+}
+
+/* Red and blue are stored less a share of green, and blue less a share of red. 3.5.2 */
+static void wbp_undo_correlation(const wbp_transform *t, uint32_t *row, int y) {
+    const uint32_t *shares = t->data + (size_t)(y >> t->bits) * (size_t)t->across;
+    for (int x = 0; x < t->width; x++) {
+        uint32_t share = shares[x >> t->bits], colour = row[x];
+        int green = (int8_t)(colour >> 8);
+        int red = (int)(colour >> 16 & 255) + ((int8_t)share * green >> 5);
+        int blue = (int)(colour & 255) + ((int8_t)(share >> 8) * green >> 5) + ((int8_t)(share >> 16) * (int8_t)red >> 5);
+        row[x] = (colour & 0xff00ff00u) | (uint32_t)(red & 255) << 16 | (uint32_t)(blue & 255);
+    }
+}
+
+/* Indices to colours; where there are few, several share a pixel. 3.5.4 */
+static void wbp_undo_index(wbp_lossless *l, const wbp_transform *t) {
+    int depth = 8 >> t->bits, mask = (1 << t->bits) - 1;
+    for (int x = 0; x < t->width; x++)
+        l->spare[x] = t->data[l->row[x >> t->bits] >> (8 + (x & mask) * depth) & ((1u << depth) - 1)];
+    uint32_t *row = l->row;
+    l->row = l->spare;
+    l->spare = row;
+}
+
+/* Decodes ahead so that row y is there. */
+static bool wbp_advance(wbp_lossless *l, int y) {
+    wbp_plane *plane = &l->plane;
+    int64_t total = (int64_t)plane->width * plane->height, wanted = (int64_t)plane->width * (y + 1);
+    if (plane->done >= wanted) return true;
+    int64_t goal = YOLO_MIN(total, YOLO_MAX(wanted, plane->done + 16384));
+    if (plane->base + 2 * WBP_HISTORY + 2 * l->width < goal) { /* keep what may be copied from */
+        int64_t start = plane->done - WBP_HISTORY;
+        memmove(plane->pixels, plane->pixels + (start - plane->base), WBP_HISTORY * sizeof *plane->pixels);
+        plane->base = start;
+    }
+    return wbp_decode(l, plane, goal);
+}
+
+/* The pixels of row y (rows come in order), good until the next; NULL on failure. */
+static const uint32_t *wbp_lossless_row(wbp_lossless *l, int y) {
+    const wbp_plane *plane = &l->plane;
+    if (!wbp_advance(l, y)) return NULL;
+    memcpy(l->row, plane->pixels + ((int64_t)plane->width * y - plane->base), (size_t)plane->width * sizeof *l->row);
+    for (int i = l->transform_count - 1; i >= 0; i--) {
+        const wbp_transform *t = &l->transforms[i];
+        if (t->kind == WBP_PREDICT) wbp_undo_prediction(l, t, y);
+        if (t->kind == WBP_CORRELATE) wbp_undo_correlation(t, l->row, y);
+        if (t->kind == WBP_INDEX) wbp_undo_index(l, t);
+        for (int x = 0; t->kind == WBP_ADD_GREEN && x < t->width; x++) {
+            uint32_t green = l->row[x] >> 8 & 255;
+            l->row[x] = wbp_add_pixels(l->row[x], green << 16 | green);
+        }
+    }
+    return l->row;
+}
+
+static yolo_status wbp_lossless_error(codec_file *file, const wbp_lossless *l, yolo_error *error) {
+    if (!*l->wrong) return err_memory(error, (uint64_t)l->width * (uint64_t)l->height * 4);
+    return wbp_damaged(file, &l->bits.in, error, "damaged lossless data: %s", l->wrong);
+}
+
+/* Decodes the data of a chunk "VP8L". */
+static yolo_status wbp_lossless_read(codec_file *file, cur *data, const wbp_target *to, yolo_error *error) {
+    uint64_t signature = cur_le(data, 1), head = cur_le(data, 4);
+    int width = (int)(head & 0x3fff) + 1, height = (int)(head >> 14 & 0x3fff) + 1;
+    if (data->failed || signature != 0x2f || head >> 29) return wbp_damaged(file, data, error, "not a VP8L stream of version 0");
+    if (width != to->width || height != to->height)
+        return wbp_damaged(file, data, error, "VP8L picture of %d x %d pixels, expected %d x %d", width, height, to->width, to->height);
+    wbp_lossless l = {.width = width, .height = height};
+    yolo_status status = YOLO_OK;
+    if (!wbp_lossless_open(&l, cur_make(data->bytes + data->at, data->size - data->at))) status = wbp_lossless_error(file, &l, error);
+    for (int y = 0; y < height && status == YOLO_OK; y++) {
+        const uint32_t *row = wbp_lossless_row(&l, y);
+        if (!row) status = wbp_lossless_error(file, &l, error);
+        uint8_t *rgb = to->rgb + (size_t)y * to->across * 3;
+        for (int x = 0; row && x < width; x++, rgb += 3) rgb[0] = (uint8_t)(row[x] >> 16), rgb[1] = (uint8_t)(row[x] >> 8), rgb[2] = (uint8_t)row[x];
+        for (int x = 0; row && to->alpha && x < width; x++) to->alpha[(size_t)y * to->across + (size_t)x] = (uint8_t)(row[x] >> 24);
+    }
+    wbp_lossless_close(&l);
+    return status;
+}
+
+/* ---- WebP: opacity beside VP8, and the container (RFC 9649, 2) ---- */
+
+/* Undoes the filter of a row of opacity: left, above, or the sum of both less the corner, clipped; at the edges what there is of them. */
+static void wbp_alpha_unfilter(uint8_t *row, const uint8_t *above, int width, int filter) {
+    for (int x = 0; x < width && filter; x++) {
+        int left = x ? row[x - 1] : above ? above[0] : 0, up = above ? above[x] : left;
+        int guess = filter == 1 || !x ? left : filter == 2 ? up : above ? wbp_clip(left + up - above[x - 1]) : left;
+        row[x] = (uint8_t)(row[x] + guess);
+    }
+}
+
+/* Decodes the data of a chunk "ALPH". Where nobody wants the opacity, it is decoded for its damage alone. */
+static yolo_status wbp_alpha_read(codec_file *file, cur *data, const wbp_target *to, yolo_error *error) {
+    int head = (int)cur_le(data, 1), method = head & 3, filter = head >> 2 & 3;
+    if (data->failed || method > 1 || (head >> 4 & 3) > 1) return wbp_damaged(file, data, error, "opacity of a kind that is not known");
+    wbp_lossless l = {.width = to->width, .height = to->height};
+    size_t width = (size_t)to->width;
+    uint8_t *rows = mem_array(2, width), *above = NULL;
+    yolo_status status = rows ? YOLO_OK : err_memory(error, 2 * width);
+    if (rows && method && !wbp_lossless_open(&l, cur_make(data->bytes + data->at, data->size - data->at))) status = wbp_lossless_error(file, &l, error);
+    for (int y = 0; y < to->height && status == YOLO_OK; y++) {
+        uint8_t *row = rows + (y & 1) * width;
+        const uint8_t *raw = method ? NULL : cur_take(data, width);
+        const uint32_t *packed = method ? wbp_lossless_row(&l, y) : NULL;
+        if (packed) for (size_t x = 0; x < width; x++) row[x] = (uint8_t)(packed[x] >> 8);
+        else if (raw) memcpy(row, raw, width);
+        else status = method ? wbp_lossless_error(file, &l, error) : wbp_damaged(file, data, error, "opacity is cut short in row %d of %d", y, to->height);
+        wbp_alpha_unfilter(row, above, to->width, filter);
+        if (to->alpha) memcpy(to->alpha + (size_t)y * to->across, row, width);
+        above = row;
+    }
+    wbp_lossless_close(&l);
+    mem_free(rows);
+    return status;
+}
+
+enum { WBP_ANIMATED = 2, WBP_EXIF = 8 }; /* flags of VP8X */
+
+typedef struct wbp_chunk { char name[5]; cur data; } wbp_chunk;
+
+/* The next chunk of a file or a frame. */
+static yolo_status wbp_next(codec_file *file, cur *c, wbp_chunk *chunk, yolo_error *error) {
+    const uint8_t *name = cur_take(c, 4);
+    uint64_t size = cur_le(c, 4);
+    if (c->failed) return wbp_damaged(file, c, error, "WebP chunk cut short");
+    *chunk = (wbp_chunk){.name = {0}};
+    for (int i = 0; i < 4; i++) chunk->name[i] = name[i] >= 32 && name[i] < 127 ? (char)name[i] : '?';
+    uint64_t left = c->size - c->at;
+    const uint8_t *bytes = cur_take(c, size);
+    if (!bytes)
+        return wbp_damaged(file, c, error, "WebP chunk '%s' of %llu bytes expected, %llu are left", chunk->name, (unsigned long long)size,
+                           (unsigned long long)left);
+    chunk->data = cur_make(bytes, (size_t)size);
+    if ((size & 1) && c->at < c->size) cur_take(c, 1); /* padding */
+    return YOLO_OK;
+}
+
+/* Leaves *c at the first chunk; it ends where the file says. `whole`: all of that must be there. */
+static yolo_status wbp_begin(codec_file *file, cur *c, bool whole, yolo_error *error) {
+    *c = cur_make(file->bytes.bytes, file->bytes.size);
+    cur_seek(c, 4);
+    uint64_t size = cur_le(c, 4) + 8, kind = cur_be(c, 4);
+    if (c->failed || kind != 0x57454250) return wbp_damaged(file, c, error, "RIFF file that is not WebP");
+    if (whole && size > c->size) {
+        cur_seek(c, c->size);
+        return wbp_damaged(file, c, error, "WebP is cut short: %llu bytes expected", (unsigned long long)size);
+    }
+    if (size < c->size) c->size = YOLO_MAX(12, (size_t)size);
+    return YOLO_OK;
+}
+
+/* The orientation, from the chunk "EXIF", which some writers begin as in a JPEG. */
+static yolo_status wbp_read_exif(codec_file *file, codec_header *header, yolo_error *error) {
+    cur c;
+    yolo_status status = wbp_begin(file, &c, true, error);
+    while (status == YOLO_OK && c.at < c.size) {
+        wbp_chunk chunk;
+        status = wbp_next(file, &c, &chunk, error);
+        if (status != YOLO_OK || strcmp(chunk.name, "EXIF")) continue;
+        size_t skip = chunk.data.size > 6 && !memcmp(chunk.data.bytes, "Exif\0\0", 6) ? 6 : 0;
+        header->orientation = codec_exif_orientation(chunk.data.bytes + skip, chunk.data.size - skip);
+        break;
+    }
+    return status;
+}
+
+/* The size stands in the first chunk; only for an orientation, where one is announced, the whole file is looked through. */
+static yolo_status wbp_header(codec_file *file, codec_header *header, yolo_error *error) {
+    cur c;
+    yolo_status status = wbp_begin(file, &c, false, error);
+    if (status != YOLO_OK) return status;
+    const uint8_t *name = cur_take(&c, 4);
+    cur_take(&c, 4);
+    uint64_t width = 0, height = 0, flags = 0;
+    if (name && !memcmp(name, "VP8X", 4)) {
+        flags = cur_le(&c, 4);
+        width = cur_le(&c, 3) + 1;
+        height = cur_le(&c, 3) + 1;
+    } else if (name && !memcmp(name, "VP8L", 4)) {
+        uint64_t sizes = cur_le(&c, 5) >> 8;
+        width = (sizes & 0x3fff) + 1;
+        height = (sizes >> 14 & 0x3fff) + 1;
+    } else if (name && !memcmp(name, "VP8 ", 4)) {
+        cur_take(&c, 6);
+        width = cur_le(&c, 2) & 0x3fff;
+        height = cur_le(&c, 2) & 0x3fff;
+    } else return wbp_damaged(file, &c, error, "WebP whose first chunk is neither VP8, VP8L nor VP8X");
+    if (c.failed) return wbp_damaged(file, &c, error, "WebP header cut short");
+    header->width = (int)width;
+    header->height = (int)height;
+    header->animated = flags & WBP_ANIMATED;
+    status = codec_check_size(file, header, error);
+    return status == YOLO_OK && (flags & WBP_EXIF) ? wbp_read_exif(file, header, error) : status;
+}
+
+/* Goes into the first frame of an animation: *c becomes its chunks, *to its place on the canvas. */
+static yolo_status wbp_enter_frame(codec_file *file, cur *c, wbp_target *to, yolo_error *error) {
+    wbp_chunk chunk;
+    do {
+        if (c->at == c->size) return wbp_damaged(file, c, error, "animated WebP without a frame");
+        yolo_status status = wbp_next(file, c, &chunk, error);
+        if (status != YOLO_OK) return status;
+    } while (strcmp(chunk.name, "ANMF"));
+    *c = chunk.data;
+    uint64_t x = 2 * cur_le(c, 3), y = 2 * cur_le(c, 3), width = cur_le(c, 3) + 1, height = cur_le(c, 3) + 1;
+    cur_take(c, 4); /* duration, disposal, blending */
+    if (c->failed || x + width > (uint64_t)to->width || y + height > (uint64_t)to->height)
+        return wbp_damaged(file, c, error, "WebP frame of %d x %d pixels at %d, %d on a canvas of %d x %d", (int)width, (int)height, (int)x,
+                           (int)y, to->width, to->height);
+    size_t at = (size_t)y * to->across + (size_t)x;
+    to->rgb += at * 3;
+    if (to->alpha) to->alpha += at;
+    to->width = (int)width;
+    to->height = (int)height;
+    return YOLO_OK;
+}
+
+/* Decodes the picture among the chunks of a file or a frame. */
+static yolo_status wbp_read_chunks(codec_file *file, cur *c, const wbp_target *to, yolo_error *error) {
+    wbp_chunk chunk = {.name = {0}}, alpha = {.name = {0}};
+    while (strcmp(chunk.name, "VP8 ")) {
+        if (c->at == c->size) return wbp_damaged(file, c, error, "WebP without picture data");
+        yolo_status status = wbp_next(file, c, &chunk, error);
+        if (status != YOLO_OK) return status;
+        if (!strcmp(chunk.name, "VP8L")) return wbp_lossless_read(file, &chunk.data, to, error);
+        if (!strcmp(chunk.name, "ALPH")) alpha = chunk;
+    }
+    yolo_status status = wbp_vp8_read(file, &chunk.data, to, error);
+    if (status == YOLO_OK && alpha.data.bytes) return wbp_alpha_read(file, &alpha.data, to, error);
+    for (int y = 0; to->alpha && y < to->height; y++) memset(to->alpha + (size_t)y * to->across, 255, (size_t)to->width);
+    return status;
+}
+
+/* A blank picture takes next to no bytes; from some size on, so blank a one is refused before memory is taken for it. */
+enum { WBP_FREE_PIXELS = 1 << 26, WBP_MOST_A_BYTE = 4096 };
+
+/* `alpha`: a zeroed byte a pixel for the opacity, or NULL. */
+static yolo_status wbp_read_file(codec_file *file, const codec_header *header, yolo_image *image, uint8_t *alpha, yolo_error *error) {
+    cur c;
+    yolo_status status = wbp_begin(file, &c, true, error);
+    if (status != YOLO_OK) return status;
+    uint64_t pixels = (uint64_t)header->width * (uint64_t)header->height;
+    if (pixels > WBP_FREE_PIXELS + (uint64_t)c.size * WBP_MOST_A_BYTE)
+        return codec_damaged(file, error, "%d x %d pixels claimed, too many for a file of this size", header->width, header->height);
+    image->width = header->width;
+    image->height = header->height;
+    image->pixels = header->animated ? mem_array(pixels, 3) : mem_alloc((size_t)pixels * 3);
+    if (!image->pixels) return err_memory(error, pixels * 3);
+    wbp_target to = {image->pixels, alpha, (size_t)header->width, header->width, header->height};
+    if (header->animated) status = wbp_enter_frame(file, &c, &to, error);
+    return status == YOLO_OK ? wbp_read_chunks(file, &c, &to, error) : status;
+}
+
+static yolo_status wbp_load(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error) {
+    return wbp_read_file(file, header, image, NULL, error);
+}
+
 typedef struct codec_format {
     const char *name, *magic;
     int magic_size;
@@ -2895,7 +4384,7 @@ static const codec_format codec_formats[] = {
     {"BMP", "BM", 2, codec_bmp_header, codec_bmp_load},
     {"TIFF", "II*\0", 4, NULL, NULL}, {"TIFF", "MM\0*", 4, NULL, NULL},
     {"TIFF", "II+\0", 4, NULL, NULL}, {"TIFF", "MM\0+", 4, NULL, NULL},
-    {"WebP", "RIFF", 4, NULL, NULL}, {"GIF", "GIF8", 4, NULL, NULL},
+    {"WebP", "RIFF", 4, wbp_header, wbp_load}, {"GIF", "GIF8", 4, NULL, NULL},
 };
 
 /* Finds the format and reads the header. */
@@ -2912,11 +4401,10 @@ static yolo_status codec_begin(codec_file *file, const codec_format **format, co
     }
     const char *extension = path_extension(file->path), *name = NULL;
     if (!(*format)->header && c->size >= 4 && !memcmp(c->bytes, (*format)->magic, 4)) name = (*format)->name;
-    else if (str_equal_fold(extension, ".webp")) name = "WebP";
     else if (str_equal_fold(extension, ".tif") || str_equal_fold(extension, ".tiff")) name = "TIFF";
     if (name)
         return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: %s is not supported yet by this version; convert it to JPEG or PNG", file->path, name);
-    return err_set(error, YOLO_ERROR_FORMAT, "%s: not a picture: begins with bytes %02x %02x, expected JPEG, PNG or BMP",
+    return err_set(error, YOLO_ERROR_FORMAT, "%s: not a picture: begins with bytes %02x %02x, expected JPEG, PNG, BMP or WebP",
                    file->path, c->bytes[0], c->size > 1 ? c->bytes[1] : 0);
 }
 
