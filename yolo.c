@@ -3134,7 +3134,7 @@ typedef struct wbp_segments { bool used, absolute; int quantizers[4], levels[4];
 
 static wbp_segments wbp_read_segments(wbp_vp8 *v) {
     wbp_bool *b = &v->modes;
-    wbp_segments s = {.used = wbp_bit(b, 128)};
+    wbp_segments s = {.used = wbp_bit(b, 128), .absolute = true}; /* without values, as libwebp has it: zeros of their own */
     if (!s.used) return s;
     v->segment_map = wbp_bit(b, 128);
     if (wbp_bit(b, 128)) {
@@ -3344,21 +3344,26 @@ static void wbp_skip_residuals(wbp_vp8 *v, int x) {
 
 static inline uint8_t wbp_clip(int value) { return (uint8_t)YOLO_CLAMP(value, 0, 255); }
 
-/* Adds the inverse DCT of a block. 14.4 */
-static void wbp_add_block(uint8_t *out, ptrdiff_t stride, const int16_t *in) {
-    int columns[16];
+/* a times a constant of 16 binary places; only damage makes it wrap. */
+static inline int wbp_times(int a, uint32_t factor) { return (int)((uint32_t)a * factor) >> 16; }
+
+/* One dimension of the inverse DCT: `in` and `out` are 4 and 1 apart, so that the second time undoes the first's turning. 14.4 */
+static inline void wbp_dct(int out[16], const int in[16], int rounding) {
     for (int i = 0; i < 4; i++) {
-        int a = in[i] + in[8 + i], b = in[i] - in[8 + i], p = in[4 + i], q = in[12 + i];
-        int c = (p * 35468 >> 16) - (q + (q * 20091 >> 16)), d = p + (p * 20091 >> 16) + (q * 35468 >> 16);
-        columns[i] = a + d, columns[4 + i] = b + c, columns[8 + i] = b - c, columns[12 + i] = a - d;
+        int p = in[4 + i], q = in[12 + i], a = in[i] + in[8 + i] + rounding, b = in[i] - in[8 + i] + rounding;
+        int c = wbp_times(p, 35468) - q - wbp_times(q, 20091), d = p + wbp_times(p, 20091) + wbp_times(q, 35468);
+        out[4 * i] = a + d, out[4 * i + 1] = b + c, out[4 * i + 2] = b - c, out[4 * i + 3] = a - d;
     }
-    for (int i = 0; i < 4; i++, out += stride) {
-        const int *r = columns + 4 * i;
-        int a = r[0] + r[2] + 4, b = r[0] - r[2] + 4, p = r[1], q = r[3];
-        int c = (p * 35468 >> 16) - (q + (q * 20091 >> 16)), d = p + (p * 20091 >> 16) + (q * 35468 >> 16);
-        out[0] = wbp_clip(out[0] + ((a + d) >> 3)), out[1] = wbp_clip(out[1] + ((b + c) >> 3));
-        out[2] = wbp_clip(out[2] + ((b - c) >> 3)), out[3] = wbp_clip(out[3] + ((a - d) >> 3));
-    }
+}
+
+/* Adds the inverse DCT of a block. */
+static void wbp_add_block(uint8_t *out, ptrdiff_t stride, const int16_t *in) {
+    int block[16], turned[16];
+    for (int i = 0; i < 16; i++) block[i] = in[i];
+    wbp_dct(turned, block, 0);
+    wbp_dct(block, turned, 4);
+    for (int y = 0; y < 4; y++, out += stride)
+        for (int x = 0; x < 4; x++) out[x] = wbp_clip(out[x] + (block[4 * y + x] >> 3));
 }
 
 static void wbp_add(uint8_t *out, ptrdiff_t stride, const int16_t *in, int extent) {
