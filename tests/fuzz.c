@@ -1,4 +1,4 @@
-/* fuzz.c - damaged files: seeded mutations of pictures, labels, yaml, checkpoints and trainings, each read in a process of its own.
+/* fuzz.c - damaged files: seeded mutations of pictures, WebP, labels, yaml, checkpoints and trainings, each read in a process of its own.
 
    fuzz [COUNT] [FIRST_SEED] [TARGET]    COUNT mutations (2,000), of one TARGET or of all in turn
    A case is a function of its seed alone: "fuzz 1 SEED TARGET" repeats it; what it read stays in the scratch folder.
@@ -195,7 +195,7 @@ static void fuzz_seed_file(fuzz_target *target, const char *path) {
     mem_free(bytes);
 }
 
-/* Pictures that the engine writes and those of a folder (the fixtures), as many as there are. */
+/* Pictures that the engine writes, and a BMP. */
 static void fuzz_seed_pictures(fuzz_target *target) {
     static const char *const names[] = {"build/fuzz/seed.jpg", "build/fuzz/seed.png"};
     uint8_t pixels[24 * 40 * 3];
@@ -209,9 +209,15 @@ static void fuzz_seed_pictures(fuzz_target *target) {
     }
     uint8_t bmp[54 + 3 * 4 * 2] = {'B', 'M', 78, 0, 0, 0, 0, 0, 0, 0, 54, 0, 0, 0, 40, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 24};
     fuzz_seed(target, bmp, sizeof bmp);
+}
+
+/* The fixtures' WebP files. */
+static void fuzz_seed_webp(fuzz_target *target) {
+    yolo_error error;
     data_list list = {0};
     if (data_walk("tests/fixtures", &list, &error) == YOLO_OK)
-        for (int64_t i = 0; i < list.count; i++) fuzz_seed_file(target, list.paths[i]);
+        for (int64_t i = 0; i < list.count; i++)
+            if (str_ends_with(list.paths[i], ".webp")) fuzz_seed_file(target, list.paths[i]);
     data_list_free(&list);
 }
 
@@ -314,6 +320,7 @@ static const char *fuzz_case(const fuzz_target *target, uint64_t seed, char *tex
 int main(int argc, char **argv) {
     static fuzz_target targets[] = {
         {.name = "picture", .extension = ".jpg", .read = fuzz_picture},
+        {.name = "webp", .extension = ".webp", .read = fuzz_picture},
         {.name = "labels", .extension = ".txt", .text = true, .read = fuzz_labels},
         {.name = "dataset", .extension = ".yaml", .text = true, .read = fuzz_dataset},
         {.name = "network", .extension = ".yaml", .text = true, .read = fuzz_model},
@@ -325,12 +332,13 @@ int main(int argc, char **argv) {
     yolo_error error;
     if (path_make_directories(fuzz_folder, &error) != YOLO_OK) return 1;
     fuzz_seed_pictures(&targets[0]);
-    fuzz_seed(&targets[1], fuzz_label_text, sizeof fuzz_label_text - 1);
-    fuzz_seed(&targets[2], fuzz_dataset_text, sizeof fuzz_dataset_text - 1);
-    fuzz_seed(&targets[2], fuzz_names_text, sizeof fuzz_names_text - 1);
-    fuzz_seed(&targets[3], fuzz_net_text, sizeof fuzz_net_text - 1);
-    fuzz_seed_checkpoints(&targets[4]);
-    fuzz_seed_training(&targets[5]);
+    fuzz_seed_webp(&targets[1]);
+    fuzz_seed(&targets[2], fuzz_label_text, sizeof fuzz_label_text - 1);
+    fuzz_seed(&targets[3], fuzz_dataset_text, sizeof fuzz_dataset_text - 1);
+    fuzz_seed(&targets[3], fuzz_names_text, sizeof fuzz_names_text - 1);
+    fuzz_seed(&targets[4], fuzz_net_text, sizeof fuzz_net_text - 1);
+    fuzz_seed_checkpoints(&targets[5]);
+    fuzz_seed_training(&targets[6]);
     int only = -1;
     for (int t = 0; argc > 3 && t < YOLO_COUNT(targets); t++)
         if (!strcmp(targets[t].name, argv[3])) only = t;

@@ -2,7 +2,7 @@
 
     python3 tests/oracle_webp.py [--tool FILE] [--keep FOLDER]
 
-Wants cwebp, dwebp, img2webp and webpmux (Debian: webp); without --tool, tests/tool_webp.c is built. Each file's pixels and
+Wants cwebp, dwebp, img2webp, webpinfo and webpmux (Debian: webp); without --tool, tests/tool_webp.c is built. Each file's pixels and
 opacity must be those of `dwebp -nodither`, to the bit; of an animation, those of its first frame on a transparent black canvas.
 Files with several partitions of coefficients come from libwebp.so.7, as cwebp has no option for them. Where Pillow is installed,
 its pictures are compared as well. Files that are cut short must be refused. Prints a line for each that fails, then the counts; exit status
@@ -13,12 +13,13 @@ import ctypes
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TOOLS = ("cwebp", "dwebp", "img2webp", "webpmux")
+TOOLS = ("cwebp", "dwebp", "img2webp", "webpinfo", "webpmux")
 checks = failures = 0
 
 
@@ -53,7 +54,7 @@ def picture(kind, width, height, alpha, seed=1):
             else:
                 rgb = colours[(x // 3 * 7 + y // 2 * 5 + (x * y // 11)) % kind]
             a = {"opaque": 255, "ramp": clip(x * 300 / width), "holes": 255 * ((x // 9 + y // 7) % 2), "noise": r.randrange(256),
-                 "steps": (x * 8 // width) * 36}[alpha]
+                 "steps": (x * 8 // width) * 36, "sum": x * x * 7 % 90 + y * y * 11 % 120}[alpha]
             rows += bytes((*rgb, a))
     return bytes(rows)
 
@@ -102,7 +103,7 @@ def cases():
         yield (colours, 37, 90, "holes"), "-lossless -exact -m 6"
     for hint in ("photo", "picture", "graph"):
         yield drawing, f"-lossless -hint {hint}"
-    for alpha in ("ramp", "holes", "noise", "steps"):
+    for alpha in ("ramp", "holes", "noise", "steps", "sum"):
         for kind in ("photo", "drawing"):
             for options in ("-q 50", "-alpha_q 0", "-alpha_q 30", "-alpha_q 80", "-alpha_method 0", "-alpha_filter none", "-alpha_filter best", "-exact",
                             "-alpha_method 0 -alpha_filter best", "-alpha_method 0 -alpha_filter fast -alpha_q 10", "-lossless", "-lossless -exact", "-noalpha"):
@@ -113,7 +114,7 @@ class Config(ctypes.Structure):
     _fields_ = [("lossless", ctypes.c_int), ("quality", ctypes.c_float), ("method", ctypes.c_int), ("hint", ctypes.c_int), ("size", ctypes.c_int),
                 ("psnr", ctypes.c_float)] + [(name, ctypes.c_int) for name in (
                     "segments", "sns", "filter", "sharpness", "filter_type", "autofilter", "alpha_compression", "alpha_filtering", "alpha_quality", "passes",
-                    "show", "preprocessing", "partitions")] + [("rest", ctypes.c_int * 20)]
+                    "show", "preprocessing", "partitions", "partition_limit", "jpeg_like", "threads", "low_memory")] + [("rest", ctypes.c_int * 20)]
 
 
 class Picture(ctypes.Structure):
@@ -130,7 +131,7 @@ def encode_partitions(library, path, width, height, rgba, partitions, quality):
         lambda data, size, _: out.extend(ctypes.string_at(data, size)) or 1)
     if not library.WebPConfigInitInternal(ctypes.byref(config), 0, ctypes.c_float(quality), 0x020f) or not library.WebPPictureInitInternal(ctypes.byref(image), 0x020f):
         return False
-    config.partitions = partitions
+    config.partitions, config.low_memory = partitions, 1  # with memory to spare it makes one part
     image.width, image.height = width, height
     image.writer = ctypes.cast(writer, ctypes.c_void_p)
     good = library.WebPPictureImportRGBA(ctypes.byref(image), rgba, width * 4) and library.WebPEncode(ctypes.byref(config), ctypes.byref(image))
@@ -189,6 +190,8 @@ def partitions(bench):
             for quality in (10, 90):
                 path = bench.path(f"parts{len(bench.files)}.webp")
                 check(f"libwebp {p}", encode_partitions(library, path, p[1], p[2], rgba, count, quality))
+                told = run("webpinfo", "-bitstream_info", path).stdout
+                check(f"{p}, partitions of the file", f"Total partitions: {1 << count}\n" in told, told)
                 bench.add(f"{p}, {1 << count} partitions, quality {quality}", path)
 
 
@@ -204,6 +207,31 @@ def large(bench):
         path = bench.path(f"{name}{len(bench.files)}.webp")
         check(name, run("cwebp", "-quiet", *options.split(), bench.path(name + ".pam"), "-o", path).returncode == 0)
         bench.add(f"{name} {options}", path)
+
+
+def opacity(path, plain, filter_, width, height, values):
+    """The lossy file `plain` with opacity that is stored as it is, below one of the filters: `values` are what the file holds."""
+    with open(plain, "rb") as f:
+        lossy = f.read()[12:]
+    data = bytes((filter_ << 2,)) + values
+
+    def chunk(name, body):
+        return name + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+    head = struct.pack("<I", 0x10) + struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    body = b"WEBP" + chunk(b"VP8X", head) + chunk(b"ALPH", data) + lossy
+    with open(path, "wb") as f:
+        f.write(b"RIFF" + struct.pack("<I", len(body)) + body)
+
+
+def filters(bench):
+    r = random.Random(5)
+    for width, height in ((40, 31), (1, 9), (9, 1)):
+        plain = bench.encode(("photo", width, height, "opaque"), "-q 40")
+        for filter_ in range(4):
+            for spread in (3, 256):
+                path = bench.path(f"filter{len(bench.files)}.webp")
+                opacity(path, plain, filter_, width, height, bytes((r.randrange(spread) - spread // 2) & 255 for _ in range(width * height)))
+                bench.add(f"opacity of {width} x {height}, filter {filter_}, spread {spread}", path)
 
 
 def containers(bench):
@@ -324,6 +352,7 @@ def main():
         for p, options in cases():
             bench.encode(p, options)
         partitions(bench)
+        filters(bench)
         containers(bench)
         animations(bench)
         large(bench)

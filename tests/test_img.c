@@ -107,6 +107,67 @@ static void test_img_files(void) {
     ref_close(&ref);
 }
 
+/* Files that libwebp's tools made, and what libwebp reads from them (tests/make_webp.py), opacity included. */
+static void test_img_webp(void) {
+    ref_file ref;
+    CHECK(ref_open(&ref, "tests/fixtures/webp.ref"));
+    CHECK_MSG(ref.count >= 33, "%d files", ref.count);
+    for (int i = 0; i < ref.count; i++) {
+        const int32_t *expected = ref.arrays[i].ints;
+        char path[200];
+        uint8_t *bytes = NULL, *alpha = NULL;
+        size_t size;
+        yolo_error error = {0};
+        yolo_image image, stored = {0};
+        int width, height;
+        snprintf(path, sizeof path, "tests/fixtures/%s.webp", ref.arrays[i].name);
+        CHECK_MSG(codec_read(path, &image, &error) == YOLO_OK, "%s", error.message);
+        CHECK_MSG(image.width == expected[0] && image.height == expected[1] && img_test_checksum(&image) == expected[2], "%s: %d x %d", path, image.width, image.height);
+        CHECK(codec_size(path, &width, &height, &error) == YOLO_OK && width == image.width && height == image.height);
+        CHECK(path_read(path, 1 << 20, &bytes, &size, &error) == YOLO_OK);
+        codec_file file = {path, cur_make(bytes, size)};
+        codec_header header = {.orientation = 1};
+        CHECK(wbp_header(&file, &header, &error) == YOLO_OK);
+        alpha = mem_array((uint64_t)header.width * (uint64_t)header.height, 1);
+        CHECK_MSG(wbp_read_file(&file, &header, &stored, alpha, &error) == YOLO_OK, "%s", error.message);
+        uint64_t sum = 0;
+        for (int64_t k = 0; k < (int64_t)header.width * header.height; k++) sum += alpha[k] * (uint64_t)(k % 65521 + 1);
+        CHECK_MSG((int64_t)(sum % 2147483647) == expected[3], "%s: opacity", path);
+        yolo_image_free(&image);
+        yolo_image_free(&stored);
+        mem_free(alpha);
+        mem_free(bytes);
+    }
+    ref_close(&ref);
+}
+
+/* Cut off anywhere, a file is refused, with the place. */
+static void test_img_webp_cut(void) {
+    static const struct { const char *name; size_t picture; } files[] = { /* where the picture ends, if not with the file */
+        {"lossy", SIZE_MAX}, {"parts", SIZE_MAX}, {"groups", SIZE_MAX}, {"alpha", SIZE_MAX}, {"filter1", SIZE_MAX}, {"animation", 328}, {"orientation8", 306}};
+    for (int i = 0; i < YOLO_COUNT(files); i++) {
+        char path[200];
+        uint8_t *bytes;
+        size_t size;
+        snprintf(path, sizeof path, "tests/fixtures/%s.webp", files[i].name);
+        CHECK(path_read(path, 1 << 20, &bytes, &size, NULL) == YOLO_OK);
+        for (size_t cut = 1; cut + 1 < size; cut += 1 + cut / 40) {
+            for (int own = 0; own < (cut >= 12 && cut < files[i].picture ? 2 : 1); own++) { /* own: the file says that it is so short */
+                uint8_t *exact = mem_alloc(cut);
+                yolo_image image;
+                yolo_error error = {0};
+                memcpy(exact, bytes, cut);
+                for (int k = 0; k < 4 && own; k++) exact[4 + k] = (uint8_t)((cut - 8) >> (8 * k));
+                yolo_status status = codec_read_memory(path, exact, cut, &image, &error);
+                yolo_image_free(&image);
+                CHECK_MSG(status == YOLO_ERROR_FORMAT && strstr(error.message, cut < 4 ? "not a picture" : ": byte "), "%s of %d bytes: %s", path, (int)cut, error.message);
+                mem_free(exact);
+            }
+        }
+        mem_free(bytes);
+    }
+}
+
 /* A JPEG whose size stands behind 130,000 bytes of comments, more than is looked at first. */
 static void test_img_long_head(void) {
     uint8_t pixels[24 * 16 * 3] = {0}, *bytes, comment[65002] = {0xff, 0xfe, 65000 >> 8, 65000 & 255};
@@ -147,9 +208,17 @@ static void test_img_refused(void) {
     static const struct { const char *name, *bytes; int size; yolo_status status; const char *says; } cases[] = {
         {"a.jpg", "", 0, YOLO_ERROR_FORMAT, "empty"},
         {"a.jpg", "<html>", 6, YOLO_ERROR_FORMAT, "not a picture: begins with bytes 3c 68"},
-        {"a.jpg", "RIFF\4\0\0\0WEBP", 12, YOLO_ERROR_UNSUPPORTED, "a.jpg: WebP is not supported yet by this version; convert it to JPEG or PNG"},
+        {"a.jpg", "RIFF\4\0\0\0WEBP", 12, YOLO_ERROR_FORMAT, "a.jpg: byte 12 of 12: WebP whose first chunk is neither VP8, VP8L nor VP8X"},
+        {"a.webp", "RIFF\4\0\0\0WAVE", 12, YOLO_ERROR_FORMAT, "byte 12 of 12: RIFF file that is not WebP"},
+        {"a.webp", "RIFF\26\0\0\0WEBPVP8L\12\0\0\0\x2f\0\0", 23, YOLO_ERROR_FORMAT, "byte 20 of 23: WebP header cut short"},
+        {"a.webp", "RIFF\26\0\0\0WEBPVP8X\12\0\0\0\0\0\0\0\377\377\377\0\0\0", 30, YOLO_ERROR_MEMORY, "16777216 x 1 pixels"},
+        {"a.webp", "RIFF\26\0\0\0WEBPVP8X\12\0\0\0\0\0\0\0\377\77\0\377\77\0", 30, YOLO_ERROR_FORMAT, "16384 x 16384 pixels claimed, too many for a file of this size"},
+        {"a.webp", "RIFF\26\0\0\0WEBPVP8X\12\0\0\0\2\0\0\0\1\0\0\1\0\0", 30, YOLO_ERROR_FORMAT, "byte 30 of 30: animated WebP without a frame"},
+        {"a.webp", "RIFF\36\0\0\0WEBPVP8X\12\0\0\0\0\0\0\0\1\0\0\1\0\0VP8 \7\0\0\0", 38, YOLO_ERROR_FORMAT,
+         "byte 38 of 38: WebP chunk 'VP8 ' of 7 bytes expected, 0 are left"},
+        {"a.webp", "RIFF\30\0\0\0WEBPVP8L\13\0\0\0\x2f\0\0\0\1....", 29, YOLO_ERROR_FORMAT, "WebP is cut short: 32 bytes expected"},
         {"a.jpg", "II*\0\10\0\0\0", 8, YOLO_ERROR_UNSUPPORTED, "TIFF is not supported yet"},
-        {"a.webp", "?", 1, YOLO_ERROR_UNSUPPORTED, "WebP is not supported yet"},
+        {"a.webp", "?", 1, YOLO_ERROR_FORMAT, "not a picture: begins with bytes 3f 00, expected JPEG, PNG, BMP or WebP"},
         {"a.jpg", "\xff\xd8\xff\xe0\0", 5, YOLO_ERROR_FORMAT, "byte 4 of 5: JPEG header cut short"},
         {"a.jpg", "\xff\xd8\xff\xc0\0\13\10\0\0\0\20\1\0\21\0", 15, YOLO_ERROR_FORMAT, "16 x 0 pixels"},
         {"a.jpg", "\xff\xd8\xff\xc9\0\10\10\0\20\0\20\3", 12, YOLO_ERROR_UNSUPPORTED, "arithmetic-coded JPEG"},
@@ -185,67 +254,96 @@ static size_t img_test_mutate(uint8_t *bytes, size_t size, rng *r) {
     return size;
 }
 
-static void test_img_mutations(void) {
+typedef struct img_test_damage { int read, refused; double slowest; } img_test_damage;
+
+/* Damages a file in many ways and reads each. */
+static void img_test_damaged(img_test_damage *damage, const char *name, const uint8_t *original, size_t original_size) {
     enum { EACH = 60 };
-    ref_file ref;
-    CHECK(ref_open(&ref, img_test_fixture));
-    int read = 0, refused = 0;
-    double slowest = 0;
+    for (int k = 0; k < EACH; k++) {
+        rng r = {hash_bytes(name, strlen(name), 11), (uint64_t)k << 32};
+        size_t size = original_size;
+        uint8_t *bytes = mem_alloc(size);
+        memcpy(bytes, original, size);
+        size = img_test_mutate(bytes, size, &r);
+        uint8_t *exact = mem_alloc(size); /* its own block, so that a read behind the end is seen */
+        memcpy(exact, bytes, size);
+        yolo_image image;
+        yolo_error error = {0};
+        double start = os_clock();
+        yolo_status status = codec_read_memory(name, exact, size, &image, &error);
+        damage->slowest = YOLO_MAX(damage->slowest, os_clock() - start);
+        CHECK_MSG((status == YOLO_OK) == (image.pixels != NULL) && (status == YOLO_OK || error.message[0]), "%s, mutation %d", name, k);
+        if (status == YOLO_OK) {
+            CHECK(image.width > 0 && image.height > 0);
+            img_test_checksum(&image); /* touches every pixel */
+            damage->read++;
+        } else damage->refused++;
+        yolo_image_free(&image);
+        mem_free(bytes);
+        mem_free(exact);
+    }
+}
+
+static void test_img_mutations(void) {
+    ref_file ref, webp;
+    img_test_damage damage = {0};
     uint64_t before = os_peak_memory();
+    CHECK(ref_open(&ref, img_test_fixture) && ref_open(&webp, "tests/fixtures/webp.ref"));
     for (int i = 0; i < ref.count; i++) {
         const ref_array *file = &ref.arrays[i];
-        if (!strchr(file->name, '.') || strstr(file->name, ".pixels")) continue;
-        for (int k = 0; k < EACH; k++) {
-            rng r = {hash_bytes(file->name, strlen(file->name), 11), (uint64_t)k << 32};
-            size_t size = (size_t)file->ints[0];
-            uint8_t *bytes = mem_alloc(size);
-            memcpy(bytes, file->ints + 1, size);
-            size = img_test_mutate(bytes, size, &r);
-            uint8_t *exact = mem_alloc(size); /* its own block, so that a read behind the end is seen */
-            memcpy(exact, bytes, size);
-            yolo_image image;
-            yolo_error error = {0};
-            double start = os_clock();
-            yolo_status status = codec_read_memory(file->name, exact, size, &image, &error);
-            slowest = YOLO_MAX(slowest, os_clock() - start);
-            CHECK_MSG((status == YOLO_OK) == (image.pixels != NULL) && (status == YOLO_OK || error.message[0]), "%s, mutation %d", file->name, k);
-            if (status == YOLO_OK) {
-                CHECK(image.width > 0 && image.height > 0);
-                img_test_checksum(&image); /* touches every pixel */
-                read++;
-            } else refused++;
-            yolo_image_free(&image);
-            mem_free(bytes);
-            mem_free(exact);
-        }
+        if (strchr(file->name, '.') && !strstr(file->name, ".pixels"))
+            img_test_damaged(&damage, file->name, (const uint8_t *)(file->ints + 1), (size_t)file->ints[0]);
     }
-    printf("    %d mutations: %d read, %d refused; slowest %.3f s; %.0f MiB at most\n", read + refused, read, refused, slowest,
-           (double)os_peak_memory() / 1048576.0);
-    CHECK(read > 100 && refused > 700 && slowest < 10);
+    for (int i = 0; i < webp.count; i++) {
+        char path[200];
+        uint8_t *bytes;
+        size_t size;
+        snprintf(path, sizeof path, "tests/fixtures/%s.webp", webp.arrays[i].name);
+        CHECK(path_read(path, 1 << 20, &bytes, &size, NULL) == YOLO_OK);
+        img_test_damaged(&damage, path, bytes, size);
+        mem_free(bytes);
+    }
+    printf("    %d mutations: %d read, %d refused; slowest %.3f s; %.0f MiB at most\n", damage.read + damage.refused, damage.read, damage.refused,
+           damage.slowest, (double)os_peak_memory() / 1048576.0);
+    CHECK(damage.read > 500 && damage.refused > 2000 && damage.slowest < 10);
     CHECK(os_peak_memory() < YOLO_MAX(before + 1, (uint64_t)1 << 30));
     ref_close(&ref);
+    ref_close(&webp);
+}
+
+static void img_test_memory(const char *name, const uint8_t *bytes, size_t size) {
+    yolo_status status = YOLO_ERROR_MEMORY;
+    for (long n = 1; n < 200 && status != YOLO_OK; n++) {
+        yolo_image image;
+        yolo_error error = {0};
+        os_atomic_set(&mem_fail_after, n);
+        status = codec_read_memory(name, bytes, size, &image, &error);
+        os_atomic_set(&mem_fail_after, 0);
+        CHECK_MSG(status == YOLO_OK || (status == YOLO_ERROR_MEMORY && !image.pixels), "%s, allocation %ld: %s", name, n, error.message);
+        yolo_image_free(&image);
+    }
+    CHECK(status == YOLO_OK);
 }
 
 /* Reading and writing with the n-th allocation failing, for every n: an error each time, nothing lost. */
 static void test_img_memory(void) {
     static const char *const names[] = {"orientation6.jpg", "progressive.jpg", "colour6_16i.png", "colour3_4.png", "RGB.bmp"};
+    static const char *const paths[] = {"tests/fixtures/alpha.webp", "tests/fixtures/groups.webp", "tests/fixtures/colours4.webp", "tests/fixtures/animation.webp"};
     ref_file ref;
     CHECK(ref_open(&ref, img_test_fixture));
     for (int i = 0; i < YOLO_COUNT(names); i++) {
         const ref_array *file = ref_get(&ref, names[i]);
-        yolo_status status = YOLO_ERROR_MEMORY;
-        for (long n = 1; n < 200 && status != YOLO_OK && file; n++) {
-            yolo_image image;
-            yolo_error error = {0};
-            os_atomic_set(&mem_fail_after, n);
-            status = codec_read_memory(names[i], (const uint8_t *)(file->ints + 1), (size_t)file->ints[0], &image, &error);
-            os_atomic_set(&mem_fail_after, 0);
-            CHECK_MSG(status == YOLO_OK || (status == YOLO_ERROR_MEMORY && !image.pixels), "%s, allocation %ld: %s", names[i], n, error.message);
-            yolo_image_free(&image);
-        }
-        CHECK(status == YOLO_OK);
+        CHECK(file != NULL);
+        if (file) img_test_memory(names[i], (const uint8_t *)(file->ints + 1), (size_t)file->ints[0]);
     }
     ref_close(&ref);
+    for (int i = 0; i < YOLO_COUNT(paths); i++) {
+        uint8_t *bytes;
+        size_t size;
+        CHECK(path_read(paths[i], 1 << 20, &bytes, &size, NULL) == YOLO_OK);
+        img_test_memory(paths[i], bytes, size);
+        mem_free(bytes);
+    }
     yolo_image image = img_test_pattern(40, 30);
     for (int jpeg = 0; jpeg < 2; jpeg++) {
         yolo_status status = YOLO_ERROR_MEMORY;
@@ -368,6 +466,8 @@ static const test_case tests_img[] = {
     {"img_plans", "letterbox and load sizes are ultralytics'", test_img_letterbox_plans},
     {"img_letterbox", "the network's input is the resized picture over 255 in a border of 114", test_img_letterbox_run},
     {"img_files", "JPEG, PNG and BMP of every kind read as cv2 reads them, EXIF applied", test_img_files},
+    {"img_webp", "WebP of every kind read as libwebp reads them, opacity included", test_img_webp},
+    {"img_webp_cut", "WebP cut off anywhere is refused with the place", test_img_webp_cut},
     {"long_head", "a size that stands far from the beginning", test_img_long_head},
     {"img_write", "PNG comes back exactly, JPEG nearly", test_img_write},
     {"img_refused", "files that cannot be read say why", test_img_refused},
