@@ -3458,77 +3458,116 @@ static void wbp_reconstruct(wbp_vp8 *v, int x, int y) {
     }
 }
 
-static inline int wbp_clip_signed(int value) { return YOLO_CLAMP(value, -128, 127); }
+/* Smoothing and colour are written in 16-bit numbers without branches, for compilers to do eight at a time. */
+typedef int16_t wbp_lane;
+
+static inline wbp_lane wbp_low(wbp_lane a, wbp_lane b) { return a < b ? a : b; }
+static inline wbp_lane wbp_high(wbp_lane a, wbp_lane b) { return a > b ? a : b; }
+static inline wbp_lane wbp_apart(wbp_lane a, wbp_lane b) { return wbp_high((wbp_lane)(a - b), (wbp_lane)(b - a)); }
+static inline wbp_lane wbp_signed_byte(wbp_lane a) { return wbp_high(wbp_low(a, 127), -128); }
+static inline uint8_t wbp_byte(wbp_lane a) { return (uint8_t)wbp_high(wbp_low(a, 255), 0); }
+
+/* How far the samples p0 and q0 at the edge are to move, of up to 127; 0 where the step is too large to come from coding. */
+static inline wbp_lane wbp_move(wbp_lane p1, wbp_lane p0, wbp_lane q0, wbp_lane q1, wbp_lane outer, int limit) {
+    wbp_lane a = wbp_signed_byte((wbp_lane)(outer + 3 * (wbp_lane)(q0 - p0)));
+    wbp_lane step = (wbp_lane)(4 * wbp_apart(p0, q0) + wbp_apart(p1, q1));
+    return step > (wbp_lane)(2 * limit + 1) ? 0 : a;
+}
+
+/* The largest step between neighbours on one side of the edge. */
+static inline wbp_lane wbp_roughest(wbp_lane p3, wbp_lane p2, wbp_lane p1, wbp_lane p0) {
+    return wbp_high(wbp_high(wbp_apart(p3, p2), wbp_apart(p2, p1)), wbp_apart(p1, p0));
+}
 
 /* Smooths 16 places along an edge; samples[3] and [4] meet at it. 15.2 (simple), 15.3 */
 static void wbp_smooth_simple(uint8_t samples[8][16], int limit) {
     for (int i = 0; i < 16; i++) {
-        int p1 = samples[2][i], p0 = samples[3][i], q0 = samples[4][i], q1 = samples[5][i];
-        int a = wbp_clip_signed(wbp_clip_signed(p1 - q1) + 3 * (q0 - p0));
-        if (4 * abs(p0 - q0) + abs(p1 - q1) > 2 * limit + 1) a = 0;
-        samples[3][i] = wbp_clip(p0 + (YOLO_MIN(a + 3, 127) >> 3));
-        samples[4][i] = wbp_clip(q0 - (YOLO_MIN(a + 4, 127) >> 3));
+        wbp_lane p1 = samples[2][i], p0 = samples[3][i], q0 = samples[4][i], q1 = samples[5][i];
+        wbp_lane a = wbp_move(p1, p0, q0, q1, wbp_signed_byte((wbp_lane)(p1 - q1)), limit);
+        samples[3][i] = wbp_byte((wbp_lane)(p0 + (wbp_low((wbp_lane)(a + 3), 127) >> 3)));
+        samples[4][i] = wbp_byte((wbp_lane)(q0 - (wbp_low((wbp_lane)(a + 4), 127) >> 3)));
     }
-}
-
-/* Is the step at place i small enough to come from coding? */
-static inline bool wbp_is_smooth(uint8_t samples[8][16], int i, int limit, int inner) {
-    bool smooth = 4 * abs(samples[3][i] - samples[4][i]) + abs(samples[2][i] - samples[5][i]) <= 2 * limit + 1;
-    for (int k = 0; k < 7; k++)
-        if (k != 3) smooth &= abs(samples[k][i] - samples[k + 1][i]) <= inner;
-    return smooth;
 }
 
 /* An edge between macroblocks: three samples on either side move, or where these vary one. */
 static void wbp_smooth_outer(uint8_t samples[8][16], int limit, int inner, int variance) {
     for (int i = 0; i < 16; i++) {
-        int p2 = samples[1][i], p1 = samples[2][i], p0 = samples[3][i], q0 = samples[4][i], q1 = samples[5][i], q2 = samples[6][i];
-        int a = wbp_clip_signed(wbp_clip_signed(p1 - q1) + 3 * (q0 - p0));
-        if (!wbp_is_smooth(samples, i, limit, inner)) a = 0;
-        bool varies = abs(p1 - p0) > variance || abs(q1 - q0) > variance;
-        int one = varies ? a : 0, three = varies ? 0 : a;
-        int w0 = (27 * three + 63) >> 7, w1 = (18 * three + 63) >> 7, w2 = (9 * three + 63) >> 7;
-        samples[1][i] = wbp_clip(p2 + w2);
-        samples[2][i] = wbp_clip(p1 + w1);
-        samples[3][i] = wbp_clip(p0 + w0 + (YOLO_MIN(one + 3, 127) >> 3));
-        samples[4][i] = wbp_clip(q0 - w0 - (YOLO_MIN(one + 4, 127) >> 3));
-        samples[5][i] = wbp_clip(q1 - w1);
-        samples[6][i] = wbp_clip(q2 - w2);
+        wbp_lane p3 = samples[0][i], p2 = samples[1][i], p1 = samples[2][i], p0 = samples[3][i];
+        wbp_lane q0 = samples[4][i], q1 = samples[5][i], q2 = samples[6][i], q3 = samples[7][i];
+        wbp_lane a = wbp_move(p1, p0, q0, q1, wbp_signed_byte((wbp_lane)(p1 - q1)), limit);
+        wbp_lane rough = wbp_high(wbp_roughest(p3, p2, p1, p0), wbp_roughest(q3, q2, q1, q0)), near_edge = wbp_high(wbp_apart(p1, p0), wbp_apart(q1, q0));
+        a = rough > (wbp_lane)inner ? 0 : a;
+        wbp_lane one = near_edge > (wbp_lane)variance ? a : 0, three = (wbp_lane)(a - one);
+        wbp_lane w0 = (wbp_lane)((wbp_lane)(27 * three + 63) >> 7), w1 = (wbp_lane)((wbp_lane)(18 * three + 63) >> 7), w2 = (wbp_lane)((wbp_lane)(9 * three + 63) >> 7);
+        samples[1][i] = wbp_byte((wbp_lane)(p2 + w2));
+        samples[2][i] = wbp_byte((wbp_lane)(p1 + w1));
+        samples[3][i] = wbp_byte((wbp_lane)(p0 + w0 + (wbp_lane)(wbp_low((wbp_lane)(one + 3), 127) >> 3)));
+        samples[4][i] = wbp_byte((wbp_lane)(q0 - w0 - (wbp_lane)(wbp_low((wbp_lane)(one + 4), 127) >> 3)));
+        samples[5][i] = wbp_byte((wbp_lane)(q1 - w1));
+        samples[6][i] = wbp_byte((wbp_lane)(q2 - w2));
     }
 }
 
 /* An edge between blocks: two samples on either side, or where these vary one. */
 static void wbp_smooth_inner(uint8_t samples[8][16], int limit, int inner, int variance) {
     for (int i = 0; i < 16; i++) {
-        int p1 = samples[2][i], p0 = samples[3][i], q0 = samples[4][i], q1 = samples[5][i];
-        bool varies = abs(p1 - p0) > variance || abs(q1 - q0) > variance;
-        int a = wbp_clip_signed((varies ? wbp_clip_signed(p1 - q1) : 0) + 3 * (q0 - p0));
-        if (!wbp_is_smooth(samples, i, limit, inner)) a = 0;
-        int low = YOLO_MIN(a + 3, 127) >> 3, high = YOLO_MIN(a + 4, 127) >> 3, outer = varies ? 0 : (high + 1) >> 1;
-        samples[2][i] = wbp_clip(p1 + outer);
-        samples[3][i] = wbp_clip(p0 + low);
-        samples[4][i] = wbp_clip(q0 - high);
-        samples[5][i] = wbp_clip(q1 - outer);
+        wbp_lane p3 = samples[0][i], p2 = samples[1][i], p1 = samples[2][i], p0 = samples[3][i];
+        wbp_lane q0 = samples[4][i], q1 = samples[5][i], q2 = samples[6][i], q3 = samples[7][i];
+        wbp_lane rough = wbp_high(wbp_roughest(p3, p2, p1, p0), wbp_roughest(q3, q2, q1, q0)), near_edge = wbp_high(wbp_apart(p1, p0), wbp_apart(q1, q0));
+        wbp_lane outer = near_edge > (wbp_lane)variance ? wbp_signed_byte((wbp_lane)(p1 - q1)) : 0;
+        wbp_lane a = wbp_move(p1, p0, q0, q1, outer, limit);
+        a = rough > (wbp_lane)inner ? 0 : a;
+        wbp_lane low = (wbp_lane)(wbp_low((wbp_lane)(a + 3), 127) >> 3), high = (wbp_lane)(wbp_low((wbp_lane)(a + 4), 127) >> 3);
+        wbp_lane half = near_edge > (wbp_lane)variance ? 0 : (wbp_lane)((wbp_lane)(high + 1) >> 1);
+        samples[2][i] = wbp_byte((wbp_lane)(p1 + half));
+        samples[3][i] = wbp_byte((wbp_lane)(p0 + low));
+        samples[4][i] = wbp_byte((wbp_lane)(q0 - high));
+        samples[5][i] = wbp_byte((wbp_lane)(q1 - half));
     }
 }
 
-/* Smooths an edge of two times eight places that lie `along` apart from a and b on; `across` leads over the edge. */
-static void wbp_smooth_edge(uint8_t *a, uint8_t *b, ptrdiff_t across, ptrdiff_t along, const wbp_strength *s, bool simple, bool outer) {
-    uint8_t samples[8][16];
-    int limit = s->limit + (outer ? 4 : 0), first = simple ? 3 : outer ? 1 : 2;
-    for (int k = 0; k < 8; k++)
-        for (int i = 0; i < 8; i++) {
-            samples[k][i] = a[(k - 4) * across + i * along];
-            samples[k][8 + i] = b[(k - 4) * across + i * along];
+static inline uint64_t wbp_get8(const uint8_t *p) {
+    uint64_t value = 0;
+    for (int i = 0; i < 8; i++) value |= (uint64_t)p[i] << (8 * i);
+    return value;
+}
+
+static inline void wbp_put8(uint8_t *p, uint64_t value) {
+    for (int i = 0; i < 8; i++) p[i] = (uint8_t)(value >> (8 * i));
+}
+
+/* Exchanges rows and columns of 8x8 bytes: of single ones, then of pairs, then of halves. */
+static inline void wbp_turn(uint64_t rows[8]) {
+    static const uint64_t masks[3] = {0x00ff00ff00ff00ffu, 0x0000ffff0000ffffu, 0x00000000ffffffffu};
+    for (int step = 0; step < 3; step++)
+        for (int i = 0, size = 1 << step; i < 8; i++) {
+            if (i & size) continue;
+            uint64_t swapped = (rows[i] >> (8 * size) ^ rows[i + size]) & masks[step];
+            rows[i + size] ^= swapped;
+            rows[i] ^= swapped << (8 * size);
         }
+}
+
+/* Copies the eight samples across an edge of eight places out of a plane (or back), so that they lie in rows. */
+static inline void wbp_edge_copy(uint8_t *plane, ptrdiff_t stride, bool rows, uint8_t samples[8][16], bool back) {
+    uint64_t lines[8];
+    uint8_t *start = rows ? plane - 4 * stride : plane - 4;
+    for (int i = 0; i < 8; i++) lines[i] = wbp_get8(back ? samples[i] : start + i * stride);
+    if (!rows) wbp_turn(lines);
+    for (int i = 0; i < 8; i++) wbp_put8(back ? start + i * stride : samples[i], lines[i]);
+}
+
+/* Smooths an edge of two times eight places from a and b on, between rows or between columns. */
+static void wbp_smooth_edge(uint8_t *a, uint8_t *b, ptrdiff_t stride, bool rows, const wbp_strength *s, bool simple, bool outer) {
+    uint8_t samples[8][16];
+    int limit = s->limit + (outer ? 4 : 0);
+    wbp_edge_copy(a, stride, rows, samples, false);
+    wbp_edge_copy(b, stride, rows, (uint8_t (*)[16])(samples[0] + 8), false);
     if (simple) wbp_smooth_simple(samples, limit);
     else if (outer) wbp_smooth_outer(samples, limit, s->inner, s->variance);
     else wbp_smooth_inner(samples, limit, s->inner, s->variance);
-    for (int k = first; k < 8 - first; k++)
-        for (int i = 0; i < 8; i++) {
-            a[(k - 4) * across + i * along] = samples[k][i];
-            b[(k - 4) * across + i * along] = samples[k][8 + i];
-        }
+    wbp_edge_copy(a, stride, rows, samples, true);
+    wbp_edge_copy(b, stride, rows, (uint8_t (*)[16])(samples[0] + 8), true);
 }
 
 /* The edges of a macroblock: columns, then rows; first the outer one, then those inside. */
@@ -3536,15 +3575,13 @@ static void wbp_smooth_macroblock(wbp_vp8 *v, int x, int y) {
     const wbp_strength *s = &v->row[x];
     uint8_t *luma = v->planes[0] + 17 * v->stride[0] + x * 16;
     uint8_t *u = v->planes[1] + 9 * v->stride[1] + x * 8, *w = v->planes[2] + 9 * v->stride[2] + x * 8;
-    for (int rows = 0; rows < 2 && s->limit; rows++) {
-        ptrdiff_t across = rows ? v->stride[0] : 1, along = rows ? 1 : v->stride[0];
-        ptrdiff_t across_chroma = rows ? v->stride[1] : 1, along_chroma = rows ? 1 : v->stride[1];
+    for (int rows = 0; rows < 2 && s->limit; rows++)
         for (int at = (rows ? y : x) > 0 ? 0 : 4; at < (s->inside ? 16 : 1); at += 4) {
-            uint8_t *edge = luma + at * across;
-            wbp_smooth_edge(edge, edge + 8 * along, across, along, s, v->simple, !at);
-            if (!v->simple && at < 8) wbp_smooth_edge(u + at * across_chroma, w + at * across_chroma, across_chroma, along_chroma, s, false, !at);
+            ptrdiff_t stride = v->stride[0], chroma = at * (rows ? v->stride[1] : 1);
+            uint8_t *edge = luma + at * (rows ? stride : 1);
+            wbp_smooth_edge(edge, edge + 8 * (rows ? 1 : stride), stride, rows, s, v->simple, !at);
+            if (!v->simple && at < 8) wbp_smooth_edge(u + chroma, w + chroma, v->stride[1], rows, s, false, !at);
         }
-    }
 }
 
 /* A row of chroma at full width, from the nearest row of it and the next nearest, as libwebp makes it: 9 3 3 1, rounded in two steps. */
@@ -3559,13 +3596,29 @@ static void wbp_upsample(uint8_t *restrict out, const uint8_t *restrict near_row
     if (width % 2 == 0) out[width - 1] = (uint8_t)((3 * near_row[last] + far_row[last] + 2) >> 2);
 }
 
-/* Y, U, V of BT.601's narrow range to RGB with libwebp's 14-bit constants. */
+/* The product of a byte and a constant, over 256. */
+static inline int wbp_share(uint8_t sample, uint32_t factor) { return (int)((uint16_t)(sample << 8) * factor >> 16); }
+
+/* Y, U, V of BT.601's narrow range to RGB with libwebp's 14-bit constants. Pixels go out four bytes at a time, of which the next
+   pixel overwrites the last. */
 static void wbp_colour(uint8_t *restrict out, const uint8_t *restrict y, const uint8_t *restrict u, const uint8_t *restrict w, int width) {
-    for (int i = 0; i < width; i++, out += 3) {
-        int luma = y[i] * 19077 >> 8;
-        int r = luma + (w[i] * 26149 >> 8) - 14234, g = luma - (u[i] * 6419 >> 8) - (w[i] * 13320 >> 8) + 8708;
-        int b = luma + (u[i] * 33050 >> 8) - 17685;
-        out[0] = wbp_clip(r >> 6), out[1] = wbp_clip(g >> 6), out[2] = wbp_clip(b >> 6);
+    enum { PART = 64 };
+    uint8_t pixels[PART][4];
+    for (int x = 0, count; x < width; x += count, y += count, u += count, w += count) {
+        count = YOLO_MIN(PART, width - x);
+        for (int i = 0; i < count; i++) {
+            wbp_lane luma = (wbp_lane)wbp_share(y[i], 19077);
+            wbp_lane r = (wbp_lane)(luma + (wbp_lane)wbp_share(w[i], 26149) - 14234);
+            wbp_lane g = (wbp_lane)(luma - (wbp_lane)wbp_share(u[i], 6419) - (wbp_lane)wbp_share(w[i], 13320) + 8708);
+            wbp_lane a = (wbp_lane)(luma - 1225), b = (wbp_lane)(wbp_share(u[i], 33050) - 16460); /* less 17685 together; the sum takes 17 bits */
+            pixels[i][0] = wbp_byte((wbp_lane)(r >> 6));
+            pixels[i][1] = wbp_byte((wbp_lane)(g >> 6));
+            pixels[i][2] = wbp_byte((wbp_lane)((wbp_lane)((a >> 1) + (b >> 1) + (a & b & 1)) >> 5));
+            pixels[i][3] = 0;
+        }
+        for (int i = 0; i < count - 1; i++, out += 3) memcpy(out, pixels[i], 4);
+        memcpy(out, pixels[count - 1], 3);
+        out += 3;
     }
 }
 
@@ -3672,10 +3725,7 @@ typedef struct wbp_bits { cur in; uint64_t value; int count, missing; } wbp_bits
 /* Makes at least 56 bits be at hand. */
 static inline void wbp_fill(wbp_bits *b) {
     if (b->in.size - b->in.at >= 8) {
-        const uint8_t *p = b->in.bytes + b->in.at;
-        uint64_t next = 0;
-        for (int i = 0; i < 8; i++) next |= (uint64_t)p[i] << (8 * i);
-        b->value |= next << b->count;
+        b->value |= wbp_get8(b->in.bytes + b->in.at) << b->count;
         b->in.at += (size_t)(63 - b->count) >> 3;
         b->count |= 56;
         return;
