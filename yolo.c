@@ -2353,7 +2353,7 @@ static void img_draw_box(yolo_image *image, const yolo_box *box, const char *nam
 /* ==== 8 codec_ wbp_: picture files ==============================================================================
    Pictures are recognised by content, never by name. A header is read here first: dimensions, depth and what a file
    of that size can hold are checked before a decoder sees a byte. stb_image decodes JPEG and BMP and inflates PNG;
-   the rest of PNG is done here, so that memory is bounded by the picture's size and 16-bit samples are rounded.
+   the rest of PNG, and WebP, are done here, so that memory is bounded by the picture's size and 16-bit samples are rounded.
    stb_image_write makes JPEGs; its PNGs would write through NULL when memory runs out, so those are made here. Alpha
    is dropped, gray spread to RGB, as cv2.imread does. Pixels are mem_ blocks. */
 
@@ -3392,8 +3392,9 @@ static void wbp_predict_square(uint8_t *out, ptrdiff_t stride, const uint8_t *ab
 }
 
 /* Predicts a 4x4 block from the edge of 13 samples that runs from its lower left corner up and to the right. But for two modes each
-   sample is a mean of two or three neighbours on that edge: which, is in a table. 12.3 */
-static void wbp_predict_block(uint8_t *out, ptrdiff_t stride, const uint8_t edge[16], int mode) {
+   sample is a mean of two or three neighbours on that edge: which, is in a table. `wide` has the edge from wide[1] on, its first and last
+   sample once more, and three bytes that do not matter. 12.3 */
+static void wbp_predict_block(uint8_t *out, ptrdiff_t stride, const uint8_t wide[18], int mode) {
     enum { S, H = 17 }; /* S+k: of three around edge k; H+k: of k and k + 1; 16: the lowest sample at the left */
     static const uint8_t sources[8][16] = {
         {S+5, S+6, S+7, S+8, S+5, S+6, S+7, S+8, S+5, S+6, S+7, S+8, S+5, S+6, S+7, S+8},             /* vertical */
@@ -3405,11 +3406,8 @@ static void wbp_predict_block(uint8_t *out, ptrdiff_t stride, const uint8_t edge
         {H+3, S+4, S+5, S+6, H+2, S+3, H+3, S+4, H+1, S+2, H+2, S+3, H+0, S+1, H+1, S+2},             /* horizontal, down */
         {H+2, S+2, H+1, S+1, H+1, S+1, H+0, S+0, H+0, S+0, 16, 16, 16, 16, 16, 16},                   /* horizontal, up */
     };
-    uint8_t means[32], wide[18];
-    memcpy(wide + 1, edge, 13);
-    wide[0] = edge[0];
-    wide[14] = edge[12];
-    wide[15] = wide[16] = wide[17] = 0;
+    uint8_t means[32];
+    const uint8_t *edge = wide + 1;
     if (mode >= WBP_VERTICAL) {
         for (int i = 0; i < 16; i++) means[i] = (uint8_t)((wide[i] + 2 * wide[i + 1] + wide[i + 2] + 2) >> 2);
         for (int i = 0; i < 16; i++) means[16 + i] = (uint8_t)((wide[i] + wide[i + 1] + 1) >> 1);
@@ -3430,13 +3428,15 @@ static void wbp_predict_blocks(wbp_vp8 *v, uint8_t *luma, const uint8_t *top) {
     ptrdiff_t stride = v->stride[0];
     for (int i = 0; i < 16; i++) {
         int column = (i & 3) * 4;
-        uint8_t *out = luma + (i >> 2) * 4 * stride + column, edge[16];
+        uint8_t *out = luma + (i >> 2) * 4 * stride + column, wide[18] = {0}, *edge = wide + 1;
         const uint8_t *above = i < 4 ? top + column : out - stride;
         for (int k = 0; k < 4; k++) edge[k] = out[(3 - k) * stride - 1];
         edge[4] = above[-1];
         memcpy(edge + 5, above, 4);
         memcpy(edge + 9, column == 12 ? top + 16 : above + 4, 4);
-        wbp_predict_block(out, stride, edge, m->modes[i]);
+        wide[0] = edge[0];
+        wide[14] = edge[12];
+        wbp_predict_block(out, stride, wide, m->modes[i]);
         wbp_add(out, stride, m->coefficients + i * 16, m->extents[i]);
     }
 }
@@ -3536,38 +3536,35 @@ static inline void wbp_put8(uint8_t *p, uint64_t value) {
     for (int i = 0; i < 8; i++) p[i] = (uint8_t)(value >> (8 * i));
 }
 
-/* Exchanges rows and columns of 8x8 bytes: of single ones, then of pairs, then of halves. */
-static inline void wbp_turn(uint64_t rows[8]) {
-    static const uint64_t masks[3] = {0x00ff00ff00ff00ffu, 0x0000ffff0000ffffu, 0x00000000ffffffffu};
-    for (int step = 0; step < 3; step++)
-        for (int i = 0, size = 1 << step; i < 8; i++) {
-            if (i & size) continue;
-            uint64_t swapped = (rows[i] >> (8 * size) ^ rows[i + size]) & masks[step];
-            rows[i + size] ^= swapped;
-            rows[i] ^= swapped << (8 * size);
-        }
+/* Exchanges rows and columns of 8x8 bytes: of pairs, of pairs of pairs, of halves. */
+static inline void wbp_turn(uint64_t r[8]) {
+    #define WBP_SWAP(a, b, bits, mask) { uint64_t swapped = (r[a] >> (bits) ^ r[b]) & (mask); r[b] ^= swapped; r[a] ^= swapped << (bits); }
+    for (int i = 0; i < 8; i += 2) WBP_SWAP(i, i + 1, 8, 0x00ff00ff00ff00ffu)
+    for (int i = 0; i < 8; i += i % 4 ? 3 : 1) WBP_SWAP(i, i + 2, 16, 0x0000ffff0000ffffu)
+    for (int i = 0; i < 4; i++) WBP_SWAP(i, i + 4, 32, 0x00000000ffffffffu)
+    #undef WBP_SWAP
 }
 
-/* Copies the eight samples across an edge of eight places out of a plane (or back), so that they lie in rows. */
-static inline void wbp_edge_copy(uint8_t *plane, ptrdiff_t stride, bool rows, uint8_t samples[8][16], bool back) {
+/* Copies the eight samples across an edge of eight places out of a plane (or back), so that they lie in rows, 16 apart. */
+static inline void wbp_edge_copy(uint8_t *plane, ptrdiff_t stride, bool rows, uint8_t *samples, bool back) {
     uint64_t lines[8];
     uint8_t *start = rows ? plane - 4 * stride : plane - 4;
-    for (int i = 0; i < 8; i++) lines[i] = wbp_get8(back ? samples[i] : start + i * stride);
+    for (int i = 0; i < 8; i++) lines[i] = wbp_get8(back ? samples + i * 16 : start + i * stride);
     if (!rows) wbp_turn(lines);
-    for (int i = 0; i < 8; i++) wbp_put8(back ? start + i * stride : samples[i], lines[i]);
+    for (int i = 0; i < 8; i++) wbp_put8(back ? start + i * stride : samples + i * 16, lines[i]);
 }
 
 /* Smooths an edge of two times eight places from a and b on, between rows or between columns. */
 static void wbp_smooth_edge(uint8_t *a, uint8_t *b, ptrdiff_t stride, bool rows, const wbp_strength *s, bool simple, bool outer) {
     uint8_t samples[8][16];
     int limit = s->limit + (outer ? 4 : 0);
-    wbp_edge_copy(a, stride, rows, samples, false);
-    wbp_edge_copy(b, stride, rows, (uint8_t (*)[16])(samples[0] + 8), false);
+    wbp_edge_copy(a, stride, rows, &samples[0][0], false);
+    wbp_edge_copy(b, stride, rows, &samples[0][0] + 8, false);
     if (simple) wbp_smooth_simple(samples, limit);
     else if (outer) wbp_smooth_outer(samples, limit, s->inner, s->variance);
     else wbp_smooth_inner(samples, limit, s->inner, s->variance);
-    wbp_edge_copy(a, stride, rows, samples, true);
-    wbp_edge_copy(b, stride, rows, (uint8_t (*)[16])(samples[0] + 8), true);
+    wbp_edge_copy(a, stride, rows, &samples[0][0], true);
+    wbp_edge_copy(b, stride, rows, &samples[0][0] + 8, true);
 }
 
 /* The edges of a macroblock: columns, then rows; first the outer one, then those inside. */
@@ -3589,9 +3586,10 @@ static void wbp_upsample(uint8_t *restrict out, const uint8_t *restrict near_row
     int last = (width - 1) / 2;
     out[0] = (uint8_t)((3 * near_row[0] + far_row[0] + 2) >> 2);
     for (int i = 0; i < last; i++) {
-        int a = near_row[i], b = near_row[i + 1], c = far_row[i], d = far_row[i + 1], sum = a + b + c + d + 8;
-        out[2 * i + 1] = (uint8_t)((((sum + 2 * (b + c)) >> 3) + a) >> 1);
-        out[2 * i + 2] = (uint8_t)((((sum + 2 * (a + d)) >> 3) + b) >> 1);
+        wbp_lane a = near_row[i], b = near_row[i + 1], c = far_row[i], d = far_row[i + 1], sum = (wbp_lane)(a + b + c + d + 8);
+        wbp_lane falling = (wbp_lane)((wbp_lane)(sum + 2 * (wbp_lane)(b + c)) >> 3), rising = (wbp_lane)((wbp_lane)(sum + 2 * (wbp_lane)(a + d)) >> 3);
+        out[2 * i + 1] = (uint8_t)((wbp_lane)(falling + a) >> 1);
+        out[2 * i + 2] = (uint8_t)((wbp_lane)(rising + b) >> 1);
     }
     if (width % 2 == 0) out[width - 1] = (uint8_t)((3 * near_row[last] + far_row[last] + 2) >> 2);
 }
@@ -3599,11 +3597,10 @@ static void wbp_upsample(uint8_t *restrict out, const uint8_t *restrict near_row
 /* The product of a byte and a constant, over 256. */
 static inline int wbp_share(uint8_t sample, uint32_t factor) { return (int)((uint16_t)(sample << 8) * factor >> 16); }
 
-/* Y, U, V of BT.601's narrow range to RGB with libwebp's 14-bit constants. Pixels go out four bytes at a time, of which the next
-   pixel overwrites the last. */
+/* Y, U, V of BT.601's narrow range to RGB with libwebp's 14-bit constants. */
 static void wbp_colour(uint8_t *restrict out, const uint8_t *restrict y, const uint8_t *restrict u, const uint8_t *restrict w, int width) {
     enum { PART = 64 };
-    uint8_t pixels[PART][4];
+    uint8_t red[PART], green[PART], blue[PART];
     for (int x = 0, count; x < width; x += count, y += count, u += count, w += count) {
         count = YOLO_MIN(PART, width - x);
         for (int i = 0; i < count; i++) {
@@ -3611,14 +3608,11 @@ static void wbp_colour(uint8_t *restrict out, const uint8_t *restrict y, const u
             wbp_lane r = (wbp_lane)(luma + (wbp_lane)wbp_share(w[i], 26149) - 14234);
             wbp_lane g = (wbp_lane)(luma - (wbp_lane)wbp_share(u[i], 6419) - (wbp_lane)wbp_share(w[i], 13320) + 8708);
             wbp_lane a = (wbp_lane)(luma - 1225), b = (wbp_lane)(wbp_share(u[i], 33050) - 16460); /* less 17685 together; the sum takes 17 bits */
-            pixels[i][0] = wbp_byte((wbp_lane)(r >> 6));
-            pixels[i][1] = wbp_byte((wbp_lane)(g >> 6));
-            pixels[i][2] = wbp_byte((wbp_lane)((wbp_lane)((a >> 1) + (b >> 1) + (a & b & 1)) >> 5));
-            pixels[i][3] = 0;
+            red[i] = wbp_byte((wbp_lane)(r >> 6));
+            green[i] = wbp_byte((wbp_lane)(g >> 6));
+            blue[i] = wbp_byte((wbp_lane)((wbp_lane)((a >> 1) + (b >> 1) + (a & b & 1)) >> 5));
         }
-        for (int i = 0; i < count - 1; i++, out += 3) memcpy(out, pixels[i], 4);
-        memcpy(out, pixels[count - 1], 3);
-        out += 3;
+        for (int i = 0; i < count; i++, out += 3) out[0] = red[i], out[1] = green[i], out[2] = blue[i];
     }
 }
 
@@ -4113,7 +4107,10 @@ static inline int wbp_part(uint32_t colour, int shift) { return (int)(colour >> 
 /* Left or above, whichever is nearer to left + above - corner over all four parts. */
 static inline uint32_t wbp_select(uint32_t left, uint32_t above, uint32_t corner) {
     int nearer = 0;
-    for (int s = 0; s < 32; s += 8) nearer += abs(wbp_part(above, s) - wbp_part(corner, s)) - abs(wbp_part(left, s) - wbp_part(corner, s));
+    for (int s = 0; s < 32; s += 8) {
+        int c = wbp_part(corner, s);
+        nearer += abs(wbp_part(above, s) - c) - abs(wbp_part(left, s) - c);
+    }
     return nearer < 0 ? left : above;
 }
 
@@ -4169,15 +4166,18 @@ static void wbp_undo_prediction(wbp_lossless *l, const wbp_transform *t, int y) 
     memcpy(l->row, out, (size_t)width * sizeof *out);
 }
 
-/* Red and blue are stored less a share of green, and blue less a share of red. 3.5.2 */
+/* Red and blue are stored less a share of green, and blue less a share of red; the shares are those of the block. 3.5.2 */
 static void wbp_undo_correlation(const wbp_transform *t, uint32_t *row, int y) {
     const uint32_t *shares = t->data + (size_t)(y >> t->bits) * (size_t)t->across;
-    for (int x = 0; x < t->width; x++) {
-        uint32_t share = shares[x >> t->bits], colour = row[x];
-        int green = (int8_t)(colour >> 8);
-        int red = (int)(colour >> 16 & 255) + ((int8_t)share * green >> 5);
-        int blue = (int)(colour & 255) + ((int8_t)(share >> 8) * green >> 5) + ((int8_t)(share >> 16) * (int8_t)red >> 5);
-        row[x] = (colour & 0xff00ff00u) | (uint32_t)(red & 255) << 16 | (uint32_t)(blue & 255);
+    for (int x = 0; x < t->width; shares++) {
+        int end = YOLO_MIN(t->width, x + (1 << t->bits));
+        int green_red = (int8_t)*shares, green_blue = (int8_t)(*shares >> 8), red_blue = (int8_t)(*shares >> 16);
+        for (; x < end; x++) {
+            uint32_t colour = row[x];
+            int green = (int8_t)(colour >> 8), red = (int)(colour >> 16 & 255) + (green_red * green >> 5);
+            int blue = (int)(colour & 255) + (green_blue * green >> 5) + (red_blue * (int8_t)red >> 5);
+            row[x] = (colour & 0xff00ff00u) | (uint32_t)(red & 255) << 16 | (uint32_t)(blue & 255);
+        }
     }
 }
 
@@ -19075,7 +19075,7 @@ static yolo_status prep_find(prep_job *job) {
         job->pictures[job->count].path = job->found.paths[i];
         job->pictures[job->count++].below = below;
     }
-    return job->count ? YOLO_OK : err_set(job->error, YOLO_ERROR_IO, "%s: found no picture, expected some (.jpg .png .bmp ...)", job->options.source);
+    return job->count ? YOLO_OK : err_set(job->error, YOLO_ERROR_IO, "%s: found no picture, expected some (.jpg .png .bmp .webp ...)", job->options.source);
 }
 
 /* Reads, hashes and decodes one picture: only a whole decode notices one that was cut off. */

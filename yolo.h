@@ -127,7 +127,8 @@ typedef struct yolo_boxes {
     int count;
 } yolo_boxes;
 
-/* Reads a picture by its content, not its name; EXIF orientation is applied. On error *image is left empty. */
+/* Reads a JPEG, PNG, BMP or WebP (of an animation the first frame) by its content, not its name; EXIF orientation is applied,
+   opacity dropped. On error *image is left empty. */
 yolo_status yolo_image_read(yolo_image *image, const char *path, yolo_error *error);
 /* Writes by extension: .jpg (quality 95) or .png. Written beside and renamed. */
 yolo_status yolo_image_write(const yolo_image *image, const char *path, yolo_error *error);
