@@ -19,6 +19,7 @@
      K12 k_ d_ yg_    optimizers and moving average
      K13 k_ d_ yg_    augmentation and letterbox from decoded pictures
      K14 k_ d_ yg_    peaks of the device
+     K16 k_ d_ yg_    sums over several devices
 
    LAYERING: a section calls only itself and sections above it. k_ kernels and host helpers, d_ device functions, yg_ the
    boundary. A launcher stands below its kernels; a kernel's comment names its mapping and its twin in yolo.c.
@@ -38,6 +39,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* ==== K1 k_ d_ yg_: conventions ======================================================================================
    A call that can fail at once returns its CUDA error number, 0 for success, and leaves a sentence in the caller's buffer.
@@ -5347,4 +5349,349 @@ void yg_measure_peaks(yg_gpu *gpu, yg_type type, yg_peaks *peaks) {
     if (gpu->error) return;
     peaks->copies = k_peak_copies(gpu);
     peaks->products = k_peak_products(gpu, type);
+}
+
+/* ==== K16 k_ d_ yg_: sums over several devices =======================================================================
+   The ranks of a team, each with a thread and a yg_gpu, add up what they have in device memory, beside the work on their streams.
+
+   Directly: each rank adds up its segment of all ranks' values, which it reads where they are, and writes the sum into all of them.
+   That moves as much as a ring does, in one step instead of 2 (N - 1), and adds in the order of the ranks.
+   Through host memory, for devices that do not reach one another: a chunk at a time, each rank copies its values into pinned memory,
+   adds up its segment of all ranks' from there, and fetches the other segments. Small chunks are added up whole by everyone.
+   Both give the bits of the host threads' sums, see com_ in yolo.c. By a library: what it makes of it.
+
+   A turn is a sum, or a chunk of one. Turns use two streams and pinned chunks alternately, so that two are on their way. Streams
+   wait for other ranks' events, and an event can only be waited for when it has been recorded: so the threads meet in between, which
+   takes no device's time. What a rank has set up for a turn is written again two turns later, when all have come to the turn between.
+   No kernel waits for another device in a loop: a rank that fails leaves none behind that hangs.
+   Guessed, to be measured: size of the chunks, number of threads, what is small. */
+
+enum {
+    K_TEAM_SLOTS = 2,
+    K_TEAM_CHUNK = 4 << 20,   /* bytes of pinned memory a slot and rank */
+    K_TEAM_SMALL = 32 << 10,  /* bytes up to which everyone adds up all */
+    K_TEAM_THREADS = 512,
+    K_TEAM_BLOCKS = 32,       /* at most: the backward pass wants the multiprocessors, too */
+    K_TEAM_EACH = 4,          /* loads of a thread on their way, times the ranks */
+    K_TEAM_PATTERN = 300007,  /* floats that prove a way */
+    K_TEAM_PATIENCE = 5       /* seconds until a device that does not answer is given up */
+};
+
+/* What one rank has of a team. */
+struct k_member {
+    yg_gpu *gpu;
+    cudaStream_t streams[K_TEAM_SLOTS];
+    cudaEvent_t filled;                 /* the values to be summed are there */
+    cudaEvent_t ready[K_TEAM_SLOTS];    /* and may be read by the others */
+    cudaEvent_t summed[K_TEAM_SLOTS];   /* the segment is added up */
+    cudaEvent_t fetched[K_TEAM_SLOTS];  /* nothing more is read of others' pinned memory */
+    cudaEvent_t done[K_TEAM_SLOTS];     /* of all sums begun */
+    unsigned char *chunks[K_TEAM_SLOTS]; /* pinned */
+    void *values[K_TEAM_SLOTS];
+    unsigned turn;
+};
+
+struct yg_team {
+    yg_team_plan plan;
+    bool hangs; /* a device does not answer */
+    k_member members[YG_RANKS];
+};
+
+struct k_team_views { const void *in[YG_RANKS]; void *out[YG_RANKS]; int ins, outs; };
+
+/* out[..][i] = in[0][i] + in[1][i] + ...; an `out` may be an `in`. A thread: K_TEAM_EACH elements of a round. Twin: com_add_float. */
+template <typename T> static __global__ void __launch_bounds__(K_TEAM_THREADS) k_team_sum(const K_CONSTANT k_team_views views, int64_t count) {
+    const int64_t round = (int64_t)gridDim.x * K_TEAM_THREADS * K_TEAM_EACH;
+    for (int64_t at = (int64_t)blockIdx.x * K_TEAM_THREADS * K_TEAM_EACH + threadIdx.x; at < count; at += round) {
+        T sums[K_TEAM_EACH], more[K_TEAM_EACH];
+        for (int rank = 0; rank < views.ins; rank++) {
+            const T *in = static_cast<const T *>(views.in[rank]);
+#pragma unroll
+            for (int j = 0; j < K_TEAM_EACH; j++)
+                if (at + j * K_TEAM_THREADS < count) more[j] = in[at + j * K_TEAM_THREADS];
+#pragma unroll
+            for (int j = 0; j < K_TEAM_EACH; j++) sums[j] = rank ? sums[j] + more[j] : more[j];
+        }
+        for (int rank = 0; rank < views.outs; rank++) {
+            T *out = static_cast<T *>(views.out[rank]);
+#pragma unroll
+            for (int j = 0; j < K_TEAM_EACH; j++)
+                if (at + j * K_TEAM_THREADS < count) out[at + j * K_TEAM_THREADS] = sums[j];
+        }
+    }
+}
+
+static cudaError_t k_team_launch(const k_team_views &views, int64_t count, bool wide, cudaStream_t stream) {
+    const unsigned blocks = (unsigned)k_min(k_ceil_div(count, K_TEAM_THREADS * K_TEAM_EACH), (int64_t)K_TEAM_BLOCKS);
+    if (!count) return cudaSuccess;
+    if (wide) K_LAUNCH(k_team_sum<double>, dim3(blocks), K_TEAM_THREADS, 0, stream, views, count);
+    else K_LAUNCH(k_team_sum<float>, dim3(blocks), K_TEAM_THREADS, 0, stream, views, count);
+    return cudaGetLastError();
+}
+
+/* ---- do devices read and write each other's memory, and correctly? */
+
+/* Waits for a stream, but not for ever. */
+static cudaError_t k_team_await(yg_team *team, k_member *member, cudaStream_t stream) {
+    const time_t start = time(NULL);
+    cudaError_t error = cudaEventRecord(member->done[0], stream);
+    if (error != cudaSuccess) return error;
+    while ((error = cudaEventQuery(member->done[0])) == cudaErrorNotReady && difftime(time(NULL), start) <= K_TEAM_PATIENCE) {}
+    team->hangs = error == cudaErrorNotReady;
+    (void)cudaGetLastError();
+    return error;
+}
+
+/* Lets two devices reach each other's memory. */
+static bool k_team_connect(int from, int to, char *reason, size_t reason_size) {
+    int direct = 0;
+    cudaError_t error = cudaDeviceCanAccessPeer(&direct, from, to);
+    if (error == cudaSuccess && !direct) {
+        snprintf(reason, reason_size, "GPU %d does not reach the memory of GPU %d", from, to);
+        return false;
+    }
+    if (error == cudaSuccess) error = cudaSetDevice(from);
+    if (error == cudaSuccess) error = cudaDeviceEnablePeerAccess(to, 0);
+    (void)cudaGetLastError();
+    if (error == cudaSuccess || error == cudaErrorPeerAccessAlreadyEnabled) return true;
+    char what[80];
+    snprintf(what, sizeof what, "GPU %d may not reach the memory of GPU %d", from, to);
+    k_reason(error, what, reason, reason_size);
+    return false;
+}
+
+/* Whole numbers that a float holds, also when those of all ranks are added. */
+static float k_team_pattern(int which, int i) { return (float)(((unsigned)i * 2654435761u >> 11) + (unsigned)which); }
+
+/* A rank's part of a proof: values, and where sums go. */
+struct k_proof { float *values, *sums, *host; };
+
+/* Values and an empty place for sums, on the member's device. */
+static cudaError_t k_proof_make(yg_team *team, k_member *m, k_proof *proof, int which) {
+    const size_t bytes = K_TEAM_PATTERN * sizeof(float);
+    proof->host = static_cast<float *>(malloc(bytes));
+    if (!proof->host) return cudaErrorMemoryAllocation;
+    for (int i = 0; i < K_TEAM_PATTERN; i++) proof->host[i] = k_team_pattern(which, i);
+    cudaError_t error = cudaSetDevice(m->gpu->index);
+    if (error == cudaSuccess) error = cudaMalloc(&proof->values, bytes);
+    if (error == cudaSuccess) error = cudaMalloc(&proof->sums, bytes);
+    if (error == cudaSuccess) error = cudaMemcpyAsync(proof->values, proof->host, bytes, cudaMemcpyHostToDevice, m->streams[0]);
+    if (error == cudaSuccess) error = cudaMemsetAsync(proof->sums, 0, bytes, m->streams[0]);
+    return error == cudaSuccess ? k_team_await(team, m, m->streams[0]) : error;
+}
+
+static void k_proof_free(const yg_team *team, const k_member *m, k_proof *proof) {
+    if (team->hangs) return; /* whoever frees would wait */
+    (void)cudaSetDevice(m->gpu->index);
+    if (proof->values) (void)cudaFree(proof->values);
+    if (proof->sums) (void)cudaFree(proof->sums);
+    free(proof->host);
+    (void)cudaGetLastError();
+}
+
+/* The numbers that are wrong where rank `at` got sums of the patterns 0 and 1. */
+static cudaError_t k_proof_errors(yg_team *team, k_member *m, k_proof *proof, int *errors) {
+    cudaError_t error = cudaSetDevice(m->gpu->index);
+    *errors = 0;
+    if (error == cudaSuccess) error = cudaMemcpyAsync(proof->host, proof->sums, K_TEAM_PATTERN * sizeof(float), cudaMemcpyDeviceToHost, m->streams[0]);
+    if (error == cudaSuccess) error = k_team_await(team, m, m->streams[0]);
+    for (int i = 0; i < K_TEAM_PATTERN && error == cudaSuccess; i++) *errors += proof->host[i] != k_team_pattern(0, i) + k_team_pattern(1, i);
+    return error;
+}
+
+/* Rank `a` adds up a pattern of its own and one of `b`, for both. */
+static bool k_team_prove(yg_team *team, k_member *a, k_member *b, char *reason, size_t reason_size) {
+    k_proof own = {}, other = {};
+    int read = 0, written = 0;
+    cudaError_t error = k_proof_make(team, b, &other, 1);
+    if (error == cudaSuccess) error = k_proof_make(team, a, &own, 0);
+    if (error == cudaSuccess) {
+        const k_team_views views = {{own.values, other.values}, {own.sums, other.sums}, 2, 2};
+        error = k_team_launch(views, K_TEAM_PATTERN, false, a->streams[0]);
+    }
+    if (error == cudaSuccess) error = k_team_await(team, a, a->streams[0]);
+    if (error == cudaSuccess) error = k_proof_errors(team, a, &own, &read);
+    if (error == cudaSuccess) error = k_proof_errors(team, b, &other, &written);
+    k_proof_free(team, a, &own);
+    k_proof_free(team, b, &other);
+    const int from = a->gpu->index, to = b->gpu->index;
+    char what[120];
+    snprintf(what, sizeof what, "GPU %d cannot work in the memory of GPU %d", from, to);
+    if (team->hangs)
+        snprintf(reason, reason_size, "GPU %d has not answered for %d s while it reached into the memory of GPU %d: a known fault of boards whose IOMMU or ACS "
+                 "is on, switch that off in the BIOS, or use one of the two alone", from, (int)K_TEAM_PATIENCE, to);
+    else if (error != cudaSuccess) k_reason(error, what, reason, reason_size);
+    else if (read) snprintf(reason, reason_size, "GPU %d reads %d of %d numbers wrongly from GPU %d", from, read, (int)K_TEAM_PATTERN, to);
+    else if (written) snprintf(reason, reason_size, "GPU %d writes %d of %d numbers wrongly to GPU %d", from, written, (int)K_TEAM_PATTERN, to);
+    return error == cudaSuccess && !read && !written;
+}
+
+/* Takes back what k_team_connect has given. */
+static void k_team_disconnect(const yg_team *team) {
+    for (int a = 0; a < team->plan.size; a++)
+        for (int b = 0; b < team->plan.size; b++)
+            if (cudaSetDevice(team->members[a].gpu->index) == cudaSuccess) (void)cudaDeviceDisablePeerAccess(team->members[b].gpu->index);
+    (void)cudaGetLastError();
+}
+
+/* All pairs of devices, both ways. */
+static bool k_team_reach(yg_team *team, char *reason, size_t reason_size) {
+    bool good = true;
+    for (int a = 0; a < team->plan.size && good; a++)
+        for (int b = 0; b < team->plan.size && good; b++) {
+            k_member *from = &team->members[a], *to = &team->members[b];
+            if (from->gpu->index == to->gpu->index) continue;
+            good = k_team_connect(from->gpu->index, to->gpu->index, reason, reason_size) && k_team_prove(team, from, to, reason, reason_size);
+        }
+    if (!good && !team->hangs) k_team_disconnect(team);
+    return good;
+}
+
+/* ---- a team */
+
+static cudaError_t k_member_open(k_member *m, yg_way way) {
+    int least = 0, greatest = 0;
+    cudaError_t error = cudaSetDevice(m->gpu->index);
+    if (error == cudaSuccess) error = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (error == cudaSuccess) error = cudaEventCreateWithFlags(&m->filled, cudaEventDisableTiming);
+    for (int slot = 0; slot < K_TEAM_SLOTS && error == cudaSuccess; slot++) {
+        cudaEvent_t *const events[] = {&m->ready[slot], &m->summed[slot], &m->fetched[slot], &m->done[slot]};
+        error = cudaStreamCreateWithPriority(&m->streams[slot], cudaStreamNonBlocking, greatest); /* others wait for this one */
+        for (int i = 0; i < 4 && error == cudaSuccess; i++) error = cudaEventCreateWithFlags(events[i], cudaEventDisableTiming);
+        if (way == YG_THROUGH_HOST && error == cudaSuccess)
+            error = cudaHostAlloc(&m->chunks[slot], K_TEAM_CHUNK, cudaHostAllocPortable | cudaHostAllocMapped);
+    }
+    return error;
+}
+
+static void k_member_wait(const k_member *m) {
+    (void)cudaSetDevice(m->gpu->index);
+    for (int slot = 0; slot < K_TEAM_SLOTS; slot++)
+        if (m->streams[slot]) (void)cudaStreamSynchronize(m->streams[slot]);
+}
+
+static void k_member_close(k_member *m) {
+    (void)cudaSetDevice(m->gpu->index);
+    for (int slot = 0; slot < K_TEAM_SLOTS; slot++) {
+        cudaEvent_t const events[] = {m->ready[slot], m->summed[slot], m->fetched[slot], m->done[slot]};
+        for (cudaEvent_t event : events)
+            if (event) (void)cudaEventDestroy(event);
+        if (m->streams[slot]) (void)cudaStreamDestroy(m->streams[slot]);
+        if (m->chunks[slot]) (void)cudaFreeHost(m->chunks[slot]);
+    }
+    if (m->filled) (void)cudaEventDestroy(m->filled);
+}
+
+void yg_team_close(yg_team *team) {
+    if (!team) return;
+    for (int r = 0; r < team->plan.size && !team->hangs; r++) k_member_wait(&team->members[r]); /* all, before memory of one goes */
+    for (int r = 0; r < team->plan.size && !team->hangs; r++) k_member_close(&team->members[r]);
+    (void)cudaGetLastError();
+    free(team);
+}
+
+int yg_team_open(yg_team **out, const yg_team_plan *plan, char *reason, size_t reason_size) {
+    *out = NULL;
+    yg_team *team = static_cast<yg_team *>(calloc(1, sizeof *team));
+    cudaError_t error = team ? cudaSuccess : cudaErrorMemoryAllocation;
+    if (team) team->plan = *plan;
+    for (int r = 0; r < plan->size && team; r++) team->members[r].gpu = plan->gpus[r];
+    for (int r = 0; r < plan->size && error == cudaSuccess; r++) error = k_member_open(&team->members[r], plan->way);
+    int result = k_reason(error, "no streams, events or pinned memory for sums over GPUs", reason, reason_size);
+    if (!result && plan->way == YG_DIRECTLY && !k_team_reach(team, reason, reason_size)) result = team->hangs ? YG_HANGS : YG_NO_WAY;
+    if (!result) *out = team;
+    else yg_team_close(team);
+    return result;
+}
+
+/* ---- sums */
+
+static bool k_team_note(k_member *m, cudaEvent_t event, cudaStream_t stream) { return k_good(m->gpu, cudaEventRecord(event, stream), "sum over GPUs"); }
+static bool k_team_wait(k_member *m, cudaStream_t stream, cudaEvent_t event) { return k_good(m->gpu, cudaStreamWaitEvent(stream, event, 0), "sum over GPUs"); }
+static bool k_team_copy(k_member *m, void *to, const void *from, int64_t bytes, cudaMemcpyKind kind, int slot) {
+    return !bytes || k_good(m->gpu, cudaMemcpyAsync(to, from, (size_t)bytes, kind, m->streams[slot]), "sum over GPUs");
+}
+
+/* A rank's values where the others may read them, when its stream has come there. */
+static bool k_team_offer(yg_team *team, k_member *m, void *values, int64_t bytes, int slot) {
+    const cudaStream_t stream = m->streams[slot];
+    bool good = k_team_note(m, m->filled, m->gpu->stream) && k_team_wait(m, stream, m->filled);
+    m->values[slot] = values;
+    if (team->plan.way == YG_THROUGH_HOST) {
+        for (int q = 0; q < team->plan.size && good; q++) good = k_team_wait(m, stream, team->members[q].fetched[slot]);
+        good = good && k_team_copy(m, m->chunks[slot], values, bytes, cudaMemcpyDeviceToHost, slot);
+    }
+    return good && k_team_note(m, m->ready[slot], stream);
+}
+
+/* Adds up [first, end) bytes of all ranks' for those who are to have them: all, or through host memory this rank and who fetches it. */
+static bool k_team_add(yg_team *team, int rank, int64_t first, int64_t end, bool wide, bool alone, int slot) {
+    k_member *m = &team->members[rank];
+    const bool host = team->plan.way == YG_THROUGH_HOST;
+    k_team_views views = {};
+    bool good = true;
+    for (int q = 0; q < team->plan.size && good; q++) {
+        k_member *other = &team->members[q];
+        good = q == rank || k_team_wait(m, m->streams[slot], other->ready[slot]);
+        const bool there = !host || q == rank;
+        views.in[views.ins++] = (there ? static_cast<unsigned char *>(other->values[slot]) : other->chunks[slot]) + first;
+        if (there) views.out[views.outs++] = static_cast<unsigned char *>(other->values[slot]) + first;
+    }
+    if (host && !alone) views.out[views.outs++] = m->chunks[slot] + first;
+    return good && k_good(m->gpu, k_team_launch(views, (end - first) / (wide ? 8 : 4), wide, m->streams[slot]), "sum over GPUs");
+}
+
+/* The other ranks' segments, from their pinned memory. */
+static bool k_team_fetch(yg_team *team, int rank, int64_t count, int64_t size, int slot) {
+    k_member *m = &team->members[rank];
+    bool good = k_team_note(m, m->summed[slot], m->streams[slot]) && team->plan.meet(team->plan.users[rank]);
+    for (int q = 0; q < team->plan.size && good; q++) {
+        const int64_t first = count * q / team->plan.size * size, end = count * (q + 1) / team->plan.size * size;
+        if (q == rank) continue;
+        good = k_team_wait(m, m->streams[slot], team->members[q].summed[slot]) &&
+               k_team_copy(m, static_cast<unsigned char *>(m->values[slot]) + first, team->members[q].chunks[slot] + first, end - first, cudaMemcpyHostToDevice, slot);
+    }
+    return good;
+}
+
+static bool k_team_library(yg_team *team, int rank, int64_t count, bool wide, int slot) {
+    k_member *m = &team->members[rank];
+    char reason[200] = "";
+    const int error = team->plan.reduce(team->plan.users[rank], m->values[slot], count, wide, m->streams[slot], reason, sizeof reason);
+    k_fail(m->gpu, error, "GPU %d: sum over GPUs: %s", m->gpu->index, reason);
+    return !error;
+}
+
+/* False: this rank has failed, which its yg_gpu knows, or another. */
+static bool k_team_turn(yg_team *team, int rank, void *values, int64_t count, bool wide) {
+    k_member *m = &team->members[rank];
+    const yg_way way = team->plan.way;
+    const int slot = way == YG_BY_LIBRARY ? 0 : (int)(m->turn++ % K_TEAM_SLOTS); /* a library wants its calls in order */
+    const int64_t size = wide ? 8 : 4;
+    const bool alone = way == YG_THROUGH_HOST && count * size <= K_TEAM_SMALL;
+    if (!k_team_offer(team, m, values, count * size, slot) || !team->plan.meet(team->plan.users[rank])) return false;
+    if (way == YG_BY_LIBRARY) return k_team_library(team, rank, count, wide, slot);
+    const int64_t first = alone ? 0 : count * rank / team->plan.size * size, end = alone ? count * size : count * (rank + 1) / team->plan.size * size;
+    if (!k_team_add(team, rank, first, end, wide, alone, slot)) return false;
+    if (way == YG_THROUGH_HOST && !alone && !k_team_fetch(team, rank, count, size, slot)) return false;
+    return way != YG_THROUGH_HOST || k_team_note(m, m->fetched[slot], m->streams[slot]);
+}
+
+bool yg_sum(yg_team *team, int rank, void *values, int64_t count, bool wide) {
+    const int64_t size = wide ? 8 : 4, most = team->plan.way == YG_THROUGH_HOST ? K_TEAM_CHUNK / size : count;
+    bool good = !team->members[rank].gpu->error;
+    for (int64_t first = 0; first < count && good; first += most)
+        good = k_team_turn(team, rank, static_cast<unsigned char *>(values) + first * size, k_min(most, count - first), wide);
+    return good;
+}
+
+bool yg_sums_finish(yg_team *team, int rank) {
+    k_member *m = &team->members[rank];
+    bool good = !m->gpu->error;
+    for (int slot = 0; slot < K_TEAM_SLOTS && good; slot++) good = k_team_note(m, m->done[slot], m->streams[slot]);
+    good = good && team->plan.meet(team->plan.users[rank]);
+    for (int q = 0; q < team->plan.size && good; q++)
+        for (int slot = 0; slot < K_TEAM_SLOTS && good; slot++)
+            if (q == rank || team->plan.way == YG_DIRECTLY) good = k_team_wait(m, m->gpu->stream, team->members[q].done[slot]);
+    return good;
 }

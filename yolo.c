@@ -555,6 +555,19 @@ static void os_library_close(void *library) {
 #endif
 }
 
+/* The folder of this program, "" where the system does not tell; Windows looks for libraries there by itself. */
+static void os_program_folder(char *path, size_t size) {
+    *path = 0;
+#ifdef __linux__
+    const ssize_t length = readlink("/proc/self/exe", path, size - 1);
+    path[length > 0 ? length : 0] = 0;
+    char *slash = strrchr(path, '/');
+    if (slash) *slash = 0;
+#else
+    (void)size;
+#endif
+}
+
 /* Threads, locks, conditions, atomics: the intersection of POSIX and Win32. */
 #ifdef _WIN32
 typedef HANDLE os_thread;
@@ -965,6 +978,7 @@ typedef struct com_offer { void *values; int64_t count; } com_offer; /* what a r
 struct com_group {
     int size;
     const com_back *back;
+    struct com_gpus *gpus; /* of ranks that are GPUs */
     com_rank ranks[COM_MAX];
     os_mutex mutex;
     os_condition changed;
@@ -1025,13 +1039,21 @@ static yolo_status com_host_meet(com_rank *rank, yolo_error *error) {
     return com_failure(g, error);
 }
 
+/* What befalls a rank befalls it before a call. */
+static yolo_status com_visited(const com_rank *rank, yolo_error *error) {
+#ifdef YOLO_TESTING
+    return com_test_visit ? com_test_visit(rank, error) : YOLO_OK;
+#else
+    (void)rank;
+    (void)error;
+    return YOLO_OK;
+#endif
+}
+
 /* The barrier at which a call begins. */
 static yolo_status com_host_enter(com_rank *rank, yolo_error *error) {
-#ifdef YOLO_TESTING
-    const yolo_status visited = com_test_visit ? com_test_visit(rank, error) : YOLO_OK;
-    if (visited != YOLO_OK) return visited;
-#endif
-    return com_host_meet(rank, error);
+    const yolo_status visited = com_visited(rank, error);
+    return visited == YOLO_OK ? com_host_meet(rank, error) : visited;
 }
 
 /* Elements [first, end) of what all ranks offer become their sum, in every rank's memory. */
@@ -1095,6 +1117,150 @@ static yolo_status com_host_finish(com_rank *rank, yolo_error *error) { return c
 static const com_back com_host = {"host threads, sums in the order of the ranks", com_host_sum_f32, com_host_sum_f64, com_host_broadcast,
                                   com_host_gather, com_host_finish};
 
+/* ---- NCCL, NVIDIA's library of sums over GPUs, where it is installed. What its header says is told here, so that no header of it is
+   needed and any 2.x will do: results, types and operations are ints, a communicator is a pointer. */
+
+enum { COM_NCCL_FLOAT = 7, COM_NCCL_DOUBLE = 8, COM_NCCL_SUM = 0 };
+
+typedef struct com_nccl_id { char bytes[128]; } com_nccl_id;
+
+typedef struct com_nccl {
+    char path[1024];
+    int version[3];
+    int (*get_version)(int *version);
+    const char *(*get_error_string)(int result);
+    int (*get_unique_id)(com_nccl_id *id);
+    int (*comm_init_rank)(void **comm, int size, com_nccl_id id, int rank);
+    int (*comm_destroy)(void *comm);
+    int (*comm_abort)(void *comm);
+    int (*all_reduce)(const void *from, void *to, size_t count, int type, int operation, void *comm, void *stream);
+} com_nccl;
+
+/* The library from where it may be: beside this program, on the loader's path, in CUDA's folder; NULL when it is nowhere. It is not
+   closed again: its threads may outlive the last communicator. */
+static void *com_nccl_find(com_nccl *nccl) {
+    char folder[900];
+    os_program_folder(folder, sizeof folder);
+#ifdef _WIN32
+    const char *const folders[] = {""}, *name = "nccl.dll";
+#else
+    const char *const folders[] = {folder, "", "/usr/local/cuda/lib64", "/usr/local/cuda/lib"}, *name = "libnccl.so.2";
+#endif
+    for (int i = 0; i < YOLO_COUNT(folders); i++) {
+        snprintf(nccl->path, sizeof nccl->path, "%s%s%s", folders[i], *folders[i] ? "/" : "", name);
+        void *library = os_library_open(nccl->path);
+        if (library) return library;
+    }
+    snprintf(nccl->path, sizeof nccl->path, "%s", name);
+    return NULL;
+}
+
+/* The functions of an open library; false with the reason. */
+static bool com_nccl_read(com_nccl *nccl, void *library, char *reason, size_t size) {
+    int version = 0;
+    const struct { const char *name; void *at; } functions[] = {
+        {"ncclGetVersion", &nccl->get_version}, {"ncclGetErrorString", &nccl->get_error_string}, {"ncclGetUniqueId", &nccl->get_unique_id},
+        {"ncclCommInitRank", &nccl->comm_init_rank}, {"ncclCommDestroy", &nccl->comm_destroy}, {"ncclCommAbort", &nccl->comm_abort},
+        {"ncclAllReduce", &nccl->all_reduce}};
+    for (int i = 0; i < YOLO_COUNT(functions); i++) {
+        void *symbol = os_library_symbol(library, functions[i].name);
+        memcpy(functions[i].at, &symbol, sizeof symbol);
+        if (symbol) continue;
+        snprintf(reason, size, "%s: there is no %s in it", nccl->path, functions[i].name);
+        return false;
+    }
+    const int result = nccl->get_version(&version), unit = version < 10000 ? 1000 : 10000; /* 2.8.4 is 2804, 2.9.6 is 20906 */
+    nccl->version[0] = version / unit, nccl->version[1] = version % unit / 100, nccl->version[2] = version % 100;
+    if (!result && nccl->version[0] == 2) return true;
+    snprintf(reason, size, "%s: expected version 2, found %d", nccl->path, nccl->version[0]);
+    return false;
+}
+
+static bool com_nccl_open(com_nccl *nccl, char *reason, size_t size) {
+    memset(nccl, 0, sizeof *nccl);
+    void *library = com_nccl_find(nccl);
+    if (!library) {
+        snprintf(reason, size, "not found: %s is neither beside this program nor on this system's library path", nccl->path);
+        return false;
+    }
+    if (com_nccl_read(nccl, library, reason, size)) return true;
+    os_library_close(library);
+    return false;
+}
+
+#ifndef YOLO_NO_CUDA
+/* ---- ranks that are GPUs of this process: what is summed lies in device memory, and com_finish lets the GPU wait for it, not the
+   host; everything else meets as host threads do. A rank's thread begins with yg_enter. */
+
+typedef struct com_gpus {
+    yg_team *team;
+    yg_team_plan plan;
+    const com_nccl *nccl; /* YG_BY_LIBRARY */
+    com_nccl_id id;
+    void *comms[YG_RANKS];
+} com_gpus;
+
+static bool com_gpu_meet(void *user) { return com_host_meet(user, NULL) == YOLO_OK; }
+
+static int com_gpu_reduce(void *user, void *values, int64_t count, bool wide, void *stream, char *reason, size_t reason_size) {
+    const com_rank *rank = user;
+    const com_gpus *gpus = rank->group->gpus;
+    const int result = gpus->nccl->all_reduce(values, values, (size_t)count, wide ? COM_NCCL_DOUBLE : COM_NCCL_FLOAT, COM_NCCL_SUM, gpus->comms[rank->index], stream);
+    if (result) snprintf(reason, reason_size, "NCCL: %s", gpus->nccl->get_error_string(result));
+    return result;
+}
+
+/* Why a call has returned false: another rank's failure, or this one's. */
+static yolo_status com_gpu_failure(com_rank *rank, yolo_error *error) {
+    char reason[512] = "";
+    const yolo_status status = com_failure(rank->group, error);
+    if (status != YOLO_OK) return status;
+    const int code = yg_finish(rank->group->gpus->plan.gpus[rank->index], reason, sizeof reason);
+    return err_set(error, YOLO_ERROR_DEVICE, "%s", code ? reason : "the GPUs' sums were given up");
+}
+
+static yolo_status com_gpu_sum_f32(com_rank *rank, float *values, int64_t count, yolo_error *error) {
+    const yolo_status status = com_visited(rank, error);
+    if (status != YOLO_OK) return status;
+    return yg_sum(rank->group->gpus->team, rank->index, values, count, false) ? YOLO_OK : com_gpu_failure(rank, error);
+}
+
+static yolo_status com_gpu_finish(com_rank *rank, yolo_error *error) {
+    return yg_sums_finish(rank->group->gpus->team, rank->index) ? YOLO_OK : com_gpu_failure(rank, error);
+}
+
+static yolo_status com_gpu_sum_f64(com_rank *rank, double *values, int64_t count, yolo_error *error) {
+    const yolo_status status = com_visited(rank, error);
+    if (status != YOLO_OK) return status;
+    return yg_sum(rank->group->gpus->team, rank->index, values, count, true) ? com_gpu_finish(rank, error) : com_gpu_failure(rank, error);
+}
+
+#define COM_GPU_BACK(name) {name, com_gpu_sum_f32, com_gpu_sum_f64, com_host_broadcast, com_host_gather, com_gpu_finish}
+static const com_back com_gpu_backs[] = {[YG_DIRECTLY] = COM_GPU_BACK("directly between GPUs"), [YG_THROUGH_HOST] = COM_GPU_BACK("through host memory"),
+                                         [YG_BY_LIBRARY] = COM_GPU_BACK("NCCL")};
+
+/* A rank's communicator; all ranks have come so far when the first one asks for it, because it waits for them. */
+static yolo_status com_nccl_join(com_rank *rank, void *context, yolo_error *error) {
+    com_gpus *gpus = context;
+    char reason[512];
+    yg_gpu *gpu = gpus->plan.gpus[rank->index];
+    yg_enter(gpu);
+    if (yg_finish(gpu, reason, sizeof reason)) return err_set(error, YOLO_ERROR_DEVICE, "%s", reason);
+    const yolo_status status = com_host_enter(rank, error);
+    if (status != YOLO_OK) return status;
+    const int result = gpus->nccl->comm_init_rank(&gpus->comms[rank->index], rank->group->size, gpus->id, rank->index);
+    return result ? err_set(error, YOLO_ERROR_DEVICE, "NCCL: %s", gpus->nccl->get_error_string(result)) : YOLO_OK;
+}
+
+static void com_gpus_close(com_group *g) {
+    com_gpus *gpus = g->gpus;
+    for (int r = 0; r < g->size; r++)
+        if (gpus->comms[r]) (os_atomic_get(&g->failed) ? gpus->nccl->comm_abort : gpus->nccl->comm_destroy)(gpus->comms[r]);
+    yg_team_close(gpus->team);
+    mem_free(gpus);
+}
+#endif
+
 /* ---- for all back ends */
 
 /* values[i] becomes the sum of all ranks' values[i]. */
@@ -1139,6 +1305,9 @@ static com_group *com_open(int size, const com_back *back) {
 
 static void com_close(com_group *g) {
     if (!g) return;
+#ifndef YOLO_NO_CUDA
+    if (g->gpus) com_gpus_close(g);
+#endif
     os_condition_destroy(&g->changed);
     os_mutex_destroy(&g->mutex);
     mem_free(g);
@@ -1171,6 +1340,37 @@ static yolo_status com_run(com_group *g, com_body *body, void *context, yolo_err
     for (int r = 1; r < started; r++) os_thread_join(g->ranks[r].thread);
     return com_failure(g, error);
 }
+
+#ifndef YOLO_NO_CUDA
+/* A group whose rank r is the GPU gpus[r], which stays open until after com_close; `nccl` for YG_BY_LIBRARY. *hangs: a GPU has not
+   answered, and none may be closed. */
+static yolo_status com_gpus_open(com_group **out, yg_gpu *const *devices, int size, yg_way way, const com_nccl *nccl, bool *hangs, yolo_error *error) {
+    char reason[512] = "";
+    com_group *g = com_open(size, &com_gpu_backs[way]);
+    com_gpus *gpus = mem_array(1, sizeof *gpus);
+    YOLO_ASSERT(size <= YG_RANKS);
+    *out = NULL;
+    *hangs = false;
+    if (!g || !gpus) {
+        com_close(g);
+        mem_free(gpus);
+        return err_memory(error, sizeof *g);
+    }
+    g->gpus = gpus;
+    gpus->nccl = nccl;
+    gpus->plan = (yg_team_plan){.size = size, .way = way, .meet = com_gpu_meet, .reduce = com_gpu_reduce};
+    for (int r = 0; r < size; r++) gpus->plan.gpus[r] = devices[r], gpus->plan.users[r] = &g->ranks[r];
+    const int code = yg_team_open(&gpus->team, &gpus->plan, reason, sizeof reason);
+    yolo_status status = code ? err_set(error, YOLO_ERROR_DEVICE, "%s", reason) : YOLO_OK;
+    *hangs = code == YG_HANGS;
+    const int result = status == YOLO_OK && way == YG_BY_LIBRARY ? nccl->get_unique_id(&gpus->id) : 0;
+    if (result) status = err_set(error, YOLO_ERROR_DEVICE, "NCCL: %s", nccl->get_error_string(result));
+    if (status == YOLO_OK && way == YG_BY_LIBRARY) status = com_run(g, com_nccl_join, gpus, error);
+    if (status == YOLO_OK) *out = g;
+    else com_close(g);
+    return status;
+}
+#endif
 
 /* ==== 5 str_ path_ hash_ rng_ f16_ cur_ val_: base ===============================================================
    Strings are UTF-8. A str grows and never overflows; its error is sticky (failed), checked once at the end. A cur
@@ -22236,21 +22436,86 @@ static void dev_describe_cpu(str *out) {
     str_format(out, "         kernels: %s\n", dev_isa_name(op_isa_best()));
 }
 
-static void dev_describe_nccl(str *out) {
-#ifdef _WIN32
-    const char *name = "nccl.dll";
-#else
-    const char *name = "libnccl.so.2";
-#endif
-    int version = 0;
-    void *library = os_library_open(name), *symbol = library ? os_library_symbol(library, "ncclGetVersion") : NULL;
-    int (*get_version)(int *);
-    memcpy(&get_version, &symbol, sizeof symbol);
-    if (!library) str_format(out, "NCCL     not found: %s is not on this system's library path\n", name);
-    else if (!symbol || get_version(&version)) str_format(out, "NCCL     %s found, but it does not tell its version\n", name);
-    else str_format(out, "NCCL     %s, version %d.%d.%d\n", name, version / 10000, version / 100 % 100, version % 100);
-    if (library) os_library_close(library);
+static void dev_describe_nccl(str *out, const com_nccl *nccl, const char *reason) {
+    if (*reason) str_format(out, "NCCL     %s\n", reason);
+    else str_format(out, "NCCL     %s, version %d.%d.%d\n", nccl->path, nccl->version[0], nccl->version[1], nccl->version[2]);
 }
+
+#ifndef YOLO_NO_CUDA
+enum { DEV_SUMMED = 4 << 20 /* floats */, DEV_SUMS = 4 };
+
+typedef struct dev_sums { yg_gpu *gpus[YG_RANKS]; float *memory[YG_RANKS]; int size; double seconds; } dev_sums;
+
+/* A sum of known numbers, and then some that are timed. */
+static yolo_status dev_sum(com_rank *rank, float *memory, float *numbers, dev_sums *sums, yolo_error *error) {
+    yg_gpu *gpu = sums->gpus[rank->index];
+    const int size = sums->size;
+    int wrong = 0;
+    char nothing;
+    double start = 0;
+    for (int i = 0; i < DEV_SUMMED; i++) numbers[i] = (float)(i % 1021 + rank->index);
+    yg_upload(gpu, memory, numbers, DEV_SUMMED * sizeof *numbers);
+    for (int i = 0; i <= DEV_SUMS; i++) {
+        yolo_status status = com_sum_f32(rank, memory, DEV_SUMMED, error);
+        if (status == YOLO_OK && (i == 0 || i == DEV_SUMS)) status = com_finish(rank, error);
+        if (status == YOLO_OK && i == 0) {
+            yg_download(gpu, numbers, memory, DEV_SUMMED * sizeof *numbers);
+            status = run_gpu_error(gpu, error);
+            if (status == YOLO_OK) status = com_gather(rank, NULL, 0, &nothing, error);
+            start = os_clock();
+        }
+        if (status != YOLO_OK) return status;
+    }
+    const yolo_status status = run_gpu_error(gpu, error);
+    if (status != YOLO_OK) return status;
+    if (rank->index == 0) sums->seconds = (os_clock() - start) / DEV_SUMS;
+    for (int i = 0; i < DEV_SUMMED; i++) wrong += numbers[i] != (float)(size * (i % 1021) + size * (size - 1) / 2);
+    return wrong ? err_set(error, YOLO_ERROR_DEVICE, "%d of %d numbers are wrong", wrong, DEV_SUMMED) : YOLO_OK;
+}
+
+static yolo_status dev_sum_rank(com_rank *rank, void *context, yolo_error *error) {
+    dev_sums *sums = context;
+    yg_gpu *gpu = sums->gpus[rank->index];
+    yg_enter(gpu);
+    float *numbers = mem_array(DEV_SUMMED, sizeof *numbers), *memory = sums->memory[rank->index] = yg_alloc(gpu, DEV_SUMMED * sizeof *memory);
+    yolo_status status = numbers ? run_gpu_error(gpu, error) : err_memory(error, DEV_SUMMED * sizeof *numbers);
+    if (status == YOLO_OK) status = dev_sum(rank, memory, numbers, sums, error);
+    mem_free(numbers);
+    return status;
+}
+
+/* A line of a way to add up. *used: one has been found that works. */
+static void dev_describe_way(str *out, dev_sums *sums, yg_way way, const com_nccl *nccl, bool *used, bool *hangs) {
+    com_group *g;
+    yolo_error error;
+    yolo_status status = com_gpus_open(&g, sums->gpus, sums->size, way, nccl, hangs, &error);
+    if (status == YOLO_OK) status = com_run(g, dev_sum_rank, sums, &error);
+    str_format(out, "           %-22s", com_gpu_backs[way].name);
+    if (status != YOLO_OK) str_format(out, "not used: %s\n", error.message);
+    else str_format(out, "%.1f GB/s%s\n", DEV_SUMMED * sizeof(float) / sums->seconds * 1e-9, *used ? "" : ", used");
+    *used |= status == YOLO_OK;
+    com_close(g); /* before memory goes that others may be reading */
+    for (int r = 0; r < sums->size && !*hangs; r++) {
+        yg_free(sums->gpus[r], sums->memory[r]);
+        sums->memory[r] = NULL;
+    }
+}
+
+/* How gradients are added up over all GPUs: in which ways that is possible, how fast, and which one is used. */
+static void dev_describe_sums(str *out, int count, const com_nccl *nccl) {
+    dev_sums sums = {.size = YOLO_MIN(count, YG_RANKS)};
+    static const yg_way ways[] = {YG_BY_LIBRARY, YG_DIRECTLY, YG_THROUGH_HOST};
+    bool used = false, hangs = false;
+    char reason[512] = "";
+    int opened = 0;
+    while (opened < sums.size && !yg_open(&sums.gpus[opened], opened, reason, sizeof reason)) opened++;
+    if (opened < sums.size) str_format(out, "Sums     over %d GPUs: not tried: %s\n", sums.size, reason);
+    else str_format(out, "Sums     over %d GPUs, the first way that works:\n", sums.size);
+    for (int i = 0; i < YOLO_COUNT(ways) && opened == sums.size && !hangs; i++)
+        if (ways[i] != YG_BY_LIBRARY || nccl) dev_describe_way(out, &sums, ways[i], nccl, &used, &hangs);
+    for (int i = 0; i < opened && !hangs; i++) yg_close(sums.gpus[i]); /* else: it would not return */
+}
+#endif
 
 static void dev_describe_gpu(str *out, int index) {
     yg_device device;
@@ -22282,7 +22547,12 @@ yolo_status yolo_devices(char **text, yolo_error *error) {
                            runtime / 1000, runtime % 1000 / 10);
     else str_format(&out, "Driver   none; this program was built with CUDA %d.%d\n", runtime / 1000, runtime % 1000 / 10);
 #endif
-    dev_describe_nccl(&out);
+    com_nccl nccl;
+    const bool found = com_nccl_open(&nccl, reason, sizeof reason);
+    dev_describe_nccl(&out, &nccl, found ? "" : reason);
+#ifndef YOLO_NO_CUDA
+    if (count > 1) dev_describe_sums(&out, count, found ? &nccl : NULL);
+#endif
     if (out.failed) {
         str_free(&out);
         return err_memory(error, 4096);

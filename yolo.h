@@ -665,6 +665,43 @@ typedef struct yg_peaks {
 /* What the device can do at its best, measured in some milliseconds with memory of its own. Waits; zeros on failure. */
 void yg_measure_peaks(yg_gpu *gpu, yg_type type, yg_peaks *peaks);
 
+/* ---- sums over several devices, K16 */
+
+enum { YG_RANKS = 16 };
+typedef struct yg_team yg_team;
+
+typedef enum yg_way {
+    YG_DIRECTLY,     /* devices read and write each other's memory; proven when the team is opened */
+    YG_THROUGH_HOST, /* copies through pinned memory, 8 MiB a rank */
+    YG_BY_LIBRARY    /* `reduce` */
+} yg_way;
+
+/* Rank r of `size` works on gpus[r]; several may be of one device. */
+typedef struct yg_team_plan {
+    int size;
+    yg_way way;
+    yg_gpu *gpus[YG_RANKS];
+    void *users[YG_RANKS]; /* handed to the functions below */
+    /* Called in the thread of each rank: returns true when all ranks have called it, false when one never will. */
+    bool (*meet)(void *user);
+    /* Puts onto a cudaStream_t that values[i] becomes the sum of all ranks', floats or, where `wide`, doubles; 0, or an error with its reason. */
+    int (*reduce)(void *user, void *values, int64_t count, bool wide, void *stream, char *reason, size_t reason_size);
+} yg_team_plan;
+
+/* Waits. 0, or with its reason: a CUDA error number, YG_NO_WAY: devices do not reach each other or come to wrong numbers, or
+   YG_HANGS: one does not answer, and to free or close anything of it would not return. No yg_gpu fails of it. */
+enum { YG_NO_WAY = -1, YG_HANGS = -2 };
+int yg_team_open(yg_team **team, const yg_team_plan *plan, char *reason, size_t reason_size);
+/* Waits. When no rank is in a call. */
+void yg_team_close(yg_team *team);
+/* Each rank calls it in its own thread, with as many: values[i] (device; float, or double where `wide`) becomes the sum over all ranks of
+   what it is when the work called before is done; there after yg_sums_finish, until when the values stay untouched. Does not wait for the
+   device, and is not to be recorded. False: the rank's yg_gpu has failed, or another rank. The same bits every time; except by
+   library, those of a sum in the order of the ranks. */
+bool yg_sum(yg_team *team, int rank, void *values, int64_t count, bool wide);
+/* What is called afterwards finds all sums; the host does not wait. */
+bool yg_sums_finish(yg_team *team, int rank);
+
 #endif /* YOLO_PRIVATE */
 
 #ifdef __cplusplus

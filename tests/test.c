@@ -144,6 +144,7 @@ static const test_case tests_planted[] = {
 #include "gpu_step.c"
 #include "gpu_label.c"
 #include "gpu_bench.c"
+#include "gpu_team.c"
 #endif
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
@@ -184,6 +185,7 @@ static const test_area test_areas[] = {
     {"step", tests_gpu_step, YOLO_COUNT(tests_gpu_step)},
     {"label", tests_gpu_label, YOLO_COUNT(tests_gpu_label)},
     {"bench", tests_gpu_bench, YOLO_COUNT(tests_gpu_bench)},
+    {"team", tests_gpu_team, YOLO_COUNT(tests_gpu_team)},
 #endif
 };
 

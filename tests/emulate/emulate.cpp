@@ -88,6 +88,7 @@ struct settings {
     uint64_t order = 0;
     int workers = 0;
     bool lazy = false, protect = false;
+    emulate_peers peers = EMULATE_PEERS_GOOD;
 };
 settings knobs;
 std::atomic<int64_t> fail_after{0}, call_count{0}, launch_count{0};
@@ -1628,6 +1629,7 @@ struct emulate_stream {
     std::deque<operation> queue;
     emulate_graph *capture = NULL; /* being recorded */
     bool origin = false;
+    bool hangs = false; /* does nothing any more */
 };
 struct emulate_event { int device; unsigned flags; std::shared_ptr<event_state> state; };
 struct emulate_graph {
@@ -1839,7 +1841,7 @@ cudaError_t cudaGetDriverEntryPoint(const char *name, void **function, unsigned 
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
     ENTER();
     if (!device_exists(device) || !device_exists(peer)) return leave(cudaErrorInvalidDevice);
-    *can = device != peer;
+    *can = device != peer && knobs.peers != EMULATE_PEERS_NONE;
     return cudaSuccess;
 }
 cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
@@ -2008,13 +2010,18 @@ void check_all() {
 }
 
 bool run_one(emulate_stream *s) {
-    if (s->queue.empty()) return false;
+    if (s->queue.empty() || s->hangs) return false;
     const operation next = std::move(s->queue.front());
     s->queue.pop_front();
     next();
     return true;
 }
-void drain(emulate_stream *s) { while (run_one(s)) {} }
+void drain(emulate_stream *s) {
+    while (run_one(s)) {}
+    if (!s->hangs) return;
+    fprintf(stderr, "emulate: waits for a stream of device %d that hangs\n", s->device);
+    die();
+}
 void drain_device(int device) {
     for (emulate_stream *s : streams)
         if (s->device == device) drain(s);
@@ -2050,7 +2057,7 @@ cudaError_t submit(cudaStream_t handle, const operation &next) {
                     }
                     drain(other);
                 }
-        } else if (knobs.lazy) {
+        } else if (knobs.lazy || s->hangs) {
             s->queue.push_back(next);
             return cudaSuccess;
         } else drain(s);
@@ -2440,6 +2447,27 @@ cudaError_t emulate_occupancy(int *blocks, const void *function, int block, size
     return cudaSuccess;
 }
 
+namespace {
+
+/* Turns over a byte of each piece of memory that the device reaches in others; twice: as it was. */
+void spoil_peers(int device) {
+    if (knobs.peers != EMULATE_PEERS_WRONG) return;
+    locked hold(lock);
+    for (const auto &i : allocations) {
+        const allocation &a = i.second;
+        if (a.device >= 0 && a.device != device && peer_access[device][a.device]) a.memory.user[a.memory.bytes / 2] ^= 0x40;
+    }
+}
+
+/* Is this the launch after which a device hangs that reaches into another's memory? */
+bool hangs_now(int device) {
+    bool reaches = false;
+    for (int d = 0; d < DEVICES; d++) reaches |= peer_access[device][d];
+    return knobs.peers == EMULATE_PEERS_HANG && reaches;
+}
+
+} // namespace
+
 void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const emulate_callable *thread) {
     std::unique_ptr<const emulate_callable> owned(thread);
     cudaError_t error = enter(cudaErrorLaunchFailure);
@@ -2447,11 +2475,14 @@ void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block,
         const std::shared_ptr<const work> w(new work{name, kernel, grid, block, shared_bytes, std::move(owned), &statics_of(kernel)->regions});
         error = check_launch(*w, stream);
         const int device = device_now;
+        if (error == cudaSuccess && hangs_now(device)) stream_of(stream)->hangs = true;
         if (error == cudaSuccess) error = submit(stream, [w, device]() {
             const opened open(device);
             launch_count++;
             { std::lock_guard<std::mutex> hold(launch_lock); launch_names[w->name]++; }
+            spoil_peers(device);
             grid_run(*w);
+            spoil_peers(device);
             const dim3 g = w->grid, b = w->block;
             take_time(device, (uint64_t)g.x * g.y * g.z * b.x * b.y * b.z);
         });
@@ -2475,6 +2506,11 @@ void emulate_set_capability(int major, int minor) { knobs.major = major, knobs.m
 void emulate_set_order(uint64_t seed) { knobs.order = seed; }
 void emulate_set_workers(int count) { knobs.workers = count; }
 void emulate_set_lazy(int lazy) { knobs.lazy = lazy != 0; }
+void emulate_set_peers(emulate_peers peers) {
+    locked hold(lock);
+    knobs.peers = peers;
+    for (emulate_stream *s : streams) s->hangs = false;
+}
 static void touched(int, siginfo_t *info, void *) {
     bool whole;
     const allocation *a = find(info->si_addr, 1, &whole);

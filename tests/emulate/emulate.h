@@ -63,6 +63,12 @@ void emulate_set_lazy(int lazy);
    and by copies, but not by the host; false at first. Costs some microseconds an allocation and launch. */
 void emulate_set_protect(int protect);
 
+/* What becomes of it when a device reaches into the memory of another: nothing, as at first; none can; kernels read and write a
+   byte of each piece of memory wrongly; the stream that a kernel is put onto never goes on, and who waits for it ends the
+   program. Setting it again lets such streams go on. */
+typedef enum emulate_peers { EMULATE_PEERS_GOOD, EMULATE_PEERS_NONE, EMULATE_PEERS_WRONG, EMULATE_PEERS_HANG } emulate_peers;
+void emulate_set_peers(emulate_peers peers);
+
 /* The n-th call from now fails (1: the next), launches included; 0: none does. Calls that free or destroy do so all the same. */
 void emulate_fail_after(int64_t n);
 /* Did that call come? */

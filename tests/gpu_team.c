@@ -1,0 +1,285 @@
+/* gpu_team.c - sums over several GPUs: the emulation has as many as it is told; on a machine with fewer than there are ranks, some
+   share one. */
+
+enum { TEAM_BUCKETS = 3 };
+
+typedef struct team_job {
+    yg_gpu *gpus[YG_RANKS];
+    int size;
+    int64_t count;       /* of each bucket */
+    const float *values; /* [size][buckets * count], as each rank brings them */
+    float *sums;         /* the same, as each rank got them */
+    double totals[YG_RANKS];
+    int wrong;           /* of whatever else is looked at */
+} team_job;
+
+#ifdef TEST_EMULATED
+static void team_devices(int count) { emulate_set_device_count(count); }
+#else
+static void team_devices(int count) { (void)count; }
+#endif
+
+static bool team_open(team_job *job, int size) {
+    char reason[256];
+    team_devices(YOLO_MAX(size, 2));
+    const int devices = yg_device_count(reason, sizeof reason);
+    *job = (team_job){.size = size};
+    for (int r = 0; r < size; r++)
+        if (yg_open(&job->gpus[r], r % devices, reason, sizeof reason)) {
+            CHECK_MSG(false, "%s", reason);
+            return false;
+        }
+    return true;
+}
+
+static void team_close(team_job *job) {
+    for (int r = 0; r < job->size; r++) yg_close(job->gpus[r]);
+    team_devices(2);
+}
+
+/* Buckets copied into place by the stream, summed, and copied away: whoever does not wait for whom he has to gets other numbers. */
+static yolo_status team_sum_rank(com_rank *rank, void *context, yolo_error *error) {
+    team_job *job = context;
+    yg_gpu *gpu = job->gpus[rank->index];
+    const size_t all = (size_t)job->count * TEAM_BUCKETS, bytes = all * sizeof(float);
+    const float *values = job->values + all * (size_t)rank->index;
+    yolo_status status = YOLO_OK;
+    yg_enter(gpu);
+    float *from = yg_alloc(gpu, bytes), *sums = yg_alloc(gpu, bytes + 4), *to = yg_alloc(gpu, bytes);
+    double *total = yg_alloc(gpu, 8), mine = rank->index + 0.25;
+    yg_upload(gpu, from, values, bytes);
+    yg_upload(gpu, total, &mine, 8);
+    for (int round = 0; round < 2 && status == YOLO_OK; round++) { /* the second time over what is there */
+        for (int b = 0; b < TEAM_BUCKETS && status == YOLO_OK; b++) {
+            float *bucket = sums + 1 + b * job->count; /* not aligned */
+            yg_copy(gpu, bucket, from + b * job->count, (size_t)job->count * sizeof *from);
+            status = com_sum_f32(rank, bucket, job->count, error);
+        }
+        if (status == YOLO_OK) status = com_finish(rank, error);
+        yg_copy(gpu, to, sums + 1, bytes);
+        yg_clear(gpu, sums, bytes + 4);
+    }
+    if (status == YOLO_OK) status = com_sum_f64(rank, total, 1, error);
+    yg_download(gpu, job->sums + all * (size_t)rank->index, to, bytes);
+    yg_download(gpu, &job->totals[rank->index], total, 8);
+    if (status == YOLO_OK) status = run_gpu_error(gpu, error);
+    if (status == YOLO_OK) status = com_gather(rank, NULL, 0, &(char){0}, error); /* nobody reads this rank's memory any more */
+    if (status != YOLO_OK) return status;
+    yg_free(gpu, from);
+    yg_free(gpu, sums);
+    yg_free(gpu, to);
+    yg_free(gpu, total);
+    return YOLO_OK;
+}
+
+/* The sums of `size` ranks in one way, bit for bit those in the order of the ranks. */
+static void team_case(team_job *job, yg_way way, int64_t count) {
+    const size_t all = (size_t)count * TEAM_BUCKETS, whole = all * (size_t)job->size;
+    float *values = gpu_random(whole, 5 + (uint64_t)count, YG_F32), *sums = mem_array(whole, sizeof *sums);
+    com_group *group;
+    yolo_error error = {0};
+    bool hangs;
+    job->count = count, job->values = values, job->sums = sums;
+    yolo_status status = com_gpus_open(&group, job->gpus, job->size, way, NULL, &hangs, &error);
+    if (status == YOLO_OK) status = com_run(group, team_sum_rank, job, &error);
+    CHECK_MSG(status == YOLO_OK && !hangs, "%s", error.message);
+    size_t wrong = 0;
+    double total = 0;
+    for (size_t i = 0; i < all && status == YOLO_OK; i++) {
+        float sum = values[i];
+        for (int r = 1; r < job->size; r++) sum += values[(size_t)r * all + i];
+        for (int r = 0; r < job->size; r++) wrong += memcmp(&sum, &sums[(size_t)r * all + i], sizeof sum) != 0;
+    }
+    for (int r = 0; r < job->size; r++) total += r + 0.25;
+    for (int r = 0; r < job->size; r++) CHECK(job->totals[r] == total);
+    CHECK_MSG(!wrong, "%zu of %zu numbers differ: %d ranks, %s, %lld numbers", wrong, whole, job->size, com_gpu_backs[way].name, (long long)count);
+    com_close(group);
+    mem_free(values);
+    mem_free(sums);
+}
+
+static void team_cases(bool large) {
+    static const int sizes[] = {2, 3, 4, 7};
+    static const int64_t counts[] = {1, 2, 1001, 8192, 8193, 40001};
+    for (int s = 0; s < YOLO_COUNT(sizes); s++) {
+        team_job job;
+        if (!team_open(&job, sizes[s])) return;
+        for (int c = 0; c < YOLO_COUNT(counts) && !large; c++)
+            for (yg_way way = YG_DIRECTLY; way <= YG_THROUGH_HOST; way++) team_case(&job, way, counts[c]);
+        if (large && sizes[s] < 4) /* several chunks */
+            for (yg_way way = YG_DIRECTLY; way <= YG_THROUGH_HOST; way++) team_case(&job, way, 2300001);
+        team_close(&job);
+    }
+}
+
+static void test_team_sums(void) { team_cases(false); }
+static void test_team_large(void) { team_cases(true); }
+
+static void test_team_late(void) {
+#ifdef TEST_EMULATED
+    emulate_set_lazy(1);
+    emulate_set_protect(1);
+    team_cases(false);
+    emulate_set_protect(0);
+    emulate_set_lazy(0);
+#else
+    SKIP("without the emulation work begins when it likes");
+#endif
+}
+
+/* ---- what goes wrong */
+
+static int team_calls;
+
+static yolo_status team_second_fails(const com_rank *rank, yolo_error *error) {
+    if (rank->index != 1 || team_calls++ < 2) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_DEVICE, "planted");
+}
+
+static void test_team_failure(void) {
+    team_job job;
+    if (!team_open(&job, 4)) return;
+    job.count = 1001;
+    float *values = gpu_random(4 * 3003, 1, YG_F32);
+    job.values = values, job.sums = mem_array(4 * 3003, sizeof *values);
+    for (yg_way way = YG_DIRECTLY; way <= YG_THROUGH_HOST; way++) {
+        com_group *group;
+        yolo_error error = {0};
+        bool hangs;
+        CHECK(com_gpus_open(&group, job.gpus, 4, way, NULL, &hangs, &error) == YOLO_OK);
+        team_calls = 0;
+        com_test_visit = team_second_fails;
+        CHECK(com_run(group, team_sum_rank, &job, &error) == YOLO_ERROR_DEVICE);
+        CHECK_MSG(!strcmp(error.message, "rank 1 of 4: planted"), "%s", error.message);
+        com_test_visit = NULL;
+        CHECK_MSG(com_run(group, team_sum_rank, &job, &error) == YOLO_OK, "%s", error.message); /* whole again */
+        com_close(group);
+    }
+    mem_free(values);
+    mem_free(job.sums);
+    team_close(&job);
+}
+
+#ifdef TEST_EMULATED
+static void test_team_faults(void) {
+    float *values = gpu_random(3 * 3003, 1, YG_F32), *sums = mem_array(3 * 3003, sizeof *sums);
+    int failed = 0, done = 0;
+    gpu_device();
+    for (yg_way way = YG_DIRECTLY; way <= YG_THROUGH_HOST; way++)
+        for (int n = 1; n < 400; n += n < 60 ? 1 : 7) {
+            team_job job;
+            com_group *group;
+            yolo_error error = {0};
+            bool hangs;
+            const int handles = emulate_handles();
+            const size_t pinned = emulate_allocated(-1);
+            if (!team_open(&job, 3)) return;
+            job.count = 1001, job.values = values, job.sums = sums;
+            emulate_fail_after(n);
+            yolo_status status = com_gpus_open(&group, job.gpus, 3, way, NULL, &hangs, &error);
+            if (status == YOLO_OK) status = com_run(group, team_sum_rank, &job, &error);
+            failed += status != YOLO_OK;
+            done += status == YOLO_OK;
+            if (status != YOLO_OK) CHECK_MSG(strlen(error.message) > 20, "call %d: %s", n, error.message);
+            emulate_fail_after(0);
+            com_close(group);
+            team_close(&job);
+            CHECK_MSG(emulate_handles() == handles && emulate_allocated(-1) == pinned, "call %d, %s: something is left", n, error.message);
+        }
+    CHECK_MSG(failed > 100, "%d failed, %d did not", failed, done);
+    mem_free(values);
+    mem_free(sums);
+}
+
+/* Opens a team in a way that must fail; its message. */
+static const char *team_refused(team_job *job, bool *hangs) {
+    static yolo_error error;
+    com_group *group;
+    const yolo_status status = com_gpus_open(&group, job->gpus, job->size, YG_DIRECTLY, NULL, hangs, &error);
+    CHECK(status == YOLO_ERROR_DEVICE && !group);
+    return error.message;
+}
+
+static void test_team_proof(void) {
+    team_job job;
+    bool hangs;
+    if (!team_open(&job, 3)) return;
+    emulate_set_peers(EMULATE_PEERS_NONE);
+    const char *said = team_refused(&job, &hangs);
+    CHECK_MSG(!hangs && !strcmp(said, "GPU 0 does not reach the memory of GPU 1"), "%s", said);
+    emulate_set_peers(EMULATE_PEERS_WRONG);
+    said = team_refused(&job, &hangs);
+    CHECK_MSG(!hangs && !strcmp(said, "GPU 0 reads 1 of 300007 numbers wrongly from GPU 1"), "%s", said);
+    team_case(&job, YG_THROUGH_HOST, 40001);
+    emulate_set_peers(EMULATE_PEERS_GOOD);
+    team_case(&job, YG_DIRECTLY, 1001);
+    team_close(&job);
+}
+
+/* A device that does not answer is given up; nothing waits for it. */
+static void test_team_hang(void) {
+    team_job job;
+    bool hangs;
+    if (!team_open(&job, 2)) return;
+    emulate_set_peers(EMULATE_PEERS_HANG);
+    const double start = os_clock();
+    const char *said = team_refused(&job, &hangs);
+    CHECK_MSG(hangs && strstr(said, "GPU 0 has not answered for 5 s while it reached into the memory of GPU 1"), "%s", said);
+    CHECK_MSG(os_clock() - start < 30, "%.1f s", os_clock() - start);
+    emulate_set_peers(EMULATE_PEERS_GOOD);
+    team_close(&job);
+}
+
+static void test_team_leaks(void) {
+    team_job job;
+    if (!team_open(&job, 4)) return;
+    size_t first[5] = {0};
+    int handles = 0;
+    for (int i = 0; i < 201; i++) {
+        com_group *group;
+        yolo_error error = {0};
+        bool hangs;
+        const yg_way way = i % 8 ? YG_THROUGH_HOST : YG_DIRECTLY;
+        CHECK(com_gpus_open(&group, job.gpus, 4, way, NULL, &hangs, &error) == YOLO_OK);
+        com_close(group);
+        if (i == 0) handles = emulate_handles();
+        for (int d = -1; d < 4; d++) {
+            if (i == 0) first[d + 1] = emulate_allocated(d);
+            else CHECK(first[d + 1] == emulate_allocated(d));
+        }
+    }
+    CHECK(handles == emulate_handles());
+    team_close(&job);
+}
+
+/* What `yolo devices` says of sums: which way is used, why not another. */
+static void test_team_told(void) {
+    yolo_error error;
+    char *text = NULL;
+    team_devices(3);
+    CHECK(yolo_devices(&text, &error) == YOLO_OK);
+    CHECK_MSG(text && strstr(text, "Sums     over 3 GPUs, the first way that works:\n"), "%s", text);
+    CHECK_MSG(text && strstr(text, "directly between GPUs ") && strstr(text, "GB/s, used\n           through host memory"), "%s", text);
+    yolo_text_free(text);
+    emulate_set_peers(EMULATE_PEERS_WRONG);
+    CHECK(yolo_devices(&text, &error) == YOLO_OK);
+    CHECK_MSG(text && strstr(text, "not used: GPU 0 reads 1 of 300007 numbers wrongly from GPU 1\n           through host memory") && strstr(text, "GB/s, used\n"), "%s", text);
+    yolo_text_free(text);
+    emulate_set_peers(EMULATE_PEERS_GOOD);
+    team_devices(2);
+}
+#endif
+
+static const test_case tests_gpu_team[] = {
+    {"team_sums", "2, 3, 4, 7 ranks, directly and through host memory: the bits of a sum in the order of the ranks", test_team_sums},
+    {"team_large", "sums of several chunks", test_team_large},
+    {"team_late", "no stream forgets to wait for another; no device touches what it has no access to", test_team_late},
+    {"team_failure", "a rank that fails is named by all, and the team goes on afterwards", test_team_failure},
+#ifdef TEST_EMULATED
+    {"team_faults", "any call of CUDA may fail: a message, no hang, nothing left", test_team_faults},
+    {"team_proof", "devices that do not reach each other, or wrongly, are found", test_team_proof},
+    {"team_hang", "a device that does not answer is given up", test_team_hang},
+    {"team_leaks", "200 teams leave nothing", test_team_leaks},
+    {"team_told", "what `devices` says", test_team_told},
+#endif
+};
