@@ -98,30 +98,34 @@ static void team_case(team_job *job, yg_way way, int64_t count) {
     mem_free(sums);
 }
 
-static void team_cases(bool large) {
-    static const int sizes[] = {2, 3, 4, 7};
-    static const int64_t counts[] = {1, 2, 1001, 8192, 8193, 40001};
-    for (int s = 0; s < YOLO_COUNT(sizes); s++) {
-        team_job job;
-        if (!team_open(&job, sizes[s])) return;
-        for (int c = 0; c < YOLO_COUNT(counts) && !large; c++)
-            for (yg_way way = YG_DIRECTLY; way <= YG_THROUGH_HOST; way++) team_case(&job, way, counts[c]);
-        if (large && sizes[s] < 4) /* several chunks */
-            for (yg_way way = YG_DIRECTLY; way <= YG_THROUGH_HOST; way++) team_case(&job, way, 2300001);
-        team_close(&job);
-    }
+/* Both ways. */
+static void team_ways(int size, const int64_t *counts, int count) {
+    team_job job;
+    if (!team_open(&job, size)) return;
+    for (int c = 0; c < count; c++)
+        for (yg_way way = YG_DIRECTLY; way <= YG_THROUGH_HOST; way++) team_case(&job, way, counts[c]);
+    team_close(&job);
 }
 
-static void test_team_sums(void) { team_cases(false); }
-static void test_team_large(void) { team_cases(true); }
+static void test_team_sums(void) {
+    static const int64_t counts[] = {1, 2, 1001, 8192, 8193, 40001};
+    for (int size = 2; size <= 7; size += size == 4 ? 3 : 1) team_ways(size, counts, YOLO_COUNT(counts));
+}
+
+static void test_team_large(void) {
+    static const int64_t several_chunks[] = {2300001};
+    for (int size = 2; size <= 3; size++) team_ways(size, several_chunks, 1);
+}
 
 static void test_team_late(void) {
 #ifdef TEST_EMULATED
+    static const int64_t counts[] = {1001, 8193};
     emulate_set_lazy(1);
-    emulate_set_protect(1);
-    team_cases(false);
-    emulate_set_protect(0);
+    for (int size = 2; size <= 4; size++) team_ways(size, counts, YOLO_COUNT(counts));
     emulate_set_lazy(0);
+    emulate_set_protect(1);
+    team_ways(2, counts, 1);
+    emulate_set_protect(0);
 #else
     SKIP("without the emulation work begins when it likes");
 #endif
@@ -166,7 +170,7 @@ static void test_team_faults(void) {
     int failed = 0, done = 0;
     gpu_device();
     for (yg_way way = YG_DIRECTLY; way <= YG_THROUGH_HOST; way++)
-        for (int n = 1; n < 400; n += n < 60 ? 1 : 7) {
+        for (int n = 1; n < 400; n += n < 40 ? 1 : 11) {
             team_job job;
             com_group *group;
             yolo_error error = {0};

@@ -118,7 +118,32 @@ static void test_meter_is_monotone(void) {
     CHECK(!strcmp(log_duration(65, text, sizeof text), "1:05") && !strcmp(log_duration(7384, text, sizeof text), "2:03:04"));
 }
 
+/* Nothing is asked of a GPU: the library tells its version and makes an id without one. */
+static void test_nccl(void) {
+    com_nccl nccl;
+    com_nccl_id a, b;
+    char reason[512] = "";
+#ifdef __linux__
+    void *other = os_library_open("libm.so.6");
+    memset(&nccl, 0, sizeof nccl);
+    snprintf(nccl.path, sizeof nccl.path, "libm.so.6");
+    CHECK(other && !com_nccl_read(&nccl, other, reason, sizeof reason));
+    CHECK_MSG(!strcmp(reason, "libm.so.6: there is no ncclGetVersion in it"), "%s", reason);
+    if (other) os_library_close(other);
+#endif
+    if (!com_nccl_open(&nccl, reason, sizeof reason)) {
+        CHECK_MSG(strstr(reason, "not found: ") && strstr(reason, "nccl"), "%s", reason);
+        SKIP("there is no NCCL here");
+    }
+    CHECK(nccl.version[0] == 2 && nccl.version[1] >= 0 && nccl.version[1] < 100 && nccl.version[2] < 100);
+    CHECK(!strcmp(nccl.get_error_string(0), "no error"));
+    memset(&a, 0, sizeof a);
+    memset(&b, 0, sizeof b);
+    CHECK(nccl.get_unique_id(&a) == 0 && nccl.get_unique_id(&b) == 0 && memcmp(&a, &b, sizeof a));
+}
+
 static const test_case tests_base[] = {
+    {"nccl", "NCCL, where it is installed, is opened with all that is wanted of it", test_nccl},
     {"half_round_trip", "fp16 and bf16 conversions are exact and round to even", test_half_round_trip},
     {"cursor_is_sticky", "a byte cursor stays failed and never reads outside", test_cursor_is_sticky},
     {"utf8", "well-formed UTF-8 and nothing else", test_utf8},
