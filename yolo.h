@@ -305,7 +305,8 @@ void yolo_label_report_free(yolo_label_report *report);
 
 /* ---- 6 devices and bench ------------------------------------------------------------------------------------- */
 
-/* CPU features, each GPU, driver and NCCL found or why not. *text as in yolo_info. */
+/* CPU features, each GPU and which others it reads, driver and NCCL found or why not; of several GPUs, how sums over them can be made, which
+   way is used and how fast it is: that takes some 100 MB of each for a moment. *text as in yolo_info. */
 yolo_status yolo_devices(char **text, yolo_error *error);
 
 typedef struct yolo_bench_options {

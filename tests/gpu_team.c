@@ -73,14 +73,14 @@ static yolo_status team_sum_rank(com_rank *rank, void *context, yolo_error *erro
 }
 
 /* The sums of `size` ranks in one way, bit for bit those in the order of the ranks. */
-static void team_case(team_job *job, yg_way way, int64_t count) {
+static void team_case(team_job *job, yg_way way, const com_nccl *nccl, int64_t count) {
     const size_t all = (size_t)count * TEAM_BUCKETS, whole = all * (size_t)job->size;
     float *values = gpu_random(whole, 5 + (uint64_t)count, YG_F32), *sums = mem_array(whole, sizeof *sums);
     com_group *group;
     yolo_error error = {0};
     bool hangs;
     job->count = count, job->values = values, job->sums = sums;
-    yolo_status status = com_gpus_open(&group, job->gpus, job->size, way, NULL, &hangs, &error);
+    yolo_status status = com_gpus_open(&group, job->gpus, job->size, way, nccl, &hangs, &error);
     if (status == YOLO_OK) status = com_run(group, team_sum_rank, job, &error);
     CHECK_MSG(status == YOLO_OK && !hangs, "%s", error.message);
     size_t wrong = 0;
@@ -103,7 +103,7 @@ static void team_ways(int size, const int64_t *counts, int count) {
     team_job job;
     if (!team_open(&job, size)) return;
     for (int c = 0; c < count; c++)
-        for (yg_way way = YG_DIRECTLY; way <= YG_THROUGH_HOST; way++) team_case(&job, way, counts[c]);
+        for (yg_way way = YG_DIRECTLY; way <= YG_THROUGH_HOST; way++) team_case(&job, way, NULL, counts[c]);
     team_close(&job);
 }
 
@@ -214,9 +214,9 @@ static void test_team_proof(void) {
     emulate_set_peers(EMULATE_PEERS_WRONG);
     said = team_refused(&job, &hangs);
     CHECK_MSG(!hangs && !strcmp(said, "GPU 0 reads 1 of 300007 numbers wrongly from GPU 1"), "%s", said);
-    team_case(&job, YG_THROUGH_HOST, 40001);
+    team_case(&job, YG_THROUGH_HOST, NULL, 40001);
     emulate_set_peers(EMULATE_PEERS_GOOD);
-    team_case(&job, YG_DIRECTLY, 1001);
+    team_case(&job, YG_DIRECTLY, NULL, 1001);
     team_close(&job);
 }
 
@@ -256,6 +256,94 @@ static void test_team_leaks(void) {
     team_close(&job);
 }
 
+/* ---- a library that stands in for NCCL where work is done at once and the host sees device memory */
+
+typedef struct team_comm { int size, rank; } team_comm;
+static team_comm team_comms[YG_RANKS];
+static const float *team_offers[YG_RANKS];
+static os_atomic team_met, team_destroyed, team_aborted;
+
+static void team_meet(int size) {
+    const long mine = os_atomic_add(&team_met, 1) / size;
+    while (os_atomic_get(&team_met) / size == mine) sched_yield();
+}
+
+static int team_nccl_id(com_nccl_id *id) {
+    memset(id, 7, sizeof *id);
+    return 0;
+}
+
+static int team_nccl_join(void **comm, int size, com_nccl_id id, int rank) {
+    CHECK(id.bytes[0] == 7 && id.bytes[127] == 7);
+    team_comms[rank] = (team_comm){size, rank};
+    *comm = &team_comms[rank];
+    team_meet(size); /* as NCCL's does */
+    return 0;
+}
+
+static int team_nccl_sum(const void *from, void *to, size_t count, int type, int operation, void *comm, void *stream) {
+    const team_comm *c = comm;
+    const size_t size = type == COM_NCCL_DOUBLE ? 8 : 4;
+    void *sums = mem_alloc(count * size);
+    team_offers[c->rank] = from;
+    team_meet(c->size);
+    for (size_t i = 0; i < count; i++) {
+        float sum = team_offers[0][i];
+        double wide = type == COM_NCCL_DOUBLE ? ((const double *)team_offers[0])[i] : 0;
+        for (int r = 1; r < c->size; r++) {
+            if (type == COM_NCCL_DOUBLE) wide += ((const double *)team_offers[r])[i];
+            else sum += team_offers[r][i];
+        }
+        memcpy((char *)sums + i * size, type == COM_NCCL_DOUBLE ? (void *)&wide : (void *)&sum, size);
+    }
+    team_meet(c->size);
+    memcpy(to, sums, count * size);
+    mem_free(sums);
+    return operation == COM_NCCL_SUM && stream ? 0 : 4;
+}
+
+static int team_nccl_fails(const void *from, void *to, size_t count, int type, int operation, void *comm, void *stream) {
+    (void)from, (void)to, (void)count, (void)type, (void)operation, (void)stream;
+    return ((const team_comm *)comm)->rank == 1 ? 5 : 0;
+}
+
+static int team_nccl_destroy(void *comm) {
+    (void)comm;
+    os_atomic_add(&team_destroyed, 1);
+    return 0;
+}
+
+static int team_nccl_abort(void *comm) {
+    (void)comm;
+    os_atomic_add(&team_aborted, 1);
+    return 0;
+}
+
+static const char *team_nccl_error(int result) { return result == 5 ? "planted" : "no error"; }
+
+static void test_team_nccl(void) {
+    com_nccl nccl = {.get_unique_id = team_nccl_id, .comm_init_rank = team_nccl_join, .all_reduce = team_nccl_sum, .comm_destroy = team_nccl_destroy,
+                     .comm_abort = team_nccl_abort, .get_error_string = team_nccl_error};
+    team_job job;
+    if (!team_open(&job, 3)) return;
+    team_case(&job, YG_BY_LIBRARY, &nccl, 1001);
+    CHECK(os_atomic_get(&team_destroyed) == 3 && os_atomic_get(&team_aborted) == 0);
+    float *values = gpu_random(3 * 3003, 1, YG_F32);
+    com_group *group;
+    yolo_error error = {0};
+    bool hangs;
+    job.count = 1001, job.values = values, job.sums = mem_array(3 * 3003, sizeof *values);
+    nccl.all_reduce = team_nccl_fails;
+    CHECK(com_gpus_open(&group, job.gpus, 3, YG_BY_LIBRARY, &nccl, &hangs, &error) == YOLO_OK);
+    CHECK(com_run(group, team_sum_rank, &job, &error) == YOLO_ERROR_DEVICE);
+    CHECK_MSG(!strcmp(error.message, "rank 1 of 3: GPU 1: sum over GPUs: NCCL: planted"), "%s", error.message);
+    com_close(group);
+    CHECK(os_atomic_get(&team_destroyed) == 3 && os_atomic_get(&team_aborted) == 3);
+    mem_free(values);
+    mem_free(job.sums);
+    team_close(&job);
+}
+
 /* What `yolo devices` says of sums: which way is used, why not another. */
 static void test_team_told(void) {
     yolo_error error;
@@ -284,6 +372,7 @@ static const test_case tests_gpu_team[] = {
     {"team_proof", "devices that do not reach each other, or wrongly, are found", test_team_proof},
     {"team_hang", "a device that does not answer is given up", test_team_hang},
     {"team_leaks", "200 teams leave nothing", test_team_leaks},
+    {"team_nccl", "what NCCL is asked, and what becomes of a failure of it", test_team_nccl},
     {"team_told", "what `devices` says", test_team_told},
 #endif
 };
