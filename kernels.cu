@@ -288,6 +288,9 @@ struct k_watch { cudaEvent_t *at; yg_call *calls; int most, count; yg_call next;
 /* The driver's functions that make tensor maps, asked for by name, so that nothing is linked. */
 struct k_encoders { decltype(&cuTensorMapEncodeTiled) box; decltype(&cuTensorMapEncodeIm2col) windows; };
 
+/* What yg_tune has measured. */
+struct k_tune { bool on; yg_tuned *list; int count; };
+
 struct yg_gpu {
     int index;
     int compute, multiprocessors; /* compute: 10 * major + minor of the device, or of the code it runs where that is older */
@@ -297,6 +300,7 @@ struct yg_gpu {
     void *scratch;                /* K_SCRATCH_BYTES for what one call leaves from one of its kernels to the next */
     bool recording;
     k_watch watch;                /* most 0: nobody asks */
+    k_tune tune;
     int error;                    /* the first failure, 0 = none */
     char reason[256];
 };
@@ -471,6 +475,99 @@ int yg_watched(yg_gpu *gpu, const yg_call **calls) {
     return gpu->error ? 0 : count;
 }
 
+/* ---- tiles by measuring */
+
+enum { K_TUNE_ROUNDS = 5, K_TUNE_MOST = 8 };
+
+/* A convolution, and the tiles that it may have: the rule's and others that give the same bits. */
+struct k_tune_case {
+    yg_tuned key;
+    int rule, count, choices[K_TUNE_MOST], m[K_TUNE_MOST], n[K_TUNE_MOST];
+    size_t shadow; /* bytes to write to while measuring, 0 = what is written does not change by writing it again */
+};
+
+static void k_tune_add(k_tune_case *c, int choice, int m, int n) {
+    c->choices[c->count] = choice, c->m[c->count] = m, c->n[c->count++] = n;
+}
+
+void yg_tune(yg_gpu *gpu, bool on) { gpu->tune.on = on; }
+
+int yg_tuned_list(const yg_gpu *gpu, const yg_tuned **list) {
+    *list = gpu->tune.list;
+    return gpu->tune.count;
+}
+
+static const yg_tuned *k_tune_find(const yg_gpu *gpu, const yg_tuned *key) {
+    for (int i = 0; i < gpu->tune.count; i++)
+        if (!memcmp(&gpu->tune.list[i], key, offsetof(yg_tuned, choice))) return &gpu->tune.list[i];
+    return NULL;
+}
+
+/* The median of the times from at[0], at[step], ... to the event behind each. */
+static double k_tune_median(yg_gpu *gpu, const cudaEvent_t *at, int step) {
+    float ms[K_TUNE_ROUNDS] = {};
+    for (int round = 0; round < K_TUNE_ROUNDS; round++) {
+        float each = 0;
+        int to = round;
+        if (!gpu->error) k_good(gpu, cudaEventElapsedTime(&each, at[round * step], at[round * step + 1]), "a tile's time");
+        for (; to > 0 && ms[to - 1] > each; to--) ms[to] = ms[to - 1];
+        ms[to] = each;
+    }
+    return ms[K_TUNE_ROUNDS / 2];
+}
+
+/* Medians of all choices, which take turns; each has run once before, so that its code is loaded. */
+template <typename Launch> static void k_tune_measure(yg_gpu *gpu, const k_tune_case &c, double *ms, void *shadow, Launch launch) {
+    cudaEvent_t at[K_TUNE_MOST * K_TUNE_ROUNDS + 1] = {};
+    const int runs = c.count * K_TUNE_ROUNDS;
+    for (int i = 0; i <= runs && !gpu->error; i++) k_good(gpu, cudaEventCreate(&at[i]), "a tile's time");
+    for (int i = 0; i < c.count && !gpu->error; i++) launch(c.choices[i], shadow);
+    if (!gpu->error) k_watch_idle(gpu);
+    for (int i = 0; i <= runs && !gpu->error; i++) {
+        k_good(gpu, cudaEventRecord(at[i], gpu->stream), "a tile's time");
+        if (i < runs) launch(c.choices[i % c.count], shadow);
+    }
+    k_good(gpu, cudaStreamSynchronize(gpu->stream), "work failed");
+    for (int i = 0; i < c.count; i++) ms[i] = k_tune_median(gpu, at + i, c.count);
+    for (int i = 0; i <= runs; i++)
+        if (at[i]) (void)cudaEventDestroy(at[i]);
+}
+
+/* Room for one more line; false where the host has none. */
+static bool k_tune_grow(k_tune *tune) {
+    yg_tuned *list = static_cast<yg_tuned *>(realloc(tune->list, ((size_t)tune->count + 1) * sizeof *list));
+    if (list) tune->list = list;
+    return list != NULL;
+}
+
+/* The choice that was measured, else the rule's. While yg_tune is on, a convolution that is new is measured: `launch(choice, shadow)`
+   launches it, into the shadow where that is not NULL. Without memory for that, the rule decides. */
+template <typename Launch> static int k_tune_choose(yg_gpu *gpu, const k_tune_case &c, Launch launch) {
+    const yg_tuned *known = k_tune_find(gpu, &c.key);
+    double ms[K_TUNE_MOST] = {};
+    void *shadow = NULL;
+    if (known) return known->choice;
+    if (!gpu->tune.on || gpu->recording || gpu->error || c.count < 2) return c.rule;
+    if (!k_tune_grow(&gpu->tune) || (c.shadow && cudaMalloc(&shadow, c.shadow) != cudaSuccess)) {
+        (void)cudaGetLastError();
+        return c.rule;
+    }
+    k_tune_measure(gpu, c, ms, shadow, launch);
+    if (shadow) k_good(gpu, cudaFree(shadow), "memory cannot be freed");
+    if (gpu->error) return c.rule;
+    int rule = 0;
+    while (c.choices[rule] != c.rule) rule++;
+    int best = rule;
+    for (int i = 0; i < c.count; i++)
+        if (ms[i] < ms[best]) best = i;
+    yg_tuned *line = &gpu->tune.list[gpu->tune.count++];
+    *line = c.key;
+    line->choice = c.choices[best], line->rule_m = c.m[rule], line->rule_n = c.n[rule], line->best_m = c.m[best], line->best_n = c.n[best];
+    line->rule_ms = ms[rule], line->best_ms = ms[best];
+    for (int i = 0; i < c.count; i++) line->choices |= 1u << c.choices[i];
+    return line->choice;
+}
+
 static __global__ void k_ask_hopper(int *answer) { *answer = d_hopper_code(); }
 
 /* A function of the driver, NULL where it has none. */
@@ -529,6 +626,7 @@ void yg_close(yg_gpu *gpu) {
     (void)cudaSetDevice(gpu->index);
     if (gpu->stream) (void)cudaStreamSynchronize(gpu->stream);
     k_watch_end(gpu);
+    free(gpu->tune.list);
     if (gpu->scratch) (void)cudaFree(gpu->scratch);
     if (gpu->stream) (void)cudaStreamDestroy(gpu->stream);
     (void)cudaGetLastError();
@@ -1808,6 +1906,9 @@ void yg_norm_bwd(yg_gpu *gpu, const yg_ten *d, const yg_ten *d_residual, bool ac
    16-bit tensors are multiplied on tensor cores. Floats, and types that the device's tensor cores do not know, are multiplied by
    threads that own the same elements of the tile, so that everything before and after is shared.
    Sums are floats and their order depends on shapes and device alone. Packed weights are 16-byte aligned.
+   A rule guesses the best tile (k_conv_choose); yg_tune measures. The bits do not depend on which it is: an element's sum runs along the
+   reduction in every tile, the number of splits is always that of the rule's tile, and moments, which are added up warp by warp, are
+   only made by tiles whose warps have as many rows as the rule's.
    Where the first channels of the input are an upsampled map, that is read in their place: it need not have been upsampled. */
 
 enum {
@@ -2261,17 +2362,22 @@ template <typename T> static int64_t k_conv_pixels(const k_conv_job<T> &job) {
     return job.in.n * k_ceil_div(job.out.h, step) * k_ceil_div(job.out.w, step);
 }
 
-/* Cuts a product into tiles of S, and its reduction into splits where the tiles alone are too few; the grid. */
-template <typename T, typename S> static dim3 k_conv_divide(yg_gpu *gpu, k_conv_job<T> &job) {
-    const int64_t pixels = k_conv_pixels(job), tiles_n = k_ceil_div(job.out.c, S::N), tiles = k_ceil_div(pixels, S::M) * tiles_n;
-    const int phases = job.backward ? job.stride * job.stride : 1;
+/* Parts of the reduction, more than one where tiles of (m,n) alone are too few. */
+template <typename T> static int k_conv_splits(const yg_gpu *gpu, const k_conv_job<T> &job, int m, int n) {
+    const int64_t pixels = k_conv_pixels(job), tiles = k_ceil_div(pixels, m) * k_ceil_div(job.out.c, n);
     const int64_t chunks = (int64_t)job.kernel * job.kernel * job.channels * (int64_t)sizeof(T) / K_CONV_CHUNK;
     const int64_t room = k_min(K_SCRATCH_BYTES / (int64_t)sizeof(float) / (pixels * k_conv_pitch(job.out.c)), (int64_t)K_CONV_MOST_SPLITS);
+    if (job.moments || (job.backward && job.stride > 1)) return 1;
+    return (int)k_max(k_min(k_min(gpu->multiprocessors / tiles, chunks / 16), room), (int64_t)1);
+}
+
+/* Cuts a product into tiles of S, and its reduction into splits where nobody has yet; the grid. */
+template <typename T, typename S> static dim3 k_conv_divide(yg_gpu *gpu, k_conv_job<T> &job) {
+    const int64_t tiles_n = k_ceil_div(job.out.c, S::N), tiles = k_ceil_div(k_conv_pixels(job), S::M) * tiles_n;
+    const int phases = job.backward ? job.stride * job.stride : 1;
     job.tiles_n = (int)tiles_n;
-    job.splits = 1;
-    if (phases == 1 && !job.moments) job.splits = (int)k_min(k_min(gpu->multiprocessors / tiles, chunks / 16), room);
+    if (!job.splits) job.splits = k_conv_splits(gpu, job, S::M, S::N);
     if (job.splits > 1) job.partial = static_cast<float *>(gpu->scratch);
-    else job.splits = 1;
     return dim3((unsigned)tiles, (unsigned)job.splits, (unsigned)phases);
 }
 
@@ -2305,24 +2411,24 @@ static int64_t k_conv_cost(const yg_gpu *gpu, int64_t pixels, int channels, int 
 
 enum { K_CONV_CHOICES = 7, K_CONV_SMALL = 5 /* the first choice of fewer than K_MOMENT_PIXELS pixels */ };
 
-struct k_conv_size { int m, n; bool upsampled; }; /* of a tile; is there a kernel for upsampled inputs? */
+struct k_conv_size { int m, n, warp_m; bool upsampled; }; /* of a tile; is there a kernel for upsampled inputs? */
+static const k_conv_size k_conv_sizes[K_CONV_CHOICES] = {{128, 128, 64, true}, {128, 96, 64, false}, {128, 64, 64, true}, {128, 32, 32, false},
+                                                         {128, 16, 32, false}, {64, 64, 32, true},   {64, 32, 32, true}};
 
 template <typename T> static int k_conv_choose(const yg_gpu *gpu, const k_conv_job<T> &job) {
-    static const k_conv_size shapes[K_CONV_CHOICES] = {{128, 128, true}, {128, 96, false}, {128, 64, true}, {128, 32, false},
-                                                       {128, 16, false}, {64, 64, true},   {64, 32, true}};
     const int phases = job.backward ? job.stride * job.stride : 1;
     int best = 0;
     int64_t least = INT64_MAX;
     for (int i = 0; i < (job.moments ? (int)K_CONV_SMALL : (int)K_CONV_CHOICES); i++) {
-        const int64_t cost = k_conv_cost(gpu, k_conv_pixels(job) * phases, job.out.c, shapes[i].m, shapes[i].n);
-        if (job.low.data && !shapes[i].upsampled) continue;
+        const int64_t cost = k_conv_cost(gpu, k_conv_pixels(job) * phases, job.out.c, k_conv_sizes[i].m, k_conv_sizes[i].n);
+        if (job.low.data && !k_conv_sizes[i].upsampled) continue;
         if (cost < least) least = cost, best = i;
     }
     return best;
 }
 
-template <typename T> static void k_conv_run_upsampled(yg_gpu *gpu, const k_conv_job<T> &job) {
-    switch (k_conv_choose(gpu, job)) {
+template <typename T> static void k_conv_launch_upsampled(yg_gpu *gpu, const k_conv_job<T> &job, int choice) {
+    switch (choice) {
     case 0: k_conv_launch<T, true, k_conv_128x128, true, true>(gpu, job); break;
     case 2: k_conv_launch<T, true, k_conv_128x64, true, true>(gpu, job); break;
     case 5: k_conv_launch<T, true, k_conv_64x64, true, true>(gpu, job); break;
@@ -2330,10 +2436,9 @@ template <typename T> static void k_conv_run_upsampled(yg_gpu *gpu, const k_conv
     }
 }
 
-template <typename T> static void k_conv_run_cores(yg_gpu *gpu, const k_conv_job<T> &job, bool aligned) {
-    if (job.low.data) k_conv_run_upsampled(gpu, job);
-    else if (!aligned) k_conv_launch<T, true, k_conv_128x64, false, false>(gpu, job);
-    else switch (k_conv_choose(gpu, job)) {
+template <typename T> static void k_conv_launch_choice(yg_gpu *gpu, const k_conv_job<T> &job, int choice) {
+    if (job.low.data) k_conv_launch_upsampled(gpu, job, choice);
+    else switch (choice) {
     case 0: k_conv_launch<T, true, k_conv_128x128, true, false>(gpu, job); break;
     case 1: k_conv_launch<T, true, k_conv_128x96, true, false>(gpu, job); break;
     case 2: k_conv_launch<T, true, k_conv_128x64, true, false>(gpu, job); break;
@@ -2341,6 +2446,44 @@ template <typename T> static void k_conv_run_cores(yg_gpu *gpu, const k_conv_job
     case 4: k_conv_launch<T, true, k_conv_128x16, true, false>(gpu, job); break;
     case 5: k_conv_launch<T, true, k_conv_64x64, true, false>(gpu, job); break;
     default: k_conv_launch<T, true, k_conv_64x32, true, false>(gpu, job);
+    }
+}
+
+/* What is to be measured of a product, without its choices. Where the residual is out's own memory, a second time would add twice. */
+template <typename T> static k_tune_case k_conv_case(const k_conv_job<T> &job, int rule) {
+    k_tune_case c = {};
+    c.rule = rule;
+    c.key.way = job.backward ? YG_TUNED_DGRAD : YG_TUNED_FWD;
+    c.key.type = std::is_same<T, __half>::value ? YG_F16 : YG_BF16;
+    c.key.n = job.out.n, c.key.h = job.out.h, c.key.w = job.out.w, c.key.c = job.out.c, c.key.in_c = job.in.c, c.key.low_c = job.low.c;
+    c.key.kernel = job.kernel, c.key.stride = job.stride, c.key.padding = job.padding, c.key.moments = job.moments != NULL;
+    if (job.residual == job.out.data) c.shadow = (size_t)job.out.n * job.out.h * job.out.w * (size_t)job.out.pixel * sizeof(T);
+    return c;
+}
+
+/* The tile, by measuring or by the rule, and the splits, by the rule. */
+template <typename T> static int k_conv_tune(yg_gpu *gpu, k_conv_job<T> &job) {
+    const int rule = k_conv_choose(gpu, job);
+    const k_conv_size &usual = k_conv_sizes[rule];
+    k_tune_case c = k_conv_case(job, rule);
+    job.splits = k_conv_splits(gpu, job, usual.m, usual.n);
+    for (int i = 0; i < K_CONV_CHOICES; i++) {
+        const k_conv_size &size = k_conv_sizes[i];
+        const bool same = !job.moments || (size.m == K_MOMENT_PIXELS && size.warp_m == usual.warp_m);
+        if (same && (!job.low.data || size.upsampled)) k_tune_add(&c, i, size.m, size.n);
+    }
+    return k_tune_choose(gpu, c, [&](int choice, void *shadow) {
+        k_conv_job<T> trial = job;
+        if (shadow) trial.out.data = static_cast<T *>(shadow);
+        k_conv_launch_choice(gpu, trial, choice);
+    });
+}
+
+template <typename T> static void k_conv_run_cores(yg_gpu *gpu, k_conv_job<T> job, bool aligned) {
+    if (!aligned) k_conv_launch<T, true, k_conv_128x64, false, false>(gpu, job);
+    else {
+        const int choice = k_conv_tune(gpu, job);
+        k_conv_launch_choice(gpu, job, choice);
     }
 }
 
@@ -2705,7 +2848,8 @@ void yg_conv_fold(yg_gpu *gpu, float *scale, float *bias, const yg_norm_rows *ro
    are copied as they are and turned when they are read. A column of the windows is a chunk of 16 bytes: one tap, some channels;
    taps begin at a chunk of their own, what is beyond C in a tap's last chunk is computed and dropped.
    The sums are few and the pixels many: pixels are cut into splits, each split's sums go to the workspace, and a second kernel
-   adds them in the order of the splits. How many there are depends on the shapes and the number of multiprocessors alone.
+   adds them in the order of the splits. How many there are depends on the shapes and the number of multiprocessors alone: where yg_tune
+   has measured another tile than the rule's, its splits are the rule's still, and so are the bits.
    Blocks of one split are neighbours in the grid: they run at the same time, and read the same pixels from the second cache.
    The first channels of the windows may be looked up in the map that they are upsampled from, as in K8. */
 
@@ -3122,6 +3266,33 @@ template <typename T> static void k_wgrad_launch_plain(yg_gpu *gpu, k_wgrad *job
     else K_LAUNCH((k_wgrad_plain<T, false>), grid, dim3(K_WGRAD_PLAIN_THREADS), bytes, gpu->stream, *job);
 }
 
+/* The sums of all splits, in tiles of one shape. */
+static void k_wgrad_run(yg_gpu *gpu, k_wgrad job, yg_type type, int shape, int splits) {
+    const int columns = job.taps * job.chunks * (16 / (int)k_type_size(type));
+    job.tiles_m = (int)k_ceil_div(job.K, k_wgrad_shapes[shape].m);
+    const dim3 grid((unsigned)(job.tiles_m * k_ceil_div(columns, k_wgrad_shapes[shape].n)), (unsigned)splits);
+    if (shape == K_WGRAD_FLOAT) K_BY_TYPE(type, k_wgrad_launch_plain, gpu, &job, grid);
+    else if (type == YG_F16) k_wgrad_launch_tensor<__half>(gpu, &job, shape, grid);
+    else k_wgrad_launch_tensor<__nv_bfloat16>(gpu, &job, shape, grid);
+}
+
+/* The shape, by measuring or by the rule. Sums that are added to what is there go elsewhere while it measures. */
+static int k_wgrad_tune(yg_gpu *gpu, const k_wgrad &job, yg_type type, const k_wgrad_plan &plan) {
+    if (plan.shape == K_WGRAD_FLOAT || !job.out_aligned || !job.in_aligned) return plan.shape;
+    k_tune_case c = {};
+    c.rule = plan.shape;
+    c.key.way = YG_TUNED_WGRAD, c.key.type = type;
+    c.key.n = job.pixels / (job.out_h * job.out_w), c.key.h = job.out_h, c.key.w = job.out_w, c.key.c = job.K, c.key.in_c = job.C;
+    c.key.low_c = job.low_channels, c.key.kernel = job.kernel, c.key.stride = job.stride, c.key.padding = job.padding;
+    if (job.add) c.shadow = (size_t)job.K * job.taps * job.C * sizeof(float);
+    for (int i = K_WGRAD_16; i < K_WGRAD_FLOAT; i++) k_tune_add(&c, i, k_wgrad_shapes[i].m, k_wgrad_shapes[i].n);
+    return k_tune_choose(gpu, c, [&](int shape, void *shadow) {
+        k_wgrad trial = job;
+        if (shadow) trial.sums = static_cast<float *>(shadow);
+        k_wgrad_run(gpu, trial, type, shape, plan.splits);
+    });
+}
+
 void yg_conv_upsampled_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const yg_ten *d_out, const yg_ten *in, const yg_ten *low, const yg_conv *conv,
                              void *workspace) {
     if (gpu->error || (low && !k_conv_upsampled_fits(gpu, in, low, conv))) return;
@@ -3148,14 +3319,11 @@ void yg_conv_upsampled_wgrad(yg_gpu *gpu, float *d_weight, float *d_bias, const 
         job.low = low->data, job.low_pixel = (int)low->pixel * size, job.low_channels = low->c;
         job.in_h = job.out_h = in->n * in->h;
     }
-    job.tiles_m = plan.tiles_m, job.steps = plan.steps;
+    job.steps = plan.steps;
     job.sums = direct ? d_weight : static_cast<float *>(workspace);
     job.sums_stride = direct ? 0 : (count + 1) & ~1;
     job.add = direct, job.paired = !direct && conv->in_channels % 2 == 0;
-    const dim3 grid((unsigned)(plan.tiles_m * plan.tiles_n), (unsigned)plan.splits);
-    if (plan.shape == K_WGRAD_FLOAT) K_BY_TYPE(in->type, k_wgrad_launch_plain, gpu, &job, grid);
-    else if (in->type == YG_F16) k_wgrad_launch_tensor<__half>(gpu, &job, plan.shape, grid);
-    else k_wgrad_launch_tensor<__nv_bfloat16>(gpu, &job, plan.shape, grid);
+    k_wgrad_run(gpu, job, in->type, k_wgrad_tune(gpu, job, in->type, plan), plan.splits);
     if (!direct) k_wgrad_add_all(gpu, d_weight, job.sums, job.sums_stride, count, plan.splits);
     if (d_bias) K_BY_TYPE(in->type, k_wgrad_bias_sums, gpu, d_bias, d_out, pixels);
     k_conv_amount(gpu, d_out, in, conv);
@@ -3345,27 +3513,51 @@ template <typename T> static bool k_hopper_fits(const yg_gpu *gpu, const k_conv_
     return known && large && near && phases;
 }
 
-/* The width of tiles; K8's measure of time. */
+static const int k_hopper_widths[] = {256, 128, 96, 64};
+
+/* Which width of tiles; K8's measure of time. */
 template <typename T> static int k_hopper_choose(const yg_gpu *gpu, const k_conv_job<T> &job) {
-    static const int widths[] = {256, 128, 96, 64};
+    const int *widths = k_hopper_widths;
     const int64_t pixels = k_conv_pixels(job) * (job.backward ? job.stride * job.stride : 1);
     int best = 0;
     for (int i = 1; i < 4; i++)
         if (k_conv_cost(gpu, pixels, job.out.c, K_HOPPER_PIXELS, widths[i]) < k_conv_cost(gpu, pixels, job.out.c, K_HOPPER_PIXELS, widths[best])) best = i;
-    return widths[best];
+    return best;
 }
 
-/* False: it has to be done in K8's way. */
-static bool k_hopper_run(yg_gpu *, const k_conv_job<float> &) { return false; }
-
-template <typename T> static bool k_hopper_run(yg_gpu *gpu, const k_conv_job<T> &job) {
-    if (!k_hopper_fits(gpu, job)) return false;
-    switch (k_hopper_choose(gpu, job)) {
+template <typename T> static bool k_hopper_launch_choice(yg_gpu *gpu, const k_conv_job<T> &job, int choice) {
+    switch (k_hopper_widths[choice]) {
     case 256: return k_hopper_launch<T, k_hopper_shape<256, 4, 1>>(gpu, job);
     case 128: return k_hopper_launch<T, k_hopper_shape<128, 3, 2>>(gpu, job);
     case 96: return k_hopper_launch<T, k_hopper_shape<96, 3, 2>>(gpu, job);
     default: return k_hopper_launch<T, k_hopper_shape<64, 4, 2>>(gpu, job);
     }
+}
+
+/* As k_conv_tune, of the widths: K8's own products add up in another order. */
+template <typename T> static int k_hopper_tune(yg_gpu *gpu, k_conv_job<T> &job) {
+    const int rule = k_hopper_choose(gpu, job);
+    k_tune_case c = k_conv_case(job, rule);
+    c.key.hopper = 1;
+    job.splits = k_conv_splits(gpu, job, K_HOPPER_PIXELS, k_hopper_widths[rule]);
+    for (int i = 0; i < 4; i++) {
+        k_hopper_maps maps;
+        if (i == rule || (gpu->tune.on && k_hopper_map(gpu, &maps, job, k_hopper_widths[i]))) k_tune_add(&c, i, K_HOPPER_PIXELS, k_hopper_widths[i]);
+    }
+    return k_tune_choose(gpu, c, [&](int choice, void *shadow) {
+        k_conv_job<T> trial = job;
+        if (shadow) trial.out.data = static_cast<T *>(shadow);
+        k_hopper_launch_choice(gpu, trial, choice);
+    });
+}
+
+/* False: it has to be done in K8's way. */
+static bool k_hopper_run(yg_gpu *, const k_conv_job<float> &) { return false; }
+
+template <typename T> static bool k_hopper_run(yg_gpu *gpu, k_conv_job<T> job) {
+    if (!k_hopper_fits(gpu, job)) return false;
+    const int choice = k_hopper_tune(gpu, job);
+    return k_hopper_launch_choice(gpu, job, choice);
 }
 
 template <typename T>

@@ -22891,9 +22891,20 @@ static void bench_parts(const bench_train *t, const double *ms, const char *wher
     str_add(t->c->out, "\n");
 }
 
-/* ---- benchmark: kernels of a GPU against what it can do ---- */
+/* ---- benchmark: kernels of a GPU against what it can do, and their tiles ---- */
 
 #ifdef YOLO_NO_CUDA
+static yolo_status bench_tune_lane(const bench_case *c, run_lane *lane, yolo_error *error) {
+    (void)c;
+    (void)lane;
+    (void)error;
+    return YOLO_OK;
+}
+static yolo_status bench_tune_step(bench_train *t, yolo_error *error) {
+    (void)t;
+    (void)error;
+    return YOLO_OK;
+}
 static yolo_status bench_kernels_of_lane(const bench_case *c, run_lane *lane, yolo_error *error) {
     (void)c;
     (void)lane;
@@ -22969,6 +22980,52 @@ static void bench_kind_table(bench_kinds *kinds, const yg_peaks *peaks, str *out
     }
     bench_aim(kinds, true, peaks->products, 0.6, "convolutions between 256 channels or more", out);
     bench_aim(kinds, false, peaks->copies, 0.8, "kernels that only move memory", out);
+}
+
+static void bench_tuned_line(const yg_tuned *line, str *out) {
+    static const char *const ways[] = {"forward", "input", "weights"};
+    char kernel[32], usual[32], best[32];
+    snprintf(kernel, sizeof kernel, "%dx%d/%d", line->kernel, line->kernel, line->stride);
+    snprintf(usual, sizeof usual, "%dx%d", line->rule_m, line->rule_n);
+    snprintf(best, sizeof best, "%dx%d", line->best_m, line->best_n);
+    str_format(out, "  %-8s %8d %6d %6d %8s %9s %9.4f %9s %9.4f %5.1f%%\n", ways[line->way], line->n * line->h * line->w, line->in_c, line->c, kernel, usual,
+               line->rule_ms, best, line->best_ms, line->rule_ms > 0 ? 100 * (1 - line->best_ms / line->rule_ms) : 0);
+}
+
+/* No more is measured. What was, from line `first` on: those whose tile is not the rule's, and all together. */
+static void bench_tuned(yg_gpu *gpu, int first, str *out) {
+    const yg_tuned *list;
+    double usual = 0, best = 0;
+    yg_tune(gpu, false);
+    const int count = yg_tuned_list(gpu, &list);
+    str_format(out, "  %-8s %8s %6s %6s %8s %9s %9s %9s %9s %6s\n", "tiles", "pixels", "in", "out", "kernel", "rule's", "ms", "measured", "ms", "gain");
+    for (int i = first; i < count; i++) {
+        usual += list[i].rule_ms;
+        best += list[i].best_ms;
+        if (list[i].rule_m != list[i].best_m || list[i].rule_n != list[i].best_n) bench_tuned_line(&list[i], out);
+    }
+    str_format(out, "  %d shapes of convolutions, each once: %.3f ms by the rule, %.3f ms as measured\n", count - first, usual, best);
+}
+
+static yolo_status bench_tune_lane(const bench_case *c, run_lane *lane, yolo_error *error) {
+    const yg_tuned *list;
+    if (!lane->gpu || !c->options->tune) return YOLO_OK;
+    const int first = yg_tuned_list(lane->gpu->gpu, &list);
+    yg_tune(lane->gpu->gpu, true);
+    for (int i = 0; i < lane->net->op_count; i++) run_gpu_op(lane, i);
+    bench_tuned(lane->gpu->gpu, first, c->out);
+    return run_status(lane, error);
+}
+
+static yolo_status bench_tune_step(bench_train *t, yolo_error *error) {
+    yg_gpu *gpu = t->run.place.device;
+    const yg_tuned *list;
+    if (!gpu || !t->c->options->tune) return YOLO_OK;
+    const int first = yg_tuned_list(gpu, &list);
+    yg_tune(gpu, true);
+    const yolo_status status = bench_step(t, error);
+    bench_tuned(gpu, first, t->c->out);
+    return status == YOLO_OK ? run_gpu_error(gpu, error) : status;
 }
 
 /* Room for the calls of a step, with its copies. */
@@ -23048,8 +23105,9 @@ static yolo_status bench_forward(const bench_case *c, yolo_error *error) {
     if (status == YOLO_OK) {
         float *input = run_lane_input(lane);
         for (int64_t i = 0; i < (int64_t)c->n * c->h * c->w * 3; i++) input[i] = (float)rng_uniform(&noise);
-        if (c->options->layers) status = bench_layers(c, lane, error);
+        status = bench_tune_lane(c, lane, error);
     }
+    if (status == YOLO_OK && c->options->layers) status = bench_layers(c, lane, error);
     if (status == YOLO_OK && c->options->heading) bench_heading(c);
     for (int pass = BENCH_WHOLE; status == YOLO_OK && pass <= (model->place.device ? BENCH_RECORDED : BENCH_WHOLE); pass++)
         if ((status = bench_forward_runs(c, lane, pass, ms, error)) == YOLO_OK) bench_row(c, bench_pass_names[pass], ms, 0, flops);
@@ -23068,6 +23126,7 @@ static yolo_status bench_training(const bench_case *c, yolo_error *error) {
     if (t) t->c = c;
     if (status == YOLO_OK) status = bench_train_open(t, error);
     if (status == YOLO_OK && !t->run.gpu) t->run.lap = bench_lap, t->run.lap_user = t;
+    if (status == YOLO_OK) status = bench_tune_step(t, error);
     if (status == YOLO_OK) status = bench_steps(t, ms, &seconds, error);
     if (status == YOLO_OK) {
         if (c->options->heading) bench_heading(c);
@@ -23708,7 +23767,7 @@ typedef struct cli_values {
     const char *model, *source, *data, *out, *names, *split, *mode, *existing, *save_json, *device, *isa, *project, *name, *progress, *resume;
     int imgsz, width, batch, max_det, repeats, line_width, threads, seed;
     double conf, iou, share;
-    bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, train_step, verbose;
+    bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, tune, train_step, verbose;
     cli_classes classes;
 } cli_values;
 
@@ -23927,6 +23986,7 @@ static const cli_option cli_bench_options[] = {
     {"optimizer", CLI_TEXT, CLI_AT(train.optimizer), "SGD", 0, 0, "SGD|MuSGD|Adam|...", "of the training steps"},
     {"layers", CLI_BOOL, CLI_AT(layers), "false", 0, 0, "", "forward pass: a line an operator as well"},
     {"kernels", CLI_BOOL, CLI_AT(kernels), "false", 0, 0, "", "on a GPU: its peaks, and each kind of kernel beside them"},
+    {"tune", CLI_BOOL, CLI_AT(tune), "false", 0, 0, "", "tiles of convolutions by measuring, on a GPU; without effect on the CPU"},
     {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
     CLI_ROW_DEVICE,
     CLI_ROW_THREADS,
@@ -24502,7 +24562,7 @@ static yolo_status cli_bench(cli_run *run, const char *path, bool several, bool 
     const char *base = path_name(path);
     snprintf(name, sizeof name, "%.*s", YOLO_MIN((int)strcspn(base, "."), 60), base);
     options.imgsz = v->imgsz, options.width = v->width, options.repeats = v->repeats;
-    options.layers = v->layers, options.kernels = v->kernels, options.train = v->train_step;
+    options.layers = v->layers, options.kernels = v->kernels, options.tune = v->tune, options.train = v->train_step;
     options.data = *v->data ? v->data : NULL;
     options.optimizer = v->train.optimizer;
     options.name = several ? name : NULL;

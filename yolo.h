@@ -317,6 +317,8 @@ typedef struct yolo_bench_options {
     const char *optimizer;   /* of the steps, as in training; "SGD" */
     bool layers;             /* of the forward pass a line per operator as well */
     bool kernels;            /* on a GPU: its measured peaks, and a line per kind of kernel beside them */
+    bool tune;               /* on a GPU: the tiles of convolutions are measured first, the figures are those of the fastest, and a line
+                                is added for each convolution whose tile would have been another */
     bool heading;            /* the line above the figures; true */
     const char *name;        /* first column of the figures; NULL = none */
 } yolo_bench_options;
@@ -484,6 +486,23 @@ void yg_watch(yg_gpu *gpu, int most);
 int yg_watching(const yg_gpu *gpu);
 /* Waits; the number of calls noted, and where they are until the next yg_watch. 0 on failure. */
 int yg_watched(yg_gpu *gpu, const yg_call **calls);
+
+/* What was measured of a convolution. Its key, up to `choice`: sizes of what is written (of the gradient of weights: what it is summed
+   over), pixels of a 1x1 convolution in one row; then tiles: (m,n) is pixels by channels, of weights output channels by columns. */
+typedef enum yg_tuned_way { YG_TUNED_FWD, YG_TUNED_DGRAD, YG_TUNED_WGRAD } yg_tuned_way;
+typedef struct yg_tuned {
+    int way, type, n, h, w, c, in_c, low_c, kernel, stride, padding, moments, hopper;
+    int choice;       /* the tile that it gets from now on */
+    unsigned choices; /* bits: those that were measured; all give the same bits */
+    int rule_m, rule_n, best_m, best_n;
+    double rule_ms, best_ms;
+} yg_tuned;
+
+/* While it is on, a convolution of 16-bit tensors that is new, and not being recorded, is measured with every tile that gives the same
+   bits; it waits then. From then on, and when it is off again, the fastest tile is used. */
+void yg_tune(yg_gpu *gpu, bool on);
+/* The number of convolutions measured since yg_open, and what was, until the next call that measures. */
+int yg_tuned_list(const yg_gpu *gpu, const yg_tuned **list);
 
 /* ---- tensors and operators, K4 to K9 */
 

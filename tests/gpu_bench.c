@@ -122,6 +122,31 @@ static void test_gpu_bench_train(void) {
     yolo_model_close(model);
 }
 
+/* Forward, then a step with all three products of a convolution; a second time nothing is left to measure. */
+static void test_gpu_bench_tune(void) {
+    for (int train = 0; train < 2; train++) {
+        yolo_error error = {0};
+        yolo_model *model = gpu_bench_model(&error);
+        yolo_bench_options o = gpu_bench_options(train);
+        if (!model) { CHECK_MSG(false, "%s", error.message); return; }
+        o.tune = true, o.kernels = false, o.repeats = 1, o.batch = 2;
+        for (int again = 0; again < 2; again++) {
+            char *text = NULL;
+            int shapes = -1, lines = 0;
+            double usual = -1, best = -1;
+            CHECK_MSG(yolo_bench(model, o, &text, &error) == YOLO_OK, "%s", error.message);
+            if (!text) continue;
+            sscanf(gpu_bench_line(text, "shapes of convolutions"), " %d shapes of convolutions, each once: %lf ms by the rule, %lf ms", &shapes, &usual, &best);
+            for (const char *at = text; (at = strstr(at, "%\n")); at++) lines++;
+            CHECK_MSG(again ? shapes == 0 : shapes > (train ? 20 : 5), "%d shapes", shapes);
+            CHECK_MSG(best <= usual && (again || (best > 0 && lines > 0 && lines <= shapes)), "%d lines, %g ms and %g", lines, usual, best);
+            CHECK(strstr(text, train ? "training step" : "the same, recorded"));
+            yolo_text_free(text);
+        }
+        yolo_model_close(model);
+    }
+}
+
 #ifdef TEST_EMULATED
 /* Every call of CUDA fails once: a sentence, nothing left on the device. */
 static void test_gpu_bench_faults(void) {
@@ -136,6 +161,7 @@ static void test_gpu_bench_faults(void) {
             o.repeats = 1;
             o.imgsz = 32;
             o.kernels = !train;
+            o.tune = true;
             emulate_fail_after(n);
             yolo_model *model = gpu_bench_model(&error);
             const yolo_status status = model ? yolo_bench(model, o, &text, &error) : YOLO_ERROR_DEVICE;
@@ -160,6 +186,7 @@ static const test_case tests_gpu_bench[] = {
     {"peaks", "copies and products of each type have a peak", test_gpu_peaks},
     {"forward", "passes, operators and kinds of kernels have lines", test_gpu_bench_forward},
     {"steps", "training steps on drawn and on decoded pictures; the model stays", test_gpu_bench_train},
+    {"tune", "tiles by measuring: a sum, a line where the tile is not the rule's", test_gpu_bench_tune},
 #ifdef TEST_EMULATED
     {"faults", "calls that fail: a sentence, nothing left behind", test_gpu_bench_faults},
 #endif

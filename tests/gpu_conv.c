@@ -463,6 +463,91 @@ static void test_gpu_conv_fold(void) {
     yg_free(gpu_device(), scale), yg_free(gpu_device(), bias);
 }
 
+/* One call on drawn numbers: its output, added to what was there where it has CONV_RESIDUAL, then its moments; to be freed with mem_free. */
+static float *conv_tune_once(const conv_case *t, yg_type type, bool backward, size_t *count) {
+    const int h = conv_out(t, t->h), w = conv_out(t, t->w);
+    const size_t weights = (size_t)t->k * (size_t)(t->kernel * t->kernel * t->c);
+    gpu_block x = conv_tensor(t->n, t->h, t->w, t->c, t->in_pixel, t->in_channel, type), y = conv_tensor(t->n, h, w, t->k, t->out_pixel, t->out_channel, type);
+    float *in = gpu_random(gpu_count(&x.t), 1, type), *out = gpu_random(gpu_count(&y.t), 2, type), *weight = gpu_random(weights, 3, type);
+    float *floats = gpu_floats(weight, weights), *sums = t->options & CONV_MOMENTS ? gpu_floats(NULL, yg_moment_floats(&y.t)) : NULL;
+    const bool added = t->options & CONV_RESIDUAL;
+    yg_conv conv = conv_make(t, type, backward);
+    (backward ? yg_conv_pack_turned(gpu_device(), &conv, floats) : yg_conv_pack(gpu_device(), &conv, floats, NULL));
+    gpu_write(&x, in);
+    gpu_write(&y, out);
+    if (backward) yg_conv_dgrad(gpu_device(), &x.t, &y.t, &conv, added);
+    else yg_conv_fwd(gpu_device(), &y.t, &x.t, &conv, added ? &y.t : NULL, sums);
+    gpu_finish();
+    const gpu_block *written = backward ? &x : &y;
+    const size_t outputs = gpu_count(&written->t), moments = sums ? yg_moment_floats(&y.t) : 0;
+    float *have = gpu_read(written), *all = mem_array(outputs + moments, sizeof *all), *have_sums = sums ? gpu_floats_read(sums, moments) : NULL;
+    memcpy(all, have, outputs * sizeof *all);
+    if (sums) memcpy(all + outputs, have_sums, moments * sizeof *all);
+    *count = outputs + moments;
+    mem_free(in), mem_free(out), mem_free(weight), mem_free(have), mem_free(have_sums);
+    yg_free(gpu_device(), floats), yg_free(gpu_device(), sums);
+    gpu_free(&x), gpu_free(&y);
+    conv_free(&conv);
+    return all;
+}
+
+/* The rule's bits are those of measuring and of each tile that was measured; the tile chosen is the one that is launched. */
+static void conv_check_tuned(const conv_case *t, yg_type type, bool backward) {
+    const yg_tuned *list;
+    const yg_call *calls;
+    size_t count;
+    const int before = yg_tuned_list(gpu_device(), &list);
+    float *want = conv_tune_once(t, type, backward, &count);
+    CHECK(yg_tuned_list(gpu_device(), &list) == before);
+    yg_tune(gpu_device(), true);
+    float *have = conv_tune_once(t, type, backward, &count);
+    yg_tune(gpu_device(), false);
+    CHECK(!memcmp(have, want, count * sizeof *have));
+    mem_free(have);
+    if (yg_tuned_list(gpu_device(), &list) != before + 1) { CHECK_MSG(false, "nothing was measured: n%d %dx%d c%d k%d", t->n, t->h, t->w, t->c, t->k); return; }
+    yg_tuned *line = (yg_tuned *)(uintptr_t)&list[before]; /* the test decides, in place of the times */
+    const int best = line->choice;
+    CHECK(line->way == (backward ? YG_TUNED_DGRAD : YG_TUNED_FWD) && (line->choices >> best & 1) && line->best_ms > 0 && line->best_ms <= line->rule_ms);
+    CHECK_MSG(line->choices & (line->choices - 1), "one tile: %x", line->choices);
+    double least = INFINITY, most = 0, ms[32] = {0};
+    for (int choice = 0; choice < 32; choice++) {
+        if (!(line->choices >> choice & 1)) continue;
+        line->choice = choice;
+        yg_watch(gpu_device(), 64);
+        have = conv_tune_once(t, type, backward, &count);
+        const int noted = yg_watched(gpu_device(), &calls);
+        for (int i = 0; i < noted; i++) ms[choice] += calls[i].what && calls[i].kernel ? calls[i].ms : 0;
+        yg_watch(gpu_device(), 0);
+        least = YOLO_MIN(least, ms[choice]), most = YOLO_MAX(most, ms[choice]);
+        CHECK_MSG(!memcmp(have, want, count * sizeof *have), "tile %d of %x: n%d %dx%d c%d k%d kernel %d type %d backward %d", choice, line->choices, t->n, t->h, t->w,
+                  t->c, t->k, t->kernel, (int)type, backward);
+        mem_free(have);
+    }
+    line->choice = best;
+#ifdef TEST_EMULATED /* its times are those of the threads */
+    CHECK_MSG(ms[best] == least && least < most, "%g ms are chosen, from %g to %g", ms[best], least, most);
+#endif
+    CHECK(most > 0 && yg_tuned_list(gpu_device(), &list) == before + 1);
+    mem_free(want);
+}
+
+/* A device of its own, because it remembers what was measured. */
+static void test_gpu_conv_tuned(void) {
+    static const conv_case cases[] = {
+        {1, 19, 21, 16, 72, 3, 1, 1, YG_LINEAR, CONV_RESIDUAL, 24, 8, 80, 8}, {2, 13, 11, 24, 40, 3, 2, 1, YG_LINEAR, 0, 0, 0, 0, 0},
+        {1, 5, 4, 256, 48, 3, 1, 1, YG_LINEAR, 0, 0, 0, 0, 0},                {3, 9, 7, 136, 200, 1, 1, 0, YG_LINEAR, CONV_RESIDUAL, 0, 0, 0, 0},
+        {1, 23, 12, 8, 24, 3, 1, 1, YG_LINEAR, CONV_MOMENTS, 0, 0, 0, 0},     {2, 17, 9, 72, 136, 1, 1, 0, YG_LINEAR, CONV_MOMENTS, 0, 0, 0, 0}};
+    yg_gpu *others = test_gpu;
+    test_gpu = NULL;
+    for (int i = 0; i < YOLO_COUNT(cases); i++)
+        for (int type = YG_F16; type <= YG_BF16; type++) {
+            conv_check_tuned(&cases[i], (yg_type)type, false);
+            if (!(cases[i].options & CONV_MOMENTS)) conv_check_tuned(&cases[i], (yg_type)type, true);
+        }
+    yg_close(test_gpu);
+    test_gpu = others;
+}
+
 /* A device of its own, because its failure sticks. */
 static void test_gpu_conv_misfit(void) {
     const conv_case t = {1, 4, 4, 8, 8, 3, 1, 1, YG_LINEAR, 0, 0, 0, 0, 0};
@@ -498,5 +583,6 @@ static const test_case tests_gpu_conv[] = {
     {"fold", "a batch norm folded into scale and bias", test_gpu_conv_fold},
     {"upsampled", "the first channels read from the map they are upsampled from", test_gpu_conv_upsampled},
     {"pair", "two convolutions in one against the CPU's two, and the same bits as two calls", test_gpu_conv_pair},
+    {"tuned", "tiles by measuring: all give the rule's bits, the one chosen is used", test_gpu_conv_tuned},
     {"misfit", "shapes that do not fit are told", test_gpu_conv_misfit},
 };

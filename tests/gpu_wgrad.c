@@ -178,6 +178,44 @@ static void test_gpu_wgrad_upsampled(void) {
         }
 }
 
+/* The rule's bits are those of measuring and of each tile that was measured. A device of its own: it remembers. */
+static void test_gpu_wgrad_tuned(void) {
+    static const wgrad_case cases[] = {{1, 23, 31, 16, 16, 72, 3, 2, 1, 0, 8, 8, 0, true}, {3, 12, 13, 128, 128, 40, 1, 1, 0, 0, 0, 0, 0, false},
+                                       {1, 3, 2, 24, 24, 136, 3, 1, 1, 0, 0, 0, 0, true},  {1, 2, 2, 264, 264, 256, 3, 1, 1, 0, 0, 0, 0, false}};
+    yg_gpu *others = test_gpu;
+    test_gpu = NULL;
+    for (int i = 0; i < 2 * YOLO_COUNT(cases); i++) {
+        const wgrad_case *t = &cases[i / 2];
+        const yg_type type = i % 2 ? YG_BF16 : YG_F16;
+        const int out_h = (t->h + 2 * t->padding - t->kernel) / t->stride + 1, out_w = (t->w + 2 * t->padding - t->kernel) / t->stride + 1;
+        const size_t weights = (size_t)(t->k * t->kernel * t->kernel * t->c), count = weights + (size_t)t->k + 3 * WGRAD_GUARD;
+        gpu_block x = gpu_tensor(t->n, t->h, t->w, t->c, t->in_before + t->c + t->in_behind, t->in_before, type);
+        gpu_block d = gpu_tensor(t->n, out_h, out_w, t->k, t->out_before + t->k + t->out_behind, t->out_before, type);
+        float *in = gpu_random(gpu_count(&x.t), 1, type), *d_out = gpu_random(gpu_count(&d.t), 2, type), *start = gpu_random(count, 3, YG_F32);
+        const yg_tuned *list;
+        gpu_write(&x, in);
+        gpu_write(&d, d_out);
+        float *want = wgrad_on_gpu(t, &d, &x, NULL, start, weights);
+        yg_tune(gpu_device(), true);
+        float *have = wgrad_on_gpu(t, &d, &x, NULL, start, weights);
+        yg_tune(gpu_device(), false);
+        CHECK(!memcmp(have, want, count * sizeof *have));
+        mem_free(have);
+        CHECK(yg_tuned_list(gpu_device(), &list) == i + 1);
+        if (yg_tuned_list(gpu_device(), &list) > i) CHECK(list[i].way == YG_TUNED_WGRAD && list[i].choices == 15 && list[i].best_ms <= list[i].rule_ms);
+        for (int shape = 0; shape < 4 && yg_tuned_list(gpu_device(), &list) > i; shape++) {
+            ((yg_tuned *)(uintptr_t)list)[i].choice = shape;
+            have = wgrad_on_gpu(t, &d, &x, NULL, start, weights);
+            CHECK_MSG(!memcmp(have, want, count * sizeof *have), "tile %d of case %d", shape, i);
+            mem_free(have);
+        }
+        mem_free(want), mem_free(in), mem_free(d_out), mem_free(start);
+        gpu_free(&x), gpu_free(&d);
+    }
+    yg_close(test_gpu);
+    test_gpu = others;
+}
+
 /* Recorded work adds once a replay. */
 static void test_gpu_wgrad_record(void) {
     yg_gpu *gpu = gpu_device();
@@ -230,6 +268,7 @@ static const test_case tests_gpu_wgrad[] = {
     {"splits", "from one multiprocessor to five hundred", test_gpu_wgrad_splits},
     {"plain", "without tensor cores", test_gpu_wgrad_plain},
     {"upsampled", "the first channels read from the map they are upsampled from", test_gpu_wgrad_upsampled},
+    {"tuned", "tiles by measuring: all give the rule's bits", test_gpu_wgrad_tuned},
     {"record", "recorded work adds at each replay", test_gpu_wgrad_record},
     {"refused", "shapes that do not match are told", test_gpu_wgrad_refused},
 };
