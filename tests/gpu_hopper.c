@@ -166,6 +166,22 @@ static void test_gpu_hopper_recorded(void) {
     hopper_end();
 }
 
+/* All widths give the same bits. */
+static void test_gpu_hopper_tuned(void) {
+    static const conv_case cases[] = {{1, 12, 13, 72, 136, 3, 1, 1, YG_LINEAR, CONV_RESIDUAL, 0, 0, 144, 8},
+                                      {2, 23, 22, 72, 104, 3, 2, 1, YG_LINEAR, 0, 0, 0, 0, 0},
+                                      {1, 17, 9, 128, 136, 1, 1, 0, YG_LINEAR, CONV_MOMENTS, 0, 0, 0, 0},
+                                      {1, 9, 16, 320, 72, 3, 1, 1, YG_LINEAR, 0, 0, 0, 0, 0}};
+    if (!hopper_begin()) return;
+    for (int i = 0; i < 2 * YOLO_COUNT(cases); i++) {
+        const int64_t before = hopper_launched();
+        conv_check_tuned(&cases[i / 2], i % 2 ? YG_BF16 : YG_F16, false);
+        hopper_taken(before, 2 + 4 * 6 + 4); /* by the rule, measured, then each width by itself */
+        if (i / 2 < 2) conv_check_tuned(&cases[i / 2], i % 2 ? YG_BF16 : YG_F16, true);
+    }
+    hopper_end();
+}
+
 static const test_case tests_gpu_hopper[] = {
     {"kernels", "convolutions of all kinds of kernels against the CPU's", test_gpu_hopper_kernels},
     {"slices", "slices of wider pixels, residuals, odd channels; NaN around is not read", test_gpu_hopper_slices},
@@ -175,4 +191,5 @@ static const test_case tests_gpu_hopper[] = {
     {"dgrad", "gradients of the input against the CPU's, added and not", test_gpu_hopper_dgrad},
     {"others", "what it does not do is done in the common way", test_gpu_hopper_others},
     {"recorded", "recorded work gives the same bits", test_gpu_hopper_recorded},
+    {"tuned", "tiles by measuring: all widths give the rule's bits", test_gpu_hopper_tuned},
 };
