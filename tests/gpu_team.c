@@ -56,6 +56,7 @@ static yolo_status team_sum_rank(com_rank *rank, void *context, yolo_error *erro
             status = com_sum_f32(rank, bucket, job->count, error);
         }
         if (status == YOLO_OK) status = com_finish(rank, error);
+        if (status != YOLO_OK) return status; /* others may be reading */
         yg_copy(gpu, to, sums + 1, bytes);
         yg_clear(gpu, sums, bytes + 4);
     }
