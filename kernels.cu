@@ -201,9 +201,6 @@ template <int N, bool brain> static __device__ __forceinline__ void d_wgmma(floa
                 K_EIGHT(40), K_EIGHT(48), K_EIGHT(56), K_EIGHT(64), K_EIGHT(72), K_EIGHT(80), K_EIGHT(88), K_EIGHT(96), K_EIGHT(104),
                 K_EIGHT(112), K_EIGHT(120));
 }
-
-/* A kernel to ask the driver about. */
-static __global__ void k_nothing() {}
 #endif /* __CUDACC__ */
 
 /* A kernel's parameter that stays where it is when it is indexed; on 6.x, which has no such thing, every thread copies it. */
@@ -222,7 +219,8 @@ static __device__ constexpr bool d_hopper_code() {
 #endif
 }
 
-enum { K_WARP = 32, K_SCRATCH_BYTES = YG_SCRATCH_BYTES };
+enum { K_OLDEST = 60 /* compute capability, times ten, that kernels are written for */ };
+enum { K_WARP = 32, K_SCRATCH_BYTES = YG_SCRATCH_BYTES, K_STAGES = 8, K_STAGE_BYTES = YG_STAGING_BYTES / K_STAGES };
 
 static constexpr unsigned K_ALL_LANES = 0xffffffff; /* of a warp, as a mask */
 
@@ -298,6 +296,14 @@ struct yg_gpu {
     k_encoders encoders;          /* of tensor maps; NULL where the device, its code or the driver knows none */
     cudaStream_t stream;
     void *scratch;                /* K_SCRATCH_BYTES for what one call leaves from one of its kernels to the next */
+    cudaEvent_t mark;             /* of yg_mark; NULL before the first */
+    cudaStream_t copies;          /* of yg_send; NULL before the first, as all down to `copied` */
+    cudaEvent_t sent, released;   /* of yg_receive and yg_release */
+    uint8_t *staging;             /* pinned: K_STAGES times K_STAGE_BYTES */
+    cudaEvent_t copied[K_STAGES]; /* a stage may be written again */
+    int stage;                    /* the one that is written, and how far */
+    size_t staged;
+    bool received;                /* and not released */
     bool recording;
     k_watch watch;                /* most 0: nobody asks */
     k_tune tune;
@@ -316,10 +322,24 @@ static void k_fail(yg_gpu *gpu, int error, const char *format, ...) {
     gpu->error = error;
 }
 
+/* What to do about an error; "" where nothing is known. */
+static const char *k_advice(cudaError_t error) {
+    switch (error) {
+    case cudaErrorMemoryAllocation: return ": close what else uses the GPU, or take a smaller batch, imgsz or model";
+    case cudaErrorDevicesUnavailable: return ": another program has the GPU for itself, see nvidia-smi";
+    case cudaErrorInsufficientDriver: case cudaErrorUnsupportedPtxVersion: return ": install a newer driver";
+    case cudaErrorNoKernelImageForDevice: case cudaErrorInvalidDeviceFunction:
+        return ": this program has no code for the GPU, build it on this machine with ./build.sh cuda";
+    case cudaErrorIllegalAddress: case cudaErrorLaunchTimeout: case cudaErrorLaunchFailure: case cudaErrorECCUncorrectable: case cudaErrorUnknown:
+        return ": the GPU is lost to this process, see nvidia-smi and the system's log, and start again";
+    default: return "";
+    }
+}
+
 /* Is `error` a success? Else it is kept. */
 static bool k_good(yg_gpu *gpu, cudaError_t error, const char *what) {
     if (error == cudaSuccess) return true;
-    k_fail(gpu, (int)error, "GPU %d: %s: %s (CUDA error %d)", gpu->index, what, cudaGetErrorString(error), (int)error);
+    k_fail(gpu, (int)error, "GPU %d: %s: %s (CUDA error %d)%s", gpu->index, what, cudaGetErrorString(error), (int)error, k_advice(error));
     return false;
 }
 
@@ -373,7 +393,7 @@ int yg_device_count(char *reason, size_t reason_size) {
     if (error == cudaErrorNoDevice) return 0;
     k_version_text(driver, have, sizeof have);
     k_version_text(runtime, need, sizeof need);
-    if (!driver) snprintf(reason, reason_size, "no NVIDIA driver is installed, or it does not run");
+    if (!driver) snprintf(reason, reason_size, "no NVIDIA driver is installed, or it does not run: nvidia-smi tells which");
     else if (error == cudaErrorInsufficientDriver)
         snprintf(reason, reason_size, "the NVIDIA driver supports CUDA %s, this program needs %s: install a newer driver", have, need);
     else k_reason(error, "GPUs cannot be counted", reason, reason_size);
@@ -413,15 +433,26 @@ int yg_device_get(int index, yg_device *device, char *reason, size_t reason_size
     return k_reason(error, "the GPU's free memory cannot be read", reason, reason_size);
 }
 
-/* Compute capability of the device, or of the PTX that the driver has compiled for it where that is older: instructions beyond
-   that are not in the code. */
-static int k_compute(const cudaDeviceProp *properties) {
-    int compute = 10 * properties->major + properties->minor;
-#ifdef __CUDACC__
+/* A kernel to ask the driver about. */
+static __global__ void k_nothing() {}
+
+/* Sets gpu->compute: of the device, or of the PTX that the driver has compiled for it where that is older: instructions beyond
+   that are not in the code. False where there is no code for the device at all. */
+static bool k_find_code(yg_gpu *gpu, const cudaDeviceProp *properties) {
+    const int compute = 10 * properties->major + properties->minor;
     cudaFuncAttributes attributes;
-    if (cudaFuncGetAttributes(&attributes, k_nothing) == cudaSuccess) compute = k_min(compute, attributes.ptxVersion);
-#endif
-    return compute;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, k_nothing);
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+        if (compute < K_OLDEST)
+            k_fail(gpu, (int)error, "GPU %d: %s has compute capability %d.%d, %d.%d or newer is needed: use another GPU, or device=cpu", gpu->index,
+                   properties->name, properties->major, properties->minor, K_OLDEST / 10, K_OLDEST % 10);
+        else
+            k_fail(gpu, (int)error, "GPU %d: this program has no code for %s: build it with ./build.sh cuda arch=sm_%d", gpu->index, properties->name, compute);
+        return false;
+    }
+    if (!k_good(gpu, error, "its code cannot be looked at")) return false;
+    gpu->compute = k_min(compute, attributes.ptxVersion);
+    return true;
 }
 
 /* Keeps the device busy for some milliseconds, so that the host gets ahead of it. One thread. */
@@ -597,6 +628,20 @@ static bool k_ask_encoders(yg_gpu *gpu) {
     return true;
 }
 
+void *yg_alloc(yg_gpu *gpu, size_t bytes) {
+    void *memory = NULL;
+    size_t free_bytes = 0, total = 0;
+    const double mib = 1048576.0;
+    (void)cudaSetDevice(gpu->index);
+    const cudaError_t error = cudaMalloc(&memory, k_max(bytes, (size_t)256));
+    if (error == cudaSuccess) return memory;
+    (void)cudaGetLastError();
+    (void)cudaMemGetInfo(&free_bytes, &total);
+    k_fail(gpu, (int)error, "GPU %d: %.0f MiB wanted, %.0f of %.0f MiB are free: %s (CUDA error %d)%s", gpu->index, (double)bytes / mib,
+           (double)free_bytes / mib, (double)total / mib, cudaGetErrorString(error), (int)error, k_advice(error));
+    return NULL;
+}
+
 int yg_open(yg_gpu **out, int index, char *reason, size_t reason_size) {
     cudaDeviceProp properties;
     *out = NULL;
@@ -604,12 +649,12 @@ int yg_open(yg_gpu **out, int index, char *reason, size_t reason_size) {
     if (!gpu) return k_reason(cudaErrorMemoryAllocation, "no host memory for a device", reason, reason_size);
     gpu->index = index;
     bool good = k_good(gpu, cudaSetDevice(index), "cannot be used") && k_good(gpu, cudaGetDeviceProperties(&properties, index), "properties cannot be read");
+    good = good && k_find_code(gpu, &properties);
     if (good) {
-        gpu->compute = k_compute(&properties);
         gpu->multiprocessors = properties.multiProcessorCount;
         gpu->shared_most = properties.sharedMemPerBlockOptin;
         good = k_good(gpu, cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking), "no stream") &&
-               k_good(gpu, cudaMalloc(&gpu->scratch, K_SCRATCH_BYTES), "no memory for scratch") && k_ask_encoders(gpu);
+               (gpu->scratch = yg_alloc(gpu, K_SCRATCH_BYTES)) != NULL && k_ask_encoders(gpu);
     }
     if (good) {
         *out = gpu;
@@ -621,13 +666,26 @@ int yg_open(yg_gpu **out, int index, char *reason, size_t reason_size) {
     return error;
 }
 
+/* Waits for both streams. */
+static cudaError_t k_drain(const yg_gpu *gpu) {
+    const cudaError_t copied = gpu->copies ? cudaStreamSynchronize(gpu->copies) : cudaSuccess, done = gpu->stream ? cudaStreamSynchronize(gpu->stream) : cudaSuccess;
+    return copied == cudaSuccess ? done : copied;
+}
+
 void yg_close(yg_gpu *gpu) {
     if (!gpu) return;
+    cudaEvent_t const events[] = {gpu->mark, gpu->sent, gpu->released};
     (void)cudaSetDevice(gpu->index);
-    if (gpu->stream) (void)cudaStreamSynchronize(gpu->stream);
+    (void)k_drain(gpu);
     k_watch_end(gpu);
     free(gpu->tune.list);
     if (gpu->scratch) (void)cudaFree(gpu->scratch);
+    if (gpu->staging) (void)cudaFreeHost(gpu->staging);
+    for (cudaEvent_t event : events)
+        if (event) (void)cudaEventDestroy(event);
+    for (cudaEvent_t event : gpu->copied)
+        if (event) (void)cudaEventDestroy(event);
+    if (gpu->copies) (void)cudaStreamDestroy(gpu->copies);
     if (gpu->stream) (void)cudaStreamDestroy(gpu->stream);
     (void)cudaGetLastError();
     free(gpu);
@@ -635,48 +693,50 @@ void yg_close(yg_gpu *gpu) {
 
 void yg_enter(yg_gpu *gpu) { k_good(gpu, cudaSetDevice(gpu->index), "cannot be used"); }
 
-int yg_finish(yg_gpu *gpu, char *reason, size_t reason_size) {
-    k_good(gpu, cudaStreamSynchronize(gpu->stream), "work failed");
-    if (gpu->watch.most && !gpu->error) {
-        k_watch_idle(gpu);
-        k_note(gpu, NULL);
-    }
+static int k_tell(const yg_gpu *gpu, char *reason, size_t reason_size) {
     if (gpu->error && reason && reason_size) snprintf(reason, reason_size, "%s", gpu->reason);
     return gpu->error;
 }
 
-void *yg_alloc(yg_gpu *gpu, size_t bytes) {
-    void *memory = NULL;
-    size_t free_bytes = 0, total = 0;
-    const double mib = 1048576.0;
-    (void)cudaSetDevice(gpu->index);
-    const cudaError_t error = cudaMalloc(&memory, k_max(bytes, (size_t)256));
-    if (error == cudaSuccess) return memory;
-    (void)cudaGetLastError();
-    (void)cudaMemGetInfo(&free_bytes, &total);
-    k_fail(gpu, (int)error, "GPU %d: %.0f MiB wanted, %.0f of %.0f MiB are free: %s", gpu->index, (double)bytes / mib, (double)free_bytes / mib,
-           (double)total / mib, cudaGetErrorString(error));
-    return NULL;
+int yg_finish(yg_gpu *gpu, char *reason, size_t reason_size) {
+    k_good(gpu, k_drain(gpu), "work failed");
+    if (gpu->watch.most && !gpu->error) {
+        k_watch_idle(gpu);
+        k_note(gpu, NULL);
+    }
+    return k_tell(gpu, reason, reason_size);
+}
+
+/* An event without a clock; a thread that waits for it sleeps, so that the cores are the loader's. */
+static bool k_event(yg_gpu *gpu, cudaEvent_t *event) {
+    return *event || k_good(gpu, cudaEventCreateWithFlags(event, cudaEventDisableTiming | cudaEventBlockingSync), "no event");
+}
+
+void yg_mark(yg_gpu *gpu) {
+    if (!gpu->error && k_event(gpu, &gpu->mark)) k_good(gpu, cudaEventRecord(gpu->mark, gpu->stream), "marking the work");
+}
+
+int yg_wait(yg_gpu *gpu, char *reason, size_t reason_size) {
+    if (!gpu->error && gpu->mark) k_good(gpu, cudaEventSynchronize(gpu->mark), "work failed");
+    return k_tell(gpu, reason, reason_size);
 }
 
 void yg_free(yg_gpu *gpu, void *memory) {
     if (!memory) return;
     (void)cudaSetDevice(gpu->index);
-    (void)cudaStreamSynchronize(gpu->stream);
+    (void)k_drain(gpu);
     k_good(gpu, cudaFree(memory), "memory cannot be freed");
 }
 
 void *yg_host_alloc(yg_gpu *gpu, size_t bytes) {
     void *memory = NULL;
     (void)cudaSetDevice(gpu->index);
-    if (cudaMallocHost(&memory, k_max(bytes, (size_t)256)) == cudaSuccess) return memory;
-    (void)cudaGetLastError();
-    return NULL;
+    return k_good(gpu, cudaMallocHost(&memory, k_max(bytes, (size_t)256)), "no pinned memory of the host") ? memory : NULL;
 }
 
 void yg_host_free(yg_gpu *gpu, void *memory) {
     if (!memory) return;
-    (void)cudaStreamSynchronize(gpu->stream);
+    (void)k_drain(gpu);
     k_good(gpu, cudaFreeHost(memory), "host memory cannot be freed");
 }
 
@@ -690,6 +750,60 @@ void yg_copy(yg_gpu *gpu, void *to, const void *from, size_t bytes) { k_copy(gpu
 
 void yg_clear(yg_gpu *gpu, void *memory, size_t bytes) {
     if (!gpu->error && bytes && k_good(gpu, cudaMemsetAsync(memory, 0, bytes, gpu->stream), "clearing memory")) k_note(gpu, "clearing memory");
+}
+
+/* ---- copies beside the work */
+
+static bool k_sending_open(yg_gpu *gpu) {
+    if (gpu->staging) return true;
+    (void)cudaSetDevice(gpu->index);
+    bool good = (gpu->copies || k_good(gpu, cudaStreamCreateWithFlags(&gpu->copies, cudaStreamNonBlocking), "no stream")) &&
+                k_event(gpu, &gpu->sent) && k_event(gpu, &gpu->released);
+    for (int i = 0; i < K_STAGES; i++) good = good && k_event(gpu, &gpu->copied[i]);
+    return good && k_good(gpu, cudaMallocHost(&gpu->staging, (size_t)K_STAGES * K_STAGE_BYTES), "no pinned memory");
+}
+
+/* Bytes that there are in the stage at hand; the next one where it is full, once that has been copied. */
+static size_t k_stage_room(yg_gpu *gpu) {
+    if (gpu->staged == K_STAGE_BYTES) {
+        k_good(gpu, cudaEventRecord(gpu->copied[gpu->stage], gpu->copies), "upload beside the work");
+        gpu->stage = (gpu->stage + 1) % K_STAGES;
+        k_good(gpu, cudaEventSynchronize(gpu->copied[gpu->stage]), "upload beside the work");
+        gpu->staged = 0;
+    }
+    return K_STAGE_BYTES - gpu->staged;
+}
+
+void yg_send(yg_gpu *gpu, void *to, const void *from, size_t bytes) {
+    if (gpu->error || !bytes) return;
+    if (gpu->received || gpu->recording) {
+        k_fail(gpu, (int)cudaErrorInvalidValue, "GPU %d: sent %s", gpu->index, gpu->recording ? "while work is recorded" : "before yg_release");
+        return;
+    }
+    if (!k_sending_open(gpu)) return;
+    for (size_t done = 0, part; done < bytes && !gpu->error; done += part) {
+        part = k_min(bytes - done, k_stage_room(gpu));
+        uint8_t *const stage = gpu->staging + (size_t)gpu->stage * K_STAGE_BYTES + gpu->staged;
+        memcpy(stage, static_cast<const uint8_t *>(from) + done, part);
+        k_good(gpu, cudaMemcpyAsync(static_cast<uint8_t *>(to) + done, stage, part, cudaMemcpyHostToDevice, gpu->copies), "upload beside the work");
+        gpu->staged = k_min(gpu->staged + (part + 255) / 256 * 256, (size_t)K_STAGE_BYTES);
+    }
+}
+
+/* `waiting` goes on when `other` has come to where it is now. */
+static void k_handshake(yg_gpu *gpu, cudaStream_t waiting, cudaStream_t other, cudaEvent_t event) {
+    if (!gpu->error && gpu->copies && k_good(gpu, cudaEventRecord(event, other), "handshake of streams"))
+        k_good(gpu, cudaStreamWaitEvent(waiting, event, 0), "handshake of streams");
+}
+
+void yg_receive(yg_gpu *gpu) {
+    k_handshake(gpu, gpu->stream, gpu->copies, gpu->sent);
+    gpu->received = true;
+}
+
+void yg_release(yg_gpu *gpu) {
+    k_handshake(gpu, gpu->copies, gpu->stream, gpu->released);
+    gpu->received = false;
 }
 
 struct yg_graph { cudaGraph_t graph; cudaGraphExec_t executable; };
@@ -4603,7 +4717,8 @@ void yg_loss_detect(yg_gpu *gpu, const yg_loss *loss) {
    2. Sums of squares are made in double, each thread's in order, then by a tree of fixed shape: the same bits always, and what is
       no number comes through.
    3. MuSGD's matrices are bf16 with sums in float, the shorter side first, padded with zeros that every product keeps. A matrix
-      whose products fit into shared memory is one block's work; others take a launch a product. */
+      whose products fit into shared memory is one block's work, and one launch does all of these. The others go through their
+      products together: a launch a product, whose blocks find their matrix in a table. What a matrix becomes depends on no other. */
 
 enum { K_OPT_THREADS = 256, K_OPT_PARTS = 4 /* blocks that share a piece of yg_update */, K_OPT_GROUPS = 8 };
 #define K_OPT_EPS 1e-8f /* OPT_EPS */
@@ -4647,19 +4762,30 @@ static __global__ void __launch_bounds__(K_OPT_THREADS) k_opt_squares(double *su
     if (threadIdx.x == 0) sums[blockIdx.x] = squares;
 }
 
-/* One block; thread t adds sums t, t + 1024, ... */
-static __global__ void __launch_bounds__(1024) k_opt_total(double *total, const double *sums, int count) {
+/* One block; thread t adds sums t, t + 1024, ..., the first one decides. Twin: opt_clip. REF torch/amp/grad_scaler.py */
+static __global__ void __launch_bounds__(1024) k_opt_decide(yg_decision *decision, const double *sums, int count, float most, yg_scaling scaling) {
     double sum = 0;
     for (int i = threadIdx.x; i < count; i += 1024) sum += sums[i];
     sum = d_opt_block_sum(sum);
-    if (threadIdx.x == 0) *total = sum;
+    if (threadIdx.x) return;
+    const double scale = decision->scale;
+    const float norm = (float)(sqrt(sum) / scale), clip = most / (norm + 1e-6f);
+    const bool finite = isfinite(norm);
+    decision->squares = sum;
+    decision->clip = (clip > 1 ? 1 : clip) * (float)(1 / scale);
+    decision->taken = finite || !scaling.steps;
+    if (!scaling.steps) return;
+    decision->scaled_steps = finite ? decision->scaled_steps + 1 : 0;
+    if (finite && decision->scaled_steps < scaling.steps) return;
+    decision->scaled_steps = 0;
+    decision->scale = finite ? fminf(decision->scale * 2, scaling.largest) : decision->scale / 2;
 }
 
-void yg_gradient_squares(yg_gpu *gpu, double *squares, const float *gradients, const yg_piece *pieces, int count, double *workspace) {
+void yg_decide(yg_gpu *gpu, yg_decision *decision, const float *gradients, const yg_piece *pieces, int count, float most, yg_scaling scaling, double *workspace) {
     if (gpu->error) return;
     if (count > 0) K_LAUNCH(k_opt_squares, count, K_OPT_THREADS, 0, gpu->stream, workspace, gradients, pieces);
-    K_LAUNCH(k_opt_total, 1, 1024, 0, gpu->stream, squares, workspace, count);
-    k_launched(gpu, "squares of the gradients");
+    K_LAUNCH(k_opt_decide, 1, 1024, 0, gpu->stream, decision, workspace, count, most, scaling);
+    k_launched(gpu, "norm of the gradients");
 }
 
 /* ---- updates */
@@ -4668,8 +4794,8 @@ struct k_opt_rates { yg_rates groups[K_OPT_GROUPS]; };
 struct k_opt_blocks { float *params, *gradients, *average, *a, *b; };
 
 /* One element: p with its gradient g and moments a and b. Twin: opt_update_*. */
-template <yg_optimizer kind> static __device__ __forceinline__ void d_opt_update(const yg_rates &r, float &p, float g, float &a, float &b) {
-    const float d = g * r.clip + r.decay * p;
+template <yg_optimizer kind> static __device__ __forceinline__ void d_opt_update(const yg_rates &r, float clip, float &p, float g, float &a, float &b) {
+    const float d = g * clip + r.decay * p;
     if (kind == YG_SGD) {
         a = a * r.momentum + d;
         p -= r.lr * (d + r.momentum * a); /* Nesterov */
@@ -4699,7 +4825,7 @@ template <yg_optimizer kind> static __device__ __forceinline__ void d_opt_update
 
 /* The elements of V, one float or a vector of them, at `at`. */
 template <yg_optimizer kind, typename V>
-static __device__ __forceinline__ void d_opt_step(const k_opt_blocks &blocks, const yg_piece &piece, const yg_rates &rates, float weight, int64_t at) {
+static __device__ __forceinline__ void d_opt_step(const k_opt_blocks &blocks, const yg_piece &piece, const yg_rates &rates, float clip, float weight, int64_t at) {
     constexpr int lanes = sizeof(V) / sizeof(float);
     V p, g, a, b, average;
     float *const p_lane = reinterpret_cast<float *>(&p), *const g_lane = reinterpret_cast<float *>(&g), *const a_lane = reinterpret_cast<float *>(&a);
@@ -4711,7 +4837,7 @@ static __device__ __forceinline__ void d_opt_step(const k_opt_blocks &blocks, co
         a = *reinterpret_cast<const V *>(blocks.a + at);
         if (kind != YG_SGD) b = *reinterpret_cast<const V *>(blocks.b + at);
 #pragma unroll
-        for (int i = 0; i < lanes; i++) d_opt_update<kind>(rates, p_lane[i], g_lane[i], a_lane[i], b_lane[i]);
+        for (int i = 0; i < lanes; i++) d_opt_update<kind>(rates, clip, p_lane[i], g_lane[i], a_lane[i], b_lane[i]);
         *reinterpret_cast<V *>(blocks.params + at) = p;
         *reinterpret_cast<V *>(blocks.a + at) = a;
         if (kind != YG_SGD) *reinterpret_cast<V *>(blocks.b + at) = b;
@@ -4729,19 +4855,25 @@ static __device__ __forceinline__ void d_opt_step(const k_opt_blocks &blocks, co
 }
 
 /* Grid (pieces, K_OPT_PARTS): the blocks of a piece take turns at its vectors, `vectors_fit` where the blocks begin alike. Every
-   element is one thread's. Twins: opt_update_piece, opt_average. */
+   element is one thread's. A step that is not taken leaves all but the gradients. Twins: opt_update_piece, opt_average. */
 template <yg_optimizer kind>
-static __global__ void __launch_bounds__(K_OPT_THREADS) k_opt_update(const k_opt_blocks blocks, const yg_piece *pieces, const k_opt_rates rates, float weight, bool vectors_fit) {
-    const yg_piece piece = pieces[blockIdx.x];
+static __global__ void __launch_bounds__(K_OPT_THREADS)
+k_opt_update(const k_opt_blocks blocks, const yg_piece *pieces, const k_opt_rates rates, const yg_decision *decision, float weight, bool vectors_fit) {
+    yg_piece piece = pieces[blockIdx.x];
+    const float clip = decision->clip;
+    if (!decision->taken) {
+        piece.group = -1;
+        piece.averaged = 0;
+    }
     const int thread = blockIdx.y * K_OPT_THREADS + threadIdx.x, step = K_OPT_PARTS * K_OPT_THREADS;
     const int head = vectors_fit ? d_opt_head(blocks.params + piece.offset, piece.count) : piece.count, vectors = (piece.count - head) / 4;
     const yg_rates mine = rates.groups[piece.group >= 0 ? piece.group : 0];
-    for (int i = thread; i < vectors; i += step) d_opt_step<kind, float4>(blocks, piece, mine, weight, piece.offset + head + 4 * i);
-    for (int i = thread; i < piece.count - 4 * vectors; i += step) d_opt_step<kind, float>(blocks, piece, mine, weight, piece.offset + (i < head ? i : i + 4 * vectors));
+    for (int i = thread; i < vectors; i += step) d_opt_step<kind, float4>(blocks, piece, mine, clip, weight, piece.offset + head + 4 * i);
+    for (int i = thread; i < piece.count - 4 * vectors; i += step) d_opt_step<kind, float>(blocks, piece, mine, clip, weight, piece.offset + (i < head ? i : i + 4 * vectors));
 }
 
 void yg_update(yg_gpu *gpu, yg_optimizer kind, float *params, float *gradients, float *average, float *a, float *b, const yg_piece *pieces,
-               int count, const yg_rates *rates, int groups, float weight) {
+               int count, const yg_rates *rates, int groups, const yg_decision *decision, float weight) {
     if (gpu->error || count <= 0) return;
     if (groups < 0 || groups > K_OPT_GROUPS) {
         k_fail(gpu, (int)cudaErrorInvalidValue, "GPU %d: %d groups of parameters, at most %d", gpu->index, groups, (int)K_OPT_GROUPS);
@@ -4755,12 +4887,12 @@ void yg_update(yg_gpu *gpu, yg_optimizer kind, float *params, float *gradients, 
     k_opt_rates copies = {};
     for (int i = 0; i < groups; i++) copies.groups[i] = rates[i];
     switch (kind) {
-    case YG_SGD: K_LAUNCH(k_opt_update<YG_SGD>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, weight, vectors_fit); break;
-    case YG_ADAM: K_LAUNCH(k_opt_update<YG_ADAM>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, weight, vectors_fit); break;
-    case YG_ADAMAX: K_LAUNCH(k_opt_update<YG_ADAMAX>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, weight, vectors_fit); break;
-    case YG_NADAM: K_LAUNCH(k_opt_update<YG_NADAM>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, weight, vectors_fit); break;
-    case YG_RADAM: K_LAUNCH(k_opt_update<YG_RADAM>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, weight, vectors_fit); break;
-    case YG_RMSPROP: K_LAUNCH(k_opt_update<YG_RMSPROP>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, weight, vectors_fit); break;
+    case YG_SGD: K_LAUNCH(k_opt_update<YG_SGD>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, decision, weight, vectors_fit); break;
+    case YG_ADAM: K_LAUNCH(k_opt_update<YG_ADAM>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, decision, weight, vectors_fit); break;
+    case YG_ADAMAX: K_LAUNCH(k_opt_update<YG_ADAMAX>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, decision, weight, vectors_fit); break;
+    case YG_NADAM: K_LAUNCH(k_opt_update<YG_NADAM>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, decision, weight, vectors_fit); break;
+    case YG_RADAM: K_LAUNCH(k_opt_update<YG_RADAM>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, decision, weight, vectors_fit); break;
+    case YG_RMSPROP: K_LAUNCH(k_opt_update<YG_RMSPROP>, grid, K_OPT_THREADS, 0, gpu->stream, blocks, pieces, copies, decision, weight, vectors_fit); break;
     }
     k_launched(gpu, "update of the parameters");
 }
@@ -4839,21 +4971,62 @@ template <bool turned> static __device__ __forceinline__ void d_muon_right(uint3
     else d_ldmatrix_x4_trans(r, tile + lane % 16 * pitch + lane / 16 * 8);
 }
 
+/* What the blocks of a launch do, each for its matrix. */
+enum k_muon_launch { K_MUON_MOMENTUM, K_MUON_BEGIN, K_MUON_OUTER, K_MUON_GATHER, K_MUON_MIXED, K_MUON_ONWARDS, K_MUON_END, K_MUON_LAUNCHES };
+
+/* A row of the table: a matrix and where it is worked on. */
+struct k_muon_matrix {
+    int64_t offset;                  /* of the parameters, gradients and momentum */
+    int rows, columns, group;
+    int side, other;                 /* the shorter and the longer side, padded */
+    int parts;                       /* blocks of k_muon_momentum */
+    int splits;                      /* of the product of the matrix with itself */
+    k_bf16 *matrix, *next;           /* (side, other), which follow each other */
+    k_bf16 *outer, *mixed;           /* (side, side) */
+    double *squares;                 /* an element a part */
+    float *partial;                  /* the shares of a product, where there are several */
+    int first[K_MUON_LAUNCHES];      /* of its blocks, in each launch of its round */
+};
+
+/* The block's matrix, the last one that begins at or before it; *block becomes its number within that. */
+static __device__ __forceinline__ const k_muon_matrix &d_muon_find(const k_muon_matrix *matrices, int count, k_muon_launch launch, int *block) {
+    int low = 0, high = count - 1;
+    while (low < high) {
+        const int middle = (low + high + 1) / 2;
+        if (matrices[middle].first[launch] <= (int)blockIdx.x) low = middle;
+        else high = middle - 1;
+    }
+    *block = (int)blockIdx.x - matrices[low].first[launch];
+    return matrices[low];
+}
+
+struct k_muon_rates { float beta, rest, lr[K_OPT_GROUPS]; };
+
 struct k_muon_product_job { /* out = bf16(add * plus + scale * left right), plus NULL = nothing */
     k_bf16 *out;
     float *partial;           /* where more than one block shares a tile: their sums instead, for k_muon_gather */
     const k_bf16 *left, *right, *plus;
     int depth, left_pitch, right_pitch, out_pitch;
     float add, scale;
+    int across, down, splits; /* tiles, and blocks that share one */
 };
+
+/* A product of iteration `step`, which leads from `matrix` to `next` or back. `outer` is symmetric. */
+static __device__ __forceinline__ k_muon_product_job d_muon_job(const k_muon_matrix &m, k_muon_launch launch, int step) {
+    k_bf16 *const x = step % 2 ? m.next : m.matrix, *const y = step % 2 ? m.matrix : m.next;
+    const int side = m.side, other = m.other, tiles = side / K_MUON_TILE;
+    if (launch == K_MUON_OUTER) return {m.outer, m.splits > 1 ? m.partial : NULL, x, x, NULL, other, other, other, side, 0, 1, tiles, tiles, m.splits};
+    if (launch == K_MUON_MIXED) return {m.mixed, NULL, m.outer, m.outer, m.outer, side, side, side, side, K_MUON_B, K_MUON_C, tiles, tiles, 1};
+    return {y, NULL, m.mixed, x, x, side, side, other, other, K_MUON_A, 1, other / K_MUON_TILE, tiles, 1};
+}
 
 /* A stage of a product on its way into shared memory. */
 template <bool turned>
-static __device__ __forceinline__ void d_muon_fetch(k_bf16 *left, k_bf16 *right, const k_muon_product_job &job, int depth) {
+static __device__ __forceinline__ void d_muon_fetch(k_bf16 *left, k_bf16 *right, const k_muon_product_job &job, int tile, int depth) {
     constexpr int pitch = K_MUON_DEPTH + 8, wide = K_MUON_TILE + 8;
-    const k_bf16 *const a = job.left + (int64_t)blockIdx.y * K_MUON_TILE * job.left_pitch + depth;
-    const k_bf16 *const b = turned ? job.right + (int64_t)blockIdx.x * K_MUON_TILE * job.right_pitch + depth
-                                   : job.right + (int64_t)depth * job.right_pitch + blockIdx.x * K_MUON_TILE;
+    const int row = tile / job.across * K_MUON_TILE, column = tile % job.across * K_MUON_TILE;
+    const k_bf16 *const a = job.left + (int64_t)row * job.left_pitch + depth;
+    const k_bf16 *const b = turned ? job.right + (int64_t)column * job.right_pitch + depth : job.right + (int64_t)depth * job.right_pitch + column;
 #pragma unroll
     for (int i = threadIdx.x; i < K_MUON_TILE * K_MUON_DEPTH / 8; i += K_MUON_THREADS) {
         const int row = i / (K_MUON_DEPTH / 8), at = i % (K_MUON_DEPTH / 8) * 8;
@@ -4885,28 +5058,32 @@ template <bool bf16, bool turned> static __device__ __forceinline__ void d_muon_
     }
 }
 
-/* Grid (columns / 64, rows / 64, blocks that share a tile), 128 threads, a warp 32x32 of the tile; four stages under way.
-   The shares of a tile are consecutive in depth and added in order. Twin: opt_multiply. */
-template <bool bf16, bool turned> static __global__ void __launch_bounds__(K_MUON_THREADS) k_muon_product(const k_muon_product_job job) {
+/* A block a tile of 64x64, or a share of one; 128 threads, a warp 32x32 of the tile; four stages under way. The shares of a tile are
+   consecutive in depth and added in order. `turned`: the right factor is given by its columns. Twin: opt_multiply. */
+template <bool bf16, bool turned>
+static __global__ void __launch_bounds__(K_MUON_THREADS) k_muon_product(const k_muon_matrix *matrices, int count, k_muon_launch launch, int step) {
     __shared__ __align__(128) k_bf16 left[K_MUON_STAGES][K_MUON_TILE * (K_MUON_DEPTH + 8)];
     __shared__ __align__(128) k_bf16 right[K_MUON_STAGES][turned ? K_MUON_TILE * (K_MUON_DEPTH + 8) : K_MUON_DEPTH * (K_MUON_TILE + 8)];
-    const int all = job.depth / K_MUON_DEPTH, first = (int)blockIdx.z * all / (int)gridDim.z, end = ((int)blockIdx.z + 1) * all / (int)gridDim.z;
+    int block;
+    const k_muon_product_job job = d_muon_job(d_muon_find(matrices, count, launch, &block), launch, step);
+    const int tiles = job.across * job.down, tile = block % tiles, share = block / tiles;
+    const int all = job.depth / K_MUON_DEPTH, first = share * all / job.splits, end = (share + 1) * all / job.splits;
     float sums[2][4][4] = {};
     for (int i = first; i < first + K_MUON_STAGES - 1; i++) {
-        if (i < end) d_muon_fetch<turned>(left[i - first], right[i - first], job, i * K_MUON_DEPTH);
+        if (i < end) d_muon_fetch<turned>(left[i - first], right[i - first], job, tile, i * K_MUON_DEPTH);
         d_copy_async_commit();
     }
     for (int i = first; i < end; i++) {
         const int next = i + K_MUON_STAGES - 1, now = (i - first) % K_MUON_STAGES, then = (next - first) % K_MUON_STAGES;
         d_copy_async_wait<K_MUON_STAGES - 2>();
         __syncthreads(); /* stage `now` is there, and `then` has been used by all */
-        if (next < end) d_muon_fetch<turned>(left[then], right[then], job, next * K_MUON_DEPTH);
+        if (next < end) d_muon_fetch<turned>(left[then], right[then], job, tile, next * K_MUON_DEPTH);
         d_copy_async_commit();
         d_muon_stage<bf16, turned>(sums, left[now], right[now]);
     }
     d_copy_async_wait<0>();
     const int lane = threadIdx.x % K_WARP, warp = threadIdx.x / K_WARP;
-    const int row = blockIdx.y * K_MUON_TILE + warp / 2 * 32 + lane / 4, column = blockIdx.x * K_MUON_TILE + warp % 2 * 32 + lane % 4 * 2;
+    const int row = tile / job.across * K_MUON_TILE + warp / 2 * 32 + lane / 4, column = tile % job.across * K_MUON_TILE + warp % 2 * 32 + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 8; i++)
 #pragma unroll
@@ -4914,8 +5091,8 @@ template <bool bf16, bool turned> static __global__ void __launch_bounds__(K_MUO
             const float x = sums[i / 4][i % 4][2 * j], y = sums[i / 4][i % 4][2 * j + 1];
             const int64_t at = (int64_t)(row + i / 4 * 16 + j * 8) * job.out_pitch + column + i % 4 * 8;
             if (job.partial) {
-                const int64_t square = (int64_t)gridDim.y * K_MUON_TILE * job.out_pitch;
-                *reinterpret_cast<float2 *>(job.partial + blockIdx.z * square + at) = make_float2(x, y);
+                const int64_t square = (int64_t)job.down * K_MUON_TILE * job.out_pitch;
+                *reinterpret_cast<float2 *>(job.partial + share * square + at) = make_float2(x, y);
                 continue;
             }
             const float2 plus = job.plus ? d_muon_unpair(*reinterpret_cast<const uint32_t *>(job.plus + at)) : make_float2(0, 0);
@@ -4923,70 +5100,79 @@ template <bool bf16, bool turned> static __global__ void __launch_bounds__(K_MUO
         }
 }
 
-/* A thread 4 elements of out(count), each the sum of its `splits` shares in their order. */
-static __global__ void __launch_bounds__(K_OPT_THREADS) k_muon_gather(k_bf16 *out, const float *partial, int64_t count, int splits) {
-    const int64_t at = 4 * ((int64_t)blockIdx.x * K_OPT_THREADS + threadIdx.x);
-    if (at >= count) return;
-    float4 sum = *reinterpret_cast<const float4 *>(partial + at);
-    for (int i = 1; i < splits; i++) {
-        const float4 more = *reinterpret_cast<const float4 *>(partial + i * count + at);
+/* A thread 4 elements of `outer`, each the sum of its shares in their order. */
+static __global__ void __launch_bounds__(K_OPT_THREADS) k_muon_gather(const k_muon_matrix *matrices, int count) {
+    int block;
+    const k_muon_matrix &m = d_muon_find(matrices, count, K_MUON_GATHER, &block);
+    const int64_t at = 4 * ((int64_t)block * K_OPT_THREADS + threadIdx.x), square = (int64_t)m.side * m.side;
+    if (at >= square) return;
+    float4 sum = *reinterpret_cast<const float4 *>(m.partial + at);
+    for (int i = 1; i < m.splits; i++) {
+        const float4 more = *reinterpret_cast<const float4 *>(m.partial + i * square + at);
         sum = make_float4(sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w);
     }
-    *reinterpret_cast<uint2 *>(out + at) = make_uint2(d_muon_pair(sum.x, sum.y), d_muon_pair(sum.z, sum.w));
+    *reinterpret_cast<uint2 *>(m.outer + at) = make_uint2(d_muon_pair(sum.x, sum.y), d_muon_pair(sum.z, sum.w));
 }
 
-/* Thread t of all takes elements t, t + all, ...: momentum, raw = bf16(Nesterov's combination), and its squares, summed by block. */
+/* Thread t of a matrix takes elements t, t + all, ...: momentum, `next` = bf16(Nesterov's combination) as the parameters lie, and its
+   squares, summed by block. */
 static __global__ void __launch_bounds__(K_OPT_THREADS)
-k_muon_momentum(k_bf16 *raw, double *squares, float *momentum, const float *gradients, int64_t count, float clip, float beta, float rest) {
+k_muon_momentum(const k_muon_matrix *matrices, int count, float *momentum, const float *gradients, const yg_decision *decision, const k_muon_rates rates) {
+    int block;
+    const k_muon_matrix &m = d_muon_find(matrices, count, K_MUON_MOMENTUM, &block);
+    const int64_t elements = (int64_t)m.rows * m.columns;
+    const float clip = decision->clip;
     double sum = 0;
-    for (int64_t i = (int64_t)blockIdx.x * K_OPT_THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * K_OPT_THREADS) {
-        const k_bf16 x = __float2bfloat16_rn(d_muon_combine(momentum + i, gradients[i], clip, beta, rest));
-        raw[i] = x;
+    if (!decision->taken) return;
+    for (int64_t i = (int64_t)block * K_OPT_THREADS + threadIdx.x; i < elements; i += (int64_t)m.parts * K_OPT_THREADS) {
+        const k_bf16 x = __float2bfloat16_rn(d_muon_combine(momentum + m.offset + i, gradients[m.offset + i], clip, rates.beta, rates.rest));
+        m.next[i] = x;
         sum += (double)__bfloat162float(x) * (double)__bfloat162float(x);
     }
     sum = d_opt_block_sum(sum);
-    if (threadIdx.x == 0) squares[blockIdx.x] = sum;
+    if (threadIdx.x == 0) m.squares[block] = sum;
 }
 
-/* out (pitch a row, grid (pitch / 32, rows / 32), 32x8 threads) = raw (rows, columns) over its norm, turned where `tall`; zeros
-   around it. Every block adds up the `parts` sums of squares anew. */
-static __global__ void __launch_bounds__(K_OPT_THREADS)
-k_muon_begin(k_bf16 *out, const k_bf16 *raw, const double *squares, int parts, int rows, int columns, int pitch, bool tall) {
+/* `matrix` = `next` over its norm, the shorter side first, zeros around it. A block 32x32 of it, 32x8 threads. Every block adds up the
+   sums of squares anew. */
+static __global__ void __launch_bounds__(K_OPT_THREADS) k_muon_begin(const k_muon_matrix *matrices, int count) {
     __shared__ k_bf16 tile[K_MUON_SQUARE][K_MUON_SQUARE + 2];
+    int block;
+    const k_muon_matrix &m = d_muon_find(matrices, count, K_MUON_BEGIN, &block);
     const int x = threadIdx.x % K_MUON_SQUARE, step = K_OPT_THREADS / K_MUON_SQUARE;
-    const float norm = d_muon_norm(d_opt_block_sum((int)threadIdx.x < parts ? squares[threadIdx.x] : 0.0));
-    const int row = (tall ? blockIdx.x : blockIdx.y) * K_MUON_SQUARE, column = (tall ? blockIdx.y : blockIdx.x) * K_MUON_SQUARE;
+    const int across = block % (m.other / K_MUON_SQUARE) * K_MUON_SQUARE, down = block / (m.other / K_MUON_SQUARE) * K_MUON_SQUARE;
+    const bool tall = m.rows > m.columns;
+    const float norm = d_muon_norm(d_opt_block_sum((int)threadIdx.x < m.parts ? m.squares[threadIdx.x] : 0.0));
+    const int row = tall ? across : down, column = tall ? down : across;
     for (int y = threadIdx.x / K_MUON_SQUARE; y < K_MUON_SQUARE; y += step) {
-        const bool there = row + y < rows && column + x < columns;
-        tile[y][x] = __float2bfloat16_rn(there ? __bfloat162float(raw[(int64_t)(row + y) * columns + column + x]) / norm : 0.0f);
+        const bool there = row + y < m.rows && column + x < m.columns;
+        tile[y][x] = __float2bfloat16_rn(there ? __bfloat162float(m.next[(int64_t)(row + y) * m.columns + column + x]) / norm : 0.0f);
     }
     __syncthreads();
     for (int y = threadIdx.x / K_MUON_SQUARE; y < K_MUON_SQUARE; y += step)
-        out[(int64_t)(blockIdx.y * K_MUON_SQUARE + y) * pitch + blockIdx.x * K_MUON_SQUARE + x] = tall ? tile[x][y] : tile[y][x];
+        m.matrix[(int64_t)(down + y) * m.other + across + x] = tall ? tile[x][y] : tile[y][x];
 }
 
-/* params (rows, columns; grid (columns / 32, rows / 32) rounded up, 32x8 threads) -= lr * orthogonal, which is turned where `tall`. */
+/* params -= lr * what the matrix has become, in `next` after an odd number of iterations. A block 32x32 of the parameters, 32x8
+   threads. */
 static __global__ void __launch_bounds__(K_OPT_THREADS)
-k_muon_end(float *params, const k_bf16 *orthogonal, int rows, int columns, int pitch, bool tall, float lr) {
+k_muon_end(const k_muon_matrix *matrices, int count, float *params, const yg_decision *decision, const k_muon_rates rates) {
     __shared__ k_bf16 tile[K_MUON_SQUARE][K_MUON_SQUARE + 2];
-    const int x = threadIdx.x % K_MUON_SQUARE, step = K_OPT_THREADS / K_MUON_SQUARE;
-    const int row = blockIdx.y * K_MUON_SQUARE, column = blockIdx.x * K_MUON_SQUARE;
-    const k_bf16 *const corner = orthogonal + (tall ? (int64_t)column * pitch + row : (int64_t)row * pitch + column);
-    for (int y = threadIdx.x / K_MUON_SQUARE; y < K_MUON_SQUARE; y += step) tile[y][x] = corner[(int64_t)y * pitch + x];
+    static_assert(K_MUON_STEPS % 2 == 1, "the last iteration writes `next`");
+    int block;
+    const k_muon_matrix &m = d_muon_find(matrices, count, K_MUON_END, &block);
+    const int x = threadIdx.x % K_MUON_SQUARE, step = K_OPT_THREADS / K_MUON_SQUARE, across = (m.columns + K_MUON_SQUARE - 1) / K_MUON_SQUARE;
+    const int row = block / across * K_MUON_SQUARE, column = block % across * K_MUON_SQUARE;
+    const bool tall = m.rows > m.columns;
+    const k_bf16 *const corner = m.next + (tall ? (int64_t)column * m.other + row : (int64_t)row * m.other + column);
+    const float lr = rates.lr[m.group];
+    if (!decision->taken) return;
+    for (int y = threadIdx.x / K_MUON_SQUARE; y < K_MUON_SQUARE; y += step) tile[y][x] = corner[(int64_t)y * m.other + x];
     __syncthreads();
     for (int y = threadIdx.x / K_MUON_SQUARE; y < K_MUON_SQUARE; y += step)
-        if (row + y < rows && column + x < columns)
-            params[(int64_t)(row + y) * columns + column + x] -= lr * __bfloat162float(tall ? tile[x][y] : tile[y][x]);
+        if (row + y < m.rows && column + x < m.columns)
+            params[m.offset + (int64_t)(row + y) * m.columns + column + x] -= lr * __bfloat162float(tall ? tile[x][y] : tile[y][x]);
 }
-
-/* A matrix that one block does, see K_MUON_SMALL_BYTES: its padded sides and where it lies in shared memory. */
-struct k_muon_small_job {
-    float *params, *momentum;
-    const float *gradients;
-    int rows, columns;     /* as the parameters lie */
-    int side, other;       /* the shorter and the longer one, up to a multiple of 16 */
-    float clip, beta, rest, lr;
-};
 
 /* out (side, side) = bf16(add * plus + scale * left right), all in shared memory; a warp 16x16 at a time. The right factor is
    given by its columns: (side, depth). */
@@ -5042,116 +5228,223 @@ template <bool bf16> static __device__ __forceinline__ void d_muon_advance(k_bf1
     }
 }
 
-/* One block of 512 threads from gradients to parameters; thread t has elements t, t + 512, ... Twin: opt_muon_row. */
-template <bool bf16> static __global__ void __launch_bounds__(K_MUON_SMALL_THREADS) k_muon_small(const k_muon_small_job job) {
+/* A block of 512 threads a matrix, from gradients to parameters; thread t has elements t, t + 512, ... Twin: opt_muon_row. */
+template <bool bf16>
+static __global__ void __launch_bounds__(K_MUON_SMALL_THREADS)
+k_muon_small(const k_muon_matrix *matrices, float *params, float *momentum, const float *gradients, const yg_decision *decision, const k_muon_rates rates) {
     K_SHARED(k_bf16, x);
-    const int pitch = job.other + 8, square = job.side * (job.side + 8), count = job.rows * job.columns;
-    k_bf16 *const outer = x + job.side * pitch, *const mixed = outer + square;
-    const bool tall = job.rows > job.columns;
+    const k_muon_matrix &m = matrices[blockIdx.x];
+    const int side = m.side, pitch = m.other + 8, square = side * (side + 8), columns = m.columns, count = m.rows * columns;
+    k_bf16 *const outer = x + side * pitch, *const mixed = outer + square;
+    const bool tall = m.rows > columns;
     const int down = tall ? 1 : pitch, across = tall ? pitch : 1; /* from row to row and column to column of the parameters */
+    const float clip = decision->clip;
     double squares = 0;
-    for (int i = threadIdx.x; i < job.side * pitch / 2; i += K_MUON_SMALL_THREADS) reinterpret_cast<uint32_t *>(x)[i] = 0;
+    if (!decision->taken) return;
+    for (int i = threadIdx.x; i < side * pitch / 2; i += K_MUON_SMALL_THREADS) reinterpret_cast<uint32_t *>(x)[i] = 0;
     __syncthreads();
     for (int i = threadIdx.x; i < count; i += K_MUON_SMALL_THREADS) {
-        const k_bf16 value = __float2bfloat16_rn(d_muon_combine(job.momentum + i, job.gradients[i], job.clip, job.beta, job.rest));
-        x[i / job.columns * down + i % job.columns * across] = value;
+        const k_bf16 value = __float2bfloat16_rn(d_muon_combine(momentum + m.offset + i, gradients[m.offset + i], clip, rates.beta, rates.rest));
+        x[i / columns * down + i % columns * across] = value;
         squares += (double)__bfloat162float(value) * (double)__bfloat162float(value);
     }
     const float norm = d_muon_norm(d_opt_block_sum(squares));
     for (int i = threadIdx.x; i < count; i += K_MUON_SMALL_THREADS) {
-        k_bf16 *const value = x + i / job.columns * down + i % job.columns * across;
+        k_bf16 *const value = x + i / columns * down + i % columns * across;
         *value = __float2bfloat16_rn(__bfloat162float(*value) / norm);
     }
     __syncthreads();
     for (int i = 0; i < K_MUON_STEPS; i++) {
-        d_muon_square<bf16>(outer, x, x, NULL, job.side, job.other, pitch, 0, 1);
+        d_muon_square<bf16>(outer, x, x, NULL, side, m.other, pitch, 0, 1);
         __syncthreads();
-        d_muon_square<bf16>(mixed, outer, outer, outer, job.side, job.side, job.side + 8, K_MUON_B, K_MUON_C);
+        d_muon_square<bf16>(mixed, outer, outer, outer, side, side, side + 8, K_MUON_B, K_MUON_C);
         __syncthreads();
-        d_muon_advance<bf16>(x, mixed, job.side, job.other);
+        d_muon_advance<bf16>(x, mixed, side, m.other);
         __syncthreads();
     }
     for (int i = threadIdx.x; i < count; i += K_MUON_SMALL_THREADS)
-        job.params[i] -= job.lr * __bfloat162float(x[i / job.columns * down + i % job.columns * across]);
+        params[m.offset + i] -= rates.lr[m.group] * __bfloat162float(x[i / columns * down + i % columns * across]);
 }
 
-/* How a matrix of MuSGD is laid out in the workspace. */
-struct k_muon_plan {
-    bool tall;
-    int side, other;      /* the shorter and the longer side, padded */
-    int splits;           /* of the product of the matrix with itself */
-    int64_t matrix, square; /* elements */
+/* Matrices that go together: rows of the table, and the blocks of each launch. */
+struct k_muon_round { int first, count, blocks[K_MUON_LAUNCHES]; };
+
+struct yg_muon_plan {
+    k_muon_matrix *matrices, *table; /* on the host and on the device: those of one block each before all others */
+    k_muon_round *rounds;            /* of the others */
+    int count, small_count, round_count;
+    size_t small_bytes;              /* of shared memory, the most that one of them takes */
+    uint8_t *workspace;
+    size_t bytes;                    /* of the workspace, the most that a round takes */
 };
 
-static k_muon_plan k_muon_plan_of(int rows, int columns) {
-    k_muon_plan plan;
-    plan.tall = rows > columns;
-    plan.side = (int)k_ceil_div(k_min(rows, columns), K_MUON_TILE) * K_MUON_TILE;
-    plan.other = (int)k_ceil_div(k_max(rows, columns), K_MUON_TILE) * K_MUON_TILE;
-    plan.splits = k_max(1, k_min((int)K_MUON_SPLITS, plan.other / K_MUON_SPLIT_DEPTH));
-    plan.matrix = (int64_t)plan.side * plan.other;
-    plan.square = (int64_t)plan.side * plan.side;
-    return plan;
+static int k_muon_round_up(int x, int step) { return (x + step - 1) / step * step; }
+
+/* Shared memory for the row as one block's work, 0 where it is none; sets the padded sides. */
+static size_t k_muon_small_bytes(const yg_gpu *gpu, k_muon_matrix *m) {
+    m->side = k_muon_round_up(k_min(m->rows, m->columns), 16);
+    m->other = k_muon_round_up(k_max(m->rows, m->columns), 16);
+    const int64_t bytes = ((int64_t)m->side * (m->other + 8) + 2 * (int64_t)m->side * (m->side + 8)) * (int64_t)sizeof(k_bf16);
+    return m->side > K_MUON_SMALL_SIDE || bytes > K_MUON_SMALL_BYTES || bytes + 1024 > (int64_t)gpu->shared_most ? 0 : (size_t)bytes;
 }
 
-/* Two matrices, two squares, the sums of squares and the shares of a product. */
-size_t yg_muon_bytes(int rows, int columns) {
-    const k_muon_plan plan = k_muon_plan_of(rows, columns);
-    return (size_t)(2 * plan.matrix + 2 * plan.square) * sizeof(k_bf16) + K_MUON_BLOCKS * sizeof(double) +
-           (plan.splits > 1 ? (size_t)(plan.splits * plan.square) * sizeof(float) : 0);
+/* Lays a matrix out from byte `at` of the workspace on; returns where the next one begins. */
+static size_t k_muon_lay_out(k_muon_matrix *m, uint8_t *workspace, size_t at) {
+    const int64_t elements = (int64_t)m->rows * m->columns;
+    m->side = k_muon_round_up(k_min(m->rows, m->columns), K_MUON_TILE);
+    m->other = k_muon_round_up(k_max(m->rows, m->columns), K_MUON_TILE);
+    m->parts = (int)k_min(k_ceil_div(elements, 4 * K_OPT_THREADS), (int64_t)K_MUON_BLOCKS);
+    m->splits = k_max(1, k_min((int)K_MUON_SPLITS, m->other / K_MUON_SPLIT_DEPTH));
+    const size_t matrix = (size_t)m->side * (size_t)m->other, square = (size_t)m->side * (size_t)m->side;
+    const size_t bytes = (2 * matrix + 2 * square) * sizeof(k_bf16) + K_MUON_BLOCKS * sizeof(double) + (m->splits > 1 ? (size_t)m->splits * square * sizeof(float) : 0);
+    if (workspace) {
+        m->matrix = reinterpret_cast<k_bf16 *>(workspace + at);
+        m->next = m->matrix + matrix;
+        m->outer = m->next + matrix;
+        m->mixed = m->outer + square;
+        m->squares = reinterpret_cast<double *>(m->mixed + square);
+        m->partial = reinterpret_cast<float *>(m->squares + K_MUON_BLOCKS);
+    }
+    return at + bytes;
 }
 
-/* Five iterations on matrix, whose last value lies in `next`; both are overwritten. */
-template <bool bf16> static void k_muon_orthogonal(yg_gpu *gpu, const k_muon_plan &plan, k_bf16 *matrix, k_bf16 *next, k_bf16 *outer, k_bf16 *mixed, float *partial) {
-    const int across = plan.other / K_MUON_TILE, down = plan.side / K_MUON_TILE;
-    for (int i = 0; i < K_MUON_STEPS; i++) {
-        k_bf16 *const x = i % 2 ? next : matrix, *const y = i % 2 ? matrix : next;
-        const k_muon_product_job with_itself = {outer, plan.splits > 1 ? partial : NULL, x, x, NULL, plan.other, plan.other, plan.other, plan.side, 0, 1};
-        const k_muon_product_job squared = {mixed, NULL, outer, outer, outer, plan.side, plan.side, plan.side, plan.side, K_MUON_B, K_MUON_C};
-        const k_muon_product_job onwards = {y, NULL, mixed, x, x, plan.side, plan.side, plan.other, plan.other, K_MUON_A, 1};
-        K_LAUNCH((k_muon_product<bf16, true>), dim3(down, down, plan.splits), K_MUON_THREADS, 0, gpu->stream, with_itself);
-        if (plan.splits > 1)
-            K_LAUNCH(k_muon_gather, (unsigned)k_ceil_div(plan.square, 4 * K_OPT_THREADS), K_OPT_THREADS, 0, gpu->stream, outer, partial, plan.square, plan.splits);
-        K_LAUNCH((k_muon_product<bf16, true>), dim3(down, down), K_MUON_THREADS, 0, gpu->stream, squared); /* outer is symmetric */
-        K_LAUNCH((k_muon_product<bf16, false>), dim3(across, down), K_MUON_THREADS, 0, gpu->stream, onwards);
+/* Appends a matrix to a round. */
+static void k_muon_join(k_muon_round *round, k_muon_matrix *m) {
+    const int tiles = m->side / K_MUON_TILE, squares = m->side / K_MUON_SQUARE;
+    const int blocks[K_MUON_LAUNCHES] = {
+        m->parts, m->other / K_MUON_SQUARE * squares, tiles * tiles * m->splits, m->splits > 1 ? (int)k_ceil_div((int64_t)m->side * m->side, 4 * K_OPT_THREADS) : 0,
+        tiles * tiles, m->other / K_MUON_TILE * tiles, (int)(k_ceil_div(m->rows, K_MUON_SQUARE) * k_ceil_div(m->columns, K_MUON_SQUARE))};
+    for (int i = 0; i < K_MUON_LAUNCHES; i++) {
+        m->first[i] = round->blocks[i];
+        round->blocks[i] += blocks[i];
+    }
+    round->count++;
+}
+
+/* The rows into the table, those that are one block's work in front. */
+static void k_muon_sort(const yg_gpu *gpu, yg_muon_plan *plan, const yg_muon_row *rows, int count) {
+    for (int large = 0; large < 2; large++)
+        for (int i = 0; i < count; i++) {
+            k_muon_matrix *const m = &plan->matrices[plan->count];
+            *m = k_muon_matrix();
+            m->offset = rows[i].offset;
+            m->rows = rows[i].rows;
+            m->columns = rows[i].columns;
+            m->group = rows[i].group;
+            const size_t bytes = k_muon_small_bytes(gpu, m);
+            if ((bytes == 0) != (large == 1)) continue;
+            plan->count++;
+            if (!large) plan->small_count++;
+            plan->small_bytes = k_max(plan->small_bytes, bytes);
+        }
+}
+
+/* Divides the larger matrices into rounds of at most `most` bytes; their places are in `workspace`, NULL = only counts. */
+static void k_muon_divide(yg_muon_plan *plan, size_t most, uint8_t *workspace) {
+    size_t at = 0;
+    plan->round_count = 0;
+    plan->bytes = 0;
+    for (int i = plan->small_count; i < plan->count; i++) {
+        k_muon_matrix *const m = &plan->matrices[i];
+        if (!plan->round_count || k_muon_lay_out(m, NULL, at) > most) {
+            at = 0;
+            plan->rounds[plan->round_count] = k_muon_round();
+            plan->rounds[plan->round_count++].first = i;
+        }
+        at = k_muon_lay_out(m, workspace, at);
+        plan->bytes = k_max(plan->bytes, at);
+        k_muon_join(&plan->rounds[plan->round_count - 1], m);
     }
 }
 
-/* Does one block do the job? Returns whether it was launched. */
-static bool k_muon_try_small(yg_gpu *gpu, k_muon_small_job job) {
-    job.side = (int)k_ceil_div(k_min(job.rows, job.columns), 16) * 16;
-    const int64_t other = k_ceil_div(k_max(job.rows, job.columns), 16) * 16;
-    const int64_t bytes = (job.side * (other + 8) + 2 * (int64_t)job.side * (job.side + 8)) * (int64_t)sizeof(k_bf16);
-    if (job.side > K_MUON_SMALL_SIDE || bytes > K_MUON_SMALL_BYTES || bytes + 1024 > (int64_t)gpu->shared_most) return false;
-    job.other = (int)other;
-    void (*const kernel)(const k_muon_small_job) = gpu->compute >= 80 ? k_muon_small<true> : k_muon_small<false>;
-    if (k_good(gpu, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "shared memory for MuSGD"))
-        K_LAUNCH(kernel, 1, K_MUON_SMALL_THREADS, (size_t)bytes, gpu->stream, job);
-    return true;
+static void k_muon_free(yg_muon_plan *plan) {
+    free(plan->matrices);
+    free(plan->rounds);
+    free(plan);
 }
 
-void yg_muon(yg_gpu *gpu, float *params, float *momentum, const float *gradients, int rows, int columns, float clip, float beta, float lr, void *workspace) {
+/* A plan without device memory; NULL for want of memory. */
+static yg_muon_plan *k_muon_plan_of(const yg_gpu *gpu, const yg_muon_row *rows, int count, size_t most) {
+    yg_muon_plan *plan = static_cast<yg_muon_plan *>(calloc(1, sizeof *plan));
+    if (!plan) return NULL;
+    plan->matrices = static_cast<k_muon_matrix *>(calloc((size_t)count + 1, sizeof *plan->matrices)); /* k_muon_sort looks at one more */
+    plan->rounds = static_cast<k_muon_round *>(calloc((size_t)count + 1, sizeof *plan->rounds));
+    if (plan->matrices && plan->rounds) {
+        k_muon_sort(gpu, plan, rows, count);
+        k_muon_divide(plan, most, NULL);
+        return plan;
+    }
+    k_muon_free(plan);
+    return NULL;
+}
+
+size_t yg_muon_bytes(const yg_gpu *gpu, const yg_muon_row *rows, int count, size_t most) {
+    yg_muon_plan *plan = k_muon_plan_of(gpu, rows, count, most);
+    const size_t bytes = plan ? plan->bytes + (size_t)count * sizeof *plan->table : 0;
+    if (plan) k_muon_free(plan);
+    return bytes;
+}
+
+yg_muon_plan *yg_muon_open(yg_gpu *gpu, const yg_muon_row *rows, int count, size_t most) {
+    if (gpu->error) return NULL;
+    yg_muon_plan *plan = k_muon_plan_of(gpu, rows, count, most);
+    if (!plan) {
+        k_fail(gpu, (int)cudaErrorMemoryAllocation, "GPU %d: no host memory for a plan of %d matrices", gpu->index, count);
+        return NULL;
+    }
+    const int shared = (int)k_min((size_t)K_MUON_SMALL_BYTES, gpu->shared_most - 1024);
+    plan->table = static_cast<k_muon_matrix *>(yg_alloc(gpu, (size_t)count * sizeof *plan->table));
+    plan->workspace = static_cast<uint8_t *>(yg_alloc(gpu, plan->bytes));
+    if (!gpu->error) k_muon_divide(plan, most, plan->workspace);
+    k_good(gpu, cudaFuncSetAttribute(gpu->compute >= 80 ? k_muon_small<true> : k_muon_small<false>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+           "shared memory for MuSGD");
+    yg_upload(gpu, plan->table, plan->matrices, (size_t)count * sizeof *plan->table);
+    if (!yg_finish(gpu, NULL, 0)) return plan;
+    yg_muon_close(gpu, plan);
+    return NULL;
+}
+
+void yg_muon_close(yg_gpu *gpu, yg_muon_plan *plan) {
+    if (!plan) return;
+    yg_free(gpu, plan->table);
+    yg_free(gpu, plan->workspace);
+    k_muon_free(plan);
+}
+
+template <bool bf16>
+static void k_muon_run(yg_gpu *gpu, const k_muon_matrix *table, const k_muon_round &round, float *params, float *momentum, const float *gradients,
+                       const yg_decision *decision, const k_muon_rates &rates) {
+    const k_muon_matrix *const m = table + round.first;
+    const int *const blocks = round.blocks, n = round.count;
+    K_LAUNCH(k_muon_momentum, blocks[K_MUON_MOMENTUM], K_OPT_THREADS, 0, gpu->stream, m, n, momentum, gradients, decision, rates);
+    K_LAUNCH(k_muon_begin, blocks[K_MUON_BEGIN], K_OPT_THREADS, 0, gpu->stream, m, n);
+    for (int i = 0; i < K_MUON_STEPS; i++) {
+        K_LAUNCH((k_muon_product<bf16, true>), blocks[K_MUON_OUTER], K_MUON_THREADS, 0, gpu->stream, m, n, K_MUON_OUTER, i);
+        if (blocks[K_MUON_GATHER]) K_LAUNCH(k_muon_gather, blocks[K_MUON_GATHER], K_OPT_THREADS, 0, gpu->stream, m, n);
+        K_LAUNCH((k_muon_product<bf16, true>), blocks[K_MUON_MIXED], K_MUON_THREADS, 0, gpu->stream, m, n, K_MUON_MIXED, i);
+        K_LAUNCH((k_muon_product<bf16, false>), blocks[K_MUON_ONWARDS], K_MUON_THREADS, 0, gpu->stream, m, n, K_MUON_ONWARDS, i);
+    }
+    K_LAUNCH(k_muon_end, blocks[K_MUON_END], K_OPT_THREADS, 0, gpu->stream, m, n, params, decision, rates);
+}
+
+void yg_muon(yg_gpu *gpu, const yg_muon_plan *plan, float *params, float *momentum, const float *gradients, const yg_decision *decision, float beta,
+             const float *lr, int groups) {
     if (gpu->error) return;
-    const float rest = (float)(1 - (double)beta);
-    const k_muon_small_job small_job = {params, momentum, gradients, rows, columns, 0, 0, clip, beta, rest, lr};
-    if (k_muon_try_small(gpu, small_job)) {
-        k_launched(gpu, "orthogonal update");
+    if (groups < 0 || groups > K_OPT_GROUPS) {
+        k_fail(gpu, (int)cudaErrorInvalidValue, "GPU %d: %d groups of parameters, at most %d", gpu->index, groups, (int)K_OPT_GROUPS);
         return;
     }
-    const k_muon_plan plan = k_muon_plan_of(rows, columns);
-    const int64_t count = (int64_t)rows * columns;
-    const int parts = (int)k_min(k_ceil_div(count, 4 * K_OPT_THREADS), (int64_t)K_MUON_BLOCKS);
-    k_bf16 *const matrix = static_cast<k_bf16 *>(workspace), *const next = matrix + plan.matrix;
-    k_bf16 *const outer = next + plan.matrix, *const mixed = outer + plan.square;
-    double *const squares = reinterpret_cast<double *>(mixed + plan.square);
-    float *const partial = reinterpret_cast<float *>(squares + K_MUON_BLOCKS);
-    K_LAUNCH(k_muon_momentum, parts, K_OPT_THREADS, 0, gpu->stream, next, squares, momentum, gradients, count, clip, beta, rest);
-    K_LAUNCH(k_muon_begin, dim3(plan.other / K_MUON_SQUARE, plan.side / K_MUON_SQUARE), K_OPT_THREADS, 0, gpu->stream, matrix, next, squares, parts, rows,
-             columns, plan.other, plan.tall);
-    if (gpu->compute >= 80) k_muon_orthogonal<true>(gpu, plan, matrix, next, outer, mixed, partial);
-    else k_muon_orthogonal<false>(gpu, plan, matrix, next, outer, mixed, partial);
-    K_LAUNCH(k_muon_end, dim3((unsigned)k_ceil_div(columns, K_MUON_SQUARE), (unsigned)k_ceil_div(rows, K_MUON_SQUARE)), K_OPT_THREADS, 0, gpu->stream, params,
-             next, rows, columns, plan.other, plan.tall, lr);
+    const bool bf16 = gpu->compute >= 80;
+    k_muon_rates rates = {beta, (float)(1 - (double)beta), {}};
+    for (int i = 0; i < groups; i++) rates.lr[i] = lr[i];
+    const auto small_kernel = bf16 ? k_muon_small<true> : k_muon_small<false>;
+    if (plan->small_count)
+        K_LAUNCH(small_kernel, plan->small_count, K_MUON_SMALL_THREADS, plan->small_bytes, gpu->stream, plan->table, params,
+                 momentum, gradients, decision, rates);
+    for (int i = 0; i < plan->round_count; i++) {
+        if (bf16) k_muon_run<true>(gpu, plan->table, plan->rounds[i], params, momentum, gradients, decision, rates);
+        else k_muon_run<false>(gpu, plan->table, plan->rounds[i], params, momentum, gradients, decision, rates);
+    }
     k_launched(gpu, "orthogonal update");
 }
 

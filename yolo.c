@@ -12932,16 +12932,28 @@ static bool run_gpu_device(run_place place, yg_device *device) {
     return place.gpu >= 0 && yg_device_get(place.gpu, device, reason, sizeof reason) == 0;
 }
 
+static yolo_status run_gpu_status_of(int code, const char *reason, yolo_error *error) {
+    return code ? err_set(error, code == YG_NO_MEMORY ? YOLO_ERROR_MEMORY : YOLO_ERROR_DEVICE, "%s", reason) : YOLO_OK;
+}
+
 /* Waits; the first failure of the device. */
 static yolo_status run_gpu_error(yg_gpu *gpu, yolo_error *error) {
     char reason[256] = "";
     const int code = yg_finish(gpu, reason, sizeof reason);
-    return code ? err_set(error, YOLO_ERROR_DEVICE, "%s", reason) : YOLO_OK;
+    return run_gpu_status_of(code, reason, error);
+}
+
+/* The same for all that was called before the last yg_mark. */
+static yolo_status run_gpu_wait(yg_gpu *gpu, yolo_error *error) {
+    char reason[256] = "";
+    const int code = yg_wait(gpu, reason, sizeof reason);
+    return run_gpu_status_of(code, reason, error);
 }
 
 static yolo_status run_gpu_open(yg_gpu **gpu, int index, yolo_error *error) {
     char reason[256] = "";
-    return yg_open(gpu, index, reason, sizeof reason) ? err_set(error, YOLO_ERROR_DEVICE, "GPU %d: %s", index, reason) : YOLO_OK;
+    const int code = yg_open(gpu, index, reason, sizeof reason);
+    return run_gpu_status_of(code, reason, error);
 }
 
 static size_t run_gpu_aligned(size_t bytes) { return (bytes + 255) & ~(size_t)255; }
@@ -13105,7 +13117,7 @@ static yolo_status run_gpu_reserve_pair(yg_gpu *gpu, void *device, void *host, s
     memcpy(device, &on_device, sizeof on_device);
     memcpy(host, &pinned, sizeof pinned);
     *have = on_device && pinned ? wanted : 0;
-    return pinned ? run_gpu_error(gpu, error) : err_memory(error, wanted);
+    return run_gpu_error(gpu, error);
 }
 
 /* A tensor of the graph in a block of activations. */
@@ -13288,7 +13300,7 @@ static yolo_status run_gpu_reserve_search(run_lane *lane, const run_search *sear
         gpu->kept = yg_host_alloc(gpu->gpu, gpu->kept_bytes);
         if (!gpu->kept) {
             gpu->kept_bytes = 0;
-            return err_memory(error, gpu->room.boxes_end - gpu->room.kept);
+            return run_gpu_error(gpu->gpu, error);
         }
     }
     return run_gpu_reserve_pair(gpu->gpu, &gpu->pictures, &gpu->host_pictures, &gpu->picture_bytes, gpu->room.pictures_end, error);
@@ -13974,6 +13986,11 @@ static size_t grad_workspace(grad_pass *pass) {
 #ifdef YOLO_NO_CUDA
 static void grad_gpu_measure(grad_pass *pass) { (void)pass; }
 static bool grad_gpu_reserve(grad_pass *pass) { return !pass; }
+static yolo_status grad_gpu_error(const grad_pass *pass, yolo_error *error) {
+    (void)pass;
+    (void)error;
+    return YOLO_OK;
+}
 static void grad_gpu_destroy(grad_pass *pass) { (void)pass; }
 static yolo_status grad_gpu_create(grad_pass *pass, yolo_error *error) {
     return err_set(error, YOLO_ERROR_UNSUPPORTED, "GPU %d: this program was built without CUDA", pass->place.gpu);
@@ -14053,11 +14070,13 @@ static void grad_gpu_measure(grad_pass *pass) {
     pass->memory.workspace = most;
 }
 
+/* Waits only where memory is to be had. */
 static bool grad_gpu_reserve(grad_pass *pass) {
     grad_gpu *gpu = pass->gpu;
-    run_gpu_reserve(gpu->gpu, &gpu->block, &gpu->block_bytes, (size_t)(pass->memory.activations + pass->memory.gradients));
-    run_gpu_reserve(gpu->gpu, &gpu->workspace, &gpu->workspace_bytes, (size_t)pass->memory.workspace);
-    return yg_finish(gpu->gpu, NULL, 0) == 0;
+    const size_t block = (size_t)(pass->memory.activations + pass->memory.gradients), workspace = (size_t)pass->memory.workspace;
+    run_gpu_reserve(gpu->gpu, &gpu->block, &gpu->block_bytes, block);
+    run_gpu_reserve(gpu->gpu, &gpu->workspace, &gpu->workspace_bytes, workspace);
+    return gpu->block_bytes >= block && gpu->workspace_bytes >= workspace;
 }
 
 static void grad_gpu_destroy(grad_pass *pass) {
@@ -14296,6 +14315,7 @@ static yolo_status grad_shape(grad_pass *pass, int n, int h, int w, yolo_error *
     if (grad_reserve(pass)) return YOLO_OK;
     const grad_memory wanted = pass->memory;
     grad_place(pass, old_n, old_h, old_w);
+    if (pass->gpu) return grad_gpu_error(pass, error);
     return err_memory(error, wanted.activations + wanted.gradients + wanted.workspace);
 }
 
@@ -16052,16 +16072,19 @@ static void opt_update_piece(void *context, int index, int worker) {
     if (piece->averaged) opt_average(s->ema + piece->offset, p, pass->average, piece->count);
 }
 
-/* Counts a step that is about to be taken. `norm`: of the gradients that are `unit` times what is given to the update; sets the
-   groups' rates and returns the weight of the average. */
-static float opt_advance(opt_state *s, float norm, float unit, opt_rates *rates) {
-    float clip = (float)OPT_CLIP / (norm + 1e-6f);
-    if (clip > 1) clip = 1;
+/* What gradients of a norm are multiplied with. */
+static float opt_clip(float norm) {
+    const float clip = (float)OPT_CLIP / (norm + 1e-6f);
+    return clip > 1 ? 1 : clip;
+}
+
+/* Counts a step that is about to be taken; sets the groups' rates and returns the weight of the average. */
+static float opt_advance(opt_state *s, float clip, opt_rates *rates) {
     s->steps++;
     s->updates++;
     s->last = s->batch;
     s->product = (float)(s->product * (float)(s->beta1 * (1 - 0.5 * pow(0.96, s->steps * OPT_NADAM_DECAY))));
-    for (int i = 0; i < s->group_count; i++) rates[i] = opt_rates_of(s, &s->groups[i], clip * unit);
+    for (int i = 0; i < s->group_count; i++) rates[i] = opt_rates_of(s, &s->groups[i], clip);
     return (float)(1 - OPT_EMA_DECAY * (1 - exp(-s->updates / OPT_EMA_RAMP)));
 }
 
@@ -16078,7 +16101,7 @@ static double opt_step(opt_state *s, float *params, float *gradients, thr_pool *
     thr_parallel_for(pool, s->piece_count, opt_measure_piece, &pass);
     for (int i = 0; i < s->piece_count; i++) squares += s->pieces[i].squares;
     const float norm = (float)sqrt(squares);
-    pass.average = opt_advance(s, norm, 1, pass.rates);
+    pass.average = opt_advance(s, opt_clip(norm), pass.rates);
     for (int i = 0; i < s->piece_count && s->muon; i++) {
         const opt_piece *piece = &s->pieces[i];
         if (opt_piece_is_muon(s, piece))
@@ -20570,7 +20593,8 @@ struct tr_run {
     int attempts;               /* lost in a row */
     dl_batch *batch_now;        /* of all ranks */
     int lost;                   /* 1 + the rank whose loss is not finite; 0 = none */
-    loss_parts losses;          /* means of its batches */
+    loss_parts losses;          /* means of its batches, of the first `measured` */
+    int64_t measured;
     ev_outcome outcome;
     bool checked;               /* outcome is of this epoch */
     double epoch_start;
@@ -20812,6 +20836,40 @@ static uint64_t tr_least_pictures(const tr_run *run) { return run->place.device 
 static int tr_rank_threads(const tr_run *run) { return YOLO_MAX(thr_pool_size(run->pool) / run->rank_count, 1); }
 static int tr_rank_pictures(const tr_run *run, int batch) { return (batch + run->rank_count - 1) / run->rank_count; }
 
+enum { TR_TARGETS = 1024 /* of a batch that the GPU has room for at first */, TR_MUON_BYTES = 64 << 20 /* that MuSGD's matrices work in */ };
+
+#ifdef YOLO_NO_CUDA
+static void tr_gpu_measure(const tr_run *run, int batch, opt_kind kind, uint64_t *batches, uint64_t *workspace) {
+    (void)run;
+    (void)batch;
+    (void)kind;
+    (void)batches;
+    (void)workspace;
+}
+#else
+static yg_muon_row tr_gpu_muon_row(const net_param *row, int group) {
+    return (yg_muon_row){row->offset, row->dims[0], (int)(row->count / row->dims[0]), group};
+}
+
+/* Bytes of the GPU for batches on their way, and what the loss and MuSGD work in. */
+static void tr_gpu_measure(const tr_run *run, int batch, opt_kind kind, uint64_t *batches, uint64_t *workspace) {
+    const net *net = &run->model.net;
+    yg_loss loss = {.levels = net->level_count, .class_count = net->class_count, .most_targets = TR_TARGETS};
+    yg_muon_row *rows = mem_array((uint64_t)net->param_count, sizeof *rows);
+    int count = 0;
+    for (int level = 0; level < net->level_count; level++) {
+        const int side = run->largest / net->strides[level];
+        loss.strides[level] = net->strides[level];
+        loss.heads[level] = (yg_ten){.n = batch, .h = side, .w = side, .c = net->tensors[net->heads[level]].channels};
+    }
+    for (int i = 0; i < net->param_count && rows && kind == OPT_MUSGD; i++)
+        if (net->params[i].rank == 4) rows[count++] = tr_gpu_muon_row(&net->params[i], 0);
+    *batches = (uint64_t)batch * ((uint64_t)run->imgsz * (uint64_t)run->imgsz * 3 + sizeof(yg_scene));
+    *workspace += yg_loss_bytes(&loss) + (count ? yg_muon_bytes(run->place.device, rows, count, TR_MUON_BYTES) : 0);
+    mem_free(rows);
+}
+#endif
+
 /* What training on `batch` pictures takes. */
 static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, yolo_error *error) {
     const net *net = &run->model.net;
@@ -20825,8 +20883,8 @@ static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, y
     memory->blocks = (1 + ranks) * (uint64_t)net->param_elements * sizeof(float) + opt_memory(net, kind == OPT_AUTO ? OPT_ADAMW : kind);
     memory->validation = 0;
     memory->pictures = tr_least_pictures(run);
-    memory->batches = (run->place.device ? 1 : (uint64_t)DL_SLOTS) * (uint64_t)batch * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3;
-    if (run->place.device) memory->batches += (uint64_t)batch * sizeof(yg_scene);
+    memory->batches = (uint64_t)DL_SLOTS * (uint64_t)batch * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3;
+    if (run->place.device) tr_gpu_measure(run, batch, kind == OPT_AUTO ? OPT_MUSGD : kind, &memory->batches, &memory->pass.workspace);
     if (run->validation)
         status = ev_memory(net, run->isa, run->place, thr_pool_size(run->pool), 2 * batch, &run->validation_set, run->imgsz, &memory->validation, error);
     memory->total = memory->blocks + memory->batches + memory->pictures + memory->validation + memory->pass.activations + memory->pass.gradients +
@@ -21206,12 +21264,30 @@ static void tr_plot_outcome(tr_run *run) {
     tr_excuse(run, plot_confusion(tr_path(run, "confusion_matrix_normalized.png"), matrix->cells, tr_names(run), run->class_count, true, &error), &error);
 }
 
+static bool tr_is_finite(const loss_parts *losses) { return isfinite(losses->box) && isfinite(losses->cls) && isfinite(losses->dfl); }
+
+/* Has the losses of the epoch's next batch in the means. */
+static void tr_note_losses(tr_run *run, const loss_parts *losses) {
+    const double share = 1 / (double)++run->measured;
+    if (!run->lost && !tr_is_finite(losses)) run->lost = 1;
+    run->losses.box += (losses->box - run->losses.box) * share;
+    run->losses.cls += (losses->cls - run->losses.cls) * share;
+    run->losses.dfl += (losses->dfl - run->losses.dfl) * share;
+}
+
 /* ---- on a GPU ----
    Parameters, moving average and moments live on the device while an epoch runs; tr_gpu_fetch brings them to where the CPU has
    them, for checkpoints and validation, and tr_gpu_push takes them back. In fp16 the loss is multiplied with a scale, a power of
    two, that halves when a gradient overflows (that step is left out) and doubles after TR_SCALE_STEPS steps without one.
    REF torch/amp/grad_scaler.py. A batch's work is recorded when its shape comes for the second time, and replayed.
-   The loader makes scenes; the device renders them from decoded pictures, which stay there as far as the plan has room. */
+   The loader makes scenes; the device renders them from decoded pictures, which stay there as far as the plan has room.
+
+   1. The host is one batch ahead: what it sends for a batch goes beside the work on the batch before, and only when the work on
+      this one is called for too does it wait for that one's losses, in tr_gpu_settle. Whether a step is taken is decided on the device;
+      the host counts it as taken, and takes that back where it was not.
+   2. Scenes, targets and pictures arrive where nothing of a batch's work reads them but its beginning: rendering, and copying the
+      targets to where the loss looks for them. After that tr_gpu_render releases them, and those of the next batch may come.
+   3. tr_gpu_drain settles the last batch of an epoch. tr_gpu_push drops a batch that is under way: its epoch was lost. */
 
 enum { TR_GRAPHS = 8, TR_SCALE_STEPS = 2000 };
 #define TR_FIRST_SCALE 65536.0
@@ -21224,19 +21300,19 @@ static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
     return YOLO_OK;
 }
 static void tr_gpu_close(tr_run *run) { (void)run; }
+static yolo_status tr_gpu_drain(tr_run *run, yolo_error *error) { return tr_gpu_open(run, error); }
 static yolo_status tr_gpu_push(tr_run *run, yolo_error *error) { return tr_gpu_open(run, error); }
 static yolo_status tr_gpu_fetch(tr_run *run, yolo_error *error) { return tr_gpu_open(run, error); }
-static yolo_status tr_gpu_step(tr_run *run, yolo_error *error) { return tr_gpu_open(run, error); }
-static yolo_status tr_gpu_batch(tr_run *run, const dl_batch *batch, const loss_target *targets, loss_parts *losses, yolo_error *error) {
+static void tr_gpu_step(tr_run *run) { (void)run; }
+static yolo_status tr_gpu_batch(tr_run *run, const dl_batch *batch, const loss_target *targets, yolo_error *error) {
     (void)batch;
     (void)targets;
-    (void)losses;
     return tr_gpu_open(run, error);
 }
 #else
 typedef struct tr_graph_key { /* what a recording depends on */
     int n, h, w, in_h, in_w;
-    const void *block, *workspace, *pixels, *targets, *loss_memory;
+    const void *block, *workspace, *pixels, *labels, *loss_memory;
 } tr_graph_key;
 
 typedef struct tr_graph { tr_graph_key key; int seen; yg_graph *graph; } tr_graph;
@@ -21252,21 +21328,29 @@ typedef struct tr_pictures {
     int64_t first, count, capacity;
 } tr_pictures;
 
+/* What comes back of a batch: sums of its loss, and of its step where it had one. */
+typedef struct tr_gpu_results { double sums[4]; yg_decision decision; } tr_gpu_results;
+
 struct tr_gpu {
     yg_gpu *device;
     float *blocks[OPT_MAX_BLOCKS]; /* as opt_state's */
     yg_piece *pieces;
-    double *squares;              /* a piece's, then their sum */
-    void *muon;
+    double *squares;              /* a piece's */
+    yg_decision *decision;
+    yg_muon_plan *muon;           /* NULL = another optimizer */
     uint8_t *pixels; size_t pixel_bytes; /* of a batch */
-    yg_target *targets; int *first, most_targets; /* room for so many */
+    uint8_t *labels, *arriving; int most_targets; /* TR_MAX_BATCH + 1 of yg_loss.first, then room for so many targets */
     uint8_t *loss_memory; size_t loss_bytes;
-    double *sums, *results;       /* four of yg_loss: on the device; pinned, with the squares behind them */
-    float *scale;
+    double *sums;                 /* of yg_loss */
+    tr_gpu_results *results;      /* pinned */
     tr_graph graphs[TR_GRAPHS]; int next_graph;
     tr_pictures pictures;
-    yg_scene *scenes, *staged_scenes; int rendered; /* of a batch: on the device, pinned; how many of them are pixels */
+    yg_scene *scenes, *made; int rendered; /* of a batch: on the device, on the host; how many of them are pixels */
+    bool under_way, stepped;      /* a batch whose results have not been looked at, with a step */
+    double steps, updates, product; /* of opt_state, before that step */
 };
+
+enum { TR_LABELS_AT = (TR_MAX_BATCH + 1) * (int)sizeof(int) }; /* where the targets begin */
 
 static void tr_gpu_forget(tr_gpu *gpu) {
     for (int i = 0; i < TR_GRAPHS; i++) yg_graph_free(gpu->graphs[i].graph);
@@ -21277,35 +21361,44 @@ static void tr_gpu_close(tr_run *run) {
     tr_gpu *gpu = run->gpu;
     if (!gpu) return;
     tr_gpu_forget(gpu);
-    void *const blocks[] = {gpu->blocks[0], gpu->blocks[1], gpu->blocks[2], gpu->pieces, gpu->squares, gpu->muon, gpu->pixels, gpu->targets,
-                            gpu->first, gpu->loss_memory, gpu->sums, gpu->scale, gpu->pictures.block, gpu->scenes};
+    void *const blocks[] = {gpu->blocks[0], gpu->blocks[1], gpu->blocks[2], gpu->pieces, gpu->squares, gpu->decision, gpu->pixels, gpu->labels,
+                            gpu->arriving, gpu->loss_memory, gpu->sums, gpu->pictures.block, gpu->scenes};
     for (int i = 0; i < YOLO_COUNT(blocks); i++) yg_free(gpu->device, blocks[i]);
+    yg_muon_close(gpu->device, gpu->muon);
+    yg_host_free(gpu->device, gpu->results);
     mem_free(gpu->pictures.where);
     mem_free(gpu->pictures.line);
-    yg_host_free(gpu->device, gpu->staged_scenes);
-    yg_host_free(gpu->device, gpu->results);
+    mem_free(gpu->made);
     mem_free(gpu);
     run->gpu = NULL;
 }
 
 /* The optimizer's pieces on the device. */
-static yolo_status tr_gpu_pieces(tr_gpu *gpu, const opt_state *opt, yolo_error *error) {
+static yolo_status tr_gpu_open_pieces(tr_gpu *gpu, const opt_state *opt, yolo_error *error) {
     yg_piece *pieces = mem_array((uint64_t)opt->piece_count, sizeof *pieces);
     if (!pieces) return err_memory(error, (uint64_t)opt->piece_count * sizeof *pieces);
-    size_t muon = 0;
-    for (int i = 0; i < opt->piece_count; i++) {
-        const opt_piece *piece = &opt->pieces[i];
-        const net_param *row = &opt->net->params[piece->row];
-        pieces[i] = (yg_piece){piece->offset, piece->count, piece->group, piece->averaged};
-        if (opt_piece_is_muon(opt, piece)) muon = YOLO_MAX(muon, yg_muon_bytes(row->dims[0], (int)(row->count / row->dims[0])));
-    }
+    for (int i = 0; i < opt->piece_count; i++)
+        pieces[i] = (yg_piece){opt->pieces[i].offset, opt->pieces[i].count, opt->pieces[i].group, opt->pieces[i].averaged};
     gpu->pieces = yg_alloc(gpu->device, (size_t)opt->piece_count * sizeof *pieces);
-    gpu->squares = yg_alloc(gpu->device, ((size_t)opt->piece_count + 1) * sizeof *gpu->squares);
-    if (muon) gpu->muon = yg_alloc(gpu->device, muon);
+    gpu->squares = yg_alloc(gpu->device, (size_t)opt->piece_count * sizeof *gpu->squares);
     yg_upload(gpu->device, gpu->pieces, pieces, (size_t)opt->piece_count * sizeof *pieces);
     const yolo_status status = run_gpu_error(gpu->device, error);
     mem_free(pieces);
     return status;
+}
+
+/* The rows that MuSGD makes orthogonal. */
+static yolo_status tr_gpu_open_muon(tr_gpu *gpu, const opt_state *opt, yolo_error *error) {
+    const net *net = opt->net;
+    int count = 0;
+    if (!opt->muon) return YOLO_OK;
+    yg_muon_row *rows = mem_array((uint64_t)net->param_count, sizeof *rows);
+    if (!rows) return err_memory(error, (uint64_t)net->param_count * sizeof *rows);
+    for (int i = 0; i < opt->piece_count; i++)
+        if (opt_piece_is_muon(opt, &opt->pieces[i])) rows[count++] = tr_gpu_muon_row(&net->params[opt->pieces[i].row], opt->pieces[i].group);
+    gpu->muon = yg_muon_open(gpu->device, rows, count, TR_MUON_BYTES);
+    mem_free(rows);
+    return run_gpu_error(gpu->device, error);
 }
 
 /* ---- on a GPU: pictures of a batch ---- */
@@ -21326,8 +21419,8 @@ static yolo_status tr_gpu_open_pictures(tr_gpu *gpu, const dl_loader *dl, uint64
     p->capacity = dl->pictures;
     p->where = mem_array((uint64_t)dl->pictures, sizeof *p->where);
     p->line = mem_array((uint64_t)dl->pictures, sizeof *p->line);
-    gpu->staged_scenes = yg_host_alloc(gpu->device, (size_t)batch * sizeof *gpu->scenes);
-    if (!p->where || !p->line || !gpu->staged_scenes) return err_memory(error, 2 * (uint64_t)dl->pictures * sizeof *p->where);
+    gpu->made = mem_array((uint64_t)batch, sizeof *gpu->made);
+    if (!p->where || !p->line || !gpu->made) return err_memory(error, 2 * (uint64_t)dl->pictures * sizeof *p->where);
     for (int64_t i = 0; i < dl->pictures; i++) p->where[i] = -1;
     p->block = yg_alloc(gpu->device, (size_t)p->bytes);
     gpu->scenes = yg_alloc(gpu->device, (size_t)batch * sizeof *gpu->scenes);
@@ -21389,12 +21482,12 @@ static void tr_gpu_scene(yg_scene *out, const aug_scene *s, const tr_pictures *p
     if (s->coloured) memcpy(&out->colours, &s->colours, sizeof out->colours);
 }
 
-/* The batch's scenes up to `end` become pixels. */
+/* The batch's scenes up to `end` become pixels, of all that has been sent; to be followed by yg_release. */
 static void tr_gpu_render_to(tr_gpu *gpu, const dl_batch *batch, int end) {
     const int from = gpu->rendered, n = end - from;
-    if (n <= 0) return;
-    yg_upload(gpu->device, gpu->scenes + from, gpu->staged_scenes + from, (size_t)n * sizeof *gpu->scenes);
-    yg_augment(gpu->device, gpu->pixels + (size_t)from * (size_t)batch->h * (size_t)batch->w * 3, gpu->scenes + from, n, batch->h, batch->w);
+    yg_send(gpu->device, gpu->scenes + from, gpu->made + from, (size_t)n * sizeof *gpu->scenes);
+    yg_receive(gpu->device);
+    if (n) yg_augment(gpu->device, gpu->pixels + (size_t)from * (size_t)batch->h * (size_t)batch->w * 3, gpu->scenes + from, n, batch->h, batch->w);
     gpu->rendered = end;
 }
 
@@ -21405,30 +21498,35 @@ static bool tr_gpu_bring(tr_gpu *gpu, const dl_loader *dl, const dl_batch *batch
     const uint64_t bytes = dl_item_bytes(&dl->items[t->picture]);
     if (p->where[t->picture] >= 0) return false;
     while (!tr_pictures_add(p, t->picture, tr_picture_room(bytes))) {
-        tr_gpu_render_to(gpu, batch, number);
+        if (gpu->rendered < number) {
+            tr_gpu_render_to(gpu, batch, number);
+            yg_release(gpu->device);
+        }
         tr_pictures_drop(p);
     }
-    yg_upload(gpu->device, p->block + p->where[t->picture], t->pixels, (size_t)bytes);
+    yg_send(gpu->device, p->block + p->where[t->picture], t->pixels, (size_t)bytes);
     return true;
 }
 
-/* A batch into gpu->pixels. */
-static void tr_gpu_render(tr_gpu *gpu, const dl_loader *dl, const dl_batch *batch) {
+/* A batch, of scenes or of pixels, into gpu->pixels, and its targets into gpu->labels. */
+static void tr_gpu_render(tr_gpu *gpu, const dl_loader *dl, const dl_batch *batch, const loss_target *targets) {
+    const size_t target_bytes = (size_t)batch->first[batch->n] * sizeof *targets;
     gpu->rendered = 0;
-    if (!batch->scenes) {
-        yg_upload(gpu->device, gpu->pixels, batch->pixels, (size_t)batch->n * (size_t)batch->h * (size_t)batch->w * 3);
-        return;
-    }
-    for (int i = 0; i < batch->n; i++) {
+    yg_send(gpu->device, gpu->arriving, batch->first, ((size_t)batch->n + 1) * sizeof *batch->first);
+    yg_send(gpu->device, gpu->arriving + TR_LABELS_AT, targets, target_bytes);
+    for (int i = 0; i < batch->n && batch->scenes; i++) {
         const aug_scene *s = &batch->scenes[i].scene;
         for (bool brought = true; brought;) { /* one that comes may displace another of the same scene */
             brought = false;
             for (int v = 0; v < AUG_VIEWS; v++)
                 for (int t = 0; t < s->views[v].tile_count && tr_gpu_shows(s, v); t++) brought |= tr_gpu_bring(gpu, dl, batch, i, &s->views[v].tiles[t]);
         }
-        tr_gpu_scene(&gpu->staged_scenes[i], s, &gpu->pictures);
+        tr_gpu_scene(&gpu->made[i], s, &gpu->pictures);
     }
-    tr_gpu_render_to(gpu, batch, batch->n);
+    tr_gpu_render_to(gpu, batch, batch->scenes ? batch->n : 0);
+    if (!batch->scenes) yg_upload(gpu->device, gpu->pixels, batch->pixels, (size_t)batch->n * (size_t)batch->h * (size_t)batch->w * 3);
+    yg_copy(gpu->device, gpu->labels, gpu->arriving, TR_LABELS_AT + target_bytes);
+    yg_release(gpu->device);
 }
 
 static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
@@ -21436,21 +21534,14 @@ static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
     tr_gpu *gpu = run->gpu = mem_array(1, sizeof *gpu);
     if (!gpu) return err_memory(error, sizeof *gpu);
     gpu->device = run->place.device;
-    gpu->sums = yg_alloc(gpu->device, 4 * sizeof *gpu->sums);
-    gpu->scale = yg_alloc(gpu->device, sizeof *gpu->scale);
-    gpu->first = yg_alloc(gpu->device, (TR_MAX_BATCH + 1) * sizeof *gpu->first);
-    gpu->results = yg_host_alloc(gpu->device, 5 * sizeof *gpu->results);
-    if (!gpu->results) return err_memory(error, 5 * sizeof *gpu->results);
+    gpu->sums = yg_alloc(gpu->device, sizeof gpu->results->sums);
+    gpu->decision = yg_alloc(gpu->device, sizeof *gpu->decision);
+    gpu->results = yg_host_alloc(gpu->device, sizeof *gpu->results);
     for (int i = 0; i < run->opt->block_count; i++) gpu->blocks[i] = yg_alloc(gpu->device, (size_t)run->model.net.param_elements * sizeof(float));
-    const yolo_status status = tr_gpu_pieces(gpu, run->opt, error);
+    yolo_status status = tr_gpu_open_pieces(gpu, run->opt, error);
+    if (status == YOLO_OK) status = tr_gpu_open_muon(gpu, run->opt, error);
     if (status != YOLO_OK || !run->loader) return status;
     return tr_gpu_open_pictures(gpu, run->loader, run->device_pictures, tr_least_pictures(run), run->batch, error);
-}
-
-static void tr_gpu_upload_scale(tr_run *run) {
-    const float scale = (float)run->loss_scale;
-    yg_upload(run->gpu->device, run->gpu->scale, &scale, sizeof scale);
-    yg_finish(run->gpu->device, NULL, 0);
 }
 
 /* Multiplies a table with a power of two. */
@@ -21470,7 +21561,9 @@ static yolo_status tr_gpu_push(tr_run *run, yolo_error *error) {
     yg_upload(gpu->device, run->grad->gpu->params, run->model.params, bytes);
     yg_upload(gpu->device, run->grad->gpu->gradients, run->gradients, bytes);
     for (int i = 0; i < run->opt->block_count; i++) yg_upload(gpu->device, gpu->blocks[i], run->opt->blocks[i], bytes);
-    tr_gpu_upload_scale(run);
+    const yg_decision decision = {.scale = (float)run->loss_scale, .scaled_steps = (int)YOLO_MIN(run->scaled_steps, TR_SCALE_STEPS)};
+    yg_upload(gpu->device, gpu->decision, &decision, sizeof decision);
+    gpu->under_way = gpu->stepped = false;
     grad_gpu_pack(run->grad);
     return grad_gpu_error(run->grad, error);
 }
@@ -21489,30 +21582,34 @@ static yolo_status tr_gpu_fetch(tr_run *run, yolo_error *error) {
     return status;
 }
 
-/* Room for a batch's pixels and targets, which only grows. */
-static yolo_status tr_gpu_reserve(tr_gpu *gpu, size_t pixel_bytes, int targets, yolo_error *error) {
-    run_gpu_reserve(gpu->device, &gpu->pixels, &gpu->pixel_bytes, pixel_bytes);
-    if (targets > gpu->most_targets || !gpu->targets) {
-        yg_free(gpu->device, gpu->targets);
-        gpu->most_targets = YOLO_MAX(2 * targets, 1024);
-        gpu->targets = yg_alloc(gpu->device, (size_t)gpu->most_targets * sizeof *gpu->targets);
-    }
-    return run_gpu_error(gpu->device, error);
-}
-
 static yg_loss tr_gpu_loss(const tr_run *run) {
     const tr_gpu *gpu = run->gpu;
     const net *net = &run->model.net;
     const yolo_train_options *o = &run->options;
-    yg_loss loss = {.levels = net->level_count, .class_count = net->class_count, .targets = gpu->targets, .first = gpu->first,
-                    .most_targets = gpu->most_targets, .box = (float)o->box, .cls = (float)o->cls, .dfl = (float)o->dfl, .scale = gpu->scale,
-                    .workspace = gpu->loss_memory, .sums = gpu->sums};
+    yg_loss loss = {.levels = net->level_count, .class_count = net->class_count, .targets = (const yg_target *)(gpu->labels + TR_LABELS_AT),
+                    .first = (const int *)gpu->labels, .most_targets = gpu->most_targets, .box = (float)o->box, .cls = (float)o->cls,
+                    .dfl = (float)o->dfl, .scale = &gpu->decision->scale, .workspace = gpu->loss_memory, .sums = gpu->sums};
     for (int level = 0; level < net->level_count; level++) {
         loss.strides[level] = net->strides[level];
         loss.heads[level] = grad_gpu_activation(run->grad, net->heads[level]);
         loss.gradients[level] = grad_gpu_gradient(run->grad, net->heads[level]);
     }
     return loss;
+}
+
+/* Room for a batch's pixels and `targets` of them, which only grows; waits only then. */
+static yolo_status tr_gpu_reserve(tr_gpu *gpu, size_t pixel_bytes, int targets, yolo_error *error) {
+    const bool grows = pixel_bytes > gpu->pixel_bytes || targets > gpu->most_targets || !gpu->labels;
+    run_gpu_reserve(gpu->device, &gpu->pixels, &gpu->pixel_bytes, pixel_bytes);
+    if (targets > gpu->most_targets || !gpu->labels) {
+        gpu->most_targets = YOLO_MAX(2 * targets, TR_TARGETS);
+        const size_t bytes = TR_LABELS_AT + (size_t)gpu->most_targets * sizeof(yg_target);
+        yg_free(gpu->device, gpu->labels);
+        yg_free(gpu->device, gpu->arriving);
+        gpu->labels = yg_alloc(gpu->device, bytes);
+        gpu->arriving = yg_alloc(gpu->device, bytes);
+    }
+    return grows ? run_gpu_error(gpu->device, error) : YOLO_OK;
 }
 
 /* Everything between the upload of a batch and the download of its sums. */
@@ -21538,7 +21635,7 @@ static void tr_gpu_replay(tr_run *run, const yg_loss *loss, int in_h, int in_w) 
         return;
     }
     const grad_pass *pass = run->grad;
-    const tr_graph_key key = {pass->n, pass->h, pass->w, in_h, in_w, pass->gpu->block, pass->gpu->workspace, gpu->pixels, gpu->targets, gpu->loss_memory};
+    const tr_graph_key key = {pass->n, pass->h, pass->w, in_h, in_w, pass->gpu->block, pass->gpu->workspace, gpu->pixels, gpu->labels, gpu->loss_memory};
     int at = 0;
     while (at < TR_GRAPHS && memcmp(&gpu->graphs[at].key, &key, sizeof key)) at++;
     if (at == TR_GRAPHS) {
@@ -21557,47 +21654,51 @@ static void tr_gpu_replay(tr_run *run, const yg_loss *loss, int in_h, int in_w) 
     else tr_gpu_work(run, loss, in_h, in_w);
 }
 
-/* Forward, loss and backward of a batch at the size of the pass. */
-static yolo_status tr_gpu_batch(tr_run *run, const dl_batch *batch, const loss_target *targets, loss_parts *losses, yolo_error *error) {
+/* Waits for the batch that was marked: its losses, and what became of its step. */
+static yolo_status tr_gpu_settle(tr_run *run, yolo_error *error) {
     tr_gpu *gpu = run->gpu;
-    const int count = batch->first[batch->n];
+    const yolo_status status = run_gpu_wait(gpu->device, error);
+    if (status != YOLO_OK || !gpu->under_way) return status;
+    const tr_gpu_results *results = gpu->results;
+    const double score = results->sums[3] < 1 ? 1 : results->sums[3];
+    const loss_parts losses = {results->sums[0] / score, results->sums[1] / score, results->sums[2] / score};
+    tr_note_losses(run, &losses);
+    if (gpu->stepped) {
+        run->loss_scale = results->decision.scale;
+        run->scaled_steps = results->decision.scaled_steps;
+    }
+    if (gpu->stepped && !results->decision.taken) {
+        run->opt->steps = gpu->steps;
+        run->opt->updates = gpu->updates;
+        run->opt->product = gpu->product;
+    }
+    gpu->under_way = gpu->stepped = false;
+    return YOLO_OK;
+}
+
+/* Settles the batch that is under way. */
+static yolo_status tr_gpu_drain(tr_run *run, yolo_error *error) {
+    if (!run->gpu) return YOLO_OK;
+    yg_mark(run->gpu->device);
+    return tr_gpu_settle(run, error);
+}
+
+/* Calls for forward, loss and backward of a batch at the size of the pass, then settles the one before. */
+static yolo_status tr_gpu_batch(tr_run *run, const dl_batch *batch, const loss_target *targets, yolo_error *error) {
+    tr_gpu *gpu = run->gpu;
     const size_t bytes = (size_t)batch->n * (size_t)batch->h * (size_t)batch->w * 3;
-    yolo_status status = tr_gpu_reserve(gpu, bytes, count, error);
+    yg_mark(gpu->device);
+    yolo_status status = tr_gpu_reserve(gpu, bytes, batch->first[batch->n], error);
     if (status != YOLO_OK) return status;
     yg_loss loss = tr_gpu_loss(run);
     run_gpu_reserve(gpu->device, &gpu->loss_memory, &gpu->loss_bytes, yg_loss_bytes(&loss));
     loss.workspace = gpu->loss_memory;
-    tr_gpu_render(gpu, run->loader, batch);
-    yg_upload(gpu->device, gpu->targets, targets, (size_t)count * sizeof *targets);
-    yg_upload(gpu->device, gpu->first, batch->first, ((size_t)batch->n + 1) * sizeof *batch->first);
+    tr_gpu_render(gpu, run->loader, batch, targets);
     tr_gpu_replay(run, &loss, batch->h, batch->w);
-    yg_download(gpu->device, gpu->results, gpu->sums, 4 * sizeof *gpu->sums);
-    status = run_gpu_error(gpu->device, error);
-    const double score = gpu->results[3] < 1 ? 1 : gpu->results[3];
-    *losses = (loss_parts){gpu->results[0] / score, gpu->results[1] / score, gpu->results[2] / score};
+    status = tr_gpu_settle(run, error);
+    yg_download(gpu->device, gpu->results->sums, gpu->sums, sizeof gpu->results->sums);
+    gpu->under_way = true;
     return status;
-}
-
-/* Follows the scale; false when the gradients have overflowed and the step is left out. */
-static bool tr_gpu_follow_scale(tr_run *run, bool finite) {
-    if (!run->place.half) return true;
-    run->scaled_steps = finite ? run->scaled_steps + 1 : 0;
-    if (finite && run->scaled_steps < TR_SCALE_STEPS) return true;
-    if (finite) run->scaled_steps = 0;
-    run->loss_scale = finite ? YOLO_MIN(run->loss_scale * 2, TR_LARGEST_SCALE) : run->loss_scale / 2;
-    return finite;
-}
-
-static void tr_gpu_muon(tr_run *run, const opt_rates *rates) {
-    const opt_state *opt = run->opt;
-    tr_gpu *gpu = run->gpu;
-    for (int i = 0; i < opt->piece_count; i++) {
-        const opt_piece *piece = &opt->pieces[i];
-        const net_param *row = &opt->net->params[piece->row];
-        if (!opt_piece_is_muon(opt, piece)) continue;
-        yg_muon(gpu->device, run->grad->gpu->params + row->offset, gpu->blocks[2] + row->offset, run->grad->gpu->gradients + row->offset, row->dims[0],
-                (int)(row->count / row->dims[0]), rates[piece->group].clip, (float)opt->momentum, (float)(opt->groups[piece->group].lr * OPT_MUON_SHARE), gpu->muon);
-    }
 }
 
 /* The update that belongs to a kind. */
@@ -21607,35 +21708,37 @@ static yg_optimizer tr_gpu_kind(opt_kind kind) {
     return kinds[kind];
 }
 
-/* As opt_step, on the device. */
-static yolo_status tr_gpu_step(tr_run *run, yolo_error *error) {
+/* The orthogonal part of MuSGD. */
+static void tr_gpu_muon(tr_run *run) {
+    const opt_state *opt = run->opt;
+    const tr_gpu *gpu = run->gpu;
+    float rates[OPT_MAX_GROUPS];
+    for (int i = 0; i < opt->group_count; i++) rates[i] = (float)(opt->groups[i].lr * OPT_MUON_SHARE);
+    yg_muon(gpu->device, gpu->muon, run->grad->gpu->params, gpu->blocks[2], run->grad->gpu->gradients, gpu->decision, (float)opt->momentum, rates, opt->group_count);
+}
+
+/* As opt_step, on the device, unless the gradients turn out to have overflowed. */
+static void tr_gpu_step(tr_run *run) {
     opt_state *opt = run->opt;
     tr_gpu *gpu = run->gpu;
     float *gradients = run->grad->gpu->gradients;
+    const yg_scaling scaling = {run->place.half ? TR_SCALE_STEPS : 0, (float)TR_LARGEST_SCALE};
     opt_rates rates[OPT_MAX_GROUPS];
     yg_rates device_rates[OPT_MAX_GROUPS];
-    yg_gradient_squares(gpu->device, gpu->squares + opt->piece_count, gradients, gpu->pieces, opt->piece_count, gpu->squares);
-    yg_download(gpu->device, gpu->results + 4, gpu->squares + opt->piece_count, sizeof *gpu->squares);
-    yolo_status status = run_gpu_error(gpu->device, error);
-    if (status != YOLO_OK) return status;
-    const double scale = run->loss_scale;
-    const float norm = (float)(sqrt(gpu->results[4]) / scale);
-    const bool taken = tr_gpu_follow_scale(run, isfinite(norm));
-    if (taken) {
-        const float average = opt_advance(opt, norm, (float)(1 / scale), rates);
-        for (int i = 0; i < opt->group_count; i++)
-            device_rates[i] = (yg_rates){rates[i].clip, rates[i].lr, rates[i].decay, rates[i].keep, rates[i].momentum, rates[i].beta1, rates[i].beta2,
-                                         rates[i].root, rates[i].grow, rates[i].step};
-        tr_gpu_muon(run, rates);
-        yg_update(gpu->device, tr_gpu_kind(opt->settings.kind), run->grad->gpu->params, gradients, gpu->blocks[0], gpu->blocks[1],
-                  opt->block_count > 2 ? gpu->blocks[2] : NULL, gpu->pieces, opt->piece_count, device_rates, opt->group_count, average);
-        grad_gpu_pack(run->grad);
-    } else {
-        opt->last = opt->batch;
-        yg_clear(gpu->device, gradients, (size_t)opt->net->param_elements * sizeof *gradients);
-    }
-    if (run->loss_scale != scale) tr_gpu_upload_scale(run);
-    return YOLO_OK;
+    gpu->stepped = true;
+    gpu->steps = opt->steps;
+    gpu->updates = opt->updates;
+    gpu->product = opt->product;
+    const float average = opt_advance(opt, 1, rates);
+    for (int i = 0; i < opt->group_count; i++)
+        device_rates[i] = (yg_rates){rates[i].lr, rates[i].decay, rates[i].keep, rates[i].momentum, rates[i].beta1, rates[i].beta2, rates[i].root,
+                                     rates[i].grow, rates[i].step};
+    yg_decide(gpu->device, gpu->decision, gradients, gpu->pieces, opt->piece_count, (float)OPT_CLIP, scaling, gpu->squares);
+    if (gpu->muon) tr_gpu_muon(run);
+    yg_update(gpu->device, tr_gpu_kind(opt->settings.kind), run->grad->gpu->params, gradients, gpu->blocks[0], gpu->blocks[1],
+              opt->block_count > 2 ? gpu->blocks[2] : NULL, gpu->pieces, opt->piece_count, device_rates, opt->group_count, gpu->decision, average);
+    grad_gpu_pack(run->grad);
+    yg_download(gpu->device, &gpu->results->decision, gpu->decision, sizeof *gpu->decision);
 }
 #endif
 
@@ -21728,7 +21831,7 @@ static yolo_status tr_batch(tr_rank *rank, com_rank *com, const dl_batch *batch,
     yolo_status status = tr_input_size(rank, batch, task->number, &h, &w, &targets, error);
     if (status == YOLO_OK) status = grad_shape(rank->grad, batch->n, h, w, error);
     if (status != YOLO_OK) return status;
-    if (run->gpu) return tr_gpu_batch(run, batch, targets, losses, error);
+    if (run->gpu) return tr_gpu_batch(run, batch, targets, error); /* the losses of the batch before */
     dl_floats(batch, grad_input(rank->grad), h, w, rank->pool);
     tr_lap(run, TR_INPUT);
     grad_forward(rank->grad, run->model.params);
@@ -21767,18 +21870,15 @@ static void tr_progress(tr_run *run, const dl_batch *batch, int64_t done, int64_
     }
 }
 
-static bool tr_is_finite(const loss_parts *losses) { return isfinite(losses->box) && isfinite(losses->cls) && isfinite(losses->dfl); }
-
 /* Is the batch one of those that train_batchN.jpg shows: the first three, and the first three without mosaic? */
 static bool tr_wants_sheet(const tr_run *run, int64_t number, int64_t batches) {
     const int64_t closed = ((int64_t)run->epochs - run->options.close_mosaic) * batches;
     return run->options.plots && (number < TR_SHEETS || (run->options.close_mosaic && number >= closed && number < closed + TR_SHEETS));
 }
 
-static yolo_status tr_step(tr_run *run, yolo_error *error) {
-    if (run->gpu) return tr_gpu_step(run, error);
-    opt_step(run->opt, run->model.params, run->gradients, run->pool);
-    return YOLO_OK;
+static void tr_step(tr_run *run) {
+    if (run->gpu) tr_gpu_step(run);
+    else opt_step(run->opt, run->model.params, run->gradients, run->pool);
 }
 
 /* What a rank tells the others of its part. */
@@ -21826,20 +21926,13 @@ static yolo_status tr_share_step(tr_rank *rank, com_rank *com, const tr_task *ta
     return status;
 }
 
-/* Rank 0 takes the step, with gradients that are summed up, while the others wait for its next word. `i`: of the epoch. */
-static yolo_status tr_lead_step(tr_run *run, const tr_task *task, int64_t i, const loss_parts *losses, double start, yolo_error *error) {
-    const double share = 1 / (double)(i + 1);
-    run->losses.box += (losses->box - run->losses.box) * share;
-    run->losses.cls += (losses->cls - run->losses.cls) * share;
-    run->losses.dfl += (losses->dfl - run->losses.dfl) * share;
-    if (!run->lost && task->due) {
-        const yolo_status status = tr_step(run, error);
-        if (status != YOLO_OK) return status;
-    }
+/* Rank 0 takes the step, with gradients that are summed up, while the others wait for its next word. */
+static void tr_lead_step(tr_run *run, const tr_task *task, const loss_parts *losses, double start) {
+    if (!run->gpu) tr_note_losses(run, losses);
+    if (!run->lost && task->due) tr_step(run);
     run->trained += run->batch_now->n;
     run->trained_seconds += os_clock() - start;
-    tr_progress(run, run->batch_now, i + 1, dl_batch_count(run->loader));
-    return YOLO_OK;
+    if (run->measured) tr_progress(run, run->batch_now, run->measured, dl_batch_count(run->loader));
 }
 
 static void tr_clear_gradients(const tr_rank *rank) {
@@ -21860,7 +21953,7 @@ static yolo_status tr_rank_epoch(com_rank *com, void *context, yolo_error *error
         if (status != YOLO_OK || !task.go) break;
         status = tr_share_step(rank, com, &task, &losses, error);
         if (status != YOLO_OK) break;
-        if (!rank->index) status = tr_lead_step(run, &task, i, &losses, start, error);
+        if (!rank->index) tr_lead_step(run, &task, &losses, start);
         else if (task.due) tr_clear_gradients(rank);
     }
     if (status == YOLO_OK && task.due) {
@@ -21876,9 +21969,14 @@ static yolo_status tr_train_epoch(tr_run *run, yolo_error *error) {
     const int64_t batches = dl_batch_count(run->loader);
     run->lost = 0;
     run->losses = (loss_parts){0, 0, 0};
+    run->measured = 0;
     yolo_status status = dl_start(run->loader, (int)run->done, tr_mosaic(run));
     if (status == YOLO_OK) status = com_run(run->group, tr_rank_epoch, run, error);
+    const double start = os_clock();
+    if (status == YOLO_OK && !run->lost) status = tr_gpu_drain(run, error);
+    run->trained_seconds += os_clock() - start;
     if (status != YOLO_OK || run->lost) return status;
+    if (run->gpu) tr_progress(run, run->batch_now, batches, batches);
     tr_log_line_of(run, YOLO_LOG_INFO, run->batch_now, batches, batches);
     return tr_gpu_fetch(run, error);
 }
@@ -22268,6 +22366,23 @@ static void tr_close(tr_run *run) {
     arena_free(&run->memory);
 }
 
+/* Says which batch fits when memory has run out on the GPU, as another program's doing; what the run itself has there is freed for that. */
+static void tr_advise_batch(tr_run *run, yolo_error *error) {
+    const size_t length = strlen(error->message);
+    yolo_error ignored;
+    int fitting;
+    tr_gpu_close(run);
+    run_weights_destroy(run->weights);
+    run->weights = NULL;
+    if (run->ranks) { /* a GPU has one */
+        grad_destroy(run->ranks[0].grad);
+        run->ranks[0].grad = run->grad = NULL;
+    }
+    if (tr_fitting_batch(run, tr_available(run), &fitting, &ignored) != YOLO_OK || fitting >= run->batch) return;
+    if (fitting) snprintf(error->message + length, sizeof error->message - length, "; the largest batch that fits now is %d", fitting);
+    else snprintf(error->message + length, sizeof error->message - length, "; now not even one picture of %d fits", run->largest);
+}
+
 /* From the folder to the last chart. `last` is the checkpoint to go on from, empty for a new run. */
 static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_error *error) {
     yolo_error reason;
@@ -22281,6 +22396,7 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_error *error) 
     if (status == YOLO_OK && !run->done && run->options.save) status = tr_save_last(run, error);
     if (status == YOLO_OK) status = tr_epochs(run, error);
     if (status == YOLO_OK) status = tr_final(run, error);
+    if (status == YOLO_ERROR_MEMORY && run->place.device && run->loader) tr_advise_batch(run, error);
     if (status == YOLO_OK && run->options.plots) tr_excuse(run, plot_results(tr_path(run, "results.csv"), tr_path(run, "results.png"), &reason), &reason);
     if ((status == YOLO_ERROR_INTERRUPTED || (status != YOLO_OK && run->done > 0)) && run->log_file && run->options.save)
         log_write(&run->log, YOLO_LOG_INFO, "%d epochs are saved; to go on: yolo train resume=true model=%s", (int)run->done, tr_path(run, "weights/last.pt"));
@@ -22387,7 +22503,7 @@ static yolo_status dev_place(const char *device, bool half, run_place *place, yo
         if (index >= YOLO_MAX(count, 0)) {
             str gpus = {0};
             dev_describe_gpus(&gpus);
-            err_set(error, YOLO_ERROR_DEVICE, "GPU %ld not available: %s", index, gpus.failed ? reason : gpus.text);
+            err_set(error, YOLO_ERROR_DEVICE, "GPU %ld not available: %s; name one that is there, or use device=cpu", index, gpus.failed ? reason : gpus.text);
             str_free(&gpus);
             return YOLO_ERROR_DEVICE;
         }
@@ -22832,7 +22948,7 @@ static yolo_status bench_step(bench_train *t, yolo_error *error) {
     yolo_status status = bench_next(t, error);
     t->laps[1] = bench_now(t);
     if (status == YOLO_OK) status = tr_batch(&run->ranks[0], &run->group->ranks[0], t->batch, &task, &losses, error);
-    if (status == YOLO_OK) status = tr_step(run, error);
+    if (status == YOLO_OK) tr_step(run);
     t->laps[BENCH_PARTS] = bench_now(t);
     t->steps++;
     t->left_out += run->loss_scale < scale;

@@ -419,8 +419,8 @@ yolo_status yolo_demo(yolo_demo_options options, yolo_train_report *report, yolo
 /* The GPU boundary: plain C, device memory behind pointers, twins of the CPU operators (yg_conv_fwd of op_conv_fwd, and so
    on). Without kernels.cu (YOLO_NO_CUDA) none of these exists and yolo.c answers for them.
 
-   A yg_gpu is one device with one stream. Calls on it come from one thread at a time; they put work onto the stream and return,
-   except where "waits" is said. The first failure sticks: later calls do nothing, and yg_finish tells of it. Order of
+   A yg_gpu is one device with one stream, and another beside it for yg_send. Calls on it come from one thread at a time; they put
+   work onto the stream and return, except where "waits" is said. The first failure sticks: later calls do nothing, and yg_finish tells of it. Order of
    arguments: what is written, what is read, what describes it. All sums have a fixed order: the same bits every time.
 
    Views are NHWC with a stride from pixel to pixel, as ten is, of float, fp16 or bf16; sums are made in float. In the tables
@@ -451,17 +451,30 @@ int yg_open(yg_gpu **gpu, int index, char *reason, size_t reason_size);
 void yg_close(yg_gpu *gpu);
 /* To be called by another thread than the one that opened it, before its first call: CUDA keeps the current device by thread. */
 void yg_enter(yg_gpu *gpu);
-/* Waits until everything is done. 0, or the first failure since yg_open with its reason. */
+/* Waits until everything is done. 0, or the first failure since yg_open with its reason and, where something is known, what to do:
+   a CUDA error number, YG_NO_MEMORY for want of device memory. */
+enum { YG_NO_MEMORY = 2 };
 int yg_finish(yg_gpu *gpu, char *reason, size_t reason_size);
 /* Device memory, 256-byte aligned, not cleared; NULL when there is not enough, and then that is the failure that sticks, with
    bytes wanted, free and in all. yg_free waits. */
 void *yg_alloc(yg_gpu *gpu, size_t bytes);
 void yg_free(yg_gpu *gpu, void *memory);
-/* Host memory that copies run to and from at full speed; NULL when there is none. */
+/* Host memory that copies run to and from at full speed; NULL when there is none, and then that is the failure that sticks. */
 void *yg_host_alloc(yg_gpu *gpu, size_t bytes);
 void yg_host_free(yg_gpu *gpu, void *memory);
 void yg_upload(yg_gpu *gpu, void *to, const void *from, size_t bytes);   /* host memory stays as it is until yg_finish */
 void yg_download(yg_gpu *gpu, void *to, const void *from, size_t bytes); /* there after yg_finish */
+/* How far the work is now; yg_wait waits until it has come there, also with more behind it. 0, or the first failure. */
+void yg_mark(yg_gpu *gpu);
+int yg_wait(yg_gpu *gpu, char *reason, size_t reason_size);
+/* Uploads beside the work. What yg_send is given has been copied when it returns (it waits only where YG_STAGING_BYTES are on their
+   way); it is there for what is called after yg_receive. yg_release: what has been called so far is done with what it received, and
+   may be overwritten by what is sent from now on. So the order is send..., receive, use, release; sending between receive and
+   release is a failure, as it is while work is recorded. */
+enum { YG_STAGING_BYTES = 32 << 20 }; /* of pinned memory, that the first yg_send takes */
+void yg_send(yg_gpu *gpu, void *to, const void *from, size_t bytes);
+void yg_receive(yg_gpu *gpu);
+void yg_release(yg_gpu *gpu);
 void yg_copy(yg_gpu *gpu, void *to, const void *from, size_t bytes);
 void yg_clear(yg_gpu *gpu, void *memory, size_t bytes);
 /* What is called between these two is recorded, not done; NULL on failure. yg_replay does it, with the pointers of then. */
@@ -634,20 +647,43 @@ size_t yg_loss_bytes(const yg_loss *loss);
 /* As loss_detect, gradients scaled by *scale. */
 void yg_loss_detect(yg_gpu *gpu, const yg_loss *loss);
 
-/* As opt_piece and opt_rates. */
+/* As opt_piece and, but for `clip`, opt_rates. */
 typedef struct yg_piece { int64_t offset; int32_t count, group; int32_t averaged; } yg_piece;
-typedef struct yg_rates { float clip, lr, decay, keep, momentum, beta1, beta2, root, grow, step; } yg_rates;
+typedef struct yg_rates { float lr, decay, keep, momentum, beta1, beta2, root, grow, step; } yg_rates;
 typedef enum yg_optimizer { YG_SGD, YG_ADAM, YG_ADAMAX, YG_NADAM, YG_RADAM, YG_RMSPROP } yg_optimizer; /* the update functions */
 
-/* *squares (device) = the sum of the squares of the gradients of the pieces with a group >= 0; `workspace` holds a double a piece. */
-void yg_gradient_squares(yg_gpu *gpu, double *squares, const float *gradients, const yg_piece *pieces, int count, double *workspace);
+/* What becomes of a step, decided on the device so that nobody waits for it. */
+typedef struct yg_decision {
+    double squares;       /* of the gradients, which are `scale` times too large */
+    float clip;           /* what the update multiplies them with */
+    int32_t taken;        /* 0: they have overflowed, and parameters, moments and average stay as they are */
+    float scale;          /* what the next loss is multiplied with; the caller sets the first one */
+    int32_t scaled_steps; /* taken since it last changed */
+} yg_decision;
+
+/* The scale halves when gradients overflow and doubles, up to `largest`, after so many steps without; 0 steps: it stays, and every step
+   is taken. */
+typedef struct yg_scaling { int steps; float largest; } yg_scaling;
+
+/* *decision (device) follows from the gradients of the pieces with a group >= 0, whose norm is brought down to `most`. `pieces` is
+   device memory, `workspace` holds a double a piece. */
+void yg_decide(yg_gpu *gpu, yg_decision *decision, const float *gradients, const yg_piece *pieces, int count, float most, yg_scaling scaling, double *workspace);
 /* One step: update of the pieces with a group (rates: host, a row a group, at most 8), gradients become 0, then average += weight *
    (params - average) where the piece is averaged. `pieces` is device memory; b is NULL for kinds with one moment. */
 void yg_update(yg_gpu *gpu, yg_optimizer kind, float *params, float *gradients, float *average, float *a, float *b, const yg_piece *pieces,
-               int count, const yg_rates *rates, int groups, float weight);
-/* The orthogonal part of MuSGD for one row of (rows, columns), see opt_muon_row; `workspace`: yg_muon_bytes. */
-void yg_muon(yg_gpu *gpu, float *params, float *momentum, const float *gradients, int rows, int columns, float clip, float beta, float lr, void *workspace);
-size_t yg_muon_bytes(int rows, int columns);
+               int count, const yg_rates *rates, int groups, const yg_decision *decision, float weight);
+
+/* The orthogonal part of MuSGD, see opt_muon_row, for all its rows together: as many at a time as work in `most` bytes, one at least.
+   A row is (rows, columns) floats at `offset` of params, momentum and gradients; `group` chooses its rate. */
+typedef struct yg_muon_row { int64_t offset; int32_t rows, columns, group; } yg_muon_row;
+typedef struct yg_muon_plan yg_muon_plan;
+size_t yg_muon_bytes(const yg_gpu *gpu, const yg_muon_row *rows, int count, size_t most); /* of device memory that a plan takes */
+/* NULL on failure; waits. yg_muon_close frees it. */
+yg_muon_plan *yg_muon_open(yg_gpu *gpu, const yg_muon_row *rows, int count, size_t most);
+void yg_muon_close(yg_gpu *gpu, yg_muon_plan *plan);
+/* lr: host, a number a group, at most 8. */
+void yg_muon(yg_gpu *gpu, const yg_muon_plan *plan, float *params, float *momentum, const float *gradients, const yg_decision *decision, float beta,
+             const float *lr, int groups);
 
 /* ---- pictures of a batch, K13 */
 

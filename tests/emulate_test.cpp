@@ -1252,6 +1252,58 @@ static void test_streams() {
     (void)cudaGetLastError();
 }
 
+/* What k_copy leaves of two numbers that follow each other through `from`, on a stream of their own: each copy waits for the number,
+   each number but the first for the copy before, or not. */
+static int handshake(bool copies_wait, bool numbers_wait) {
+    cudaStream_t copies = NULL, work = NULL;
+    cudaEvent_t there = NULL, used = NULL;
+    int *numbers = NULL;
+    GOOD(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking));
+    GOOD(cudaStreamCreateWithFlags(&work, cudaStreamNonBlocking));
+    GOOD(cudaEventCreateWithFlags(&there, cudaEventDisableTiming));
+    GOOD(cudaEventCreateWithFlags(&used, cudaEventDisableTiming));
+    GOOD(cudaMallocHost(&numbers, 256));
+    buffer<int> from(32), to(64);
+    for (int i = 0; i < 2; i++) {
+        for (int k = 0; k < 32; k++) numbers[32 * i + k] = i + 1;
+        GOOD(cudaMemcpyAsync(from.device, numbers + 32 * i, 128, cudaMemcpyHostToDevice, copies));
+        GOOD(cudaEventRecord(there, copies));
+        if (copies_wait) GOOD(cudaStreamWaitEvent(work, there, 0));
+        K_LAUNCH(k_copy, 1, 32, 0, work, from.device, to.device + 32 * i);
+        GOOD(cudaEventRecord(used, work));
+        if (numbers_wait) GOOD(cudaStreamWaitEvent(copies, used, 0));
+    }
+    GOOD(cudaStreamSynchronize(work));
+    const int result = 10 * to.down()[0] + to.down()[32];
+    GOOD(cudaStreamDestroy(copies));
+    GOOD(cudaStreamDestroy(work));
+    GOOD(cudaEventDestroy(there));
+    GOOD(cudaEventDestroy(used));
+    GOOD(cudaFreeHost(numbers));
+    return result;
+}
+
+/* Streams that wait for each other come to the same whichever goes first; a wait that is missing shows. */
+static void test_ahead() {
+    for (uint64_t lazy = 0; lazy < 20; lazy++) {
+        emulate_set_lazy(lazy);
+        CHECK_IS(handshake(true, true), 12);
+    }
+    emulate_set_lazy(0);
+    CHECK_IS(handshake(false, false), 12);
+    emulate_set_lazy(1);
+    CHECK(handshake(false, true) != 12);
+    emulate_set_lazy(2);
+    CHECK_IS(handshake(true, false), 22);
+    bool seen = false;
+    for (uint64_t lazy = 3; lazy < 20 && !seen; lazy++) {
+        emulate_set_lazy(lazy);
+        seen = handshake(true, false) != 12;
+    }
+    CHECK(seen);
+    emulate_set_lazy(0);
+}
+
 /* A host that waits gets what it should, in every order; one that does not gets what was there before. */
 static void test_lazy() {
     cudaStream_t s = NULL, u = NULL;
@@ -1414,6 +1466,15 @@ static void test_faults() {
         if (!emulate_failed()) break;
     }
     CHECK_IS(n, 11);
+    emulate_fail_after(3);
+    emulate_fail_with(cudaErrorECCUncorrectable, true); /* a device that is lost */
+    CHECK(!careful_host());
+    CHECK_IS(cudaDeviceSynchronize(), cudaErrorECCUncorrectable);
+    CHECK(emulate_allocated(0) == 0 && emulate_allocated(-1) == 0 && emulate_handles() == 0);
+    emulate_fail_after(1);
+    emulate_fail_with(cudaErrorECCUncorrectable, false);
+    CHECK_IS(cudaDeviceSynchronize(), cudaErrorECCUncorrectable);
+    GOOD(cudaDeviceSynchronize());
     emulate_reset();
     CHECK(careful_host());
     CHECK_IS(emulate_calls(), 10);
@@ -1517,6 +1578,7 @@ static const test_case tests[] = {
     {"devices", "devices, versions, properties", test_devices},
     {"memory", "allocations and copies", test_memory},
     {"streams", "streams and events", test_streams},
+    {"ahead", "streams that wait for each other, and that do not", test_ahead},
     {"lazy", "a host that does not wait", test_lazy},
     {"protect", "memory of a device is not the host's", test_protect},
     {"graphs", "recorded work", test_graphs},

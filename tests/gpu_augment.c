@@ -196,7 +196,7 @@ static uint8_t *augment_pixels(tr_gpu *gpu, const dl_loader *dl, const dl_batch 
     pixels = mem_alloc(bytes);
     if (!gpu) memcpy(pixels, b->pixels, bytes);
     else {
-        tr_gpu_render(gpu, dl, b);
+        tr_gpu_render(gpu, dl, b, b->targets);
         yg_download(gpu->device, pixels, gpu->pixels, bytes);
         gpu_finish();
     }
@@ -283,6 +283,59 @@ static void test_gpu_augment_pictures(void) {
     }
 }
 
+#ifdef TEST_EMULATED
+/* A number for the pixels and targets of an epoch whose batches are called for one after the other, without waiting; the loader's memory
+   is overwritten meanwhile. */
+static uint64_t augment_hash_ahead(tr_gpu *gpu, dl_loader *dl) {
+    const int batches = (int)dl_batch_count(dl), most = dl->options.batch;
+    const size_t pixels = (size_t)most * AUGMENT_MOST * AUGMENT_MOST * 3, each = pixels + TR_LABELS_AT;
+    uint8_t *kept = yg_alloc(gpu->device, (size_t)batches * each), *host = mem_array((uint64_t)batches, each);
+    yolo_error error;
+    dl_batch *b = NULL;
+    yg_clear(gpu->device, kept, (size_t)batches * each);
+    CHECK(dl_start(dl, 3, true) == YOLO_OK);
+    for (int i = 0; i < batches && dl_next(dl, &b, &error) == YOLO_OK && b; i++) {
+        tr_gpu_render(gpu, dl, b, b->targets);
+        yg_copy(gpu->device, kept + (size_t)i * each, gpu->pixels, (size_t)b->n * (size_t)b->h * (size_t)b->w * 3);
+        yg_copy(gpu->device, kept + (size_t)i * each + pixels, gpu->labels + TR_LABELS_AT, (size_t)b->first[b->n] * sizeof *b->targets);
+    }
+    yg_download(gpu->device, host, kept, (size_t)batches * each);
+    gpu_finish();
+    const uint64_t hash = hash_bytes(host, (size_t)batches * each, 1);
+    yg_free(gpu->device, kept);
+    mem_free(host);
+    return hash;
+}
+
+/* Nothing that is sent overwrites what is still needed, however late or early its copies are done, and whatever displaces what. */
+static void test_gpu_augment_ahead(void) {
+    const uint64_t picture = tr_picture_room(AUGMENT_MOST * AUGMENT_MOST * 3 + AUG_SLACK), budgets[] = {1000 * picture, 8 * picture, 4 * picture + 32};
+    uint64_t want = 0;
+    for (int i = 0; i < YOLO_COUNT(budgets); i++)
+        for (uint64_t lazy = 0; lazy < 6; lazy++) {
+            dl_options o = augment_options(0, true, 20000, false);
+            data_list list = {0};
+            yolo_error error = {0};
+            o.augmentation.mixup = o.augmentation.cutmix = 0;
+            o.batch = 3;
+            dl_loader *dl = augment_loader(&o, &list);
+            tr_gpu *gpu = mem_array(1, sizeof *gpu);
+            if (!dl || !gpu) return;
+            gpu->device = gpu_device();
+            emulate_set_lazy(lazy);
+            CHECK(tr_gpu_reserve(gpu, (size_t)o.batch * AUGMENT_MOST * AUGMENT_MOST * 3, 1, &error) == YOLO_OK);
+            CHECK_MSG(tr_gpu_open_pictures(gpu, dl, budgets[i], YOLO_MIN(budgets[i], 6 * picture), o.batch, &error) == YOLO_OK, "%s", error.message);
+            const uint64_t hash = augment_hash_ahead(gpu, dl);
+            if (!want) want = hash;
+            CHECK_MSG(hash == want, "budget %d, streams in order %d", i, (int)lazy);
+            emulate_set_lazy(0);
+            augment_close(gpu);
+            dl_destroy(dl);
+            data_list_free(&list);
+        }
+}
+#endif
+
 static const test_case tests_gpu_augment[] = {
     {"all", "all augmentations at once, the bytes of aug_render; odd sizes, guards, twice the same", test_gpu_augment_all},
     {"perspective", "the same with perspective", test_gpu_augment_perspective},
@@ -290,4 +343,7 @@ static const test_case tests_gpu_augment[] = {
     {"refused", "nothing, and too much", test_gpu_augment_refused},
     {"loader", "batches of scenes are those of pixels, for any workers and cache; nothing stays held", test_gpu_augment_loader},
     {"pictures", "the same batches however few pictures the device holds", test_gpu_augment_pictures},
+#ifdef TEST_EMULATED
+    {"ahead", "the same batches however early or late uploads are done", test_gpu_augment_ahead},
+#endif
 };

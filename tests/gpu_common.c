@@ -1,5 +1,9 @@
 /* gpu_common.c - what the tests of kernels.cu share: a device, tensors on it between guard bands, comparisons. */
 
+#ifdef TEST_EMULATED
+#include "emulate/emulate.h"
+#endif
+
 typedef struct gpu_block { yg_ten t; uint8_t *memory; size_t bytes; } gpu_block;
 
 enum { GPU_GUARD = 256 }; /* bytes before and behind a tensor's memory that nobody may write */
@@ -200,8 +204,53 @@ static void test_gpu_record(void) {
     yg_free(gpu, a);
 }
 
+/* More than the staging holds, from memory that changes at once; a send out of turn is refused. */
+static void test_gpu_send(void) {
+    enum { COUNT = 5, PART = 9 << 20 };
+    yg_gpu *gpu;
+    char reason[256] = "";
+    uint8_t *host = mem_alloc(PART), *back = mem_alloc(PART);
+    for (uint64_t lazy = 0; lazy < 4; lazy++) {
+        CHECK_MSG(yg_open(&gpu, 0, reason, sizeof reason) == 0, "%s", reason);
+        uint8_t *arriving = yg_alloc(gpu, PART), *kept = yg_alloc(gpu, (size_t)COUNT * PART);
+#ifdef TEST_EMULATED
+        emulate_set_lazy(lazy);
+#endif
+        for (int i = 0; i < COUNT; i++) {
+            for (size_t k = 0; k < PART; k++) host[k] = (uint8_t)(k * 7 + (size_t)i * 31 + (k >> 16));
+            yg_send(gpu, arriving, host, PART - 1000);
+            yg_send(gpu, arriving + PART - 1000, host + PART - 1000, 1000);
+            yg_receive(gpu);
+            yg_copy(gpu, kept + (size_t)i * PART, arriving, PART);
+            yg_release(gpu);
+            yg_mark(gpu);
+            if (i == 3) CHECK(yg_wait(gpu, reason, sizeof reason) == 0);
+        }
+        for (int i = 0; i < COUNT; i++) {
+            size_t wrong = 0;
+            yg_download(gpu, back, kept + (size_t)i * PART, PART);
+            CHECK_MSG(yg_finish(gpu, reason, sizeof reason) == 0, "%s", reason);
+            for (size_t k = 0; k < PART; k++) wrong += back[k] != (uint8_t)(k * 7 + (size_t)i * 31 + (k >> 16));
+            CHECK_MSG(!wrong, "part %d, streams in order %d: %zu bytes", i, (int)lazy, wrong);
+        }
+        yg_receive(gpu);
+        yg_send(gpu, arriving, host, 10);
+        CHECK(yg_finish(gpu, reason, sizeof reason) != 0);
+        CHECK_MSG(strstr(reason, "before yg_release"), "%s", reason);
+#ifdef TEST_EMULATED
+        emulate_set_lazy(0);
+#endif
+        yg_free(gpu, arriving);
+        yg_free(gpu, kept);
+        yg_close(gpu);
+    }
+    mem_free(host);
+    mem_free(back);
+}
+
 static const test_case tests_gpu_device[] = {
     {"memory", "memory is copied and cleared", test_gpu_memory},
     {"no_memory", "want of memory is told in MiB", test_gpu_no_memory},
+    {"send", "uploads beside the work are there in time, and not too early", test_gpu_send},
     {"record", "recorded work is done when it is replayed, not before", test_gpu_record},
 };

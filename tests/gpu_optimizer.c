@@ -10,6 +10,7 @@ extern void emulate_set_order(uint64_t seed) __attribute__((weak));
 extern void emulate_set_capability(int major, int minor) __attribute__((weak));
 
 #define TEST_OPT_MUON 3e-4 /* most of the energy that MuSGD may be off by */
+#define TEST_OPT_CLIP 0.3f /* of steps that are not whole ones */
 enum { TEST_OPT_GUARD = 64, TEST_OPT_BLOCKS = 5 }; /* floats around a block; parameters, gradients, average, two moments */
 
 /* Pieces as opt_make_pieces makes them, but also with gaps between, at every offset from a boundary of 16 bytes. */
@@ -33,15 +34,28 @@ static yg_piece *test_opt_upload(const test_opt_pieces *made) {
     return pieces;
 }
 
-/* What yg_gradient_squares gives; the sums of the pieces go to `parts` where that is not NULL. */
-static double test_opt_squares(const float *gradients, const yg_piece *pieces, int count, double *parts) {
-    double *memory = yg_alloc(gpu_device(), (size_t)(count + 1) * sizeof *memory), total = -1;
-    yg_gradient_squares(gpu_device(), memory + count, gradients, pieces, count, memory);
-    yg_download(gpu_device(), &total, memory + count, sizeof total);
+static yg_decision *test_opt_decision(yg_decision decision) {
+    yg_decision *device = yg_alloc(gpu_device(), sizeof *device);
+    yg_upload(gpu_device(), device, &decision, sizeof decision);
+    gpu_finish();
+    return device;
+}
+
+/* What yg_decide makes of a decision; the sums of the pieces go to `parts` where that is not NULL. */
+static yg_decision test_opt_decide(yg_decision decision, const float *gradients, const yg_piece *pieces, int count, yg_scaling scaling, double *parts) {
+    double *memory = yg_alloc(gpu_device(), (size_t)(count + 1) * sizeof *memory);
+    yg_decision *device = test_opt_decision(decision);
+    yg_decide(gpu_device(), device, gradients, pieces, count, (float)OPT_CLIP, scaling, memory);
+    yg_download(gpu_device(), &decision, device, sizeof decision);
     if (parts) yg_download(gpu_device(), parts, memory, (size_t)count * sizeof *parts);
     gpu_finish();
     yg_free(gpu_device(), memory);
-    return total;
+    yg_free(gpu_device(), device);
+    return decision;
+}
+
+static double test_opt_squares(const float *gradients, const yg_piece *pieces, int count, double *parts) {
+    return test_opt_decide((yg_decision){.scale = 1}, gradients, pieces, count, (yg_scaling){0, 0}, parts).squares;
 }
 
 static void test_gpu_squares(void) {
@@ -83,6 +97,33 @@ static void test_gpu_squares(void) {
     mem_free(made.pieces);
 }
 
+/* Clip and scale as the host made them while it waited: for small, large, overflowing gradients, with a scale that follows and without. */
+static void test_gpu_decide(void) {
+    static const float sizes[] = {1e-6f, 0.5f, 40, 1e30f, INFINITY, NAN};
+    static const yg_scaling scalings[] = {{0, 0}, {3, 1024}};
+    for (int i = 0; i < YOLO_COUNT(sizes); i++)
+        for (int k = 0; k < YOLO_COUNT(scalings); k++)
+            for (int steps = 0; steps < 3; steps++) {
+                test_opt_pieces made = test_opt_make_pieces();
+                yg_piece *pieces = test_opt_upload(&made);
+                float *values = mem_array((uint64_t)made.floats, sizeof *values);
+                const yg_decision start = {.scale = k ? 1024 >> (i % 2) : 1, .scaled_steps = steps};
+                values[made.pieces[5].offset] = sizes[i] * start.scale;
+                float *gradients = gpu_floats(values, (size_t)made.floats);
+                const yg_decision have = test_opt_decide(start, gradients, pieces, made.count, scalings[k], NULL);
+                const float norm = (float)(sqrt(have.squares) / (double)start.scale), clip = opt_clip(norm) * (float)(1 / (double)start.scale);
+                const bool finite = isfinite(norm), doubles = k && finite && steps == 2;
+                CHECK_MSG(have.clip == clip || (isnan(clip) && isnan(have.clip)), "%g: clip %g, expected %g", (double)sizes[i], (double)have.clip, (double)clip);
+                CHECK(have.taken == (finite || !k));
+                CHECK(have.scaled_steps == (!k ? steps : doubles || !finite ? 0 : steps + 1));
+                CHECK(have.scale == (!k ? 1 : !finite ? start.scale / 2 : doubles ? YOLO_MIN(start.scale * 2, 1024) : start.scale));
+                yg_free(gpu_device(), gradients);
+                yg_free(gpu_device(), pieces);
+                mem_free(values);
+                mem_free(made.pieces);
+            }
+}
+
 static const struct { yg_optimizer device; opt_kind host; } test_opt_kinds[] = {
     {YG_SGD, OPT_SGD}, {YG_ADAM, OPT_ADAM}, {YG_ADAM, OPT_ADAMW}, {YG_ADAMAX, OPT_ADAMAX}, {YG_NADAM, OPT_NADAM}, {YG_RADAM, OPT_RADAM}, {YG_RMSPROP, OPT_RMSPROP}};
 
@@ -91,8 +132,8 @@ static void test_opt_rates(yg_rates rates[3], opt_kind kind, double step) {
     opt_state state = {.settings = {.kind = kind}, .beta1 = 0.9, .momentum = 0.937, .steps = step, .product = 0.4};
     for (int i = 0; i < 3; i++) {
         const opt_group group = {.lr = 0.01 * (i + 1), .weight_decay = i == 1 ? 0 : 5e-4 * (i + 1)};
-        const opt_rates r = opt_rates_of(&state, &group, i == 2 ? 1 : 0.3f);
-        rates[i] = (yg_rates){r.clip, r.lr, r.decay, r.keep, r.momentum, r.beta1, r.beta2, r.root, r.grow, r.step};
+        const opt_rates r = opt_rates_of(&state, &group, 1);
+        rates[i] = (yg_rates){r.lr, r.decay, r.keep, r.momentum, r.beta1, r.beta2, r.root, r.grow, r.step};
     }
 }
 
@@ -103,7 +144,7 @@ static void test_opt_host(float *const blocks[TEST_OPT_BLOCKS], const test_opt_p
         float *p = blocks[0] + piece->offset, *g = blocks[1] + piece->offset;
         if (piece->group >= 0) {
             const yg_rates *r = &rates[piece->group];
-            const opt_rates same = {r->clip, r->lr, r->decay, r->keep, r->momentum, r->beta1, r->beta2, r->root, r->grow, r->step};
+            const opt_rates same = {TEST_OPT_CLIP, r->lr, r->decay, r->keep, r->momentum, r->beta1, r->beta2, r->root, r->grow, r->step};
             opt_rows[kind].update(&same, p, g, blocks[3] + piece->offset, blocks[4] + piece->offset, piece->count);
         }
         memset(g, 0, (size_t)piece->count * sizeof *g);
@@ -117,6 +158,7 @@ static void test_opt_kind(int index, const test_opt_pieces *made, const yg_piece
     const opt_kind kind = test_opt_kinds[index].host;
     const size_t floats = (size_t)made->floats;
     float *host[TEST_OPT_BLOCKS], *device[TEST_OPT_BLOCKS], *memory[TEST_OPT_BLOCKS];
+    yg_decision *decision = test_opt_decision((yg_decision){.clip = TEST_OPT_CLIP, .taken = 1});
     for (int b = 0; b < TEST_OPT_BLOCKS; b++) {
         host[b] = gpu_random(floats + 1, (uint64_t)b + 10, YG_F32);
         for (size_t i = 0; b == 4 && i < floats; i++) host[b][i] = host[b][i] * host[b][i] + 0.01f;
@@ -131,7 +173,7 @@ static void test_opt_kind(int index, const test_opt_pieces *made, const yg_piece
         test_opt_rates(rates, kind, step ? 30 : 1);
         test_opt_host(host, made, kind, rates, weight);
         yg_update(gpu_device(), test_opt_kinds[index].device, device[0], device[1], device[2], device[3], kind == OPT_SGD ? NULL : device[4],
-                  pieces, made->count, rates, 3, weight);
+                  pieces, made->count, rates, 3, decision, weight);
         for (int b = 0; b < TEST_OPT_BLOCKS; b++) { /* gradients of the next step, unless this is the last */
             float *have = gpu_floats_read(device[b], floats), *next = gpu_random(floats, (uint64_t)(20 + step), YG_F32);
             char what[80];
@@ -152,6 +194,7 @@ static void test_opt_kind(int index, const test_opt_pieces *made, const yg_piece
         yg_free(gpu_device(), memory[b]);
         mem_free(host[b]);
     }
+    yg_free(gpu_device(), decision);
 }
 
 static void test_gpu_update(void) {
@@ -163,12 +206,37 @@ static void test_gpu_update(void) {
     mem_free(made.pieces);
 }
 
+/* A step that is not taken zeroes the gradients of the pieces, and no more. */
+static void test_gpu_update_skipped(void) {
+    test_opt_pieces made = test_opt_make_pieces();
+    const size_t floats = (size_t)made.floats;
+    yg_piece *pieces = test_opt_upload(&made);
+    yg_decision *decision = test_opt_decision((yg_decision){.clip = NAN, .taken = 0});
+    float *host = gpu_random(floats, 3, YG_F32), *device[TEST_OPT_BLOCKS];
+    yg_rates rates[3];
+    test_opt_rates(rates, OPT_ADAM, 1);
+    for (int b = 0; b < TEST_OPT_BLOCKS; b++) device[b] = gpu_floats(host, floats);
+    yg_update(gpu_device(), YG_ADAM, device[0], device[1], device[2], device[3], device[4], pieces, made.count, rates, 3, decision, 0.75f);
+    for (int b = 0; b < TEST_OPT_BLOCKS; b++) {
+        float *have = gpu_floats_read(device[b], floats);
+        for (int i = 0; i < made.count && b == 1; i++)
+            for (int j = 0; j < made.pieces[i].count; j++) CHECK(have[made.pieces[i].offset + j] == 0);
+        CHECK(b == 1 || !memcmp(have, host, floats * sizeof(float)));
+        mem_free(have);
+        yg_free(gpu_device(), device[b]);
+    }
+    yg_free(gpu_device(), decision);
+    yg_free(gpu_device(), pieces);
+    mem_free(host);
+    mem_free(made.pieces);
+}
+
 static void test_gpu_update_refuses(void) {
     yg_gpu *gpu;
     char reason[256] = "";
     const yg_rates rates[9] = {{0}};
     CHECK(yg_open(&gpu, 0, reason, sizeof reason) == 0);
-    yg_update(gpu, YG_SGD, NULL, NULL, NULL, NULL, NULL, NULL, 1, rates, 9, 0);
+    yg_update(gpu, YG_SGD, NULL, NULL, NULL, NULL, NULL, NULL, 1, rates, 9, NULL, 0);
     CHECK(yg_finish(gpu, reason, sizeof reason) != 0);
     CHECK_MSG(strstr(reason, "9 groups"), "%s", reason);
     yg_close(gpu);
@@ -187,12 +255,15 @@ static void test_opt_muon(yg_gpu *gpu, int rows, int columns, double momentum) {
     state.blocks[2] = gpu_random(floats, 5, YG_F32);
     state.muon = mem_array((uint64_t)opt_muon_floats(&row), sizeof(float));
     float *d_params = gpu_floats(params, floats), *d_gradients = gpu_floats(gradients, floats), *d_momentum = gpu_floats(state.blocks[2], floats);
-    const size_t bytes = yg_muon_bytes(rows, columns);
-    gpu_block workspace = gpu_tensor(1, 1, 1, (int)(bytes + 1) / 2, (int)(bytes + 1) / 2, 0, YG_F16);
+    yg_decision *decision = test_opt_decision((yg_decision){.clip = clip, .taken = 1});
+    const yg_muon_row table = {offset, rows, columns, 1};
+    const float rates[] = {NAN, lr};
+    yg_muon_plan *plan = yg_muon_open(gpu, &table, 1, 0);
+    CHECK(plan != NULL);
     opt_muon_row(&state, &row, &group, clip, params, gradients, NULL);
-    yg_muon(gpu, d_params + offset, d_momentum + offset, d_gradients + offset, rows, columns, clip, (float)momentum, lr, workspace.t.data);
+    yg_muon(gpu, plan, d_params, d_momentum, d_gradients, decision, (float)momentum, rates, 2);
     CHECK(yg_finish(gpu, NULL, 0) == 0);
-    float *have = gpu_floats_read(d_params, floats), *moved = gpu_floats_read(d_momentum, floats), *guards = gpu_read(&workspace);
+    float *have = gpu_floats_read(d_params, floats), *moved = gpu_floats_read(d_momentum, floats);
     char what[80];
     snprintf(what, sizeof what, "%dx%d", rows, columns);
     gpu_compare(what, have, params, floats, TEST_OPT_MUON, 0.1);
@@ -202,7 +273,7 @@ static void test_opt_muon(yg_gpu *gpu, int rows, int columns, double momentum) {
     for (int i = 0; i < 2; i++) {
         yg_upload(gpu, d_momentum, gradients, floats * sizeof(float));
         if (emulate_set_order) emulate_set_order((uint64_t)(i * 7));
-        yg_muon(gpu, (i ? d_again : d_once) + offset, d_momentum + offset, d_gradients + offset, rows, columns, clip, (float)momentum, lr, workspace.t.data);
+        yg_muon(gpu, plan, i ? d_again : d_once, d_momentum, d_gradients, decision, (float)momentum, rates, 2);
         CHECK(yg_finish(gpu, NULL, 0) == 0);
     }
     if (emulate_set_order) emulate_set_order(0);
@@ -210,10 +281,11 @@ static void test_opt_muon(yg_gpu *gpu, int rows, int columns, double momentum) {
     CHECK_MSG(!memcmp(once, again, floats * sizeof(float)), "%s: other bits the second time", what);
     CHECK(memcmp(once, before, floats * sizeof(float)) && once[offset - 1] == before[offset - 1] && once[offset + count] == before[offset + count]);
     float *const device[] = {d_params, d_gradients, d_momentum, d_again, d_once};
-    float *const host[] = {params, gradients, before, state.blocks[2], state.muon, have, moved, guards, once, again};
+    float *const host[] = {params, gradients, before, state.blocks[2], state.muon, have, moved, once, again};
     for (int i = 0; i < YOLO_COUNT(device); i++) yg_free(gpu_device(), device[i]);
     for (int i = 0; i < YOLO_COUNT(host); i++) mem_free(host[i]);
-    gpu_free(&workspace);
+    yg_muon_close(gpu, plan);
+    yg_free(gpu_device(), decision);
 }
 
 static void test_gpu_muon_small(void) {
@@ -225,6 +297,60 @@ static void test_gpu_muon_small(void) {
 static void test_gpu_muon_large(void) {
     static const int sizes[][2] = {{65, 65}, {80, 144}, {150, 70}, {65, 1155}, {1160, 33 + 32}};
     for (int i = 0; i < YOLO_COUNT(sizes); i++) test_opt_muon(gpu_device(), sizes[i][0], sizes[i][1], 0.937);
+}
+
+/* Matrices of all kinds in one call become, bit for bit, what each becomes alone, whether all of them go together or some after others;
+   what lies between stays, and all does in a step that is not taken. */
+static void test_gpu_muon_together(void) {
+    static const int sizes[][2] = {{65, 65}, {8, 27}, {65, 1155}, {64, 64}, {80, 144}, {1, 1}, {1160, 65}, {17, 5}, {140, 70}};
+    enum { COUNT = YOLO_COUNT(sizes), WAYS = 4 /* alone, together, in rounds, in a step that is not taken */ };
+    static const size_t most[WAYS] = {0, 64 << 20, 1 << 20, 64 << 20};
+    yg_gpu *gpu = gpu_device();
+    yg_muon_row rows[COUNT];
+    const float lr[] = {0.1f, 0.02f};
+    size_t floats = TEST_OPT_GUARD;
+    for (int i = 0; i < COUNT; i++) {
+        rows[i] = (yg_muon_row){(int64_t)floats, sizes[i][0], sizes[i][1], i % 2};
+        floats += (size_t)sizes[i][0] * (size_t)sizes[i][1] + 3;
+    }
+    float *values = gpu_random(floats, 8, YG_F32), *gradients = gpu_floats(values, floats), *params[WAYS], *momentum[WAYS], *have[WAYS][2];
+    yg_decision *taken = test_opt_decision((yg_decision){.clip = 0.4f, .taken = 1}), *left = test_opt_decision((yg_decision){.clip = NAN});
+    for (int i = 0; i < WAYS; i++) {
+        params[i] = gpu_floats(values, floats);
+        momentum[i] = gpu_floats(values, floats);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        yg_muon_plan *alone = yg_muon_open(gpu, &rows[i], 1, most[0]);
+        yg_muon(gpu, alone, params[0], momentum[0], gradients, taken, 0.9f, lr, 2);
+        yg_muon_close(gpu, alone);
+    }
+    for (int i = 1; i < WAYS; i++) {
+        yg_muon_plan *plan = yg_muon_open(gpu, rows, COUNT, most[i]);
+        CHECK(plan != NULL);
+        yg_muon(gpu, plan, params[i], momentum[i], gradients, i == 3 ? left : taken, 0.9f, lr, 2);
+        yg_muon_close(gpu, plan);
+    }
+    CHECK(yg_muon_bytes(gpu, rows, COUNT, most[2]) < (1 << 20) + 2000 && yg_muon_bytes(gpu, rows, COUNT, most[1]) > 2 << 20);
+    for (int i = 0; i < WAYS; i++) {
+        have[i][0] = gpu_floats_read(params[i], floats);
+        have[i][1] = gpu_floats_read(momentum[i], floats);
+    }
+    for (int k = 0; k < 2; k++) {
+        CHECK(!memcmp(have[1][k], have[0][k], floats * sizeof(float)));
+        CHECK(!memcmp(have[2][k], have[0][k], floats * sizeof(float)));
+        CHECK(!memcmp(have[3][k], values, floats * sizeof(float)));
+        CHECK(have[1][k][0] == values[0] && have[1][k][rows[1].offset] != values[rows[1].offset]);
+    }
+    for (int i = 0; i < WAYS; i++) {
+        yg_free(gpu, params[i]);
+        yg_free(gpu, momentum[i]);
+        mem_free(have[i][0]);
+        mem_free(have[i][1]);
+    }
+    yg_free(gpu, taken);
+    yg_free(gpu, left);
+    yg_free(gpu, gradients);
+    mem_free(values);
 }
 
 /* A device without bf16 in its tensor cores. */
@@ -251,11 +377,15 @@ static void test_gpu_muon_nan(void) {
         float *values = mem_array(count, sizeof *values);
         if (i % 2) values[5] = NAN;
         float *params = gpu_floats(NULL, count), *momentum = gpu_floats(NULL, count), *gradients = gpu_floats(values, count);
-        void *workspace = yg_alloc(gpu_device(), yg_muon_bytes(rows, columns));
-        yg_muon(gpu_device(), params, momentum, gradients, rows, columns, 1, 0.9f, 0.1f, workspace);
+        yg_decision *decision = test_opt_decision((yg_decision){.clip = 1, .taken = 1});
+        const yg_muon_row table = {0, rows, columns, 0};
+        const float lr = 0.1f;
+        yg_muon_plan *plan = yg_muon_open(gpu_device(), &table, 1, 0);
+        yg_muon(gpu_device(), plan, params, momentum, gradients, decision, 0.9f, &lr, 1);
         float *have = gpu_floats_read(params, count);
         for (size_t j = 0; j < count; j++) CHECK(i % 2 ? isnan(have[j]) : have[j] == 0);
-        void *const device[] = {params, momentum, gradients, workspace};
+        void *const device[] = {params, momentum, gradients, decision};
+        yg_muon_close(gpu_device(), plan);
         for (int j = 0; j < YOLO_COUNT(device); j++) yg_free(gpu_device(), device[j]);
         mem_free(have);
         mem_free(values);
@@ -264,7 +394,7 @@ static void test_gpu_muon_nan(void) {
 
 /* ---- whole steps of a small network, as the trainer will make them */
 
-typedef struct test_opt_net { net n; opt_state *state; float *params, *gradients, *d[TEST_OPT_BLOCKS]; yg_piece *pieces; void *workspace; double *squares; } test_opt_net;
+typedef struct test_opt_net { net n; opt_state *state; float *params, *gradients, *d[TEST_OPT_BLOCKS]; yg_piece *pieces; yg_muon_plan *muon; yg_decision *decision; double *squares; } test_opt_net;
 
 static bool test_opt_begin(test_opt_net *t, opt_kind kind) {
     yolo_error error = {0};
@@ -286,23 +416,25 @@ static bool test_opt_begin(test_opt_net *t, opt_kind kind) {
     return status == YOLO_OK;
 }
 
-/* Uploads all, pieces too; the workspace is enough for every row. */
+/* Uploads all, pieces too. */
 static void test_opt_upload_net(test_opt_net *t) {
     const size_t floats = (size_t)t->n.param_elements;
     const opt_state *s = t->state;
     float *const host[TEST_OPT_BLOCKS] = {t->params, t->gradients, s->ema, s->blocks[1], s->blocks[2]};
     test_opt_pieces made = {mem_array((uint64_t)s->piece_count, sizeof(yg_piece)), s->piece_count, 0};
-    size_t most = 0;
+    yg_muon_row *rows = mem_array((uint64_t)made.count, sizeof *rows);
+    int count = 0;
     for (int i = 0; i < made.count; i++) {
         const opt_piece *p = &s->pieces[i];
         made.pieces[i] = (yg_piece){.offset = p->offset, .count = p->count, .group = p->group, .averaged = p->averaged};
+        if (s->muon && opt_piece_is_muon(s, p)) rows[count++] = tr_gpu_muon_row(&t->n.params[p->row], p->group);
     }
-    for (int i = 0; i < t->n.param_count; i++)
-        most = YOLO_MAX(most, yg_muon_bytes(t->n.params[i].dims[0], (int)(t->n.params[i].count / YOLO_MAX(t->n.params[i].dims[0], 1))));
+    if (count) t->muon = yg_muon_open(gpu_device(), rows, count, TR_MUON_BYTES);
+    mem_free(rows);
     for (int i = 0; i < TEST_OPT_BLOCKS; i++) t->d[i] = gpu_floats(host[i], floats);
     t->pieces = test_opt_upload(&made);
-    t->workspace = yg_alloc(gpu_device(), most);
-    t->squares = yg_alloc(gpu_device(), ((size_t)made.count + 1) * sizeof(double));
+    t->decision = test_opt_decision((yg_decision){.scale = 1});
+    t->squares = yg_alloc(gpu_device(), (size_t)made.count * sizeof(double));
     mem_free(made.pieces);
 }
 
@@ -311,25 +443,20 @@ static double test_opt_device_step(test_opt_net *t, yg_optimizer kind) {
     opt_state *s = t->state;
     yg_gpu *gpu = gpu_device();
     yg_rates rates[OPT_MAX_GROUPS];
-    double squares = 0;
-    yg_gradient_squares(gpu, t->squares + s->piece_count, t->d[1], t->pieces, s->piece_count, t->squares);
-    yg_download(gpu, &squares, t->squares + s->piece_count, sizeof squares);
-    gpu_finish();
-    const float norm = (float)sqrt(squares), clip = YOLO_MIN((float)OPT_CLIP / (norm + 1e-6f), 1);
+    yg_decision decision;
+    float muon[OPT_MAX_GROUPS];
     for (int i = 0; i < s->group_count; i++) {
-        const opt_rates r = opt_rates_of(s, &s->groups[i], clip);
-        memcpy(&rates[i], &r, sizeof r);
+        const opt_rates r = opt_rates_of(s, &s->groups[i], 1);
+        rates[i] = (yg_rates){r.lr, r.decay, r.keep, r.momentum, r.beta1, r.beta2, r.root, r.grow, r.step};
+        muon[i] = (float)(s->groups[i].lr * OPT_MUON_SHARE);
     }
-    for (int i = 0; i < s->piece_count && s->muon; i++) {
-        const opt_piece *piece = &s->pieces[i];
-        const net_param *row = &t->n.params[piece->row];
-        if (piece->group < 0 || piece->offset != row->offset || !s->groups[piece->group].muon) continue;
-        yg_muon(gpu, t->d[0] + row->offset, t->d[4] + row->offset, t->d[1] + row->offset, row->dims[0], (int)(row->count / row->dims[0]), clip,
-                (float)s->momentum, (float)(s->groups[piece->group].lr * OPT_MUON_SHARE), t->workspace);
-    }
-    yg_update(gpu, kind, t->d[0], t->d[1], t->d[2], t->d[3], t->d[4], t->pieces, s->piece_count, rates, s->group_count,
+    yg_decide(gpu, t->decision, t->d[1], t->pieces, s->piece_count, (float)OPT_CLIP, (yg_scaling){0, 0}, t->squares);
+    if (t->muon) yg_muon(gpu, t->muon, t->d[0], t->d[4], t->d[1], t->decision, (float)s->momentum, muon, s->group_count);
+    yg_update(gpu, kind, t->d[0], t->d[1], t->d[2], t->d[3], t->d[4], t->pieces, s->piece_count, rates, s->group_count, t->decision,
               (float)(1 - OPT_EMA_DECAY * (1 - exp(-s->updates / OPT_EMA_RAMP))));
-    return norm;
+    yg_download(gpu, &decision, t->decision, sizeof decision);
+    gpu_finish();
+    return sqrt(decision.squares);
 }
 
 static void test_opt_whole_step(yg_optimizer device, opt_kind kind) {
@@ -362,7 +489,8 @@ static void test_opt_whole_step(yg_optimizer device, opt_kind kind) {
         yg_free(gpu_device(), t.d[i]);
     }
     yg_free(gpu_device(), t.pieces);
-    yg_free(gpu_device(), t.workspace);
+    yg_muon_close(gpu_device(), t.muon);
+    yg_free(gpu_device(), t.decision);
     yg_free(gpu_device(), t.squares);
     if (t.state->block_count < 3) mem_free(t.state->blocks[2]);
     opt_destroy(t.state);
@@ -380,10 +508,13 @@ static void test_gpu_step_musgd(void) { test_opt_whole_step(YG_SGD, OPT_MUSGD); 
 
 static const test_case tests_gpu_optimizer[] = {
     {"squares", "norm of the gradients, also of what is no number", test_gpu_squares},
+    {"decide", "clip and scale of a step, for gradients of all sizes", test_gpu_decide},
     {"update", "two steps of every kind, all offsets, average, gradients zeroed", test_gpu_update},
+    {"update_skipped", "a step that is not taken", test_gpu_update_skipped},
     {"update_refuses", "more groups than there can be", test_gpu_update_refuses},
     {"muon_small", "MuSGD's matrices that one block does", test_gpu_muon_small},
     {"muon_large", "MuSGD's matrices by launches", test_gpu_muon_large},
+    {"muon_together", "many matrices in one call as each alone", test_gpu_muon_together},
     {"muon_turing", "the same on a device without bf16", test_gpu_muon_turing},
     {"muon_nan", "MuSGD of zeros and of what is no number", test_gpu_muon_nan},
     {"step", "a step of a network as opt_step makes it", test_gpu_step},

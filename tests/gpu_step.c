@@ -454,19 +454,46 @@ static void test_gpu_val(void) {
 }
 
 #ifdef TEST_EMULATED
+/* A training of one epoch with a step a batch, which is over soon. */
+static yolo_train_options gpu_step_short(const char *name) {
+    yolo_train_options o = gpu_step_small(name);
+    o.device = "0";
+    o.epochs = 1;
+    o.val = false;
+    o.imgsz = 32;
+    o.batch = 3;
+    o.nbs = 3;
+    return o;
+}
+
+/* Work that is done late, uploads that are done early, and all mixtures end in the same bits; no memory of the device is the host's. */
+static void test_gpu_train_ahead(void) {
+    uint64_t want = 0;
+    for (uint64_t lazy = 0; lazy < 4; lazy++) {
+        yolo_train_options o = gpu_step_short("gpu_ahead");
+        yolo_train_report report;
+        yolo_error error = {0};
+        o.mixup = 0.5;
+        emulate_set_lazy(lazy);
+        emulate_set_protect(lazy == 1);
+        CHECK_MSG(yolo_train(o, &report, &error) == YOLO_OK, "%s", error.message);
+        emulate_set_lazy(0);
+        emulate_set_protect(0);
+        const uint64_t hash = test_train_hash(&report);
+        if (!want) want = hash;
+        CHECK_MSG(hash && hash == want, "streams in order %d", (int)lazy);
+    }
+}
+
 /* Every call of CUDA fails once: a sentence, nothing left on the device. */
 static void test_gpu_faults(void) {
     const size_t before = emulate_allocated(0);
     const int handles = emulate_handles();
     int told = 0;
     for (int64_t n = 1; n < 100000; n += 1 + n / 3) {
-        yolo_train_options o = gpu_step_small("gpu_faults");
+        yolo_train_options o = gpu_step_short("gpu_faults");
         yolo_train_report report;
         yolo_error error = {0};
-        o.device = "0";
-        o.epochs = 1;
-        o.val = false;
-        o.imgsz = 32;
         emulate_fail_after(n);
         const yolo_status status = yolo_train(o, &report, &error);
         const bool failed = emulate_failed();
@@ -491,9 +518,168 @@ static void test_gpu_small_memory(void) {
     emulate_set_memory((size_t)2 << 30);
 }
 
+/* Listens to a training, and does something to the device when epoch `at` begins. */
+typedef struct gpu_step_saboteur { int at, heads; int64_t lose_after; size_t memory; char last[2048]; } gpu_step_saboteur;
+
+static void gpu_step_sabotage(void *user, yolo_log_level level, const char *text) {
+    gpu_step_saboteur *s = user;
+    (void)level;
+    snprintf(s->last, sizeof s->last, "%s", text);
+    if (!strstr(text, "box_loss") || ++s->heads != s->at) return;
+    if (s->memory) emulate_set_memory(s->memory);
+    if (s->lose_after) emulate_fail_after(s->lose_after);
+    if (s->lose_after) emulate_fail_with(214 /* uncorrectable ECC error */, 1);
+}
+
+/* Resumes the run's last.pt on GPU 0; what it ends in. */
+static uint64_t gpu_step_resumed(const yolo_train_report *before) {
+    yolo_train_options o = tr_defaults();
+    yolo_train_report report;
+    yolo_error error = {0};
+    char last[1100];
+    snprintf(last, sizeof last, "%s/weights/last.pt", before->folder);
+    o.model = last;
+    o.resume = true;
+    o.device = "0";
+    o.threads = 2;
+    const yolo_status status = yolo_train(o, &report, &error);
+    CHECK_MSG(status == YOLO_OK, "%s", error.message);
+    return status == YOLO_OK ? test_train_hash(&report) : 0;
+}
+
+/* The GPU is lost in the second of two epochs, sooner and later: last.pt holds the first, and leads to where an undisturbed run ends. */
+static void test_gpu_lost(void) {
+    static const int64_t calls[] = {1, 60, 400};
+    yolo_train_options o = gpu_step_short("gpu_lost");
+    yolo_train_report report;
+    yolo_error error = {0};
+    o.epochs = 2;
+    CHECK_MSG(yolo_train(o, &report, &error) == YOLO_OK, "%s", error.message);
+    const uint64_t want = test_train_hash(&report);
+    for (int i = 0; i < YOLO_COUNT(calls); i++) {
+        gpu_step_saboteur saboteur = {.at = 2, .lose_after = calls[i]};
+        const size_t before = emulate_allocated(0);
+        const int handles = emulate_handles();
+        o.log = (yolo_log){gpu_step_sabotage, &saboteur};
+        CHECK(yolo_train(o, &report, &error) == YOLO_ERROR_DEVICE);
+        CHECK_MSG(strstr(error.message, "uncorrectable ECC error") && strstr(error.message, "the GPU is lost to this process"), "%s", error.message);
+        CHECK_MSG(strstr(saboteur.last, "1 epochs are saved; to go on: yolo train resume=true"), "%s", saboteur.last);
+        CHECK(emulate_failed());
+        emulate_fail_after(0);
+        CHECK(emulate_allocated(0) == before && emulate_handles() == handles);
+        CHECK_MSG(gpu_step_resumed(&report) == want, "lost after %d calls", (int)calls[i]);
+    }
+}
+
+/* Another program takes memory after the plan was made, before the first batch has all of its own. */
+static void test_gpu_memory_gone(void) {
+    static const struct { size_t memory; const char *advice; } cases[] = {{200 << 20, "the largest batch that fits now is "}, {60 << 20, "now not even one picture of 320 fits"}};
+    for (int i = 0; i < YOLO_COUNT(cases); i++) {
+        gpu_step_saboteur saboteur = {.at = 1, .memory = cases[i].memory};
+        yolo_train_options o = gpu_step_short("gpu_memory");
+        yolo_train_report report;
+        yolo_error error = {0};
+        const size_t before = emulate_allocated(0);
+        o.imgsz = 320;
+        o.batch = 10;
+        o.log = (yolo_log){gpu_step_sabotage, &saboteur};
+        CHECK(yolo_train(o, &report, &error) == YOLO_ERROR_MEMORY);
+        CHECK_MSG(strstr(error.message, "MiB wanted, ") && strstr(error.message, "MiB are free") && strstr(error.message, cases[i].advice), "%s", error.message);
+        CHECK(emulate_allocated(0) == before);
+        emulate_set_memory((size_t)2 << 30);
+    }
+}
+
+/* What a val or label makes of calls that fail for good: a sentence, and nothing left on the device. */
+static yolo_status gpu_step_use(bool label, yolo_error *error) {
+    yolo_open_options open = yolo_open_defaults();
+    yolo_val_options val = yolo_val_defaults();
+    yolo_label_options options = yolo_label_defaults();
+    yolo_label_report report = {0};
+    yolo_metrics metrics = {0};
+    yolo_model *model = NULL;
+    char source[600];
+    if (!test_train_data()) return YOLO_ERROR_IO;
+    snprintf(source, sizeof source, "%s/images/val", test_temp("train_data"));
+    open.device = "0";
+    open.threads = 2;
+    val.data = test_train_data();
+    val.imgsz = options.predict.imgsz = 64;
+    options.source = source;
+    options.out = test_temp("gpu_labels");
+    options.existing = YOLO_EXISTING_REPLACE;
+    yolo_status status = yolo_model_open(&model, "weights/shapes.pt", open, error);
+    if (status == YOLO_OK) status = label ? yolo_label(model, options, &report, error) : yolo_val(model, val, &metrics, error);
+    yolo_metrics_free(&metrics);
+    yolo_label_report_free(&report);
+    yolo_model_close(model);
+    return status;
+}
+
+static void test_gpu_use_lost(void) {
+    for (int label = 0; label < 2; label++) {
+        const size_t before = emulate_allocated(0);
+        const int handles = emulate_handles();
+        int told = 0;
+        for (int64_t n = 1; n < 100000; n += 1 + n / 2) {
+            yolo_error error = {0};
+            emulate_fail_after(n);
+            emulate_fail_with(214, 1);
+            const yolo_status status = gpu_step_use(label, &error);
+            const bool failed = emulate_failed();
+            emulate_fail_after(0);
+            CHECK_MSG(emulate_allocated(0) == before && emulate_handles() == handles, "call %d: %zu bytes are left", (int)n, emulate_allocated(0) - before);
+            if (!failed) {
+                CHECK_MSG(status == YOLO_OK, "%s", error.message);
+                break;
+            }
+            told += status == YOLO_ERROR_DEVICE;
+            CHECK_MSG(status == YOLO_ERROR_DEVICE && strstr(error.message, "uncorrectable ECC error"), "%s, call %d: %d, '%s'", label ? "label" : "val", (int)n, status, error.message);
+        }
+        CHECK(told > 5);
+    }
+}
+
+/* The status of `yolo train` on GPU 0, as a shell sees it. */
+static int gpu_step_exit_status(void) {
+    char data[700];
+    snprintf(data, sizeof data, "data=%s", test_train_data());
+    char *arguments[] = {"train", "model=weights/shapes.pt", data, "device=0", "epochs=1", "imgsz=32", NULL};
+    return cli_main(arguments);
+}
+
+/* A program without code for the device, as the driver tells when it is asked about a kernel. */
+static void test_gpu_no_code(void) {
+    static const struct { int major, minor; const char *advice; } cases[] = {{8, 9, "build it with ./build.sh cuda arch=sm_89"}, {5, 2, "6.0 or newer is needed"}};
+    for (int i = 0; i < YOLO_COUNT(cases); i++) {
+        bool told = false;
+        emulate_set_capability(cases[i].major, cases[i].minor);
+        for (int n = 1; n < 30 && !told; n++) {
+            yolo_error error = {0};
+            run_place place = run_cpu;
+            emulate_fail_after(n);
+            emulate_fail_with(209 /* no kernel image for the device */, 0);
+            const yolo_status status = dev_place("0", true, &place, &error);
+            told = status == YOLO_ERROR_DEVICE && strstr(error.message, cases[i].advice);
+            dev_close(&place);
+        }
+        CHECK_MSG(told, "%s", cases[i].advice);
+        emulate_fail_after(0);
+        emulate_set_capability(8, 6);
+    }
+}
+
 static void test_gpu_absent(void) {
     yolo_error error;
     run_place place;
+    static const struct { int count; const char *said; } counts[] = {{0, "no GPU detected"}, {-1, "no NVIDIA driver is installed"}, {-2, "install a newer driver"}};
+    for (int i = 0; i < YOLO_COUNT(counts); i++) {
+        yolo_train_options o = gpu_step_short("gpu_absent");
+        yolo_train_report report;
+        emulate_set_device_count(counts[i].count);
+        CHECK_MSG(yolo_train(o, &report, &error) == YOLO_ERROR_DEVICE && strstr(error.message, counts[i].said) && strstr(error.message, "device=cpu"), "%s", error.message);
+        CHECK(gpu_step_exit_status() == 1);
+    }
     emulate_set_device_count(-1);
     CHECK(dev_place("0", true, &place, &error) == YOLO_ERROR_DEVICE && strstr(error.message, "no NVIDIA driver is installed"));
     emulate_set_device_count(-2);
@@ -516,8 +702,13 @@ static const test_case tests_gpu_step[] = {
     {"train", "two epochs end as on the CPU", test_gpu_train},
     {"resume", "interrupted and resumed: the same bits", test_gpu_train_resume},
 #ifdef TEST_EMULATED
+    {"ahead", "the same bits however late work is done and however early uploads are", test_gpu_train_ahead},
     {"faults", "calls that fail: a sentence, nothing left behind", test_gpu_faults},
     {"small_memory", "a batch that does not fit is refused with the largest that does", test_gpu_small_memory},
+    {"lost", "a GPU that is lost in mid-run: the run goes on from last.pt to the same bits", test_gpu_lost},
+    {"memory_gone", "memory that another program takes after the start", test_gpu_memory_gone},
+    {"use_lost", "a GPU that is lost in val and label", test_gpu_use_lost},
+    {"no_code", "no code for the architecture", test_gpu_no_code},
     {"absent", "no driver, an old one, no such GPU", test_gpu_absent},
 #endif
 };

@@ -87,7 +87,8 @@ struct settings {
     int major = 8, minor = 6;
     uint64_t order = 0;
     int workers = 0;
-    bool lazy = false, protect = false;
+    uint64_t lazy = 0;
+    bool protect = false;
     emulate_peers peers = EMULATE_PEERS_GOOD;
 };
 settings knobs;
@@ -95,6 +96,8 @@ std::atomic<int64_t> fail_after{0}, call_count{0}, launch_count{0};
 std::atomic<bool> call_failed{false};
 std::mutex launch_lock;
 std::map<std::string, int64_t> launch_names;
+std::atomic<int> failure{0}; /* of the call that fails; 0: its usual one */
+std::atomic<bool> lost{false}, loses{false}; /* do all calls fail, will they after that one? */
 
 /* A static shared variable: where it is in an OS thread's thread-local block. */
 struct region { size_t offset, bytes; };
@@ -1621,12 +1624,19 @@ struct event_state {
     emulate_graph *captured = NULL;
 };
 
+/* Work of a stream; one that waits for an event can be done once that has been reached `target` times. */
+struct queued {
+    operation run;
+    std::shared_ptr<event_state> event;
+    int64_t target = 0;
+};
+
 } // namespace
 
 struct emulate_stream {
     int device;
     unsigned flags;
-    std::deque<operation> queue;
+    std::deque<queued> queue;
     emulate_graph *capture = NULL; /* being recorded */
     bool origin = false;
     bool hangs = false; /* does nothing any more */
@@ -1671,9 +1681,11 @@ bool capture_forbids() {
 /* At the start of each call: is there a reason for it to fail? */
 cudaError_t enter(cudaError_t injected = cudaErrorUnknown, bool waits = false) {
     call_count++;
+    if (lost) return (cudaError_t)failure.load();
     if (fail_after > 0 && --fail_after == 0) {
         call_failed = true;
-        return injected;
+        lost = loses.load();
+        return failure ? (cudaError_t)failure.load() : injected;
     }
     if (knobs.device_count == -1) return cudaErrorInsufficientDriver;
     if (knobs.device_count == -2) return cudaErrorInsufficientDriver;
@@ -1698,6 +1710,8 @@ const char *cudaGetErrorName(cudaError_t error) {
     NAME(cudaErrorPeerAccessUnsupported) NAME(cudaErrorInvalidResourceHandle) NAME(cudaErrorNotReady)
     NAME(cudaErrorIllegalAddress) NAME(cudaErrorLaunchOutOfResources) NAME(cudaErrorPeerAccessAlreadyEnabled)
     NAME(cudaErrorPeerAccessNotEnabled) NAME(cudaErrorMisalignedAddress) NAME(cudaErrorLaunchFailure)
+    NAME(cudaErrorDevicesUnavailable) NAME(cudaErrorNoKernelImageForDevice) NAME(cudaErrorECCUncorrectable)
+    NAME(cudaErrorUnsupportedPtxVersion) NAME(cudaErrorLaunchTimeout)
     NAME(cudaErrorNotSupported) NAME(cudaErrorStreamCaptureUnsupported) NAME(cudaErrorStreamCaptureInvalidated)
     NAME(cudaErrorStreamCaptureMerge) NAME(cudaErrorStreamCaptureUnmatched) NAME(cudaErrorStreamCaptureUnjoined)
     NAME(cudaErrorStreamCaptureIsolation) NAME(cudaErrorStreamCaptureImplicit) NAME(cudaErrorCapturedEvent)
@@ -1716,6 +1730,8 @@ const char *cudaGetErrorString(cudaError_t error) {
     case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorNoKernelImageForDevice: return "no kernel image is available for execution on the device";
+    case cudaErrorECCUncorrectable: return "uncorrectable ECC error encountered";
     case cudaErrorInvalidResourceHandle: return "invalid resource handle";
     case cudaErrorNotReady: return "device not ready";
     case cudaErrorLaunchFailure: return "unspecified launch failure";
@@ -2009,16 +2025,43 @@ void check_all() {
     for (const auto &i : allocations) check_allocation(i.second);
 }
 
-bool run_one(emulate_stream *s) {
-    if (s->queue.empty() || s->hangs) return false;
-    const operation next = std::move(s->queue.front());
+void run_front(emulate_stream *s) {
+    const queued next = std::move(s->queue.front());
     s->queue.pop_front();
-    next();
+    next.run();
+}
+
+/* Streams that are not waited for go as far as their events let them: always, or by chance. */
+void run_ahead(const emulate_stream *of) {
+    static uint64_t chance;
+    for (emulate_stream *s : streams) {
+        if (knobs.lazy < 2 || s == of || s->hangs) continue;
+        while (!s->queue.empty() && (!s->queue.front().event || s->queue.front().event->reached >= s->queue.front().target)) {
+            chance = chance * 6364136223846793005u + knobs.lazy;
+            if (knobs.lazy > 2 && chance >> 62) break;
+            run_front(s);
+        }
+    }
+}
+
+void drain_event(const std::shared_ptr<event_state> &e, int64_t target);
+
+/* One operation, or what it waits for: meanwhile it stays in the queue, so that nothing behind it goes ahead. */
+bool run_one(emulate_stream *s) {
+    run_ahead(s);
+    if (s->queue.empty() || s->hangs) return false;
+    const std::shared_ptr<event_state> event = s->queue.front().event;
+    const int64_t target = s->queue.front().target;
+    if (event && event->reached < target) {
+        drain_event(event, target);
+        return event->reached >= target; /* false: its stream hangs */
+    }
+    run_front(s);
     return true;
 }
 void drain(emulate_stream *s) {
     while (run_one(s)) {}
-    if (!s->hangs) return;
+    if (s->queue.empty() && !s->hangs) return;
     fprintf(stderr, "emulate: waits for a stream of device %d that hangs\n", s->device);
     die();
 }
@@ -2038,7 +2081,7 @@ emulate_stream *stream_of(cudaStream_t stream) {
     return handles.count(stream) ? stream : NULL;
 }
 
-cudaError_t submit(cudaStream_t handle, const operation &next) {
+cudaError_t submit(cudaStream_t handle, const operation &next, const std::shared_ptr<event_state> &event = NULL, int64_t target = 0) {
     {
         locked hold(lock);
         emulate_stream *s = stream_of(handle);
@@ -2058,9 +2101,10 @@ cudaError_t submit(cudaStream_t handle, const operation &next) {
                     drain(other);
                 }
         } else if (knobs.lazy || s->hangs) {
-            s->queue.push_back(next);
+            s->queue.push_back({next, event, target});
             return cudaSuccess;
         } else drain(s);
+        if (event) drain_event(event, target);
     }
     next();
     return cudaSuccess;
@@ -2282,7 +2326,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     }
     if (s->capture) return leave(cudaErrorStreamCaptureIsolation);
     const int64_t target = e->recorded;
-    return leave(submit(stream, [e, target]() { drain_event(e, target); }));
+    return leave(submit(stream, []() {}, e, target));
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     ENTER();
@@ -2433,8 +2477,9 @@ cudaError_t check_launch(const work &w, cudaStream_t stream) {
 } // namespace
 
 cudaError_t emulate_function_get(cudaFuncAttributes *attributes, const void *function) {
-    ENTER();
-    *attributes = {statics_of(function)->own, THREADS, 32, (int)dynamic_limit(function)};
+    ENTER(cudaErrorNoKernelImageForDevice);
+    const int version = 10 * knobs.major + knobs.minor;
+    *attributes = {statics_of(function)->own, THREADS, 32, (int)dynamic_limit(function), version, version};
     return cudaSuccess;
 }
 cudaError_t emulate_occupancy(int *blocks, const void *function, int block, size_t shared_bytes) {
@@ -2495,7 +2540,7 @@ void emulate_submit(const char *name, const void *kernel, dim3 grid, dim3 block,
 void emulate_reset(void) {
     knobs = settings();
     fail_after = call_count = launch_count = 0;
-    call_failed = false;
+    emulate_fail_after(0);
     cudaGetLastError();
     locked hold(lock);
     memset(peer_access, 0, sizeof peer_access);
@@ -2505,7 +2550,7 @@ void emulate_set_memory(size_t bytes) { knobs.memory = bytes; }
 void emulate_set_capability(int major, int minor) { knobs.major = major, knobs.minor = minor; }
 void emulate_set_order(uint64_t seed) { knobs.order = seed; }
 void emulate_set_workers(int count) { knobs.workers = count; }
-void emulate_set_lazy(int lazy) { knobs.lazy = lazy != 0; }
+void emulate_set_lazy(uint64_t lazy) { knobs.lazy = lazy; }
 void emulate_set_peers(emulate_peers peers) {
     locked hold(lock);
     knobs.peers = peers;
@@ -2529,7 +2574,8 @@ void emulate_set_protect(int protect) {
     if (protect) sigaction(SIGSEGV, &action, NULL);
     knobs.protect = protect != 0;
 }
-void emulate_fail_after(int64_t n) { fail_after = n, call_failed = false; }
+void emulate_fail_after(int64_t n) { fail_after = n, call_failed = false, failure = 0, lost = loses = false; }
+void emulate_fail_with(int error, int for_good) { failure = error, loses = for_good != 0; }
 int emulate_failed(void) { return call_failed; }
 int64_t emulate_launches(void) { return launch_count; }
 int64_t emulate_launched(const char *kernel) {

@@ -57,8 +57,10 @@ void emulate_set_capability(int major, int minor);
 void emulate_set_order(uint64_t seed);
 /* OS threads that run blocks of a grid; 0: as many as there are cores, as at first. */
 void emulate_set_workers(int count);
-/* Work put onto a stream is only done when somebody waits for it, false at first. Finds hosts that do not wait. */
-void emulate_set_lazy(int lazy);
+/* When work is done that has been put onto a stream. 0: at once, as at first; 1: as late as somebody waits for it; 2: just as late,
+   but then the streams that nobody waits for are first to go, as far as their events let them; others are seeds of a mixture of
+   both. Finds hosts that do not wait, and streams that do not wait for each other: for what comes (1), with what goes (2). */
+void emulate_set_lazy(uint64_t lazy);
 /* Memory of devices that is allocated from now on can be touched by kernels of its device and of devices that have peer access,
    and by copies, but not by the host; false at first. Costs some microseconds an allocation and launch. */
 void emulate_set_protect(int protect);
@@ -71,6 +73,9 @@ void emulate_set_peers(emulate_peers peers);
 
 /* The n-th call from now fails (1: the next), launches included; 0: none does. Calls that free or destroy do so all the same. */
 void emulate_fail_after(int64_t n);
+/* What that call fails with, a number of CUDA (0: the usual one), and whether all calls after it do, as those to a GPU that is
+   lost. To be called after emulate_fail_after, which puts it back. */
+void emulate_fail_with(int error, int for_good);
 /* Did that call come? */
 int emulate_failed(void);
 
