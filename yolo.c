@@ -11,7 +11,7 @@
      5  str_ path_ hash_ rng_ f16_ cur_ val_  base: strings, paths, numbers, byte cursor, value trees
      6  ten_           tensors and dtypes
      7  img_           image core: resize, letterbox, drawing
-     8  codec_ wbp_    picture files
+     8  codec_ wbp_ tif_  picture files
      9  yaml_ lbl_ data_  dataset text: yaml, class names, labels, picture lists
      10 zip_           archives: inflate, CRC, zip
      11 pkl_           pickles: machine and writer
@@ -2550,7 +2550,7 @@ static void img_draw_box(yolo_image *image, const yolo_box *box, const char *nam
     img_draw_marked(image, box, name, line_width, 7.0f * (float)line_width);
 }
 
-/* ==== 8 codec_ wbp_: picture files ==============================================================================
+/* ==== 8 codec_ wbp_ tif_: picture files ==========================================================================
    Pictures are recognised by content, never by name. A header is read here first: dimensions, depth and what a file
    of that size can hold are checked before a decoder sees a byte. stb_image decodes JPEG and BMP and inflates PNG;
    the rest of PNG, and WebP, are done here, so that memory is bounded by the picture's size and 16-bit samples are rounded.
@@ -2831,21 +2831,29 @@ static stbi_uc *codec_jpeg_upsample(stbi_uc *out, stbi_uc *near_row, stbi_uc *fa
     return out;
 }
 
-/* What stbi_load_from_memory does for a JPEG, with the loops above; NULL and stb's reason on failure. */
+/* stb's decoder of a JPEG, with the loops above, at the beginning of `bytes`; NULL when memory runs out. */
+static stbi__jpeg *codec_jpeg_open(const cur *bytes, stbi__context *source) {
+    stbi__jpeg *decoder = mem_array(1, sizeof *decoder);
+    if (!decoder) return NULL;
+    stbi__start_mem(source, bytes->bytes, (int)bytes->size);
+    source->img_n = 0;
+    decoder->s = source;
+    stbi__setup_jpeg(decoder);
+    decoder->idct_block_kernel = codec_jpeg_idct;
+    decoder->YCbCr_to_RGB_kernel = codec_jpeg_colour;
+    decoder->resample_row_hv_2_kernel = codec_jpeg_upsample;
+    return decoder;
+}
+
+/* What stbi_load_from_memory does for a JPEG; NULL and stb's reason on failure. */
 static uint8_t *codec_jpeg_decode(const cur *bytes, int *width, int *height) {
     stbi__context source;
-    stbi__jpeg *decoder = mem_array(1, sizeof *decoder);
+    stbi__jpeg *decoder = codec_jpeg_open(bytes, &source);
     int channels;
     if (!decoder) {
         stbi__err("outofmem", "Out of memory");
         return NULL;
     }
-    stbi__start_mem(&source, bytes->bytes, (int)bytes->size);
-    decoder->s = &source;
-    stbi__setup_jpeg(decoder);
-    decoder->idct_block_kernel = codec_jpeg_idct;
-    decoder->YCbCr_to_RGB_kernel = codec_jpeg_colour;
-    decoder->resample_row_hv_2_kernel = codec_jpeg_upsample;
     uint8_t *pixels = load_jpeg_image(decoder, width, height, &channels, 3);
     mem_free(decoder);
     return pixels;
@@ -2855,7 +2863,7 @@ enum { CODEC_MAX_SCANS = 100 };
 
 /* A small file that claims a huge picture is refused before memory is taken for it; so is one of endless scans, each of
    which costs the time of a whole picture, and one whose end is missing, because what follows would be made up. */
-static yolo_status codec_jpeg_load(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error) {
+static yolo_status codec_jpeg_check(codec_file *file, const codec_header *header, yolo_error *error) {
     cur *c = &file->bytes, segment;
     if (header->least > c->size)
         return codec_damaged(file, error, "%d x %d pixels claimed, too many for a file of this size", header->width, header->height);
@@ -2866,8 +2874,14 @@ static yolo_status codec_jpeg_load(codec_file *file, const codec_header *header,
         if (marker == 0xc4 && !codec_jpeg_codes_fit(segment))
             return codec_damaged(file, error, "damaged JPEG Huffman table");
     }
+    return YOLO_OK;
+}
+
+static yolo_status codec_jpeg_load(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error) {
+    yolo_status status = codec_jpeg_check(file, header, error);
+    if (status != YOLO_OK) return status;
     int width = 0, height = 0;
-    uint8_t *pixels = codec_jpeg_decode(c, &width, &height);
+    uint8_t *pixels = codec_jpeg_decode(&file->bytes, &width, &height);
     return codec_take_stb(file, width, height, pixels, image, error);
 }
 
@@ -4626,6 +4640,906 @@ static yolo_status wbp_load(codec_file *file, const codec_header *header, yolo_i
     return wbp_read_file(file, header, image, NULL, error);
 }
 
+/* ---- TIFF ----
+   TIFF 6.0 with Adobe's technical notes (predictors, Deflate, JPEG), BigTIFF, facsimile by ITU-T T.4 and T.6. The first picture of the
+   file is read; a list of directories is never followed. Integer samples give libtiff's pixels, with these choices where it has none or
+   several: n bits are scaled by 255 / (2^n - 1) and rounded, as those of PNG are; of 24 and 32 bits the upper 16 count; signed ones
+   are moved up, so that the lowest is black; of floats 0 is black and 1 white, what lies outside is cut off and what is no number is
+   black. Samples beside the colours, opacity among them, are dropped. Strips and tiles are unpacked one by one: beside the
+   picture there is one of them (one for each colour where planes are separate), and no more of its bytes are looked at
+   than so many pixels could need. */
+
+enum {
+    TIF_WIDTH, TIF_HEIGHT, TIF_BITS, TIF_PACKING, TIF_PHOTOMETRIC, TIF_FILL_ORDER, TIF_STRIPS, TIF_ORIENTATION, TIF_SAMPLES, TIF_STRIP_ROWS,
+    TIF_STRIP_SIZES, TIF_PLANAR, TIF_FAX_OPTIONS, TIF_PREDICTOR, TIF_PALETTE, TIF_TILE_WIDTH, TIF_TILE_HEIGHT, TIF_TILES, TIF_TILE_SIZES,
+    TIF_INKS, TIF_FORMAT, TIF_JPEG_TABLES, TIF_LUMA, TIF_SUBSAMPLING, TIF_REFERENCE, TIF_FIELDS
+};
+static const uint16_t tif_tags[TIF_FIELDS] = {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292,
+                                              317, 320, 322, 323, 324, 325, 332, 339, 347, 529, 530, 532};
+
+enum { TIF_RAW = 1, TIF_FAX_ROWS = 2, TIF_FAX3 = 3, TIF_FAX4 = 4, TIF_LZW = 5, TIF_JPEG = 7, TIF_DEFLATE = 8, TIF_FAX_WORDS = 32771, TIF_PACKBITS = 32773, TIF_OLD_DEFLATE = 32946 };
+enum { TIF_WHITE_IS_ZERO, TIF_BLACK_IS_ZERO, TIF_RGB, TIF_INDEX, TIF_CMYK = 5, TIF_YCC = 6 };
+enum { TIF_UNSIGNED = 1, TIF_SIGNED = 2, TIF_FLOAT = 3 };
+enum { TIF_MAX_SAMPLES = 1024, TIF_FREE_TILE = 1 << 24 };
+
+/* Where the values of a tag are; `count` is 0 where the file has none. */
+typedef struct tif_field { int type; uint64_t count; size_t at; } tif_field;
+
+/* Y to light, and what Cr and Cb add to it; in 1/65536 where a sum is to be rounded. */
+typedef struct tif_ycc { int y[256], red_cr[256], blue_cb[256], green_cr[256], green_cb[256]; } tif_ycc;
+
+typedef struct tif_picture {
+    codec_file *file;
+    bool big, large; /* big: the highest byte comes first; large: BigTIFF */
+    tif_field fields[TIF_FIELDS];
+    int width, height, orientation;
+    int bits, format, samples, colours; /* colours: the samples of a pixel that are looked at */
+    int photometric, packing, predictor;
+    bool planar, tiled;
+    int sub_x, sub_y;                                   /* pixels that share a Cb and a Cr, in rows packed by blocks */
+    int chunk_width, chunk_height, across, down;        /* a chunk is a strip or a tile */
+    size_t row_size, chunk_size;                        /* bytes of one, unpacked; of a plane where planes are separate */
+    uint8_t palette[256][3];
+    tif_ycc ycc;
+} tif_picture;
+
+/* A chunk that is being unpacked. */
+typedef struct tif_stream {
+    const uint8_t *in;
+    size_t size, at;
+    uint8_t *out;
+    size_t made, wanted, room; /* wanted: bytes of the picture; room: of a whole chunk, which some writers fill */
+    const char *wrong;         /* what is wrong with the data, or NULL */
+} tif_stream;
+
+YOLO_PRINTF(4, 5)
+static yolo_status tif_damaged(const tif_picture *t, size_t at, yolo_error *error, const char *format, ...) {
+    char reason[300];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(reason, sizeof reason, format, arguments);
+    va_end(arguments);
+    t->file->bytes.failed = false;
+    cur_seek(&t->file->bytes, YOLO_MIN(at, t->file->bytes.size));
+    return codec_damaged(t->file, error, "%s", reason);
+}
+
+static yolo_status tif_unsupported(const tif_picture *t, yolo_error *error, const char *what, int number) {
+    return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: TIFF of %s (%d) is not supported; convert it to PNG", t->file->path, what, number);
+}
+
+/* ---- TIFF: the directory ---- */
+
+/* Bytes of a value by its type. */
+static const uint8_t tif_type_sizes[19] = {0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8};
+
+/* The i-th value of a field of unsigned integers; `otherwise` where there is none. */
+static uint64_t tif_value(const tif_picture *t, int field, uint64_t i, uint64_t otherwise) {
+    const tif_field *f = &t->fields[field];
+    if (i >= f->count || (f->type != 1 && f->type != 3 && f->type != 4 && f->type != 13 && f->type != 16 && f->type != 18)) return otherwise;
+    cur c = cur_make(t->file->bytes.bytes, t->file->bytes.size);
+    cur_seek(&c, f->at + i * tif_type_sizes[f->type]);
+    return codec_int(&c, t->big, tif_type_sizes[f->type]);
+}
+
+/* As an int; what does not fit is -1. */
+static int tif_int(const tif_picture *t, int field, int otherwise) {
+    uint64_t value = tif_value(t, field, 0, (uint64_t)otherwise);
+    return value <= INT_MAX ? (int)value : -1;
+}
+
+/* The i-th value of a field of fractions or floats. */
+static double tif_real(const tif_picture *t, int field, uint64_t i, double otherwise) {
+    const tif_field *f = &t->fields[field];
+    if (i >= f->count || (f->type != 5 && f->type != 11)) return (double)tif_value(t, field, i, (uint64_t)otherwise);
+    cur c = cur_make(t->file->bytes.bytes, t->file->bytes.size);
+    cur_seek(&c, f->at + i * tif_type_sizes[f->type]);
+    uint32_t first = (uint32_t)codec_int(&c, t->big, 4);
+    if (f->type == 5) {
+        double divisor = (double)codec_int(&c, t->big, 4);
+        return divisor > 0 ? first / divisor : 0;
+    }
+    float value;
+    memcpy(&value, &first, 4);
+    return value == value ? YOLO_CLAMP(value, -1e6f, 1e6f) : 0;
+}
+
+/* One entry of the directory. The first of several with the same tag counts. */
+static yolo_status tif_read_entry(tif_picture *t, cur *c, yolo_error *error) {
+    size_t start = c->at;
+    int tag = (int)codec_int(c, t->big, 2), type = (int)codec_int(c, t->big, 2), word = t->large ? 8 : 4;
+    uint64_t count = codec_int(c, t->big, word);
+    size_t inside = c->at;
+    uint64_t at = codec_int(c, t->big, word);
+    int field = 0;
+    while (field < TIF_FIELDS && tif_tags[field] != tag) field++;
+    if (c->failed || field == TIF_FIELDS || t->fields[field].count) return YOLO_OK;
+    uint64_t size = type < YOLO_COUNT(tif_type_sizes) ? tif_type_sizes[type] : 0, left = c->size;
+    if (!size) return tif_damaged(t, start, error, "TIFF tag %d has values of type %d", tag, type);
+    if (count <= (uint64_t)word / size) at = inside;
+    if (at > left || count > (left - at) / size)
+        return tif_damaged(t, start, error, "TIFF tag %d has %llu values from byte %llu on, behind the end", tag, (unsigned long long)count, (unsigned long long)at);
+    t->fields[field] = (tif_field){type, count, (size_t)at};
+    return YOLO_OK;
+}
+
+static yolo_status tif_read_directory(tif_picture *t, yolo_error *error) {
+    cur c = cur_make(t->file->bytes.bytes, t->file->bytes.size);
+    t->big = cur_be(&c, 2) == 0x4d4d;
+    t->large = codec_int(&c, t->big, 2) == 43;
+    if (t->large && (codec_int(&c, t->big, 2) != 8 || codec_int(&c, t->big, 2) != 0)) return tif_damaged(t, 4, error, "BigTIFF with offsets of other than 8 bytes");
+    uint64_t at = codec_int(&c, t->big, t->large ? 8 : 4);
+    if (c.failed) return tif_damaged(t, c.failed_at, error, "TIFF header cut short");
+    if (at < 8 || !cur_seek(&c, at)) return tif_damaged(t, c.size, error, "TIFF directory expected at byte %llu", (unsigned long long)at);
+    uint64_t entries = codec_int(&c, t->big, t->large ? 8 : 2);
+    if (entries > UINT16_MAX) return tif_damaged(t, (size_t)at, error, "TIFF directory of %llu entries", (unsigned long long)entries);
+    yolo_status status = YOLO_OK;
+    for (uint64_t i = 0; i < entries && !c.failed && status == YOLO_OK; i++) status = tif_read_entry(t, &c, error);
+    if (status == YOLO_OK && (c.failed || !entries)) return tif_damaged(t, c.failed ? c.failed_at : (size_t)at, error, "TIFF directory cut short");
+    return status;
+}
+
+static yolo_status tif_check_packing(const tif_picture *t, yolo_error *error) {
+    static const struct { int number; const char *name; } others[] = {
+        {6, "old-style JPEG"}, {32766, "NeXT packing"}, {32809, "ThunderScan packing"}, {34661, "JBIG"}, {34676, "SGI LogLuv"}, {34677, "SGI LogLuv"},
+        {34712, "JPEG 2000"}, {34887, "LERC"}, {34925, "LZMA"}, {50000, "Zstandard"}, {50001, "WebP"}, {50002, "JPEG XL"}};
+    int p = t->packing;
+    for (int i = 0; i < YOLO_COUNT(others); i++)
+        if (p == others[i].number) return tif_unsupported(t, error, others[i].name, p);
+    bool fax = p == TIF_FAX_ROWS || p == TIF_FAX3 || p == TIF_FAX4 || p == TIF_FAX_WORDS;
+    if (!fax && p != TIF_RAW && p != TIF_LZW && p != TIF_JPEG && p != TIF_DEFLATE && p != TIF_PACKBITS && p != TIF_OLD_DEFLATE)
+        return tif_unsupported(t, error, "unknown compression", p);
+    int together = t->planar ? 1 : t->samples;
+    if (fax && (t->bits != 1 || together != 1)) return tif_damaged(t, t->file->bytes.size, error, "facsimile of %d samples of %d bits", t->samples, t->bits);
+    if (p == TIF_JPEG && t->bits != 8) return tif_unsupported(t, error, "JPEG with bits", t->bits);
+    if (p == TIF_JPEG && together != 1 && together != 3 && together != 4) return tif_unsupported(t, error, "JPEG with samples", together);
+    if (t->predictor < 1 || t->predictor > 3) return tif_unsupported(t, error, "unknown predictor", t->predictor);
+    if (t->predictor == 2 && t->bits != 8 && t->bits != 16 && t->bits != 32 && t->bits != 64) return tif_unsupported(t, error, "predictor 2 with bits", t->bits);
+    if (t->predictor == 3 && t->format != TIF_FLOAT) return tif_damaged(t, t->file->bytes.size, error, "predictor 3 with samples that are not floats");
+    return YOLO_OK;
+}
+
+static yolo_status tif_check_samples(const tif_picture *t, yolo_error *error) {
+    size_t end = t->file->bytes.size;
+    if (t->samples < 1 || t->samples > TIF_MAX_SAMPLES) return tif_damaged(t, end, error, "%d samples a pixel, expected 1 to %d", t->samples, TIF_MAX_SAMPLES);
+    for (int i = 1; i < t->samples; i++)
+        if (tif_value(t, TIF_BITS, (uint64_t)i, (uint64_t)t->bits) != (uint64_t)t->bits || tif_value(t, TIF_FORMAT, (uint64_t)i, (uint64_t)t->format) != tif_value(t, TIF_FORMAT, 0, (uint64_t)t->format))
+            return tif_unsupported(t, error, "samples that differ in bits or format, from sample", i);
+    if (t->format < TIF_UNSIGNED || t->format > TIF_FLOAT) return tif_unsupported(t, error, "complex samples, format", t->format);
+    bool whole = t->bits == 24 || t->bits == 32;
+    if (t->format == TIF_FLOAT ? t->bits != 16 && t->bits != 64 && !whole : (t->bits < 1 || t->bits > 16) && !whole)
+        return tif_unsupported(t, error, t->format == TIF_FLOAT ? "floats of bits" : "integers of bits", t->bits);
+    if (t->photometric > TIF_YCC || t->photometric < 0 || t->photometric == 4)
+        return tif_unsupported(t, error, t->photometric == 8 || t->photometric == 9 ? "CIE Lab colours" : t->photometric == 4 ? "a transparency mask" : "unknown colours", t->photometric);
+    if (t->samples < t->colours) return tif_damaged(t, end, error, "%d samples a pixel, expected %d", t->samples, t->colours);
+    if (t->photometric == TIF_CMYK && tif_int(t, TIF_INKS, 1) != 1) return tif_unsupported(t, error, "inks other than CMYK", tif_int(t, TIF_INKS, 1));
+    if (t->photometric == TIF_INDEX && (t->bits > 8 || t->format != TIF_UNSIGNED)) return tif_unsupported(t, error, "a palette with bits", t->bits);
+    if (t->photometric == TIF_INDEX && t->fields[TIF_PALETTE].count < (uint64_t)3 << t->bits)
+        return tif_damaged(t, end, error, "a palette of %llu values, expected %d", (unsigned long long)t->fields[TIF_PALETTE].count, 3 << t->bits);
+    if (t->photometric == TIF_YCC && (t->bits != 8 || t->format != TIF_UNSIGNED)) return tif_unsupported(t, error, "YCbCr with bits", t->bits);
+    if ((t->sub_x != 1 && t->sub_x != 2 && t->sub_x != 4) || (t->sub_y != 1 && t->sub_y != 2 && t->sub_y != 4))
+        return tif_damaged(t, end, error, "YCbCr with chroma for %d x %d pixels", t->sub_x, t->sub_y);
+    if (t->sub_x * t->sub_y > 1 && (t->planar || t->samples != 3)) return tif_unsupported(t, error, "subsampled YCbCr in separate planes or with samples", t->samples);
+    return YOLO_OK;
+}
+
+/* How the picture is cut into strips or tiles, and what one takes. */
+static yolo_status tif_lay_out(tif_picture *t, yolo_error *error) {
+    size_t end = t->file->bytes.size;
+    t->tiled = t->fields[TIF_TILE_WIDTH].count != 0;
+    t->chunk_width = t->tiled ? tif_int(t, TIF_TILE_WIDTH, 0) : t->width;
+    t->chunk_height = tif_int(t, t->tiled ? TIF_TILE_HEIGHT : TIF_STRIP_ROWS, t->tiled ? 0 : t->height);
+    if (!t->tiled && (t->chunk_height < 0 || t->chunk_height > t->height)) t->chunk_height = t->height; /* 2^32 - 1: one strip */
+    if (t->chunk_width < 1 || t->chunk_height < 1 || t->chunk_width > YOLO_MAX_DIM || t->chunk_height > YOLO_MAX_DIM)
+        return tif_damaged(t, end, error, "%s of %d x %d pixels", t->tiled ? "tiles" : "strips", t->chunk_width, t->chunk_height);
+    int64_t area = (int64_t)t->chunk_width * t->chunk_height;
+    if (area > TIF_FREE_TILE && area > 4 * (int64_t)t->width * t->height)
+        return tif_damaged(t, end, error, "tiles of %d x %d pixels in a picture of %d x %d", t->chunk_width, t->chunk_height, t->width, t->height);
+    t->across = (t->width + t->chunk_width - 1) / t->chunk_width;
+    t->down = (t->height + t->chunk_height - 1) / t->chunk_height;
+    size_t rows = (size_t)t->chunk_height, together = t->planar ? 1 : (size_t)t->samples;
+    t->row_size = ((size_t)t->chunk_width * together * (size_t)t->bits + 7) / 8;
+    if (t->sub_x * t->sub_y > 1) {
+        t->row_size = (size_t)((t->chunk_width + t->sub_x - 1) / t->sub_x) * (size_t)(t->sub_x * t->sub_y + 2);
+        rows = (size_t)((t->chunk_height + t->sub_y - 1) / t->sub_y);
+    }
+    if (t->row_size > (size_t)INT_MAX / rows - 64) return err_memory(error, (uint64_t)t->row_size * rows);
+    t->chunk_size = t->row_size * rows;
+    uint64_t chunks = (uint64_t)t->across * (uint64_t)t->down * (uint64_t)(t->planar ? t->samples : 1), listed = t->fields[t->tiled ? TIF_TILES : TIF_STRIPS].count;
+    if (listed < chunks) return tif_damaged(t, end, error, "%llu %s listed, expected %llu", (unsigned long long)listed, t->tiled ? "tiles" : "strips", (unsigned long long)chunks);
+    return YOLO_OK;
+}
+
+/* Reads what the directory says of the picture, and refuses what cannot be or is not known. */
+static yolo_status tif_open(tif_picture *t, codec_file *file, yolo_error *error) {
+    *t = (tif_picture){.file = file};
+    yolo_status status = tif_read_directory(t, error);
+    if (status != YOLO_OK) return status;
+    t->width = tif_int(t, TIF_WIDTH, 0);
+    t->height = tif_int(t, TIF_HEIGHT, 0);
+    t->orientation = tif_int(t, TIF_ORIENTATION, 1);
+    if (t->orientation < 1 || t->orientation > 8) t->orientation = 1;
+    t->packing = tif_int(t, TIF_PACKING, TIF_RAW);
+    t->bits = tif_int(t, TIF_BITS, 1);
+    t->samples = tif_int(t, TIF_SAMPLES, 1);
+    t->format = tif_int(t, TIF_FORMAT, TIF_UNSIGNED);
+    if (t->format == 4) t->format = TIF_UNSIGNED; /* "undefined" */
+    bool fax = t->packing == TIF_FAX_ROWS || t->packing == TIF_FAX3 || t->packing == TIF_FAX4;
+    t->photometric = tif_int(t, TIF_PHOTOMETRIC, fax ? TIF_WHITE_IS_ZERO : t->samples >= 3 ? TIF_RGB : TIF_BLACK_IS_ZERO);
+    t->colours = t->photometric == TIF_CMYK ? 4 : t->photometric == TIF_RGB || t->photometric == TIF_YCC ? 3 : 1;
+    t->planar = t->samples > 1 && tif_int(t, TIF_PLANAR, 1) == 2;
+    bool predicted = t->packing == TIF_LZW || t->packing == TIF_DEFLATE || t->packing == TIF_OLD_DEFLATE;
+    t->predictor = predicted ? tif_int(t, TIF_PREDICTOR, 1) : 1;
+    t->sub_x = t->sub_y = 1;
+    if (t->photometric == TIF_YCC && t->packing != TIF_JPEG) { /* JPEG has its own */
+        t->sub_x = (int)YOLO_MIN(tif_value(t, TIF_SUBSAMPLING, 0, 2), 5);
+        t->sub_y = (int)YOLO_MIN(tif_value(t, TIF_SUBSAMPLING, 1, 2), 5);
+    }
+    codec_header size = {.width = t->width, .height = t->height};
+    file->bytes.at = file->bytes.size;
+    status = codec_check_size(file, &size, error);
+    if (status == YOLO_OK) status = tif_check_samples(t, error);
+    if (status == YOLO_OK) status = tif_check_packing(t, error);
+    return status == YOLO_OK ? tif_lay_out(t, error) : status;
+}
+
+static yolo_status tif_header(codec_file *file, codec_header *header, yolo_error *error) {
+    tif_picture t;
+    yolo_status status = tif_open(&t, file, error);
+    header->width = t.width;
+    header->height = t.height;
+    header->orientation = t.orientation;
+    return status;
+}
+
+/* ---- TIFF: unpacking ---- */
+
+static void tif_unpack_bytes(tif_stream *s) {
+    while (s->made < s->wanted) {
+        if (s->size - s->at < 2) { s->wrong = "PackBits data that ends early"; return; }
+        int head = s->in[s->at++];
+        size_t count = head < 128 ? (size_t)head + 1 : 257 - (size_t)head, left = s->wanted - s->made;
+        if (head == 128) continue;
+        if (head < 128) {
+            if (count > s->size - s->at) { s->wrong = "PackBits data that ends early"; return; }
+            memcpy(s->out + s->made, s->in + s->at, YOLO_MIN(count, left));
+            s->at += count;
+        } else memset(s->out + s->made, s->in[s->at++], YOLO_MIN(count, left));
+        s->made += YOLO_MIN(count, left);
+    }
+}
+
+/* A string of LZW: it was put out before, at this place. */
+typedef struct tif_string { uint32_t at, length; } tif_string;
+
+enum { TIF_LZW_CLEAR = 256, TIF_LZW_END, TIF_LZW_FIRST, TIF_LZW_CODES = 4096, TIF_LZW_SLACK = 32 };
+
+/* Copies a string of `out` to its end; up to 16 bytes behind it may be written. */
+static void tif_copy_string(uint8_t *out, const uint8_t *from, size_t length) {
+    if (length > 16) {
+        memcpy(out, from, length);
+        return;
+    }
+    uint64_t words[2];
+    memcpy(words, from, 16);
+    memcpy(out, words, 16);
+}
+
+/* Codes of 9 to 12 bits, from the highest bit on; the width grows one code early. Old writers begin at the lowest bit and grow in
+   time: their first code, a clear, shows it. A new string is the last one and the byte that follows it in the output. */
+static void tif_unpack_lzw(tif_stream *s, tif_string strings[TIF_LZW_CODES]) {
+    bool old = s->size >= 2 && s->in[0] == 0 && (s->in[1] & 1);
+    int width = 9, held = 0, next = TIF_LZW_FIRST;
+    uint64_t hold = 0;
+    tif_string last = {0, 0};
+    while (s->made < s->wanted) {
+        while (held <= 56 && s->at < s->size) {
+            hold |= (uint64_t)s->in[s->at++] << (old ? held : 56 - held);
+            held += 8;
+        }
+        int code = old ? (int)(hold & ((1u << width) - 1)) : (int)(hold >> (64 - width));
+        hold = old ? hold >> width : hold << width;
+        held -= width;
+        if (held < 0 || code == TIF_LZW_END) { s->wrong = "LZW data that ends early"; return; }
+        if (code == TIF_LZW_CLEAR) {
+            width = 9;
+            next = TIF_LZW_FIRST;
+            last.length = 0;
+            continue;
+        }
+        if (last.length && next < TIF_LZW_CODES) {
+            strings[next++] = (tif_string){last.at, last.length + 1};
+            if (next >= (1 << width) - !old && width < 12) width++;
+        }
+        last.at = (uint32_t)s->made;
+        if (code < 256) {
+            s->out[s->made++] = (uint8_t)code;
+            last.length = 1;
+            continue;
+        }
+        if (code >= next) { s->wrong = "an LZW code before its string"; return; }
+        last.length = strings[code].length;
+        if (last.length > s->wanted - s->made) last.length = (uint32_t)(s->wanted - s->made);
+        const uint8_t *from = s->out + strings[code].at;
+        size_t known = YOLO_MIN((size_t)last.length, s->made - strings[code].at); /* the newest string's last byte is its first */
+        tif_copy_string(s->out + s->made, from, known);
+        if (known < last.length) s->out[s->made + known] = from[0];
+        s->made += last.length;
+    }
+}
+
+static void tif_unpack_deflate(tif_stream *s) {
+    stbi__zbuf z = {.zbuffer = (stbi_uc *)s->in, .zbuffer_end = (stbi_uc *)s->in + s->size};
+    int good = stbi__do_zlib(&z, (char *)s->out, (int)s->room, 0, 1);
+    s->made = z.zout_start ? YOLO_MIN((size_t)(z.zout - z.zout_start), s->wanted) : 0;
+    s->at = (size_t)(z.zbuffer - s->in);
+    if (s->made < s->wanted) s->wrong = good ? "Deflate data that ends early" : "damaged Deflate data";
+}
+
+/* ---- TIFF: facsimile (ITU-T T.4 and T.6) ---- */
+
+/* The codes of runs, each below a leading 1: of 0 to 63 pixels, then of 64, 128 ... 1728, then those of both colours, 1792 ... 2560. */
+static const uint16_t tif_white_codes[64 + 27] = {
+    0x135, 0x47, 0x17, 0x18, 0x1b, 0x1c, 0x1e, 0x1f, 0x33, 0x34, 0x27, 0x28, 0x48, 0x43, 0x74, 0x75, 0x6a, 0x6b, 0xa7, 0x8c, 0x88, 0x97, 0x83,
+    0x84, 0xa8, 0xab, 0x93, 0xa4, 0x98, 0x102, 0x103, 0x11a, 0x11b, 0x112, 0x113, 0x114, 0x115, 0x116, 0x117, 0x128, 0x129, 0x12a, 0x12b,
+    0x12c, 0x12d, 0x104, 0x105, 0x10a, 0x10b, 0x152, 0x153, 0x154, 0x155, 0x124, 0x125, 0x158, 0x159, 0x15a, 0x15b, 0x14a, 0x14b, 0x132,
+    0x133, 0x134,
+    0x3b, 0x32, 0x57, 0xb7, 0x136, 0x137, 0x164, 0x165, 0x168, 0x167, 0x2cc, 0x2cd, 0x2d2, 0x2d3, 0x2d4, 0x2d5, 0x2d6, 0x2d7, 0x2d8, 0x2d9,
+    0x2da, 0x2db, 0x298, 0x299, 0x29a, 0x58, 0x29b};
+static const uint16_t tif_black_codes[64 + 27] = {
+    0x437, 0xa, 0x7, 0x6, 0xb, 0x13, 0x12, 0x23, 0x45, 0x44, 0x84, 0x85, 0x87, 0x104, 0x107, 0x218, 0x417, 0x418, 0x408, 0x867, 0x868, 0x86c,
+    0x837, 0x828, 0x817, 0x818, 0x10ca, 0x10cb, 0x10cc, 0x10cd, 0x1068, 0x1069, 0x106a, 0x106b, 0x10d2, 0x10d3, 0x10d4, 0x10d5, 0x10d6,
+    0x10d7, 0x106c, 0x106d, 0x10da, 0x10db, 0x1054, 0x1055, 0x1056, 0x1057, 0x1064, 0x1065, 0x1052, 0x1053, 0x1024, 0x1037, 0x1038, 0x1027,
+    0x1028, 0x1058, 0x1059, 0x102b, 0x102c, 0x105a, 0x1066, 0x1067,
+    0x40f, 0x10c8, 0x10c9, 0x105b, 0x1033, 0x1034, 0x1035, 0x206c, 0x206d, 0x204a, 0x204b, 0x204c, 0x204d, 0x2072, 0x2073, 0x2074, 0x2075,
+    0x2076, 0x2077, 0x2052, 0x2053, 0x2054, 0x2055, 0x205a, 0x205b, 0x2064, 0x2065};
+static const uint16_t tif_long_codes[13] = {0x808, 0x80c, 0x80d, 0x1012, 0x1013, 0x1014, 0x1015, 0x1016, 0x1017, 0x101c, 0x101d, 0x101e, 0x101f};
+
+enum { TIF_RUN_BITS = 13, TIF_FAX_SPARE = 16 };
+
+typedef struct tif_fax {
+    tif_stream *s;
+    uint64_t hold; /* the next bits, from the highest on; zeros behind the end */
+    int held;
+    bool over; /* more bits were used than there are */
+    uint16_t runs[2][1 << TIF_RUN_BITS]; /* run * 16 + bits of its code, by the bits that follow; 0 = no code */
+} tif_fax;
+
+static void tif_fax_enter(uint16_t *runs, int code, int run) {
+    int length = 0;
+    while (code >> length > 1) length++;
+    int first = (code - (1 << length)) << (TIF_RUN_BITS - length);
+    for (int i = 0; i < 1 << (TIF_RUN_BITS - length); i++) runs[first + i] = (uint16_t)(run * 16 + length);
+}
+
+static void tif_fax_tables(tif_fax *f) {
+    for (int colour = 0; colour < 2; colour++) {
+        const uint16_t *codes = colour ? tif_black_codes : tif_white_codes;
+        for (int i = 0; i < 64 + 27; i++) tif_fax_enter(f->runs[colour], codes[i], i < 64 ? i : (i - 63) * 64);
+        for (int i = 0; i < YOLO_COUNT(tif_long_codes); i++) tif_fax_enter(f->runs[colour], tif_long_codes[i], 1792 + 64 * i);
+    }
+}
+
+static int tif_fax_peek(tif_fax *f, int count) {
+    for (; f->held <= 56 && f->s->at < f->s->size; f->held += 8) f->hold |= (uint64_t)f->s->in[f->s->at++] << (56 - f->held);
+    return (int)(f->hold >> (64 - count));
+}
+
+static void tif_fax_skip(tif_fax *f, int count) {
+    if (count > f->held) f->over = true;
+    f->hold <<= count;
+    f->held = YOLO_MAX(f->held - count, 0);
+}
+
+/* Pixels of a run: codes of multiples of 64 and one of less; -1 when damaged. */
+static int tif_fax_run(tif_fax *f, int colour) {
+    for (int total = 0;;) {
+        int entry = f->runs[colour][tif_fax_peek(f, TIF_RUN_BITS)];
+        if (!entry || total > YOLO_MAX_DIM) return -1;
+        tif_fax_skip(f, entry & 15);
+        total += entry >> 4;
+        if (entry >> 4 < 64) return total;
+    }
+}
+
+/* A row of runs. `changes` receives the places where the colour changes, white first; their number, or -1. */
+static int tif_fax_row(tif_fax *f, int *changes, int width) {
+    int count = 0;
+    for (int at = 0; at < width && !f->over;) {
+        int run = tif_fax_run(f, count & 1);
+        if (run < 0 || run > width - at || count > width) return -1;
+        changes[count++] = at += run;
+    }
+    return count;
+}
+
+enum { TIF_FAX_ACROSS = 4, TIF_FAX_PASS, TIF_FAX_WRONG };
+
+/* How the next change lies to the one above: -3 to 3 pixels right of it, or otherwise. T.4, table 4 */
+static int tif_fax_mode(tif_fax *f) {
+    static const struct { int least, mode, length; } codes[] = {
+        {64, 0, 1}, {48, 1, 3}, {32, -1, 3}, {16, TIF_FAX_ACROSS, 3}, {8, TIF_FAX_PASS, 4}, {6, 2, 6}, {4, -2, 6}, {3, 3, 7}, {2, -3, 7}, {0, TIF_FAX_WRONG, 7}};
+    int bits = tif_fax_peek(f, 7), i = 0;
+    while (bits < codes[i].least) i++;
+    tif_fax_skip(f, codes[i].length);
+    return codes[i].mode;
+}
+
+/* A row told by the row above, whose changes end with several of `width`. */
+static int tif_fax_row_2d(tif_fax *f, const int *above, int *changes, int width) {
+    int count = 0, colour = 0;
+    for (int at = -1, i = 0; at < width && !f->over;) {
+        i += (i ^ colour) & 1;
+        while (above[i] <= at && above[i] < width) i += 2;
+        int mode = tif_fax_mode(f);
+        if (mode == TIF_FAX_WRONG || count > width) return -1;
+        if (mode == TIF_FAX_PASS) {
+            at = above[i + 1];
+            continue;
+        }
+        if (mode == TIF_FAX_ACROSS) {
+            int first = tif_fax_run(f, colour), second = first < 0 ? -1 : tif_fax_run(f, !colour), from = YOLO_MAX(at, 0);
+            if (second < 0 || first + second > width - from) return -1;
+            changes[count++] = from + first;
+            changes[count++] = at = from + first + second;
+            continue;
+        }
+        int change = above[i] + mode;
+        if (change < YOLO_MAX(at, 0) || change > width) return -1;
+        changes[count++] = at = change;
+        colour = !colour;
+        if (i > 0) i--;
+    }
+    return count;
+}
+
+/* Black from one change to the next. */
+static void tif_fax_fill(uint8_t *row, size_t row_size, const int *changes, int count, int width) {
+    memset(row, 0, row_size);
+    for (int i = 0; i < count; i += 2) {
+        int from = changes[i], to = i + 1 < count ? changes[i + 1] : width;
+        if (from >= to) continue;
+        int first = 255 >> (from & 7), last = 255 & ~(255 >> (to & 7));
+        if (from >> 3 == to >> 3) {
+            row[from >> 3] |= (uint8_t)(first & last);
+            continue;
+        }
+        row[from >> 3] |= (uint8_t)first;
+        memset(row + (from >> 3) + 1, 255, (size_t)((to >> 3) - (from >> 3) - 1));
+        if (last) row[to >> 3] |= (uint8_t)last;
+    }
+}
+
+/* Goes behind the end-of-line code, which zeros may precede; false where there is none. */
+static bool tif_fax_line_end(tif_fax *f) {
+    if (tif_fax_peek(f, 11)) return false;
+    while (!tif_fax_peek(f, 1) && !f->over) tif_fax_skip(f, 1);
+    tif_fax_skip(f, 1);
+    return true;
+}
+
+/* Rows that begin at a byte, at a word, or behind an end-of-line code. */
+static void tif_fax_rows(const tif_picture *t, tif_fax *f, int *above, int *changes) {
+    tif_stream *s = f->s;
+    bool two = t->packing == TIF_FAX3 && (tif_value(t, TIF_FAX_OPTIONS, 0, 0) & 1);
+    int width = t->chunk_width;
+    for (int i = 0; i < TIF_FAX_SPARE; i++) above[i] = width;
+    for (; s->made < s->wanted; s->made += t->row_size) {
+        bool by_runs = t->packing != TIF_FAX4;
+        if (t->packing == TIF_FAX3) {
+            bool marked = tif_fax_line_end(f);
+            if (two && marked) {
+                by_runs = tif_fax_peek(f, 1);
+                tif_fax_skip(f, 1);
+            }
+            if (!f->over && tif_fax_peek(f, 11) == 0 && marked) { s->wrong = "facsimile data that ends early"; return; }
+        }
+        int count = by_runs ? tif_fax_row(f, changes, width) : tif_fax_row_2d(f, above, changes, width);
+        if (count < 0 || f->over) { s->wrong = f->over ? "facsimile data that ends early" : "damaged facsimile data"; return; }
+        for (int i = 0; i < 6; i++) changes[count + i] = width;
+        tif_fax_fill(s->out + s->made, t->row_size, changes, count, width);
+        if (t->packing == TIF_FAX_ROWS) tif_fax_skip(f, f->held & 7);
+        if (t->packing == TIF_FAX_WORDS) tif_fax_skip(f, (f->held & 7) + (((s->at - (size_t)(f->held >> 3)) & 1) ? 8 : 0));
+        int *swapped = above;
+        above = changes;
+        changes = swapped;
+    }
+}
+
+static bool tif_unpack_fax(const tif_picture *t, tif_stream *s) {
+    tif_fax *f = mem_array(1, sizeof *f);
+    size_t places = (size_t)t->chunk_width + TIF_FAX_SPARE;
+    int *changes = mem_array(2 * places, sizeof *changes);
+    if (f && changes) {
+        f->s = s;
+        tif_fax_tables(f);
+        tif_fax_rows(t, f, changes, changes + places);
+    }
+    bool good = f && changes;
+    mem_free(f);
+    mem_free(changes);
+    return good;
+}
+
+/* ---- TIFF: JPEG ---- */
+
+/* The tables all strips share, then the strip's own stream, as one file. Adobe's marker is there for the header's check alone: what the
+   components are, the directory says. */
+static uint8_t *tif_jpeg_join(const tif_picture *t, const tif_stream *s, size_t *size) {
+    static const uint8_t start[] = {0xff, 0xd8, 0xff, 0xee, 0, 14, 'A', 'd', 'o', 'b', 'e', 0, 100, 0, 0, 0, 0, 0};
+    const tif_field *tables = &t->fields[TIF_JPEG_TABLES];
+    const uint8_t *shared = t->file->bytes.bytes + tables->at;
+    size_t shared_size = tif_type_sizes[tables->type] == 1 && tables->count >= 4 ? (size_t)tables->count - 4 : 0; /* without its start and end */
+    uint8_t *joined = mem_alloc(sizeof start + shared_size + s->size);
+    if (!joined) return NULL;
+    memcpy(joined, start, sizeof start);
+    memcpy(joined + sizeof start, shared + 2, shared_size);
+    memcpy(joined + sizeof start + shared_size, s->in + 2, s->size - 2);
+    *size = sizeof start + shared_size + s->size - 2;
+    return joined;
+}
+
+/* A row of twice the width, weights 3 1, rounded down and up in turn; two columns or fewer are repeated. jdsample.c h2v1_fancy_upsample */
+static void tif_jpeg_widen(uint8_t *out, const uint8_t *in, int width) {
+    for (int i = 0; i < width; i++) {
+        int before = in[YOLO_MAX(i - 1, 0)], after = in[YOLO_MIN(i + 1, width - 1)];
+        out[2 * i] = (uint8_t)(width > 2 ? (3 * in[i] + before + 1) >> 2 : in[i]);
+        out[2 * i + 1] = (uint8_t)(width > 2 ? (3 * in[i] + after + 2) >> 2 : in[i]);
+    }
+}
+
+/* Row y of a component in full width, in `line` or where it lies. */
+static const uint8_t *tif_jpeg_row(const stbi__jpeg *j, int component, int y, uint8_t *line) {
+    int across = j->img_h_max / j->img_comp[component].h, down = j->img_v_max / j->img_comp[component].v;
+    int width = ((int)j->s->img_x + across - 1) / across, stride = j->img_comp[component].w2, at = y / down;
+    uint8_t *row = j->img_comp[component].data + (size_t)at * (size_t)stride;
+    int other = YOLO_CLAMP(at + (y % 2 ? 1 : -1), 0, j->img_comp[component].y - 1);
+    uint8_t *beside = j->img_comp[component].data + (size_t)other * (size_t)stride;
+    if (across == 1 && down == 1) return row;
+    if (across == 2 && down == 2) return codec_jpeg_upsample(line, row, beside, width, 2);
+    if (across == 2 && down == 1) tif_jpeg_widen(line, row, width);
+    else if (across == 1 && down == 2) for (int x = 0; x < width; x++) line[x] = (uint8_t)((3 * row[x] + beside[x] + 1 + y % 2) >> 2);
+    else for (int x = 0; x < width * across; x++) line[x] = row[x / across];
+    return line;
+}
+
+/* The samples of a decoded stream, as rows of a chunk; YCbCr becomes RGB. */
+static bool tif_jpeg_rows(const tif_picture *t, tif_stream *s, const stbi__jpeg *j) {
+    size_t line = (size_t)t->chunk_width + 16;
+    uint8_t *lines = mem_array(4, line);
+    int count = j->s->img_n;
+    for (int y = 0; lines && s->made < s->wanted; y++, s->made += t->row_size) {
+        const uint8_t *rows[4];
+        uint8_t *out = s->out + s->made;
+        for (int c = 0; c < count; c++) rows[c] = tif_jpeg_row(j, c, y, lines + (size_t)c * line);
+        if (t->photometric == TIF_YCC && count == 3) codec_jpeg_colour(out, rows[0], rows[1], rows[2], t->chunk_width, 3);
+        else
+            for (int x = 0; x < t->chunk_width; x++)
+                for (int c = 0; c < count; c++) *out++ = rows[c][x];
+    }
+    mem_free(lines);
+    return lines != NULL;
+}
+
+static yolo_status tif_jpeg_decode(const tif_picture *t, tif_stream *s, codec_file *joined, yolo_error *error) {
+    codec_header header = {.orientation = 1};
+    yolo_status status = codec_jpeg_header(joined, &header, error);
+    if (status == YOLO_OK) status = codec_jpeg_check(joined, &header, error);
+    if (status != YOLO_OK) return status;
+    int rows = (int)(s->wanted / t->row_size);
+    if (header.width != t->chunk_width || header.height < rows || header.height > YOLO_MAX(t->chunk_height, rows) || header.channels != (t->planar ? 1 : t->samples))
+        return codec_damaged(joined, error, "JPEG of %d x %d pixels of %d samples, expected %d x %d of %d", header.width, header.height, header.channels,
+                             t->chunk_width, rows, t->planar ? 1 : t->samples);
+    stbi__context source;
+    stbi__jpeg *j = codec_jpeg_open(&joined->bytes, &source);
+    if (!j) return err_memory(error, sizeof *j);
+    bool good = stbi__decode_jpeg_image(j), divisible = true;
+    for (int c = 0; good && c < source.img_n; c++) divisible &= !(j->img_h_max % j->img_comp[c].h) && !(j->img_v_max % j->img_comp[c].v);
+    if (!good) status = codec_take_stb(joined, header.width, header.height, NULL, NULL, error);
+    else if (!divisible) status = codec_damaged(joined, error, "JPEG whose components are not subsampled by whole numbers");
+    else if (!tif_jpeg_rows(t, s, j)) status = err_memory(error, 4 * (uint64_t)t->chunk_width);
+    stbi__cleanup_jpeg(j);
+    mem_free(j);
+    return status;
+}
+
+/* The place in the message is that of the strip in the file; the place within the joined stream is in the reason. */
+static yolo_status tif_unpack_jpeg(const tif_picture *t, tif_stream *s, yolo_error *error) {
+    size_t at = (size_t)(s->in - t->file->bytes.bytes), size;
+    if (s->size < 4 || s->in[0] != 0xff || s->in[1] != 0xd8) return tif_damaged(t, at, error, "no JPEG stream where one is expected");
+    uint8_t *joined = tif_jpeg_join(t, s, &size);
+    if (!joined) return err_memory(error, s->size);
+    yolo_error inner = {0};
+    codec_file file = {"JPEG with its tables", cur_make(joined, size)};
+    yolo_status status = tif_jpeg_decode(t, s, &file, &inner);
+    mem_free(joined);
+    if (status == YOLO_ERROR_FORMAT) return tif_damaged(t, at, error, "%s", inner.message);
+    if (status == YOLO_ERROR_UNSUPPORTED) return err_set(error, status, "%s: %s", t->file->path, inner.message);
+    return status == YOLO_OK ? status : err_set(error, status, "%s", inner.message);
+}
+
+/* ---- TIFF: samples and colours ---- */
+
+static uint64_t tif_number(const uint8_t *p, int bytes, bool big) {
+    uint64_t value = 0;
+    for (int i = 0; i < bytes; i++) value |= (uint64_t)p[i] << (8 * (big ? bytes - 1 - i : i));
+    return value;
+}
+
+static void tif_store(uint8_t *p, int bytes, bool big, uint64_t value) {
+    for (int i = 0; i < bytes; i++) p[i] = (uint8_t)(value >> (8 * (big ? bytes - 1 - i : i)));
+}
+
+/* Undoes predictor 2, differences from the pixel to the left, in a row of `count` samples, `apart` of them to a pixel. */
+static void tif_undo_differences(const tif_picture *t, uint8_t *row, size_t count, size_t apart) {
+    int bytes = t->bits / 8;
+    if (bytes == 1 && apart == 3) {
+        uint8_t r = 0, g = 0, b = 0;
+        for (size_t i = 0; i + 2 < count; i += 3) row[i] = r = (uint8_t)(r + row[i]), row[i + 1] = g = (uint8_t)(g + row[i + 1]), row[i + 2] = b = (uint8_t)(b + row[i + 2]);
+    } else if (bytes == 1) for (size_t i = apart; i < count; i++) row[i] = (uint8_t)(row[i] + row[i - apart]);
+    else
+        for (size_t i = apart * (size_t)bytes; i < count * (size_t)bytes; i += (size_t)bytes)
+            tif_store(row + i, bytes, t->big, tif_number(row + i, bytes, t->big) + tif_number(row + i - apart * (size_t)bytes, bytes, t->big));
+}
+
+/* Undoes predictor 3: differences of bytes, of which all highest come first, then all second highest, and so on. */
+static void tif_undo_planes(const tif_picture *t, uint8_t *row, uint8_t *copy, size_t count, size_t apart) {
+    size_t bytes = (size_t)t->bits / 8;
+    for (size_t i = apart; i < count * bytes; i++) row[i] = (uint8_t)(row[i] + row[i - apart]);
+    memcpy(copy, row, count * bytes);
+    for (size_t i = 0; i < count; i++)
+        for (size_t b = 0; b < bytes; b++) row[i * bytes + (t->big ? b : bytes - 1 - b)] = copy[b * count + i];
+}
+
+static bool tif_undo_predictor(const tif_picture *t, tif_stream *s) {
+    size_t apart = t->planar ? 1 : (size_t)t->samples, count = (size_t)t->chunk_width * apart;
+    uint8_t *copy = t->predictor == 3 ? mem_alloc(t->row_size) : NULL;
+    if (t->predictor == 3 && !copy) return false;
+    for (size_t at = 0; at < s->made && t->predictor > 1; at += t->row_size)
+        if (t->predictor == 2) tif_undo_differences(t, s->out + at, count, apart);
+        else tif_undo_planes(t, s->out + at, copy, count, apart);
+    mem_free(copy);
+    return true;
+}
+
+/* A float of 16, 24 (7 bits of exponent, 16 of fraction), 32 or 64 bits, 0 to 1, as 0 to 255. */
+static uint8_t tif_float_level(uint64_t bits, int count) {
+    uint32_t single = (uint32_t)bits;
+    float value;
+    double wide;
+    if (count == 16) value = f16_from_half((uint16_t)bits);
+    else if (count == 24) value = (float)ldexp((double)(bits & 0xffff) / 65536 + ((bits >> 16 & 127) ? 1 : 0), YOLO_MAX((int)(bits >> 16 & 127), 1) - 63) * (bits >> 23 ? -1 : 1);
+    else if (count == 32) memcpy(&value, &single, 4);
+    else {
+        memcpy(&wide, &bits, 8);
+        value = (float)YOLO_CLAMP(wide, -1, 2);
+    }
+    return (uint8_t)(!(value > 0) ? 0 : value >= 1 ? 255 : (int)(value * 255 + 0.5f));
+}
+
+/* `count` samples of a row, from number `first` on and `step` apart, as 0 to 255; indices stay what they are. */
+static void tif_levels(const tif_picture *t, const uint8_t *row, size_t first, size_t step, int count, uint8_t *out) {
+    int bits = t->bits, bytes = bits / 8, most = (1 << YOLO_MIN(bits, 16)) - 1;
+    uint64_t flip = t->format == TIF_SIGNED ? (uint64_t)1 << (bits - 1) : 0;
+    bool index = t->photometric == TIF_INDEX;
+    for (int x = 0; x < count; x++) {
+        size_t sample = first + (size_t)x * step;
+        if (t->format == TIF_FLOAT) out[x] = tif_float_level(tif_number(row + sample * (size_t)bytes, bytes, t->big), bits);
+        else if (bits == 8) out[x] = (uint8_t)(row[sample] ^ flip);
+        else if (bits == 16) {
+            const uint8_t *p = row + sample * 2;
+            out[x] = (uint8_t)((((unsigned)(t->big ? p[0] << 8 | p[1] : p[1] << 8 | p[0]) ^ (unsigned)flip) * 255 + 32895) >> 16);
+        } else if (bits > 16) out[x] = (uint8_t)((((tif_number(row + sample * (size_t)bytes, bytes, t->big) ^ flip) >> (bits - 16)) * 255 + 32895) >> 16);
+        else {
+            size_t bit = sample * (size_t)bits;
+            int low = (int)(bit & 7) + bits, value = row[bit >> 3] << 16 | (low > 8 ? row[(bit >> 3) + 1] << 8 : 0) | (low > 16 ? row[(bit >> 3) + 2] : 0);
+            value = (value >> (24 - low) & most) ^ (int)flip;
+            out[x] = (uint8_t)(index ? value : (value * 255 + most / 2) / most);
+        }
+    }
+}
+
+/* libtiff's arithmetic: reference black and white scale the samples, 16 bits of fraction hold the coefficients. */
+static void tif_prepare_ycc(tif_picture *t) {
+    static const float luma[3] = {0.299f, 0.587f, 0.114f}, reference[6] = {0, 255, 128, 255, 128, 255};
+    float l[3], r[6];
+    for (int i = 0; i < 3; i++) l[i] = t->fields[TIF_LUMA].count >= 3 ? (float)tif_real(t, TIF_LUMA, (uint64_t)i, luma[i]) : luma[i];
+    for (int i = 0; i < 6; i++) r[i] = t->fields[TIF_REFERENCE].count >= 6 ? (float)tif_real(t, TIF_REFERENCE, (uint64_t)i, reference[i]) : reference[i];
+    float red = 2 - 2 * l[0], blue = 2 - 2 * l[2], green = l[1] == 0 ? 1 : l[1];
+    float parts[4] = {red, l[0] * red / green, blue, l[2] * blue / green};
+    int fixed[4];
+    for (int i = 0; i < 4; i++) fixed[i] = (int)(YOLO_CLAMP(parts[i], 0, 2) * 65536 + 0.5);
+    for (int i = 0; i < 256; i++) {
+        float levels[3];
+        for (int c = 0; c < 3; c++) {
+            int black = (int)r[2 * c] - (c ? 128 : 0);
+            float span = r[2 * c + 1] - r[2 * c], value = (float)(i - (c ? 128 : 0) - black) * (c ? 127.0f : 255.0f) / (span != 0 ? span : 1);
+            levels[c] = YOLO_CLAMP(value, -128 * 32, 128 * 32);
+        }
+        int cb = (int)levels[1], cr = (int)levels[2];
+        t->ycc.y[i] = (int)levels[0];
+        t->ycc.red_cr[i] = (fixed[0] * cr + 32768) >> 16;
+        t->ycc.green_cr[i] = -fixed[1] * cr;
+        t->ycc.blue_cb[i] = (fixed[2] * cb + 32768) >> 16;
+        t->ycc.green_cb[i] = -fixed[3] * cb + 32768;
+    }
+}
+
+static void tif_ycc_pixel(const tif_ycc *ycc, int y, int cb, int cr, uint8_t *rgb) {
+    int light = ycc->y[y], r = light + ycc->red_cr[cr], g = light + ((ycc->green_cb[cb] + ycc->green_cr[cr]) >> 16), b = light + ycc->blue_cb[cb];
+    rgb[0] = (uint8_t)YOLO_CLAMP(r, 0, 255);
+    rgb[1] = (uint8_t)YOLO_CLAMP(g, 0, 255);
+    rgb[2] = (uint8_t)YOLO_CLAMP(b, 0, 255);
+}
+
+/* Levels of one row to RGB. `levels` has a row of `across` for each colour. */
+static void tif_colour(const tif_picture *t, const uint8_t *levels, size_t across, int count, uint8_t *rgb) {
+    const uint8_t *a = levels, *b = a + across, *c = b + across, *k = c + across;
+    for (int x = 0; x < count; x++, rgb += 3) switch (t->photometric) {
+        case TIF_WHITE_IS_ZERO: rgb[0] = rgb[1] = rgb[2] = (uint8_t)(255 - a[x]); break;
+        case TIF_BLACK_IS_ZERO: rgb[0] = rgb[1] = rgb[2] = a[x]; break;
+        case TIF_RGB: rgb[0] = a[x], rgb[1] = b[x], rgb[2] = c[x]; break;
+        case TIF_INDEX: memcpy(rgb, t->palette[a[x]], 3); break;
+        case TIF_CMYK: for (int i = 0; i < 3; i++) rgb[i] = (uint8_t)((255 - levels[(size_t)i * across + (size_t)x]) * (255 - k[x]) / 255); break;
+        default: tif_ycc_pixel(&t->ycc, a[x], b[x], c[x], rgb);
+        }
+}
+
+/* Rows of blocks: the Y of sub_x x sub_y pixels, then their Cb and Cr. */
+static void tif_put_blocks(const tif_picture *t, const uint8_t *raw, int width, int height, uint8_t *rgb) {
+    int area = t->sub_x * t->sub_y;
+    for (int y = 0; y < height; y++, rgb += (size_t)t->width * 3) {
+        const uint8_t *block = raw + (size_t)(y / t->sub_y) * t->row_size;
+        for (int x = 0; x < width; x++) {
+            const uint8_t *p = block + (size_t)(x / t->sub_x) * (size_t)(area + 2);
+            tif_ycc_pixel(&t->ycc, p[y % t->sub_y * t->sub_x + x % t->sub_x], p[area], p[area + 1], rgb + (size_t)x * 3);
+        }
+    }
+}
+
+/* Puts the unpacked planes of a chunk (one where samples lie together) into the picture. */
+static void tif_put(const tif_picture *t, const uint8_t *const *planes, int width, int height, uint8_t *levels, uint8_t *rgb) {
+    bool ready = t->bits == 8 && !t->planar && t->format == TIF_UNSIGNED && (t->photometric == TIF_RGB || (t->photometric == TIF_YCC && t->packing == TIF_JPEG));
+    if (t->sub_x * t->sub_y > 1) {
+        tif_put_blocks(t, planes[0], width, height, rgb);
+        return;
+    }
+    for (int y = 0; y < height; y++, rgb += (size_t)t->width * 3) {
+        size_t at = (size_t)y * t->row_size, samples = (size_t)t->samples;
+        if (ready && samples == 3) memcpy(rgb, planes[0] + at, (size_t)width * 3);
+        else if (ready) for (size_t x = 0; x < (size_t)width; x++) for (size_t c = 0; c < 3; c++) rgb[x * 3 + c] = planes[0][at + x * samples + c];
+        else {
+            for (int c = 0; c < t->colours; c++)
+                tif_levels(t, planes[t->planar ? c : 0] + at, t->planar ? 0 : (size_t)c, t->planar ? 1 : samples, width, levels + (size_t)c * (size_t)t->chunk_width);
+            tif_colour(t, levels, (size_t)t->chunk_width, width, rgb);
+        }
+    }
+}
+
+/* ---- TIFF: strips and tiles ---- */
+
+/* What the chunks need, made once. */
+typedef struct tif_room {
+    uint8_t *planes[4];   /* unpacked */
+    uint8_t *levels;      /* a row of each colour */
+    uint8_t *turned;      /* packed bytes whose bits were turned round */
+    size_t turned_size;
+    tif_string *strings;  /* of LZW */
+} tif_room;
+
+/* The packed bytes of a chunk. */
+static yolo_status tif_find(const tif_picture *t, uint64_t chunk, size_t wanted, tif_stream *s, yolo_error *error) {
+    size_t file_size = t->file->bytes.size;
+    uint64_t at = tif_value(t, t->tiled ? TIF_TILES : TIF_STRIPS, chunk, 0), left = at < file_size ? file_size - at : 0;
+    uint64_t size = tif_value(t, t->tiled ? TIF_TILE_SIZES : TIF_STRIP_SIZES, chunk, left);
+    const char *kind = t->tiled ? "tile" : "strip";
+    if (!t->fields[t->tiled ? TIF_TILE_SIZES : TIF_STRIP_SIZES].count && t->packing == TIF_RAW) size = wanted;
+    if (size > left) return tif_damaged(t, file_size, error, "TIFF is cut short: %s %llu has %llu bytes from byte %llu on", kind, (unsigned long long)chunk, (unsigned long long)size, (unsigned long long)at);
+    if (at < 8 || !size) return tif_damaged(t, (size_t)at, error, "TIFF %s %llu is empty", kind, (unsigned long long)chunk);
+    if (t->packing == TIF_RAW && size < wanted)
+        return tif_damaged(t, (size_t)(at + size), error, "TIFF %s %llu of %llu bytes, expected %llu", kind, (unsigned long long)chunk, (unsigned long long)size, (unsigned long long)wanted);
+    *s = (tif_stream){.in = t->file->bytes.bytes + at, .size = (size_t)YOLO_MIN(size, 8 * (uint64_t)t->chunk_size + 65536), .wanted = wanted, .room = t->chunk_size};
+    return YOLO_OK;
+}
+
+/* Fill order 2: the lowest bit of a byte comes first. */
+static bool tif_turn_bits(tif_room *room, tif_stream *s) {
+    if (room->turned_size < s->size) {
+        mem_free(room->turned);
+        room->turned = mem_alloc(s->size);
+        room->turned_size = room->turned ? s->size : 0;
+    }
+    for (size_t i = 0; room->turned && i < s->size; i++) {
+        unsigned b = s->in[i];
+        b = (b & 0xf0) >> 4 | (b & 0x0f) << 4;
+        b = (b & 0xcc) >> 2 | (b & 0x33) << 2;
+        room->turned[i] = (uint8_t)((b & 0xaa) >> 1 | (b & 0x55) << 1);
+    }
+    s->in = room->turned;
+    return room->turned != NULL;
+}
+
+/* Unpacks a chunk; *raw is where its samples are. */
+static yolo_status tif_unpack(const tif_picture *t, uint64_t chunk, size_t wanted, tif_room *room, uint8_t *out, const uint8_t **raw, yolo_error *error) {
+    tif_stream s;
+    yolo_status status = tif_find(t, chunk, wanted, &s, error);
+    if (status != YOLO_OK) return status;
+    size_t start = (size_t)(s.in - t->file->bytes.bytes);
+    s.out = out;
+    if (tif_value(t, TIF_FILL_ORDER, 0, 1) == 2 && t->packing != TIF_JPEG && !tif_turn_bits(room, &s)) return err_memory(error, s.size);
+    *raw = t->packing == TIF_RAW ? s.in : out;
+    bool good = true;
+    switch (t->packing) {
+    case TIF_RAW: return YOLO_OK;
+    case TIF_JPEG: return tif_unpack_jpeg(t, &s, error);
+    case TIF_PACKBITS: tif_unpack_bytes(&s); break;
+    case TIF_LZW: tif_unpack_lzw(&s, room->strings); break;
+    case TIF_DEFLATE: case TIF_OLD_DEFLATE: tif_unpack_deflate(&s); break;
+    default: good = tif_unpack_fax(t, &s);
+    }
+    if (s.wrong)
+        return tif_damaged(t, start + s.at, error, "TIFF %s %llu: %s, %llu bytes of %llu unpacked", t->tiled ? "tile" : "strip", (unsigned long long)chunk, s.wrong,
+                           (unsigned long long)s.made, (unsigned long long)wanted);
+    good = good && tif_undo_predictor(t, &s);
+    return good ? YOLO_OK : err_memory(error, t->row_size);
+}
+
+static bool tif_make_room(const tif_picture *t, tif_room *room) {
+    bool good = (room->levels = mem_alloc(4 * (size_t)t->chunk_width)) != NULL;
+    for (int i = 0; i < (t->planar ? t->colours : 1) && t->packing != TIF_RAW; i++) good = (room->planes[i] = mem_alloc(t->chunk_size + TIF_LZW_SLACK)) != NULL && good;
+    if (t->packing == TIF_LZW) good = (room->strings = mem_array(TIF_LZW_CODES, sizeof *room->strings)) != NULL && good;
+    return good;
+}
+
+static yolo_status tif_read_chunks(const tif_picture *t, tif_room *room, yolo_image *image, yolo_error *error) {
+    uint64_t chunk = 0;
+    for (int row = 0; row < t->down; row++)
+        for (int column = 0; column < t->across; column++, chunk++) {
+            int x = column * t->chunk_width, y = row * t->chunk_height, rows = YOLO_MIN(t->chunk_height, t->height - y), stored = t->tiled ? t->chunk_height : rows;
+            size_t wanted = t->row_size * (size_t)((stored + t->sub_y - 1) / t->sub_y);
+            const uint8_t *planes[4];
+            for (int p = 0; p < (t->planar ? t->colours : 1); p++) {
+                yolo_status status = tif_unpack(t, chunk + (uint64_t)p * (uint64_t)t->across * (uint64_t)t->down, wanted, room, room->planes[p], &planes[p], error);
+                if (status != YOLO_OK) return status;
+            }
+            tif_put(t, planes, YOLO_MIN(t->chunk_width, t->width - x), rows, room->levels, image->pixels + ((size_t)y * (size_t)t->width + (size_t)x) * 3);
+        }
+    return YOLO_OK;
+}
+
+/* A palette of 16-bit values, of 8-bit ones where none is larger. libtiff rounds down. */
+static void tif_prepare_palette(tif_picture *t) {
+    uint64_t colours = (uint64_t)1 << t->bits, largest = 0;
+    for (uint64_t i = 0; i < 3 * colours; i++) largest = YOLO_MAX(largest, tif_value(t, TIF_PALETTE, i, 0));
+    for (uint64_t i = 0; i < 3 * colours; i++) {
+        uint64_t value = tif_value(t, TIF_PALETTE, i, 0);
+        t->palette[i % colours][i / colours] = (uint8_t)(largest < 256 ? value : value * 255 / 65535);
+    }
+}
+
+/* A blank picture takes next to no bytes; from some size on, so blank a one is refused before memory is taken for it. */
+enum { TIF_FREE_PIXELS = 1 << 26, TIF_MOST_A_BYTE = 4096 };
+
+static yolo_status tif_load(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error) {
+    tif_picture t;
+    tif_room room = {.levels = NULL};
+    yolo_status status = tif_open(&t, file, error);
+    if (status != YOLO_OK) return status;
+    uint64_t pixels = (uint64_t)header->width * (uint64_t)header->height;
+    if (pixels > TIF_FREE_PIXELS + (uint64_t)file->bytes.size * TIF_MOST_A_BYTE)
+        return codec_damaged(file, error, "%d x %d pixels claimed, too many for a file of this size", header->width, header->height);
+    if (t.photometric == TIF_INDEX) tif_prepare_palette(&t);
+    if (t.photometric == TIF_YCC) tif_prepare_ycc(&t);
+    *image = (yolo_image){mem_alloc((size_t)pixels * 3), header->width, header->height};
+    bool good = tif_make_room(&t, &room) && image->pixels;
+    status = good ? tif_read_chunks(&t, &room, image, error) : err_memory(error, pixels * 3 + t.chunk_size);
+    for (int i = 0; i < YOLO_COUNT(room.planes); i++) mem_free(room.planes[i]);
+    mem_free(room.levels);
+    mem_free(room.turned);
+    mem_free(room.strings);
+    return status;
+}
+
 typedef struct codec_format {
     const char *name, *magic;
     int magic_size;
@@ -4637,8 +5551,8 @@ static const codec_format codec_formats[] = {
     {"JPEG", "\xff\xd8\xff", 3, codec_jpeg_header, codec_jpeg_load},
     {"PNG", "\x89PNG\r\n\x1a\n", 8, codec_png_header, codec_png_load},
     {"BMP", "BM", 2, codec_bmp_header, codec_bmp_load},
-    {"TIFF", "II*\0", 4, NULL, NULL}, {"TIFF", "MM\0*", 4, NULL, NULL},
-    {"TIFF", "II+\0", 4, NULL, NULL}, {"TIFF", "MM\0+", 4, NULL, NULL},
+    {"TIFF", "II*\0", 4, tif_header, tif_load}, {"TIFF", "MM\0*", 4, tif_header, tif_load},
+    {"TIFF", "II+\0", 4, tif_header, tif_load}, {"TIFF", "MM\0+", 4, tif_header, tif_load},
     {"WebP", "RIFF", 4, wbp_header, wbp_load}, {"GIF", "GIF8", 4, NULL, NULL},
 };
 
@@ -4654,12 +5568,9 @@ static yolo_status codec_begin(codec_file *file, const codec_format **format, co
         if (!(*format)->header) break;
         return (*format)->header(file, header, error);
     }
-    const char *extension = path_extension(file->path), *name = NULL;
-    if (!(*format)->header && c->size >= 4 && !memcmp(c->bytes, (*format)->magic, 4)) name = (*format)->name;
-    else if (str_equal_fold(extension, ".tif") || str_equal_fold(extension, ".tiff")) name = "TIFF";
-    if (name)
-        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: %s is not supported yet by this version; convert it to JPEG or PNG", file->path, name);
-    return err_set(error, YOLO_ERROR_FORMAT, "%s: not a picture: begins with bytes %02x %02x, expected JPEG, PNG, BMP or WebP",
+    if (!(*format)->header && c->size >= 4 && !memcmp(c->bytes, (*format)->magic, 4))
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: %s is not supported; convert it to JPEG or PNG", file->path, (*format)->name);
+    return err_set(error, YOLO_ERROR_FORMAT, "%s: not a picture: begins with bytes %02x %02x, expected JPEG, PNG, BMP, TIFF or WebP",
                    file->path, c->bytes[0], c->size > 1 ? c->bytes[1] : 0);
 }
 
