@@ -4657,7 +4657,7 @@ enum {
 static const uint16_t tif_tags[TIF_FIELDS] = {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292,
                                               317, 320, 322, 323, 324, 325, 332, 339, 347, 529, 530, 532};
 
-enum { TIF_RAW = 1, TIF_FAX_ROWS = 2, TIF_FAX3 = 3, TIF_FAX4 = 4, TIF_LZW = 5, TIF_JPEG = 7, TIF_DEFLATE = 8, TIF_FAX_WORDS = 32771, TIF_PACKBITS = 32773, TIF_OLD_DEFLATE = 32946 };
+enum { TIF_RAW = 1, TIF_FAX_ROWS = 2, TIF_FAX3 = 3, TIF_FAX4 = 4, TIF_LZW = 5, TIF_JPEG = 7, TIF_DEFLATE = 8, TIF_PACKBITS = 32773, TIF_OLD_DEFLATE = 32946 };
 enum { TIF_WHITE_IS_ZERO, TIF_BLACK_IS_ZERO, TIF_RGB, TIF_INDEX, TIF_CMYK = 5, TIF_YCC = 6 };
 enum { TIF_UNSIGNED = 1, TIF_SIGNED = 2, TIF_FLOAT = 3 };
 enum { TIF_MAX_SAMPLES = 1024, TIF_FREE_TILE = 1 << 24 };
@@ -4781,12 +4781,12 @@ static yolo_status tif_read_directory(tif_picture *t, yolo_error *error) {
 
 static yolo_status tif_check_packing(const tif_picture *t, yolo_error *error) {
     static const struct { int number; const char *name; } others[] = {
-        {6, "old-style JPEG"}, {32766, "NeXT packing"}, {32809, "ThunderScan packing"}, {34661, "JBIG"}, {34676, "SGI LogLuv"}, {34677, "SGI LogLuv"},
+        {6, "old-style JPEG"}, {32766, "NeXT packing"}, {32771, "facsimile aligned to words"}, {32809, "ThunderScan packing"}, {34661, "JBIG"}, {34676, "SGI LogLuv"}, {34677, "SGI LogLuv"},
         {34712, "JPEG 2000"}, {34887, "LERC"}, {34925, "LZMA"}, {50000, "Zstandard"}, {50001, "WebP"}, {50002, "JPEG XL"}};
     int p = t->packing;
     for (int i = 0; i < YOLO_COUNT(others); i++)
         if (p == others[i].number) return tif_unsupported(t, error, others[i].name, p);
-    bool fax = p == TIF_FAX_ROWS || p == TIF_FAX3 || p == TIF_FAX4 || p == TIF_FAX_WORDS;
+    bool fax = p == TIF_FAX_ROWS || p == TIF_FAX3 || p == TIF_FAX4;
     if (!fax && p != TIF_RAW && p != TIF_LZW && p != TIF_JPEG && p != TIF_DEFLATE && p != TIF_PACKBITS && p != TIF_OLD_DEFLATE)
         return tif_unsupported(t, error, "unknown compression", p);
     int together = t->planar ? 1 : t->samples;
@@ -5118,7 +5118,7 @@ static bool tif_fax_line_end(tif_fax *f) {
     return true;
 }
 
-/* Rows that begin at a byte, at a word, or behind an end-of-line code. */
+/* Rows that begin at a byte, behind an end-of-line code, or where the last one ends. */
 static void tif_fax_rows(const tif_picture *t, tif_fax *f, int *above, int *changes) {
     tif_stream *s = f->s;
     bool two = t->packing == TIF_FAX3 && (tif_value(t, TIF_FAX_OPTIONS, 0, 0) & 1);
@@ -5139,7 +5139,6 @@ static void tif_fax_rows(const tif_picture *t, tif_fax *f, int *above, int *chan
         for (int i = 0; i < 6; i++) changes[count + i] = width;
         tif_fax_fill(s->out + s->made, t->row_size, changes, count, width);
         if (t->packing == TIF_FAX_ROWS) tif_fax_skip(f, f->held & 7);
-        if (t->packing == TIF_FAX_WORDS) tif_fax_skip(f, (f->held & 7) + (((s->at - (size_t)(f->held >> 3)) & 1) ? 8 : 0));
         int *swapped = above;
         above = changes;
         changes = swapped;
@@ -5507,13 +5506,13 @@ static yolo_status tif_read_chunks(const tif_picture *t, tif_room *room, yolo_im
     return YOLO_OK;
 }
 
-/* A palette of 16-bit values, of 8-bit ones where none is larger. libtiff rounds down. */
+/* A palette of 16-bit values; of 8-bit ones where none is larger, as some writers have it. */
 static void tif_prepare_palette(tif_picture *t) {
     uint64_t colours = (uint64_t)1 << t->bits, largest = 0;
     for (uint64_t i = 0; i < 3 * colours; i++) largest = YOLO_MAX(largest, tif_value(t, TIF_PALETTE, i, 0));
     for (uint64_t i = 0; i < 3 * colours; i++) {
         uint64_t value = tif_value(t, TIF_PALETTE, i, 0);
-        t->palette[i % colours][i / colours] = (uint8_t)(largest < 256 ? value : value * 255 / 65535);
+        t->palette[i % colours][i / colours] = (uint8_t)(largest < 256 ? value : (value * 255 + 32895) >> 16);
     }
 }
 
