@@ -5506,13 +5506,13 @@ static yolo_status tif_read_chunks(const tif_picture *t, tif_room *room, yolo_im
     return YOLO_OK;
 }
 
-/* A palette of 16-bit values; of 8-bit ones where none is larger, as some writers have it. */
+/* A palette of 16-bit values, of which libtiff takes the upper byte; of 8-bit ones where none is larger, as some writers have it. */
 static void tif_prepare_palette(tif_picture *t) {
     uint64_t colours = (uint64_t)1 << t->bits, largest = 0;
     for (uint64_t i = 0; i < 3 * colours; i++) largest = YOLO_MAX(largest, tif_value(t, TIF_PALETTE, i, 0));
     for (uint64_t i = 0; i < 3 * colours; i++) {
         uint64_t value = tif_value(t, TIF_PALETTE, i, 0);
-        t->palette[i % colours][i / colours] = (uint8_t)(largest < 256 ? value : (value * 255 + 32895) >> 16);
+        t->palette[i % colours][i / colours] = (uint8_t)(largest < 256 ? value : value >> 8);
     }
 }
 

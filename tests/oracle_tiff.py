@@ -12,7 +12,6 @@ import argparse
 import ctypes
 import os
 import random
-import shutil
 import struct
 import subprocess
 import sys
@@ -222,7 +221,7 @@ class Bench:
         tags = list(tags)
         if photometric == INDEX:
             maps = np.random.default_rng(len(self.files)).integers(0, 65536, (3, 1 << bits)).astype(np.uint16)
-            palette = ((maps.T.astype(int) * 255 + 32895 >> 16)).astype(np.uint8)
+            palette = (maps.T >> 8).astype(np.uint8)
             tags.append((320, *(np.ascontiguousarray(m).ctypes.data_as(ctypes.c_void_p) for m in maps)))
         colours = {RGB: 3, CMYK: 4, YCC: 3}.get(photometric, 1)
         if count > colours:
@@ -236,9 +235,10 @@ class Bench:
         except AssertionError as e:
             check(name, False, f"libtiff does not write it: {e}")
             return
-        self.expect(name, path, width, height, count, bits, photometric, form, palette, samples.dtype, orientation,
-                    own if own is not None else form == 1 and orientation == 1 and (bits <= 8 and bits in (1, 2, 4, 8) or bits == 16 and photometric == RGB) and (count == colours or opaque) and not (
-                        photometric == INDEX and count > 1) and not (bits < 8 and count > 1) and not (photometric == CMYK and more.get("planar") and count != 4))
+        if own is None:  # does libtiff make RGB of it, without multiplying by opacity? Of tiled gray with opacity it makes nonsense
+            known = bits in (1, 2, 4, 8) or bits == 16 and photometric == RGB
+            own = form == 1 and orientation == 1 and known and (count == 1 or bits >= 8 and photometric >= RGB and (count == colours or opaque and photometric != CMYK))
+        self.expect(name, path, width, height, count, bits, photometric, form, palette, samples.dtype, orientation, own)
 
     def expect(self, name, path, width, height, count, bits, photometric, form, palette, dtype, orientation=1, own=True, rgb_jpeg=False):
         samples = read(self.t, path, width, height, count, bits, dtype, rgb_jpeg)
@@ -311,8 +311,9 @@ def ycbcr(b):
             for tags in ((), ((532, reference),), ((529, luma),), ((529, luma), (532, reference))):
                 path = b.path()
                 tile = (32, 16) if len(tags) == 2 else None
-                write_blocks(b.t, path, 53, 38, sub, packing, ("wl", "wb", "wl8")[len(b.files) % 3], 8 if len(b.files) % 2 else 38, tags, len(b.files), tile)
-                theirs = b.t.rgba(path, 53, 38)
+                width = 64 if sub == (4, 4) and tile else 53  # of 4 x 4 in tiles that stand out on the right, libtiff takes the wrong blocks
+                write_blocks(b.t, path, width, 38, sub, packing, ("wl", "wb", "wl8")[len(b.files) % 3], 8 if len(b.files) % 2 else 38, tags, len(b.files), tile)
+                theirs = b.t.rgba(path, width, 38)
                 check(f"ycbcr {sub}", theirs is not None, "libtiff does not read it")
                 if theirs is not None:
                     b.add(f"ycbcr {sub} {NAMES[packing]} {len(tags)} tags", path, theirs)
@@ -325,7 +326,7 @@ def jpeg(b):
                 for shape in ({"rows": 16}, {"rows": 48}, {"tile": (48, 32)}, {"rows": 16, "planar": True}):
                     if shape.get("planar") and (count == 1 or photometric == YCC):
                         continue
-                    if shape.get("rows", 32) % (8 * sub[1]):
+                    if shape.get("rows", 32) % (8 * sub[1]) or "tile" in shape and shape["tile"][0] % (8 * sub[0]):
                         continue
                     path, width, height = b.path(), 83, 61
                     samples = source(width, height, count, 8, 1, quality, ("smooth", "runs")[quality == 60])
@@ -461,6 +462,8 @@ def compare_pillow(b):
         return 0
     compared = 0
     for name, path, expected in b.files:
+        if "signed" in name:  # Pillow takes them for unsigned
+            continue
         try:
             with Image.open(path) as image:
                 if image.mode not in ("1", "L", "RGB") or image.getexif().get(274, 1) != 1 or "bits" in name and " 8 bits" not in name and " 1 bits" not in name:
