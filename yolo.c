@@ -2552,8 +2552,8 @@ static void img_draw_box(yolo_image *image, const yolo_box *box, const char *nam
 
 /* ==== 8 codec_ wbp_ tif_: picture files ==========================================================================
    Pictures are recognised by content, never by name. A header is read here first: dimensions, depth and what a file
-   of that size can hold are checked before a decoder sees a byte. stb_image decodes JPEG and BMP and inflates PNG;
-   the rest of PNG, and WebP, are done here, so that memory is bounded by the picture's size and 16-bit samples are rounded.
+   of that size can hold are checked before a decoder sees a byte. stb_image decodes JPEG and BMP and inflates PNG and TIFF;
+   the rest of PNG and TIFF, and WebP, are done here, so that memory is bounded by the picture's size and 16-bit samples are rounded.
    stb_image_write makes JPEGs; its PNGs would write through NULL when memory runs out, so those are made here. Alpha
    is dropped, gray spread to RGB, as cv2.imread does. Pixels are mem_ blocks. */
 

@@ -1,4 +1,4 @@
-/* fuzz.c - damaged files: seeded mutations of pictures, WebP, labels, yaml, checkpoints and trainings, each read in a process of its own.
+/* fuzz.c - damaged files: seeded mutations of pictures, TIFF, WebP, labels, yaml, checkpoints and trainings, each read in a process of its own.
 
    fuzz [COUNT] [FIRST_SEED] [TARGET]    COUNT mutations (2,000), of one TARGET or of all in turn
    A case is a function of its seed alone: "fuzz 1 SEED TARGET" repeats it; what it read stays in the scratch folder.
@@ -211,13 +211,13 @@ static void fuzz_seed_pictures(fuzz_target *target) {
     fuzz_seed(target, bmp, sizeof bmp);
 }
 
-/* The fixtures' WebP files. */
-static void fuzz_seed_webp(fuzz_target *target) {
+/* The fixtures with the target's extension. */
+static void fuzz_seed_fixtures(fuzz_target *target) {
     yolo_error error;
     data_list list = {0};
     if (data_walk("tests/fixtures", &list, &error) == YOLO_OK)
         for (int64_t i = 0; i < list.count; i++)
-            if (str_ends_with(list.paths[i], ".webp")) fuzz_seed_file(target, list.paths[i]);
+            if (str_ends_with(list.paths[i], target->extension)) fuzz_seed_file(target, list.paths[i]);
     data_list_free(&list);
 }
 
@@ -326,13 +326,15 @@ int main(int argc, char **argv) {
         {.name = "network", .extension = ".yaml", .text = true, .read = fuzz_model},
         {.name = "checkpoint", .extension = ".pt", .mutate = fuzz_mutate_checkpoint, .read = fuzz_model},
         {.name = "training", .extension = ".pt", .mutate = fuzz_mutate_checkpoint, .read = fuzz_training},
+        {.name = "tiff", .extension = ".tif", .read = fuzz_picture},
     };
     int count = argc > 1 ? atoi(argv[1]) : 2000, passed = 0, failed = 0;
     uint64_t first = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     yolo_error error;
     if (path_make_directories(fuzz_folder, &error) != YOLO_OK) return 1;
     fuzz_seed_pictures(&targets[0]);
-    fuzz_seed_webp(&targets[1]);
+    fuzz_seed_fixtures(&targets[1]);
+    fuzz_seed_fixtures(&targets[7]);
     fuzz_seed(&targets[2], fuzz_label_text, sizeof fuzz_label_text - 1);
     fuzz_seed(&targets[3], fuzz_dataset_text, sizeof fuzz_dataset_text - 1);
     fuzz_seed(&targets[3], fuzz_names_text, sizeof fuzz_names_text - 1);

@@ -168,6 +168,56 @@ static void test_img_webp_cut(void) {
     }
 }
 
+/* Files that libtiff wrote, and what it reads from them (tests/make_tiff.py). */
+static void test_img_tiff(void) {
+    ref_file ref;
+    CHECK(ref_open(&ref, "tests/fixtures/tiff.ref"));
+    CHECK_MSG(ref.count >= 29, "%d files", ref.count);
+    for (int i = 0; i < ref.count; i++) {
+        const int32_t *expected = ref.arrays[i].ints;
+        char path[200];
+        yolo_error error = {0};
+        yolo_image image;
+        int width, height;
+        snprintf(path, sizeof path, "tests/fixtures/%s.tif", ref.arrays[i].name);
+        CHECK_MSG(codec_read(path, &image, &error) == YOLO_OK, "%s", error.message);
+        CHECK_MSG(image.width == expected[0] && image.height == expected[1] && img_test_checksum(&image) == expected[2], "%s: %d x %d", path, image.width, image.height);
+        CHECK(codec_size(path, &width, &height, &error) == YOLO_OK && width == image.width && height == image.height);
+        yolo_image_free(&image);
+    }
+    ref_close(&ref);
+}
+
+/* Cut off anywhere, a file is refused, with the place; but for the end of a directory, that nothing needs. */
+static void test_img_tiff_cut(void) {
+    ref_file ref;
+    CHECK(ref_open(&ref, "tests/fixtures/tiff.ref"));
+    for (int i = 0; i < ref.count; i++) {
+        char path[200];
+        uint8_t *bytes;
+        size_t size;
+        int whole = 0;
+        snprintf(path, sizeof path, "tests/fixtures/%s.tif", ref.arrays[i].name);
+        CHECK(path_read(path, 1 << 20, &bytes, &size, NULL) == YOLO_OK);
+        for (size_t cut = 1; cut < size; cut += 1 + cut / 40) {
+            uint8_t *exact = mem_alloc(cut);
+            yolo_image image;
+            yolo_error error = {0};
+            memcpy(exact, bytes, cut);
+            yolo_status status = codec_read_memory(path, exact, cut, &image, &error);
+            if (status == YOLO_OK) {
+                whole++;
+                CHECK_MSG(img_test_checksum(&image) == ref.arrays[i].ints[2], "%s of %d bytes is another picture", path, (int)cut);
+            } else CHECK_MSG(status == YOLO_ERROR_FORMAT && strstr(error.message, cut < 4 ? "not a picture" : ": byte "), "%s of %d bytes: %s", path, (int)cut, error.message);
+            yolo_image_free(&image);
+            mem_free(exact);
+        }
+        CHECK_MSG(whole <= 6, "%s: %d of its beginnings are read", path, whole);
+        mem_free(bytes);
+    }
+    ref_close(&ref);
+}
+
 /* A JPEG whose size stands behind 130,000 bytes of comments, more than is looked at first. */
 static void test_img_long_head(void) {
     uint8_t pixels[24 * 16 * 3] = {0}, *bytes, comment[65002] = {0xff, 0xfe, 65000 >> 8, 65000 & 255};
@@ -217,8 +267,20 @@ static void test_img_refused(void) {
         {"a.webp", "RIFF\36\0\0\0WEBPVP8X\12\0\0\0\0\0\0\0\1\0\0\1\0\0VP8 \7\0\0\0", 38, YOLO_ERROR_FORMAT,
          "byte 38 of 38: WebP chunk 'VP8 ' of 7 bytes expected, 0 are left"},
         {"a.webp", "RIFF\30\0\0\0WEBPVP8L\13\0\0\0\x2f\0\0\0\1....", 29, YOLO_ERROR_FORMAT, "WebP is cut short: 32 bytes expected"},
-        {"a.jpg", "II*\0\10\0\0\0", 8, YOLO_ERROR_UNSUPPORTED, "TIFF is not supported yet"},
-        {"a.webp", "?", 1, YOLO_ERROR_FORMAT, "not a picture: begins with bytes 3f 00, expected JPEG, PNG, BMP or WebP"},
+        {"a.jpg", "GIF89a..", 8, YOLO_ERROR_UNSUPPORTED, "GIF is not supported"},
+        {"a.tif", "II*\0\10\0\0\0", 8, YOLO_ERROR_FORMAT, "a.tif: byte 8 of 8: TIFF directory cut short"},
+        {"a.tif", "II*\0\7\0\0\0.......", 15, YOLO_ERROR_FORMAT, "TIFF directory expected at byte 7"},
+        {"a.tif", "MM\0+\0\4\0\0", 8, YOLO_ERROR_FORMAT, "a.tif: byte 4 of 8: BigTIFF with offsets of other than 8 bytes"},
+        {"a.tif", "MM\0*\0\0\0\10\0\1\1\0\0\3\0\0\0\1\0\1\0\0", 22, YOLO_ERROR_FORMAT, "a picture of 1 x 0 pixels"},
+        {"a.tif", "MM\0*\0\0\0\10\0\1\1\21\0\4\100\0\0\0\0\0\0\10", 22, YOLO_ERROR_FORMAT, "a.tif: byte 10 of 22: TIFF tag 273 has 1073741824 values from byte 8 on, behind the end"},
+        {"a.tif", "MM\0*\0\0\0\10\0\1\1\21\0\60\0\0\0\1\0\0\0\10", 22, YOLO_ERROR_FORMAT, "byte 10 of 22: TIFF tag 273 has values of type 48"},
+        {"a.tif", "MM\0*\0\0\0\10\0\2\1\0\0\4\0\0\0\1\0\1\206\240\1\1\0\3\0\0\0\1\0\1\0\0", 34, YOLO_ERROR_MEMORY, "100000 x 1 pixels"},
+        {"a.tif", "MM\0*\0\0\0\10\0\3\1\0\0\3\0\0\0\1\0\1\0\0\1\1\0\3\0\0\0\1\0\1\0\0\1\3\0\3\0\0\0\1\0\6\0\0", 46, YOLO_ERROR_UNSUPPORTED,
+         "TIFF of old-style JPEG (6) is not supported; convert it to PNG"},
+        {"a.tif", "MM\0*\0\0\0\10\0\2\1\0\0\3\0\0\0\1\0\1\0\0\1\1\0\3\0\0\0\1\0\1\0\0", 34, YOLO_ERROR_FORMAT, "0 strips listed, expected 1"},
+        {"a.tif", "MM\0*\0\0\0\10\0\3\1\0\0\3\0\0\0\1\0\1\0\0\1\1\0\3\0\0\0\1\0\1\0\0\1\21\0\4\0\0\0\1\0\0\0\100", 46, YOLO_ERROR_FORMAT,
+         "a.tif: byte 46 of 46: TIFF is cut short: strip 0 has 1 bytes from byte 64 on"},
+        {"a.webp", "?", 1, YOLO_ERROR_FORMAT, "not a picture: begins with bytes 3f 00, expected JPEG, PNG, BMP, TIFF or WebP"},
         {"a.jpg", "\xff\xd8\xff\xe0\0", 5, YOLO_ERROR_FORMAT, "byte 4 of 5: JPEG header cut short"},
         {"a.jpg", "\xff\xd8\xff\xc0\0\13\10\0\0\0\20\1\0\21\0", 15, YOLO_ERROR_FORMAT, "16 x 0 pixels"},
         {"a.jpg", "\xff\xd8\xff\xc9\0\10\10\0\20\0\20\3", 12, YOLO_ERROR_UNSUPPORTED, "arithmetic-coded JPEG"},
@@ -236,7 +298,7 @@ static void test_img_refused(void) {
     yolo_error error;
     yolo_image image;
     CHECK(codec_read("tests/none.jpg", &image, &error) == YOLO_ERROR_IO && !image.pixels);
-    CHECK(codec_is_picture_name("a/b.JPeG") && codec_is_picture_name("x.webp") && !codec_is_picture_name("jpg") && !codec_is_picture_name(".jpg"));
+    CHECK(codec_is_picture_name("a/b.JPeG") && codec_is_picture_name("x.webp") && codec_is_picture_name("x.TIFF") && !codec_is_picture_name("jpg") && !codec_is_picture_name(".jpg"));
 }
 
 /* One way of damaging a file: bits, bytes, runs, the end. */
@@ -285,30 +347,35 @@ static void img_test_damaged(img_test_damage *damage, const char *name, const ui
 }
 
 static void test_img_mutations(void) {
-    ref_file ref, webp;
+    static const char *const sets[] = {"webp", "webp", "tiff", "tif"};
+    ref_file ref, made;
     img_test_damage damage = {0};
     uint64_t before = os_peak_memory();
-    CHECK(ref_open(&ref, img_test_fixture) && ref_open(&webp, "tests/fixtures/webp.ref"));
+    CHECK(ref_open(&ref, img_test_fixture));
     for (int i = 0; i < ref.count; i++) {
         const ref_array *file = &ref.arrays[i];
         if (strchr(file->name, '.') && !strstr(file->name, ".pixels"))
             img_test_damaged(&damage, file->name, (const uint8_t *)(file->ints + 1), (size_t)file->ints[0]);
     }
-    for (int i = 0; i < webp.count; i++) {
+    for (int set = 0; set < YOLO_COUNT(sets); set += 2) {
         char path[200];
-        uint8_t *bytes;
-        size_t size;
-        snprintf(path, sizeof path, "tests/fixtures/%s.webp", webp.arrays[i].name);
-        CHECK(path_read(path, 1 << 20, &bytes, &size, NULL) == YOLO_OK);
-        img_test_damaged(&damage, path, bytes, size);
-        mem_free(bytes);
+        snprintf(path, sizeof path, "tests/fixtures/%s.ref", sets[set]);
+        CHECK(ref_open(&made, path));
+        for (int i = 0; i < made.count; i++) {
+            uint8_t *bytes;
+            size_t size;
+            snprintf(path, sizeof path, "tests/fixtures/%s.%s", made.arrays[i].name, sets[set + 1]);
+            CHECK(path_read(path, 1 << 20, &bytes, &size, NULL) == YOLO_OK);
+            img_test_damaged(&damage, path, bytes, size);
+            mem_free(bytes);
+        }
+        ref_close(&made);
     }
     printf("    %d mutations: %d read, %d refused; slowest %.3f s; %.0f MiB at most\n", damage.read + damage.refused, damage.read, damage.refused,
            damage.slowest, (double)os_peak_memory() / 1048576.0);
     CHECK(damage.read > 500 && damage.refused > 2000 && damage.slowest < 10);
     CHECK(os_peak_memory() < YOLO_MAX(before + 1, (uint64_t)1 << 30));
     ref_close(&ref);
-    ref_close(&webp);
 }
 
 static void img_test_memory(const char *name, const uint8_t *bytes, size_t size) {
@@ -328,7 +395,8 @@ static void img_test_memory(const char *name, const uint8_t *bytes, size_t size)
 /* Reading and writing with the n-th allocation failing, for every n: an error each time, nothing lost. */
 static void test_img_memory(void) {
     static const char *const names[] = {"orientation6.jpg", "progressive.jpg", "colour6_16i.png", "colour3_4.png", "RGB.bmp"};
-    static const char *const paths[] = {"tests/fixtures/alpha.webp", "tests/fixtures/groups.webp", "tests/fixtures/colours4.webp", "tests/fixtures/animation.webp"};
+    static const char *const paths[] = {"tests/fixtures/alpha.webp", "tests/fixtures/groups.webp", "tests/fixtures/colours4.webp", "tests/fixtures/animation.webp",
+                                        "tests/fixtures/planes.tif", "tests/fixtures/float.tif", "tests/fixtures/fax4.tif", "tests/fixtures/jpeg_ycbcr.tif"};
     ref_file ref;
     CHECK(ref_open(&ref, img_test_fixture));
     for (int i = 0; i < YOLO_COUNT(names); i++) {
@@ -467,6 +535,8 @@ static const test_case tests_img[] = {
     {"img_letterbox", "the network's input is the resized picture over 255 in a border of 114", test_img_letterbox_run},
     {"img_files", "JPEG, PNG and BMP of every kind read as cv2 reads them, EXIF applied", test_img_files},
     {"img_webp", "WebP of every kind read as libwebp reads them, opacity included", test_img_webp},
+    {"img_tiff", "TIFF of every kind read as libtiff reads them", test_img_tiff},
+    {"img_tiff_cut", "TIFF cut off anywhere is refused with the place", test_img_tiff_cut},
     {"img_webp_cut", "WebP cut off anywhere is refused with the place", test_img_webp_cut},
     {"long_head", "a size that stands far from the beginning", test_img_long_head},
     {"img_write", "PNG comes back exactly, JPEG nearly", test_img_write},
