@@ -4728,20 +4728,19 @@ static int tif_int(const tif_picture *t, int field, int otherwise) {
     return value <= INT_MAX ? (int)value : -1;
 }
 
-/* The i-th value of a field of fractions or floats. */
+/* The i-th value of a field of fractions or floats, at most a million either way. */
 static double tif_real(const tif_picture *t, int field, uint64_t i, double otherwise) {
     const tif_field *f = &t->fields[field];
-    if (i >= f->count || (f->type != 5 && f->type != 11)) return (double)tif_value(t, field, i, (uint64_t)otherwise);
-    cur c = cur_make(t->file->bytes.bytes, t->file->bytes.size);
-    cur_seek(&c, f->at + i * tif_type_sizes[f->type]);
-    uint32_t first = (uint32_t)codec_int(&c, t->big, 4);
-    if (f->type == 5) {
-        double divisor = (double)codec_int(&c, t->big, 4);
-        return divisor > 0 ? first / divisor : 0;
+    double value = (double)tif_value(t, field, i, (uint64_t)otherwise);
+    if (i < f->count && (f->type == 5 || f->type == 11)) {
+        cur c = cur_make(t->file->bytes.bytes, t->file->bytes.size);
+        cur_seek(&c, f->at + i * tif_type_sizes[f->type]);
+        uint32_t first = (uint32_t)codec_int(&c, t->big, 4), divisor = f->type == 5 ? (uint32_t)codec_int(&c, t->big, 4) : 0;
+        float single;
+        memcpy(&single, &first, 4);
+        value = f->type == 11 ? (double)single : divisor ? (double)first / divisor : 0;
     }
-    float value;
-    memcpy(&value, &first, 4);
-    return value == value ? YOLO_CLAMP(value, -1e6f, 1e6f) : 0;
+    return value == value ? YOLO_CLAMP(value, -1e6, 1e6) : 0;
 }
 
 /* One entry of the directory. The first of several with the same tag counts. */
@@ -4933,10 +4932,8 @@ static void tif_unpack_lzw(tif_stream *s, tif_string strings[TIF_LZW_CODES]) {
     uint64_t hold = 0;
     tif_string last = {0, 0};
     while (s->made < s->wanted) {
-        while (held <= 56 && s->at < s->size) {
-            hold |= (uint64_t)s->in[s->at++] << (old ? held : 56 - held);
-            held += 8;
-        }
+        if (held < 12)
+            for (; held <= 56 && s->at < s->size; held += 8) hold |= (uint64_t)s->in[s->at++] << (old ? held : 56 - held);
         int code = old ? (int)(hold & ((1u << width) - 1)) : (int)(hold >> (64 - width));
         hold = old ? hold >> width : hold << width;
         held -= width;
@@ -5269,6 +5266,16 @@ static void tif_store(uint8_t *p, int bytes, bool big, uint64_t value) {
     for (int i = 0; i < bytes; i++) p[i] = (uint8_t)(value >> (8 * (big ? bytes - 1 - i : i)));
 }
 
+/* Undoes predictor 2 for one sample of each pixel: differences from the pixel `apart` bytes to the left, in samples of 16 bits. */
+static void tif_undo_differences_16(uint8_t *row, size_t size, size_t apart, int low, int high) {
+    unsigned last = 0;
+    for (size_t i = 0; i < size; i += apart) {
+        last += (unsigned)(row[i + (size_t)high] << 8 | row[i + (size_t)low]);
+        row[i + (size_t)low] = (uint8_t)last;
+        row[i + (size_t)high] = (uint8_t)(last >> 8);
+    }
+}
+
 /* Undoes predictor 2, differences from the pixel to the left, in a row of `count` samples, `apart` of them to a pixel. */
 static void tif_undo_differences(const tif_picture *t, uint8_t *row, size_t count, size_t apart) {
     int bytes = t->bits / 8;
@@ -5276,6 +5283,7 @@ static void tif_undo_differences(const tif_picture *t, uint8_t *row, size_t coun
         uint8_t r = 0, g = 0, b = 0;
         for (size_t i = 0; i + 2 < count; i += 3) row[i] = r = (uint8_t)(r + row[i]), row[i + 1] = g = (uint8_t)(g + row[i + 1]), row[i + 2] = b = (uint8_t)(b + row[i + 2]);
     } else if (bytes == 1) for (size_t i = apart; i < count; i++) row[i] = (uint8_t)(row[i] + row[i - apart]);
+    else if (bytes == 2) for (size_t c = 0; c < apart; c++) tif_undo_differences_16(row + 2 * c, 2 * (count - c), 2 * apart, t->big, !t->big);
     else
         for (size_t i = apart * (size_t)bytes; i < count * (size_t)bytes; i += (size_t)bytes)
             tif_store(row + i, bytes, t->big, tif_number(row + i, bytes, t->big) + tif_number(row + i - apart * (size_t)bytes, bytes, t->big));
@@ -5316,19 +5324,25 @@ static uint8_t tif_float_level(uint64_t bits, int count) {
     return (uint8_t)(!(value > 0) ? 0 : value >= 1 ? 255 : (int)(value * 255 + 0.5f));
 }
 
+/* Samples of 16 bits, `step` apart, as 0 to 255: rounded, as those of PNG are. `low`, `high`: where the bytes of a sample are. */
+static void tif_levels_16(const uint8_t *row, size_t step, int count, int low, int high, unsigned flip, uint8_t *out) {
+    for (int x = 0; x < count; x++, row += 2 * step) out[x] = (uint8_t)((((unsigned)(row[high] << 8 | row[low]) ^ flip) * 255 + 32895) >> 16);
+}
+
 /* `count` samples of a row, from number `first` on and `step` apart, as 0 to 255; indices stay what they are. */
 static void tif_levels(const tif_picture *t, const uint8_t *row, size_t first, size_t step, int count, uint8_t *out) {
     int bits = t->bits, bytes = bits / 8, most = (1 << YOLO_MIN(bits, 16)) - 1;
     uint64_t flip = t->format == TIF_SIGNED ? (uint64_t)1 << (bits - 1) : 0;
     bool index = t->photometric == TIF_INDEX;
+    if (bits == 16 && t->format != TIF_FLOAT) {
+        tif_levels_16(row + first * 2, step, count, t->big, !t->big, (unsigned)flip, out);
+        return;
+    }
     for (int x = 0; x < count; x++) {
         size_t sample = first + (size_t)x * step;
-        if (t->format == TIF_FLOAT) out[x] = tif_float_level(tif_number(row + sample * (size_t)bytes, bytes, t->big), bits);
-        else if (bits == 8) out[x] = (uint8_t)(row[sample] ^ flip);
-        else if (bits == 16) {
-            const uint8_t *p = row + sample * 2;
-            out[x] = (uint8_t)((((unsigned)(t->big ? p[0] << 8 | p[1] : p[1] << 8 | p[0]) ^ (unsigned)flip) * 255 + 32895) >> 16);
-        } else if (bits > 16) out[x] = (uint8_t)((((tif_number(row + sample * (size_t)bytes, bytes, t->big) ^ flip) >> (bits - 16)) * 255 + 32895) >> 16);
+        if (bits == 8) out[x] = (uint8_t)(row[sample] ^ flip);
+        else if (t->format == TIF_FLOAT) out[x] = tif_float_level(tif_number(row + sample * (size_t)bytes, bytes, t->big), bits);
+        else if (bits > 16) out[x] = (uint8_t)((((tif_number(row + sample * (size_t)bytes, bytes, t->big) ^ flip) >> (bits - 16)) * 255 + 32895) >> 16);
         else {
             size_t bit = sample * (size_t)bits;
             int low = (int)(bit & 7) + bits, value = row[bit >> 3] << 16 | (low > 8 ? row[(bit >> 3) + 1] << 8 : 0) | (low > 16 ? row[(bit >> 3) + 2] : 0);
@@ -5374,14 +5388,19 @@ static void tif_ycc_pixel(const tif_ycc *ycc, int y, int cb, int cr, uint8_t *rg
 /* Levels of one row to RGB. `levels` has a row of `across` for each colour. */
 static void tif_colour(const tif_picture *t, const uint8_t *levels, size_t across, int count, uint8_t *rgb) {
     const uint8_t *a = levels, *b = a + across, *c = b + across, *k = c + across;
-    for (int x = 0; x < count; x++, rgb += 3) switch (t->photometric) {
-        case TIF_WHITE_IS_ZERO: rgb[0] = rgb[1] = rgb[2] = (uint8_t)(255 - a[x]); break;
-        case TIF_BLACK_IS_ZERO: rgb[0] = rgb[1] = rgb[2] = a[x]; break;
-        case TIF_RGB: rgb[0] = a[x], rgb[1] = b[x], rgb[2] = c[x]; break;
-        case TIF_INDEX: memcpy(rgb, t->palette[a[x]], 3); break;
-        case TIF_CMYK: for (int i = 0; i < 3; i++) rgb[i] = (uint8_t)((255 - levels[(size_t)i * across + (size_t)x]) * (255 - k[x]) / 255); break;
-        default: tif_ycc_pixel(&t->ycc, a[x], b[x], c[x], rgb);
+    int flip = t->photometric == TIF_WHITE_IS_ZERO ? 255 : 0;
+    switch (t->photometric) {
+    case TIF_WHITE_IS_ZERO: case TIF_BLACK_IS_ZERO: for (int x = 0; x < count; x++, rgb += 3) rgb[0] = rgb[1] = rgb[2] = (uint8_t)(a[x] ^ flip); break;
+    case TIF_RGB: for (int x = 0; x < count; x++, rgb += 3) rgb[0] = a[x], rgb[1] = b[x], rgb[2] = c[x]; break;
+    case TIF_INDEX: for (int x = 0; x < count; x++, rgb += 3) memcpy(rgb, t->palette[a[x]], 3); break;
+    case TIF_CMYK:
+        for (int x = 0; x < count; x++, rgb += 3) {
+            int light = 255 - k[x];
+            rgb[0] = (uint8_t)((255 - a[x]) * light / 255), rgb[1] = (uint8_t)((255 - b[x]) * light / 255), rgb[2] = (uint8_t)((255 - c[x]) * light / 255);
         }
+        break;
+    default: for (int x = 0; x < count; x++, rgb += 3) tif_ycc_pixel(&t->ycc, a[x], b[x], c[x], rgb);
+    }
 }
 
 /* Rows of blocks: the Y of sub_x x sub_y pixels, then their Cb and Cr. */
