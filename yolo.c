@@ -1166,13 +1166,13 @@ static bool com_nccl_read(com_nccl *nccl, void *library, char *reason, size_t si
         void *symbol = os_library_symbol(library, functions[i].name);
         memcpy(functions[i].at, &symbol, sizeof symbol);
         if (symbol) continue;
-        snprintf(reason, size, "%s: there is no %s in it", nccl->path, functions[i].name);
+        snprintf(reason, size, "%.200s: there is no %s in it", nccl->path, functions[i].name);
         return false;
     }
     const int result = nccl->get_version(&version), unit = version < 10000 ? 1000 : 10000; /* 2.8.4 is 2804, 2.9.6 is 20906 */
     nccl->version[0] = version / unit, nccl->version[1] = version % unit / 100, nccl->version[2] = version % 100;
     if (!result && nccl->version[0] == 2) return true;
-    snprintf(reason, size, "%s: expected version 2, found %d", nccl->path, nccl->version[0]);
+    snprintf(reason, size, "%.200s: expected version 2, found %d", nccl->path, nccl->version[0]);
     return false;
 }
 
@@ -1180,7 +1180,7 @@ static bool com_nccl_open(com_nccl *nccl, char *reason, size_t size) {
     memset(nccl, 0, sizeof *nccl);
     void *library = com_nccl_find(nccl);
     if (!library) {
-        snprintf(reason, size, "not found: %s is neither beside this program nor on this system's library path", nccl->path);
+        snprintf(reason, size, "not found: %.200s is neither beside this program nor on this system's library path", nccl->path);
         return false;
     }
     if (com_nccl_read(nccl, library, reason, size)) return true;
