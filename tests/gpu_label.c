@@ -385,7 +385,7 @@ static void test_gpu_label_memory(void) {
     label_same("small memory", &have, &want, 0.01f, 1e-4f);
     label_free(&have);
     emulate_set_memory(used + (100 << 20));
-    CHECK_MSG(label_go(&have, source, "0", false, 2, &error) == YOLO_ERROR_DEVICE && strstr(error.message, "memory"), "%s", error.message);
+    CHECK_MSG(label_go(&have, source, "0", false, 2, &error) == YOLO_ERROR_MEMORY && strstr(error.message, "memory"), "%s", error.message);
     emulate_set_memory((size_t)2 << 30);
     label_free(&have);
     label_free(&want);
