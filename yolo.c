@@ -1343,7 +1343,7 @@ static yolo_status com_run(com_group *g, com_body *body, void *context, yolo_err
 
 #ifndef YOLO_NO_CUDA
 /* A group whose rank r is the GPU gpus[r], which stays open until after com_close; `nccl` for YG_BY_LIBRARY. *hangs: a GPU has not
-   answered, and none may be closed. */
+   answered, and none may be closed. After a failure the ranks have begun different numbers of sums: such a group can only be closed. */
 static yolo_status com_gpus_open(com_group **out, yg_gpu *const *devices, int size, yg_way way, const com_nccl *nccl, bool *hangs, yolo_error *error) {
     char reason[512] = "";
     com_group *g = com_open(size, &com_gpu_backs[way]);
