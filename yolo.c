@@ -23415,11 +23415,24 @@ static void dev_close(run_place *place) {
     *place = run_cpu;
 }
 
-/* Opens where device= says that a model runs ("auto", "cpu", "0", "cuda:0"; NULL = auto). No GPU is chosen by itself before this
-   program has been measured on one: auto is the CPU. */
+/* The first GPU where there is one that can be used, else the CPU. */
+static void dev_place_auto(bool half, run_place *place) {
+    char reason[512];
+    yolo_error unused;
+    if (dev_gpu_count(reason, sizeof reason) < 1) return;
+    place->gpu = 0;
+    place->half = half;
+    if (dev_open(place, &unused) != YOLO_OK) *place = run_cpu;
+}
+
+/* Opens where device= says that a model runs: "auto", "cpu", "0", "cuda:0"; NULL = auto. */
 static yolo_status dev_place(const char *device, bool half, run_place *place, yolo_error *error) {
     *place = run_cpu;
-    if (!device || !*device || str_equal_fold(device, "auto") || str_equal_fold(device, "cpu")) return YOLO_OK;
+    if (!device || !*device || str_equal_fold(device, "auto")) {
+        dev_place_auto(half, place);
+        return YOLO_OK;
+    }
+    if (str_equal_fold(device, "cpu")) return YOLO_OK;
     char reason[512];
     int count = dev_gpu_count(reason, sizeof reason), devices = 0;
     const char *p = !strncmp(device, "cuda:", 5) ? device + 5 : device;
@@ -24836,7 +24849,7 @@ typedef struct cli_option {
 #define CLI_ROW_CLASSES {"classes", CLI_CLASSES, CLI_AT(classes), "", 0, 0, "0,2,5", "keep these classes only; nothing = all"}
 #define CLI_ROW_AGNOSTIC {"agnostic_nms", CLI_BOOL, CLI_AT(agnostic_nms), "false", 0, 0, "", "boxes of different classes suppress each other"}
 #define CLI_ROW_RECT {"rect", CLI_BOOL, CLI_AT(rect), "true", 0, 0, "", "pad to a multiple of the stride, not to a square"}
-#define CLI_ROW_DEVICE {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0", "a GPU by its number; auto: the CPU, in this version"}
+#define CLI_ROW_DEVICE {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0", "a GPU by its number; auto: the first GPU that works, else the CPU"}
 #define CLI_ROW_THREADS {"threads", CLI_WHOLE, CLI_AT(threads), "0", 0, 256, "", "compute threads; 0 = all cores"}
 #define CLI_ROW_ISA {"isa", CLI_CHOICE, CLI_AT(isa), "auto", 0, 0, "auto|portable|avx2|avx512", "instructions to use"}
 #define CLI_ROW_PROGRESS {"progress", CLI_CHOICE, CLI_AT(progress), "auto", 0, 0, "auto|bar|plain|none", "plain: Progress:N% lines; auto: a bar on a terminal"}

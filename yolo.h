@@ -142,7 +142,7 @@ void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yol
 
 typedef struct yolo_open_options {
     int threads;     /* compute threads; 0 = all cores */
-    const char *device; /* "auto", "cpu", or a GPU as in "0"; NULL = auto, which is the CPU in this version */
+    const char *device; /* "auto", "cpu", or a GPU as in "0"; NULL = auto: the first GPU that can be used, else the CPU */
     bool half;       /* half precision on a GPU; true */
     const char *isa; /* "auto", "portable", "avx2", "avx512"; NULL = auto */
     int classes;     /* nc for a model built from .yaml; 0 = as the description says */
@@ -371,7 +371,7 @@ typedef struct yolo_train_options {
     const int *classes; int class_count; /* train on these classes only; NULL = all */
     double iou; int max_det; /* of the validation; 0.7, 300 */
     bool plots, val;         /* draw charts; validate each epoch; true, true */
-    const char *device;      /* "auto", "cpu", "0"; NULL = auto, which is the CPU in this version */
+    const char *device;      /* "auto", "cpu", "0"; NULL = auto: the first GPU that can be used, else the CPU */
     int threads;             /* compute threads; 0 = all cores */
     int ranks;               /* on the CPU: data-parallel ranks that share each batch evenly, and the threads; 1 */
     bool sync_bn;            /* ranks take batch norms and the loss over the whole batch, as one rank does; false: each its part's */

@@ -674,6 +674,22 @@ static void test_gpu_no_code(void) {
     }
 }
 
+/* device=auto: the first GPU, and the CPU where there is none or its driver is missing or old. */
+static void test_gpu_auto(void) {
+    static const char *const names[] = {NULL, "", "auto", "AUTO"};
+    gpu_device();
+    for (int count = -2; count <= 2; count++)
+        for (int i = 0; i < YOLO_COUNT(names); i++) {
+            run_place place;
+            yolo_error error;
+            emulate_set_device_count(count);
+            CHECK(dev_place(names[i], true, &place, &error) == YOLO_OK);
+            CHECK(count > 0 ? place.gpu == 0 && place.half && place.device : place.gpu < 0 && !place.device);
+            dev_close(&place);
+        }
+    emulate_set_device_count(2);
+}
+
 static void test_gpu_absent(void) {
     yolo_error error;
     run_place place;
@@ -714,6 +730,7 @@ static const test_case tests_gpu_step[] = {
     {"memory_gone", "memory that another program takes after the start", test_gpu_memory_gone},
     {"use_lost", "a GPU that is lost in val and label", test_gpu_use_lost},
     {"no_code", "no code for the architecture", test_gpu_no_code},
+    {"auto", "the first GPU, else the CPU", test_gpu_auto},
     {"absent", "no driver, an old one, no such GPU", test_gpu_absent},
 #endif
 };
