@@ -1106,9 +1106,9 @@ static yolo_status com_host_broadcast(com_rank *rank, int root, void *bytes, siz
 static yolo_status com_host_gather(com_rank *rank, const void *record, size_t size, void *all, yolo_error *error) {
     com_group *g = rank->group;
     char (*records)[COM_RECORD] = g->records[rank->turn++ & 1];
-    memcpy(records[rank->index], record, size);
+    if (size) memcpy(records[rank->index], record, size);
     const yolo_status status = com_host_enter(rank, error);
-    for (int r = 0; r < g->size && status == YOLO_OK; r++) memcpy((char *)all + (size_t)r * size, records[r], size);
+    for (int r = 0; r < g->size && size && status == YOLO_OK; r++) memcpy((char *)all + (size_t)r * size, records[r], size);
     return status;
 }
 
@@ -1283,7 +1283,7 @@ static yolo_status com_broadcast(com_rank *rank, int root, void *bytes, size_t s
 static yolo_status com_gather(com_rank *rank, const void *record, size_t size, void *all, yolo_error *error) {
     YOLO_ASSERT(size <= COM_RECORD);
     if (rank->group->size > 1) return rank->group->back->gather(rank, record, size, all, error);
-    memcpy(all, record, size);
+    if (size) memcpy(all, record, size);
     return YOLO_OK;
 }
 
@@ -24926,7 +24926,7 @@ static const cli_option cli_train_options[] = {
     {"seed", CLI_WHOLE, CLI_AT(seed), "0", 0, INT_MAX, "", "of first weights, order and augmentation"},
     {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
     {"ranks", CLI_WHOLE, CLI_AT(train.ranks), "1", 1, 64, "", "device=cpu: share each batch among so many data-parallel ranks"},
-    {"sync_bn", CLI_BOOL, CLI_AT(train.sync_bn), "false", 0, 0, "", "batch norm and loss over all ranks' pictures, as one rank has it"},
+    {"sync_bn", CLI_BOOL, CLI_AT(train.sync_bn), "false", 0, 0, "", "batch norm and loss over the pictures of all ranks"},
     CLI_ROW_DEVICE,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
