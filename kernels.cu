@@ -2885,60 +2885,102 @@ size_t yg_turned_bytes(const yg_conv *conv) {
     return (size_t)conv->in_channels * (size_t)(conv->kernel * conv->kernel) * (size_t)k_conv_pitch(conv->out_channels) * k_type_size(conv->type);
 }
 
-/* Bytes that packing into `bytes` moves. */
-static double k_conv_packing(const yg_conv *conv, size_t bytes) {
-    return (double)bytes + 4.0 * conv->out_channels * conv->kernel * conv->kernel * conv->in_channels;
+/* Of a block that packs; a square is what a block turns at a time. */
+enum { K_PACK_THREADS = 256, K_PACK_ELEMENTS = 1024, K_PACK_SIDE = 32 };
+static_assert((int)K_PACK_ELEMENTS == (int)K_PACK_SIDE * (int)K_PACK_SIDE, "a block packs as much either way");
+
+/* to(K,R,S,pitch) from weight(K,R,S,C): K_PACK_ELEMENTS that follow each other. Their first one alone costs a division of 64 bits. */
+template <typename T> static __device__ void d_pack_straight(const yg_packing &p, int block) {
+    const int64_t start = (int64_t)block * K_PACK_ELEMENTS, row0 = start / p.pitch, count = (int64_t)p.outputs * p.taps * p.pitch;
+    const unsigned c0 = (unsigned)(start - row0 * p.pitch), pitch = (unsigned)p.pitch;
+    for (unsigned i = threadIdx.x; i < K_PACK_ELEMENTS && start + i < count; i += K_PACK_THREADS) {
+        const int64_t row = row0 + (c0 + i) / pitch;
+        const int c = (int)((c0 + i) % pitch);
+        const float x = c < p.channels ? p.weight[row * p.channels + c] : 0.0f;
+        static_cast<T *>(p.to)[start + i] = k_element<T>::store(p.scale ? x * p.scale[row / p.taps] : x);
+    }
 }
 
-/* to(K,R,S,pitch) from weight(K,R,S,C). grid, block: a thread an element of `to`. */
-template <typename T> __global__ void k_conv_pack(T *to, const float *weight, const float *scale, int64_t count, int channels, int pitch, int taps) {
-    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = i / pitch;
-    const int c = (int)(i % pitch);
-    if (i >= count) return;
-    const float x = c < channels ? weight[row * channels + c] : 0.0f;
-    to[i] = k_element<T>::store(scale ? x * scale[row / taps] : x);
-}
-
-template <typename T> static void k_conv_pack_as(yg_gpu *gpu, const yg_conv *conv, const float *weight, const float *scale) {
-    const int64_t count = (int64_t)(yg_conv_bytes(conv) / sizeof(T));
-    const dim3 grid((unsigned)k_ceil_div(count, 256));
-    K_LAUNCH(k_conv_pack<T>, grid, 256, 0, gpu->stream, static_cast<T *>(conv->weight), weight, scale, count, conv->in_channels,
-             k_conv_pitch(conv->in_channels), conv->kernel * conv->kernel);
-}
-
-void yg_conv_pack(yg_gpu *gpu, const yg_conv *conv, const float *weight, const float *scale) {
-    if (gpu->error) return;
-    K_BY_TYPE(conv->type, k_conv_pack_as, gpu, conv, weight, scale);
-    k_amount(gpu, k_conv_packing(conv, yg_conv_bytes(conv)), 0);
-    k_launched(gpu, "packing weights");
-}
-
-/* to(C,R,S,pitch) from weight(K,R,S,C), through squares of 32 x 32 in shared memory so that both sides run along their rows.
-   grid: x squares along K, y along C, z a tap. block: (32,8), a thread four elements. */
-template <typename T> __global__ void k_conv_turn(T *to, const float *weight, int outputs, int channels, int pitch) {
-    K_SHARED(float, square);
-    const int taps = gridDim.z, tap = blockIdx.z, k0 = blockIdx.x * 32, c0 = blockIdx.y * 32, x = threadIdx.x;
-    for (int y = threadIdx.y; y < 32; y += 8) {
-        const bool inside = k0 + y < outputs && c0 + x < channels;
-        square[y * 33 + x] = inside ? weight[((int64_t)(k0 + y) * taps + tap) * channels + c0 + x] : 0.0f;
+/* to(C,R,S,pitch) from weight(K,R,S,C), through a square in shared memory so that both sides run along their rows. Blocks go through
+   K first, then C, then taps. */
+template <typename T> static __device__ void d_pack_turned(const yg_packing &p, int block, float *square) {
+    const int across = (p.pitch + K_PACK_SIDE - 1) / K_PACK_SIDE, down = (p.channels + K_PACK_SIDE - 1) / K_PACK_SIDE, tap = block / across / down;
+    const int k0 = block % across * K_PACK_SIDE, c0 = block / across % down * K_PACK_SIDE, x = threadIdx.x % K_PACK_SIDE, y0 = threadIdx.x / K_PACK_SIDE;
+    for (int y = y0; y < K_PACK_SIDE; y += K_PACK_THREADS / K_PACK_SIDE) {
+        const bool inside = k0 + y < p.outputs && c0 + x < p.channels;
+        const float w = inside ? p.weight[((int64_t)(k0 + y) * p.taps + tap) * p.channels + c0 + x] : 0.0f;
+        square[y * (K_PACK_SIDE + 1) + x] = inside && p.scale ? w * p.scale[k0 + y] : w;
     }
     __syncthreads();
-    for (int y = threadIdx.y; y < 32; y += 8)
-        if (c0 + y < channels && k0 + x < pitch) to[((int64_t)(c0 + y) * taps + tap) * pitch + k0 + x] = k_element<T>::store(square[x * 33 + y]);
+    for (int y = y0; y < K_PACK_SIDE; y += K_PACK_THREADS / K_PACK_SIDE)
+        if (c0 + y < p.channels && k0 + x < p.pitch)
+            static_cast<T *>(p.to)[((int64_t)(c0 + y) * p.taps + tap) * p.pitch + k0 + x] = k_element<T>::store(square[x * (K_PACK_SIDE + 1) + y]);
 }
 
-template <typename T> static void k_conv_turn_as(yg_gpu *gpu, const yg_conv *conv, const float *weight) {
-    const int pitch = k_conv_pitch(conv->out_channels);
-    const dim3 grid((unsigned)k_ceil_div(pitch, 32), (unsigned)k_ceil_div(conv->in_channels, 32), (unsigned)(conv->kernel * conv->kernel));
-    K_LAUNCH(k_conv_turn<T>, grid, dim3(32, 8), 32 * 33 * sizeof(float), gpu->stream, static_cast<T *>(conv->turned), weight, conv->out_channels,
-             conv->in_channels, pitch);
+template <typename T> static __device__ void d_pack(const yg_packing &p, int block, float *square) {
+    if (p.turned) d_pack_turned<T>(p, block, square);
+    else d_pack_straight<T>(p, block);
 }
 
-void yg_conv_pack_turned(yg_gpu *gpu, const yg_conv *conv, const float *weight) {
-    if (gpu->error) return;
-    K_BY_TYPE(conv->type, k_conv_turn_as, gpu, conv, weight);
-    k_amount(gpu, k_conv_packing(conv, yg_turned_bytes(conv)), 0);
-    k_launched(gpu, "packing turned weights");
+/* grid: blocks of the row. block: K_PACK_THREADS. */
+static __global__ void k_conv_pack(const yg_packing p) {
+    K_SHARED(float, square);
+    K_BY_TYPE(p.type, d_pack, p, (int)blockIdx.x, square);
+}
+
+/* grid: blocks of all rows, each of which finds its row. block: K_PACK_THREADS. */
+static __global__ void k_conv_pack_all(const yg_packing *table, int count) {
+    K_SHARED(float, square);
+    int row = 0, end = count;
+    while (end - row > 1) {
+        const int middle = (row + end) / 2;
+        (table[middle].first <= (int)blockIdx.x ? row : end) = middle;
+    }
+    const yg_packing p = table[row];
+    K_BY_TYPE(p.type, d_pack, p, (int)blockIdx.x - p.first, square);
+}
+
+static int k_pack_blocks(const yg_packing *p) {
+    if (p->turned) return (int)(k_ceil_div(p->pitch, K_PACK_SIDE) * k_ceil_div(p->channels, K_PACK_SIDE)) * p->taps;
+    return (int)k_ceil_div((int64_t)p->outputs * p->taps * p->pitch, K_PACK_ELEMENTS);
+}
+
+/* Bytes that a row moves. */
+static double k_pack_bytes(const yg_packing *p) {
+    const double rows = (double)(p->turned ? p->channels : p->outputs) * p->taps;
+    return rows * p->pitch * (double)k_type_size(p->type) + 4.0 * p->outputs * p->taps * p->channels;
+}
+
+int yg_packing_add(yg_packing *rows, int count, const yg_conv *conv, const float *weight, const float *scale) {
+    for (int turned = 0; turned < 2; turned++) {
+        void *const to = turned ? conv->turned : conv->weight;
+        const int pitch = k_conv_pitch(turned ? conv->out_channels : conv->in_channels), first = count ? rows[count - 1].first + k_pack_blocks(&rows[count - 1]) : 0;
+        const yg_packing row = {weight, scale, to, conv->out_channels, conv->in_channels, conv->kernel * conv->kernel, pitch, first, conv->type, turned == 1};
+        if (to) rows[count++] = row;
+    }
+    return count;
+}
+
+enum { K_PACK_SHARED = K_PACK_SIDE * (K_PACK_SIDE + 1) * (int)sizeof(float) };
+
+void yg_conv_pack(yg_gpu *gpu, const yg_conv *conv, const float *weight, const float *scale) {
+    yg_packing rows[2];
+    const int count = yg_packing_add(rows, 0, conv, weight, scale);
+    for (int i = 0; i < count && !gpu->error; i++) {
+        K_LAUNCH(k_conv_pack, (unsigned)k_pack_blocks(&rows[i]), K_PACK_THREADS, K_PACK_SHARED, gpu->stream, rows[i]);
+        k_amount(gpu, k_pack_bytes(&rows[i]), 0);
+        k_launched(gpu, "packing weights");
+    }
+}
+
+void yg_conv_pack_all(yg_gpu *gpu, const yg_packing *table, const yg_packing *rows, int count) {
+    double bytes = 0;
+    if (gpu->error || !count) return;
+    for (int i = 0; i < count; i++) bytes += k_pack_bytes(&rows[i]);
+    const unsigned blocks = (unsigned)(rows[count - 1].first + k_pack_blocks(&rows[count - 1]));
+    K_LAUNCH(k_conv_pack_all, blocks, K_PACK_THREADS, K_PACK_SHARED, gpu->stream, table, count);
+    k_amount(gpu, bytes, 0);
+    k_launched(gpu, "packing weights");
 }
 
 /* grid, block: a thread a channel. Twin of run_fold. */

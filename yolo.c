@@ -14931,16 +14931,19 @@ struct grad_gpu {
     uint8_t *block; size_t block_bytes;         /* activations and their gradients */
     float *params, *gradients;                  /* tables */
     yg_conv *convolutions; uint8_t *packed;     /* an entry an operator; their weights for forward and backward */
+    yg_packing *packings; int packing_count;    /* how they get there; a copy is in front of them */
     yg_norm *norms; float *norm_arrays;         /* an entry an operator */
     uint8_t *workspace; size_t workspace_bytes; /* moments of a forward or what a weight gradient needs */
 };
 
 static yg_type grad_gpu_type(const grad_pass *pass) { return pass->element == 2 ? YG_F16 : YG_F32; }
 
-/* Places of the packed weights, in `packed` where it is not NULL; returns the bytes. */
+static uint64_t grad_gpu_packings(const net *net) { return 2 * (uint64_t)net->op_count; } /* at most */
+
+/* Places of the packed weights, behind the table of their packings, in `packed` where it is not NULL; returns the bytes. */
 static size_t grad_gpu_place(const grad_pass *pass, yg_conv *convolutions, uint8_t *packed) {
     const net *net = pass->net;
-    size_t bytes = 0;
+    size_t bytes = run_gpu_aligned(grad_gpu_packings(net) * sizeof(yg_packing));
     for (int i = 0; i < net->op_count; i++) {
         const net_op *op = &net->ops[i];
         if (op->kind != NET_CONV) continue;
@@ -15014,6 +15017,7 @@ static void grad_gpu_destroy(grad_pass *pass) {
     void *const blocks[] = {gpu->block, gpu->params, gpu->gradients, gpu->packed, gpu->norm_arrays, gpu->workspace};
     for (int i = 0; i < YOLO_COUNT(blocks); i++) yg_free(gpu->gpu, blocks[i]);
     mem_free(gpu->convolutions);
+    mem_free(gpu->packings);
     mem_free(gpu->norms);
     mem_free(gpu);
 }
@@ -15035,6 +15039,14 @@ static void grad_gpu_place_norms(grad_pass *pass) {
     }
 }
 
+/* The table of packings, on the host and in front of the packed weights; parameters and convolutions have their places. */
+static void grad_gpu_list_packings(grad_gpu *gpu, const net *net) {
+    for (int i = 0; i < net->op_count; i++)
+        if (net->ops[i].kind == NET_CONV)
+            gpu->packing_count = yg_packing_add(gpu->packings, gpu->packing_count, &gpu->convolutions[i], gpu->params + net->params[net->ops[i].weight].offset, NULL);
+    yg_upload(gpu->gpu, gpu->packed, gpu->packings, (size_t)gpu->packing_count * sizeof *gpu->packings);
+}
+
 static yolo_status grad_gpu_create(grad_pass *pass, yolo_error *error) {
     const net *net = pass->net;
     const size_t table = (size_t)net->param_elements * sizeof(float), packed = grad_gpu_place(pass, NULL, NULL);
@@ -15044,13 +15056,15 @@ static yolo_status grad_gpu_create(grad_pass *pass, yolo_error *error) {
     gpu->type = grad_gpu_type(pass);
     gpu->convolutions = mem_array((uint64_t)net->op_count, sizeof *gpu->convolutions);
     gpu->norms = mem_array((uint64_t)net->op_count, sizeof *gpu->norms);
-    if (!gpu->convolutions || !gpu->norms) return err_memory(error, (uint64_t)net->op_count * sizeof *gpu->convolutions);
+    gpu->packings = mem_array(grad_gpu_packings(net), sizeof *gpu->packings);
+    if (!gpu->convolutions || !gpu->norms || !gpu->packings) return err_memory(error, grad_gpu_packings(net) * sizeof *gpu->packings);
     gpu->params = yg_alloc(gpu->gpu, table);
     gpu->gradients = yg_alloc(gpu->gpu, table);
     gpu->packed = yg_alloc(gpu->gpu, packed);
     gpu->norm_arrays = yg_alloc(gpu->gpu, (size_t)pass->memory.weights - packed);
     yg_clear(gpu->gpu, gpu->gradients, table);
     grad_gpu_place(pass, gpu->convolutions, gpu->packed);
+    if (gpu->packed && gpu->params) grad_gpu_list_packings(gpu, net);
     grad_gpu_place_norms(pass);
     grad_gpu_reserve(pass);
     return grad_gpu_error(pass, error);
@@ -15058,14 +15072,8 @@ static yolo_status grad_gpu_create(grad_pass *pass, yolo_error *error) {
 
 /* After the parameters on the device have changed. */
 static void grad_gpu_pack(const grad_pass *pass) {
-    const net *net = pass->net;
     const grad_gpu *gpu = pass->gpu;
-    for (int i = 0; i < net->op_count; i++) {
-        if (net->ops[i].kind != NET_CONV) continue;
-        const float *weight = gpu->params + net->params[net->ops[i].weight].offset;
-        yg_conv_pack(gpu->gpu, &gpu->convolutions[i], weight, NULL);
-        if (pass->ops[i].in) yg_conv_pack_turned(gpu->gpu, &gpu->convolutions[i], weight);
-    }
+    yg_conv_pack_all(gpu->gpu, (const yg_packing *)gpu->packed, gpu->packings, gpu->packing_count);
 }
 
 static void grad_gpu_forward_conv(const grad_pass *pass, int i) {

@@ -580,9 +580,23 @@ typedef struct yg_conv {
 
 size_t yg_conv_bytes(const yg_conv *conv);   /* of `weight` */
 size_t yg_turned_bytes(const yg_conv *conv); /* of `turned` */
-/* From floats (K,R,S,C) in device memory, each multiplied by scale[k] where scale is not NULL. */
+/* One of many packings that are done in one: what yg_packing_add makes of a convolution. */
+typedef struct yg_packing {
+    const float *weight, *scale; /* device */
+    void *to;                    /* device */
+    int outputs, channels, taps, pitch;
+    int first;                   /* of its blocks among those of all rows */
+    yg_type type;
+    bool turned;
+} yg_packing;
+
+/* Packs `weight` and `turned`, those that are not NULL, from floats (K,R,S,C) in device memory, each multiplied by scale[k] where scale
+   is not NULL. */
 void yg_conv_pack(yg_gpu *gpu, const yg_conv *conv, const float *weight, const float *scale);
-void yg_conv_pack_turned(yg_gpu *gpu, const yg_conv *conv, const float *weight);
+/* The same for many convolutions in one launch, the same bits. yg_packing_add appends to the `count` rows of a host table what
+   yg_conv_pack would do, two rows at most, and returns how many there are then; `table` is a copy of `rows` in device memory. */
+int yg_packing_add(yg_packing *rows, int count, const yg_conv *conv, const float *weight, const float *scale);
+void yg_conv_pack_all(yg_gpu *gpu, const yg_packing *table, const yg_packing *rows, int count);
 /* scale and bias (device, an element a channel) that fold a batch norm of running statistics into a convolution. */
 void yg_conv_fold(yg_gpu *gpu, float *scale, float *bias, const yg_norm_rows *rows, int channels, double eps);
 

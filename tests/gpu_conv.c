@@ -151,7 +151,7 @@ static void conv_check_dgrad(const conv_case *t, yg_type type, bool accumulate) 
 
     yg_conv conv = conv_make(t, type, true);
     float *floats = gpu_floats(weight, weights), *have[2];
-    yg_conv_pack_turned(gpu_device(), &conv, floats);
+    yg_conv_pack(gpu_device(), &conv, floats, NULL);
     gpu_block y = conv_tensor(t->n, h, w, t->options & CONV_PADDED ? conv_padded(t->k) : t->k, t->out_pixel, t->out_channel, type);
     conv_fill(&y, d_out, t->k);
     for (int i = 0; i < 2; i++) {
@@ -421,7 +421,7 @@ static void test_gpu_conv_pack(void) {
             for (int scaled = 0; scaled < 2; scaled++) {
                 int wrong = 0;
                 yg_conv_pack(gpu_device(), &conv, floats, scaled ? scales : NULL);
-                yg_conv_pack_turned(gpu_device(), &turned, floats);
+                yg_conv_pack(gpu_device(), &turned, floats, scaled ? scales : NULL);
                 yg_download(gpu_device(), packed, conv.weight, yg_conv_bytes(&conv));
                 yg_download(gpu_device(), packed_turned, turned.turned, yg_turned_bytes(&conv));
                 gpu_finish();
@@ -432,7 +432,7 @@ static void test_gpu_conv_pack(void) {
                             const size_t size = gpu_type_size(conv.type);
                             const size_t at = (size_t)((k * taps + tap) * conv_padded(C) + c), turned_at = (size_t)((c * taps + tap) * conv_padded(K) + k);
                             wrong += k < K && gpu_load(packed + at * size, conv.type) != gpu_round(want, conv.type);
-                            wrong += c < C && gpu_load(packed_turned + turned_at * size, conv.type) != gpu_round(plain, conv.type);
+                            wrong += c < C && gpu_load(packed_turned + turned_at * size, conv.type) != gpu_round(want, conv.type);
                         }
                 CHECK_MSG(wrong == 0, "%d weights are wrong: k%d c%d taps %d type %d", wrong, K, C, taps, type);
             }
@@ -440,6 +440,69 @@ static void test_gpu_conv_pack(void) {
             yg_free(gpu_device(), floats), yg_free(gpu_device(), scales);
             conv_free(&conv), conv_free(&turned);
         }
+}
+
+/* The bytes of a convolution's packed weights, then of its turned ones; to be freed with mem_free. */
+static uint8_t *conv_packed(const yg_conv *conv, size_t *bytes) {
+    const size_t weight = conv->weight ? yg_conv_bytes(conv) : 0, turned = conv->turned ? yg_turned_bytes(conv) : 0;
+    uint8_t *packed = mem_alloc(weight + turned);
+    if (weight) yg_download(gpu_device(), packed, conv->weight, weight);
+    if (turned) yg_download(gpu_device(), packed + weight, conv->turned, turned);
+    gpu_finish();
+    *bytes = weight + turned;
+    return packed;
+}
+
+/* NaN everywhere, so that what is not written shows. */
+static void conv_spoil(void *memory, size_t bytes) {
+    uint8_t *spoilt = mem_alloc(bytes);
+    memset(spoilt, 0xFF, bytes);
+    if (memory) yg_upload(gpu_device(), memory, spoilt, bytes);
+    gpu_finish();
+    mem_free(spoilt);
+}
+
+/* A table of `count` convolutions against as many calls; the first has both kinds of weights, then one has one of them. */
+static void conv_check_pack_all(const int (*shapes)[3], int count) {
+    enum { MOST = 16 };
+    yg_conv convs[MOST];
+    yg_packing rows[2 * MOST];
+    float *floats[MOST], *scales[MOST];
+    uint8_t *single[MOST];
+    size_t bytes;
+    int row_count = 0;
+    for (int i = 0; i < count; i++) {
+        const conv_case t = {.c = shapes[i][1], .k = shapes[i][0], .kernel = shapes[i][2]};
+        const size_t weights = (size_t)(t.k * t.kernel * t.kernel * t.c);
+        float *weight = gpu_random(weights, 20 + (uint64_t)i, YG_F32), *scale = gpu_random((size_t)t.k, 40 + (uint64_t)i, YG_F32);
+        floats[i] = gpu_floats(weight, weights), scales[i] = i % 2 ? gpu_floats(scale, (size_t)t.k) : NULL;
+        convs[i] = conv_make(&t, conv_types[i / 2 % 3], i % 3 == 1);
+        if (i % 3 == 0) convs[i].turned = yg_alloc(gpu_device(), yg_turned_bytes(&convs[i]));
+        yg_conv_pack(gpu_device(), &convs[i], floats[i], scales[i]);
+        single[i] = conv_packed(&convs[i], &bytes);
+        conv_spoil(convs[i].weight, yg_conv_bytes(&convs[i]));
+        conv_spoil(convs[i].turned, yg_turned_bytes(&convs[i]));
+        row_count = yg_packing_add(rows, row_count, &convs[i], floats[i], scales[i]);
+        mem_free(weight), mem_free(scale);
+    }
+    CHECK(row_count == count + (count + 2) / 3);
+    yg_packing *table = yg_alloc(gpu_device(), sizeof rows);
+    yg_upload(gpu_device(), table, rows, (size_t)row_count * sizeof *rows);
+    yg_conv_pack_all(gpu_device(), table, rows, row_count);
+    for (int i = 0; i < count; i++) {
+        uint8_t *packed = conv_packed(&convs[i], &bytes);
+        CHECK_MSG(!memcmp(packed, single[i], bytes), "convolution %d of %d is packed otherwise", i, count);
+        mem_free(packed), mem_free(single[i]);
+        yg_free(gpu_device(), floats[i]), yg_free(gpu_device(), scales[i]);
+        conv_free(&convs[i]);
+    }
+    yg_free(gpu_device(), table);
+}
+
+static void test_gpu_conv_pack_all(void) {
+    static const int shapes[][3] = {{5, 3, 3},   {16, 8, 1},  {33, 12, 3}, {1, 1, 2},  {40, 70, 1}, {64, 16, 3}, {32, 32, 1},
+                                    {80, 80, 3}, {65, 33, 1}, {16, 3, 3},  {8, 8, 1},  {1, 40, 1},  {24, 100, 2}};
+    for (int count = 0; count <= YOLO_COUNT(shapes); count += count < 3 ? 1 : 5) conv_check_pack_all(shapes, count);
 }
 
 /* As run_fold has it. */
@@ -474,7 +537,7 @@ static float *conv_tune_once(const conv_case *t, yg_type type, bool backward, si
     float *floats = gpu_floats(weight, weights), *sums = t->options & CONV_MOMENTS ? gpu_floats(NULL, yg_moment_floats(&y.t)) : NULL;
     const bool added = t->options & CONV_RESIDUAL;
     yg_conv conv = conv_make(t, type, backward);
-    (backward ? yg_conv_pack_turned(gpu_device(), &conv, floats) : yg_conv_pack(gpu_device(), &conv, floats, NULL));
+    yg_conv_pack(gpu_device(), &conv, floats, NULL);
     gpu_write(&x, in);
     gpu_write(&y, out);
     if (backward) yg_conv_dgrad(gpu_device(), &x.t, &y.t, &conv, added);
@@ -582,6 +645,7 @@ static const test_case tests_gpu_conv[] = {
     {"splits", "long sums of few pixels are split", test_gpu_conv_splits},
     {"dgrad", "gradients of the input against the CPU's, added and not", test_gpu_conv_dgrad},
     {"pack", "packed and turned weights against their definition", test_gpu_conv_pack},
+    {"pack_all", "many packed in one launch as each by its own call", test_gpu_conv_pack_all},
     {"fold", "a batch norm folded into scale and bias", test_gpu_conv_fold},
     {"upsampled", "the first channels read from the map they are upsampled from", test_gpu_conv_upsampled},
     {"pair", "two convolutions in one against the CPU's two, and the same bits as two calls", test_gpu_conv_pair},
