@@ -844,7 +844,7 @@ void yg_graph_free(yg_graph *graph) {
    Everything here runs at the speed of memory, so that what counts is 16 bytes an access and neighbours side by side.
    A kernel that goes over a view walks: a thread stays at its channels, a vector of them, and takes pixels. Lanes are
    neighbouring channels, then neighbouring pixels; what belongs to the channels is in registers once for all pixels.
-   A vector is 16 bytes where every view of the call allows it (k_is_aligned), else one element: the same kernel, slower. */
+   A vector is 16 bytes, or 8, where every view of the call allows it (k_is_aligned), else one element: the same kernel, slower. */
 
 enum { K_WALK_THREADS = 256, K_WALK_UNROLL = 4, K_WALK_GROUPS = 64 };
 
@@ -867,6 +867,9 @@ template <typename T, int V> static __device__ __forceinline__ k_elements<T, V> 
     if (V * sizeof(T) == 16) {
         const uint4 bits = *reinterpret_cast<const uint4 *>(from);
         memcpy(&e, &bits, sizeof e);
+    } else if (V * sizeof(T) == 8) {
+        const uint2 bits = *reinterpret_cast<const uint2 *>(from);
+        memcpy(&e, &bits, sizeof e);
     } else e.at[0] = *from;
     return e;
 }
@@ -876,6 +879,10 @@ template <typename T, int V> static __device__ __forceinline__ void d_elements_s
         uint4 bits;
         memcpy(&bits, &e, sizeof e);
         *reinterpret_cast<uint4 *>(to) = bits;
+    } else if (V * sizeof(T) == 8) {
+        uint2 bits;
+        memcpy(&bits, &e, sizeof e);
+        *reinterpret_cast<uint2 *>(to) = bits;
     } else *to = e.at[0];
 }
 
@@ -1549,9 +1556,11 @@ void yg_maxpool_bwd(yg_gpu *gpu, const yg_ten *d_in, const yg_ten *d_out, const 
 
 enum {
     K_MOMENT_PIXELS = 128, /* of a tile of yg_conv_fwd's moments */
+    K_NORM_VECTOR = 4,     /* elements, at most, of a backward vector: more take registers that many threads, and so many loads, need */
     K_NORM_GROUPS = 16,    /* vectors of channels side by side in a block that sums */
     K_NORM_STEPS = 4,      /* pixels, at least, that a thread sums */
-    K_NORM_TILES = 1024,   /* at most, of what is summed here */
+    K_NORM_BLOCKS = 384,   /* at most, of a grid that sums: a GPU of 128 multiprocessors holds them all at once */
+    K_NORM_AHEAD = 8,      /* tiles that a thread reads at once */
     K_NORM_MERGED = 2048,  /* more tiles than this are merged first, to about K_NORM_SHARES */
     K_NORM_SHARES = 256,
     K_NORM_CHANNELS = 8,   /* of a block that merges: the least that memory moves at full speed */
@@ -1696,7 +1705,8 @@ template <typename T, int V> static __global__ void __launch_bounds__(K_WALK_THR
 /* The walk of what sums over pixels: tiles are its blockIdx.x, a function of the shape alone. */
 static k_walk k_norm_walk(const yg_ten *z, int vector) {
     const k_walk walk = k_walk_over(z, vector, K_NORM_GROUPS, 1);
-    return k_walk_over(z, vector, K_NORM_GROUPS, k_max((int64_t)K_NORM_STEPS, k_ceil_div(walk.pixels, (int64_t)walk.block.y * K_NORM_TILES)));
+    const int64_t steps = k_ceil_div((int64_t)walk.grid.x * walk.grid.y, K_NORM_BLOCKS);
+    return k_walk_over(z, vector, K_NORM_GROUPS, k_max((int64_t)K_NORM_STEPS, steps));
 }
 
 /* Tiles of moments or sums of `channels`, and how many pixels each has (the last one: what is left of `pixels`). */
@@ -1726,19 +1736,35 @@ static __device__ __forceinline__ void d_norm_add_doubles(double *a, double *b, 
     }
 }
 
+/* Reads both numbers of tiles t, t + blockDim.y .. below `last`, all of them before it waits for one. */
+static __device__ __forceinline__ void d_norm_read_tiles(float a[K_NORM_AHEAD], float b[K_NORM_AHEAD], const k_tiles &tiles, int t, int last, int c) {
+#pragma unroll
+    for (int u = 0; u < K_NORM_AHEAD; u++, t += (int)blockDim.y) {
+        if (t >= last) continue;
+        const float *tile = tiles.at + (int64_t)t * 2 * tiles.channels + c;
+        a[u] = tile[0];
+        b[u] = tile[tiles.channels];
+    }
+}
+
 /* Number of pixels, mean and sum of squared distances of tiles first .. last - 1, for the threads of threadIdx.y 0. */
 static __device__ __forceinline__ void d_norm_merge(double *pixels, double *mean, double *squares, const k_tiles &tiles, int first, int last, int c) {
     __shared__ double shared[2][K_NORM_ROWS * K_NORM_CHANNELS];
     const bool valid = c < tiles.channels;
+    const int rows = (int)blockDim.y;
     const float start = valid ? tiles.at[(int64_t)first * 2 * tiles.channels + c] : 0.0f;
     float sum = 0.0f, square = 0.0f;
-#pragma unroll 4
-    for (int t = first + (int)threadIdx.y; t < (valid ? last : first); t += (int)blockDim.y) {
-        const float *tile = tiles.at + (int64_t)t * 2 * tiles.channels + c;
-        const int64_t left = tiles.pixels - t * tiles.each;
-        const float count = (float)(left < tiles.each ? left : tiles.each), off = tile[0] - start;
-        sum = fmaf(count, off, sum);
-        square += fmaf(count * off, off, tile[tiles.channels]);
+    for (int t = first + (int)threadIdx.y, end = valid ? last : first; t < end; t += K_NORM_AHEAD * rows) {
+        float means[K_NORM_AHEAD], around[K_NORM_AHEAD];
+        d_norm_read_tiles(means, around, tiles, t, end, c);
+#pragma unroll
+        for (int u = 0; u < K_NORM_AHEAD; u++) {
+            if (t + u * rows >= end) continue;
+            const int64_t left = tiles.pixels - (t + u * rows) * tiles.each;
+            const float count = (float)(left < tiles.each ? left : tiles.each), off = means[u] - start;
+            sum = fmaf(count, off, sum);
+            square += fmaf(count * off, off, around[u]);
+        }
     }
     double total = sum, around = square;
     d_norm_add_doubles(&total, &around, shared);
@@ -1772,12 +1798,18 @@ static __device__ __forceinline__ void d_norm_set(const yg_norm &norm, int c, do
    op_norm_statistics, op_norm_measure. */
 static __global__ void __launch_bounds__(K_NORM_ROWS *K_NORM_CHANNELS) k_norm_measure(yg_norm norm, yg_norm_rows rows, k_tiles tiles, double eps, double momentum) {
     const int c = (int)(blockIdx.x * K_NORM_CHANNELS + threadIdx.x);
+    const bool writes = !threadIdx.y && c < tiles.channels;
+    float gamma = 0.0f, beta = 0.0f, running_mean = 0.0f, running_variance = 0.0f;
+    if (writes) { /* early: memory is far */
+        gamma = rows.gamma[c], beta = rows.beta[c];
+        running_mean = rows.running_mean[c], running_variance = rows.running_variance[c];
+    }
     double pixels, mean, squares;
     d_norm_merge(&pixels, &mean, &squares, tiles, 0, tiles.count, c);
-    if (threadIdx.y || c >= tiles.channels) return;
-    d_norm_set(norm, c, mean, squares / pixels, eps, rows.gamma[c], rows.beta[c]);
-    rows.running_mean[c] = (float)(rows.running_mean[c] * (1 - momentum) + mean * momentum);
-    rows.running_variance[c] = (float)(rows.running_variance[c] * (1 - momentum) + squares / fmax(pixels - 1, 1.0) * momentum);
+    if (!writes) return;
+    d_norm_set(norm, c, mean, squares / pixels, eps, gamma, beta);
+    rows.running_mean[c] = (float)(running_mean * (1 - momentum) + mean * momentum);
+    rows.running_variance[c] = (float)(running_variance * (1 - momentum) + squares / fmax(pixels - 1, 1.0) * momentum);
     if (c == 0) *rows.batches += 1.0f;
 }
 
@@ -1870,9 +1902,36 @@ void yg_norm_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *z, const yg_norm 
     k_launched(gpu, "batch norm");
 }
 
+/* Pixels that a thread of the backward pass reads before it uses one: 32 bytes of z, and of the gradient, in a vector. */
+template <typename T> struct k_norm_unroll { enum { count = 8 / sizeof(T) }; };
+
+/* Reads z and its gradient at U pixels from p on, before any of them is used. */
+template <typename T, int V, int U>
+static __device__ __forceinline__ void d_norm_read(k_elements<T, V> e[U], k_elements<T, V> before[U], const k_ten<T> &z, const k_ten<T> &d, int64_t p, int64_t end, int c) {
+#pragma unroll
+    for (int u = 0; u < U; u++, p += blockDim.y) {
+        if (p >= end) continue;
+        e[u] = d_elements_load<T, V>(z.data + p * z.pixel + c);
+        before[u] = d_elements_load<T, V>(d.data + p * d.pixel + c);
+    }
+}
+
+/* x = z - mean, g = the gradient before the activation. */
+template <typename T, int V>
+static __device__ __forceinline__ void d_norm_gradient(float x[V], float g[V], const k_elements<T, V> &z, const k_elements<T, V> &d, const float mean[V],
+                                                       const float scale[V], const float shift[V], const yg_norm &norm) {
+    float inside[V];
+    d_elements_unpack<T, V>(x, z);
+    d_elements_unpack<T, V>(g, d);
+#pragma unroll
+    for (int j = 0; j < V; j++) x[j] -= mean[j], inside[j] = fmaf(scale[j], x[j], shift[j]);
+    d_norm_slope_all<T, V>(g, inside, norm.activation, norm.slope);
+}
+
 /* The sums of g = d_out * activation' and of g * (z - mean) over a tile: the pixels of a block of the walk. Twin: OP_(norm_sums). */
 template <typename T, int V>
-static __global__ void __launch_bounds__(K_WALK_THREADS, 2) k_norm_sums(float *sums, k_ten<T> d_out, k_ten<T> z, yg_norm norm, k_walk walk) {
+static __global__ void __launch_bounds__(K_WALK_THREADS, 3) k_norm_sums(float *sums, k_ten<T> d_out, k_ten<T> z, yg_norm norm, k_walk walk) {
+    enum { U = k_norm_unroll<T>::count };
     __shared__ float shared[2 * V * K_WALK_THREADS];
     const int c = d_walk_channel<V>(), rows = (int)blockDim.y;
     const bool valid = c < z.c;
@@ -1883,23 +1942,14 @@ static __global__ void __launch_bounds__(K_WALK_THREADS, 2) k_norm_sums(float *s
         d_norm_row<V>(scale, norm.scale + c);
         d_norm_row<V>(shift, norm.shift + c);
     }
-    for (int64_t p = d_walk_first(walk.steps); p < end; p += 2 * rows) {
-        k_elements<T, V> e[2], d[2];
+    for (int64_t p = d_walk_first(walk.steps); p < end; p += U * rows) {
+        k_elements<T, V> e[U], d[U];
+        d_norm_read<T, V, U>(e, d, z, d_out, p, end, c);
 #pragma unroll
-        for (int u = 0; u < 2; u++) {
+        for (int u = 0; u < U; u++) {
             if (p + u * rows >= end) continue;
-            e[u] = d_elements_load<T, V>(z.data + (p + u * rows) * z.pixel + c);
-            d[u] = d_elements_load<T, V>(d_out.data + (p + u * rows) * d_out.pixel + c);
-        }
-#pragma unroll
-        for (int u = 0; u < 2; u++) {
-            if (p + u * rows >= end) continue;
-            float x[V], g[V], inside[V];
-            d_elements_unpack<T, V>(x, e[u]);
-            d_elements_unpack<T, V>(g, d[u]);
-#pragma unroll
-            for (int j = 0; j < V; j++) x[j] -= mean[j], inside[j] = fmaf(scale[j], x[j], shift[j]);
-            d_norm_slope_all<T, V>(g, inside, norm.activation, norm.slope);
+            float x[V], g[V];
+            d_norm_gradient<T, V>(x, g, e[u], d[u], mean, scale, shift, norm);
 #pragma unroll
             for (int j = 0; j < V; j++) sum[j] += g[j], sum[V + j] = fmaf(g[j], x[j], sum[V + j]);
         }
@@ -1915,17 +1965,20 @@ static __global__ void __launch_bounds__(K_WALK_THREADS, 2) k_norm_sums(float *s
    over tiles. Twin: op_norm_sums, op_norm_spread. */
 static __global__ void __launch_bounds__(K_NORM_ROWS *K_NORM_CHANNELS) k_norm_gradients(yg_norm norm, float *d_gamma, float *d_beta, k_tiles tiles) {
     __shared__ double shared[2][K_NORM_ROWS * K_NORM_CHANNELS];
-    const int c = (int)(blockIdx.x * K_NORM_CHANNELS + threadIdx.x);
+    const int c = (int)(blockIdx.x * K_NORM_CHANNELS + threadIdx.x), rows = (int)blockDim.y;
+    const bool writes = !threadIdx.y && c < tiles.channels;
+    const double inverse = writes ? norm.inverse[c] : 0.0f, scale = writes ? norm.scale[c] / (double)tiles.pixels : 0.0; /* early: memory is far */
     float g = 0.0f, products = 0.0f;
-#pragma unroll 4
-    for (int t = (int)threadIdx.y; t < (c < tiles.channels ? tiles.count : 0); t += (int)blockDim.y) {
-        g += tiles.at[(int64_t)t * 2 * tiles.channels + c];
-        products += tiles.at[((int64_t)t * 2 + 1) * tiles.channels + c];
+    for (int t = (int)threadIdx.y, end = c < tiles.channels ? tiles.count : 0; t < end; t += K_NORM_AHEAD * rows) {
+        float a[K_NORM_AHEAD], b[K_NORM_AHEAD];
+        d_norm_read_tiles(a, b, tiles, t, end, c);
+#pragma unroll
+        for (int u = 0; u < K_NORM_AHEAD; u++)
+            if (t + u * rows < end) g += a[u], products += b[u];
     }
     double sum = g, product = products;
     d_norm_add_doubles(&sum, &product, shared);
-    if (threadIdx.y || c >= tiles.channels) return;
-    const double inverse = norm.inverse[c], scale = norm.scale[c] / (double)tiles.pixels;
+    if (!writes) return;
     if (d_gamma) d_gamma[c] += (float)(product * inverse);
     if (d_beta) d_beta[c] += (float)sum;
     norm.d_shift[c] = (float)(scale * sum);
@@ -1933,11 +1986,12 @@ static __global__ void __launch_bounds__(K_NORM_ROWS *K_NORM_CHANNELS) k_norm_gr
 }
 
 template <typename T, int V> static void k_norm_sums_launch(yg_gpu *gpu, const yg_norm *norm, const yg_ten *d_out, const yg_ten *z, k_tiles *tiles) {
-    const k_walk walk = k_norm_walk(z, V);
+    enum { FEW = V < K_NORM_VECTOR ? V : K_NORM_VECTOR };
+    const k_walk walk = k_norm_walk(z, FEW);
     float *sums = k_scratch<float>(gpu, (size_t)walk.grid.x * 2 * (size_t)z->c);
     tiles->at = sums;
     tiles->count = (int)walk.grid.x;
-    if (sums) K_LAUNCH((k_norm_sums<T, V>), walk.grid, walk.block, 0, gpu->stream, sums, k_view<T>(d_out), k_view<T>(z), *norm, walk);
+    if (sums) K_LAUNCH((k_norm_sums<T, FEW>), walk.grid, walk.block, 0, gpu->stream, sums, k_view<T>(d_out), k_view<T>(z), *norm, walk);
 }
 
 void yg_norm_sums(yg_gpu *gpu, const yg_norm *norm, float *d_gamma, float *d_beta, const yg_ten *d_out, const yg_ten *z) {
@@ -1953,7 +2007,8 @@ void yg_norm_sums(yg_gpu *gpu, const yg_norm *norm, float *d_gamma, float *d_bet
 
 /* d = scale * g - d_mean * (z - mean) - d_shift in place; the residual's gradient (= or +=) what d was. A walk. Twin: op_norm_bwd. */
 template <typename T, int V>
-static __global__ void __launch_bounds__(K_WALK_THREADS, 2) k_norm_bwd(k_ten<T> d, k_ten<T> d_residual, bool accumulate, k_ten<T> z, yg_norm norm, k_walk walk) {
+static __global__ void __launch_bounds__(K_WALK_THREADS, 3) k_norm_bwd(k_ten<T> d, k_ten<T> d_residual, bool accumulate, k_ten<T> z, yg_norm norm, k_walk walk) {
+    enum { U = k_norm_unroll<T>::count };
     const int c = d_walk_channel<V>(), rows = (int)blockDim.y;
     if (c >= z.c) return;
     float mean[V], scale[V], shift[V], d_mean[V], d_shift[V];
@@ -1962,32 +2017,24 @@ static __global__ void __launch_bounds__(K_WALK_THREADS, 2) k_norm_bwd(k_ten<T> 
     d_norm_row<V>(shift, norm.shift + c);
     d_norm_row<V>(d_mean, norm.d_mean + c);
     d_norm_row<V>(d_shift, norm.d_shift + c);
-    for (int64_t p = d_walk_first(walk.steps), end = d_walk_end(walk); p < end; p += 2 * rows) {
-        k_elements<T, V> e[2], before[2];
+    for (int64_t p = d_walk_first(walk.steps), end = d_walk_end(walk); p < end; p += U * rows) {
+        k_elements<T, V> e[U], before[U];
+        d_norm_read<T, V, U>(e, before, z, d, p, end, c);
 #pragma unroll
-        for (int u = 0; u < 2; u++) {
+        for (int u = 0; u < U; u++) {
             if (p + u * rows >= end) continue;
-            e[u] = d_elements_load<T, V>(z.data + (p + u * rows) * z.pixel + c);
-            before[u] = d_elements_load<T, V>(d.data + (p + u * rows) * d.pixel + c);
-        }
-#pragma unroll
-        for (int u = 0; u < 2; u++) {
-            if (p + u * rows >= end) continue;
-            float x[V], g[V], inside[V];
-            d_elements_unpack<T, V>(x, e[u]);
-            d_elements_unpack<T, V>(g, before[u]);
+            float x[V], g[V];
             if (d_residual.data) {
                 T *to = d_residual.data + (p + u * rows) * d_residual.pixel + c;
                 if (accumulate) {
-                    d_elements_unpack<T, V>(inside, d_elements_load<T, V>(to));
+                    d_elements_unpack<T, V>(x, d_elements_load<T, V>(to));
+                    d_elements_unpack<T, V>(g, before[u]);
 #pragma unroll
-                    for (int j = 0; j < V; j++) inside[j] += g[j];
-                    d_elements_store<T, V>(to, d_elements_pack<T, V>(inside));
+                    for (int j = 0; j < V; j++) x[j] += g[j];
+                    d_elements_store<T, V>(to, d_elements_pack<T, V>(x));
                 } else d_elements_store<T, V>(to, before[u]);
             }
-#pragma unroll
-            for (int j = 0; j < V; j++) x[j] -= mean[j], inside[j] = fmaf(scale[j], x[j], shift[j]);
-            d_norm_slope_all<T, V>(g, inside, norm.activation, norm.slope);
+            d_norm_gradient<T, V>(x, g, e[u], before[u], mean, scale, shift, norm);
 #pragma unroll
             for (int j = 0; j < V; j++) g[j] = scale[j] * g[j] - fmaf(d_mean[j], x[j], d_shift[j]);
             d_elements_store<T, V>(d.data + (p + u * rows) * d.pixel + c, d_elements_pack<T, V>(g));
@@ -1997,9 +2044,10 @@ static __global__ void __launch_bounds__(K_WALK_THREADS, 2) k_norm_bwd(k_ten<T> 
 
 template <typename T, int V>
 static void k_norm_bwd_launch(yg_gpu *gpu, const yg_ten *d, const yg_ten *d_residual, bool accumulate, const yg_ten *z, const yg_norm *norm) {
-    const k_walk walk = k_walk_map(gpu, z, V);
+    enum { FEW = V < K_NORM_VECTOR ? V : K_NORM_VECTOR };
+    const k_walk walk = k_walk_map(gpu, z, FEW);
     k_ten<T> none = {};
-    K_LAUNCH((k_norm_bwd<T, V>), walk.grid, walk.block, 0, gpu->stream, k_view<T>(d), d_residual ? k_view<T>(d_residual) : none, accumulate, k_view<T>(z), *norm, walk);
+    K_LAUNCH((k_norm_bwd<T, FEW>), walk.grid, walk.block, 0, gpu->stream, k_view<T>(d), d_residual ? k_view<T>(d_residual) : none, accumulate, k_view<T>(z), *norm, walk);
 }
 
 void yg_norm_bwd(yg_gpu *gpu, const yg_ten *d, const yg_ten *d_residual, bool accumulate, const yg_ten *z, const yg_norm *norm) {
