@@ -24857,7 +24857,7 @@ typedef struct cli_option {
 #define CLI_ROW_CLASSES {"classes", CLI_CLASSES, CLI_AT(classes), "", 0, 0, "0,2,5", "keep these classes only; nothing = all"}
 #define CLI_ROW_AGNOSTIC {"agnostic_nms", CLI_BOOL, CLI_AT(agnostic_nms), "false", 0, 0, "", "boxes of different classes suppress each other"}
 #define CLI_ROW_RECT {"rect", CLI_BOOL, CLI_AT(rect), "true", 0, 0, "", "pad to a multiple of the stride, not to a square"}
-#define CLI_ROW_DEVICE {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0", "a GPU by its number; auto: the first GPU that works, else the CPU"}
+#define CLI_ROW_DEVICE {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0", "a GPU by its number; auto: the first one, else the CPU"}
 #define CLI_ROW_THREADS {"threads", CLI_WHOLE, CLI_AT(threads), "0", 0, 256, "", "compute threads; 0 = all cores"}
 #define CLI_ROW_ISA {"isa", CLI_CHOICE, CLI_AT(isa), "auto", 0, 0, "auto|portable|avx2|avx512", "instructions to use"}
 #define CLI_ROW_PROGRESS {"progress", CLI_CHOICE, CLI_AT(progress), "auto", 0, 0, "auto|bar|plain|none", "plain: Progress:N% lines; auto: a bar on a terminal"}
@@ -24933,7 +24933,7 @@ static const cli_option cli_train_options[] = {
     {"plots", CLI_BOOL, CLI_AT(train.plots), "true", 0, 0, "", "draw charts and sheets of pictures into the run folder"},
     {"seed", CLI_WHOLE, CLI_AT(seed), "0", 0, INT_MAX, "", "of first weights, order and augmentation"},
     {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
-    {"ranks", CLI_WHOLE, CLI_AT(train.ranks), "1", 1, 64, "", "device=cpu: share each batch among so many data-parallel ranks"},
+    {"ranks", CLI_WHOLE, CLI_AT(train.ranks), "1", 1, 64, "", "device=cpu: so many ranks share each batch, as GPUs would"},
     {"sync_bn", CLI_BOOL, CLI_AT(train.sync_bn), "false", 0, 0, "", "batch norm and loss over the pictures of all ranks"},
     CLI_ROW_DEVICE,
     CLI_ROW_THREADS,
@@ -25052,7 +25052,7 @@ static const cli_option cli_bench_options[] = {
     {"optimizer", CLI_TEXT, CLI_AT(train.optimizer), "SGD", 0, 0, "SGD|MuSGD|Adam|...", "of the training steps"},
     {"layers", CLI_BOOL, CLI_AT(layers), "false", 0, 0, "", "forward pass: a line an operator as well"},
     {"kernels", CLI_BOOL, CLI_AT(kernels), "false", 0, 0, "", "on a GPU: its peaks, and each kind of kernel beside them"},
-    {"tune", CLI_BOOL, CLI_AT(tune), "false", 0, 0, "", "tiles of convolutions by measuring, on a GPU; without effect on the CPU"},
+    {"tune", CLI_BOOL, CLI_AT(tune), "false", 0, 0, "", "on a GPU: tiles of convolutions by measuring"},
     {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
     CLI_ROW_DEVICE,
     CLI_ROW_THREADS,
