@@ -245,7 +245,7 @@ run_bench() {
     within bench-steps-n 40 bench_cases 30 "${models%% *}" "$batches" train=true kernels=true repeats=$repeats
     within bench-latency 30 bench_cases 20 "$models" 1 repeats=$repeats
     within bench-peer-latency 40 bench_peer latency 30
-    within bench-peer-steps 75 bench_peer steps 55
+    within bench-peer-steps 130 bench_peer steps 105
     case $models in *\ *) within bench-steps 60 bench_cases 45 "${models#* }" "$batches" train=true kernels=true repeats=10 ;; esac
     within bench-forward 20 bench_cases 15 "${models%% *}" 16 kernels=true repeats=$repeats
     within tables 10 bench_tables
