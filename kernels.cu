@@ -6048,8 +6048,8 @@ static cudaError_t k_proof_make(yg_team *team, k_member *m, k_proof *proof, int 
     if (!proof->host) return cudaErrorMemoryAllocation;
     for (int i = 0; i < K_TEAM_PATTERN; i++) proof->host[i] = k_team_pattern(which, i);
     cudaError_t error = cudaSetDevice(m->gpu->index);
-    if (error == cudaSuccess) error = cudaMalloc(&proof->values, bytes);
-    if (error == cudaSuccess) error = cudaMalloc(&proof->sums, bytes);
+    if (error == cudaSuccess) error = cudaMalloc(reinterpret_cast<void **>(&proof->values), bytes);
+    if (error == cudaSuccess) error = cudaMalloc(reinterpret_cast<void **>(&proof->sums), bytes);
     if (error == cudaSuccess) error = cudaMemcpyAsync(proof->values, proof->host, bytes, cudaMemcpyHostToDevice, m->streams[0]);
     if (error == cudaSuccess) error = cudaMemsetAsync(proof->sums, 0, bytes, m->streams[0]);
     return error == cudaSuccess ? k_team_await(team, m, m->streams[0]) : error;

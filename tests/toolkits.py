@@ -41,8 +41,11 @@ NVRTC_HEADERS = {
         #define INFINITY __int_as_float(0x7f800000)
         #define NAN __int_as_float(0x7fffffff)""",
     "stdio.h": "template <typename... T> int snprintf(T...); template <typename... T> int vsnprintf(T...);",
-    "stdlib.h": "void *calloc(size_t, size_t);",
-    "stdbool.h": "", "stddef.h": "", "stdarg.h": "", "string.h": "",
+    "stdlib.h": "void *calloc(size_t, size_t); void *realloc(void *, size_t);",
+    "stddef.h": "#define offsetof(type, member) ((size_t)&((type *)0)->member)",
+    "string.h": "int memcmp(const void *, const void *, size_t);",
+    "stdbool.h": "", "stdarg.h": "",
+    "time.h": "typedef long time_t; time_t time(time_t *); double difftime(time_t, time_t);",
 }
 NVRTC_PRELUDE = """
     namespace std {
