@@ -22226,7 +22226,7 @@ static void tr_note_losses(tr_run *run, const loss_parts *losses) {
       targets to where the loss looks for them. After that tr_gpu_render releases them, and those of the next batch may come.
    3. tr_gpu_drain settles the last batch of an epoch. tr_gpu_push drops a batch that is under way: its epoch was lost. */
 
-enum { TR_GRAPHS = 8, TR_SCALE_STEPS = 2000 };
+enum { TR_SCALE_STEPS = 2000 };
 #define TR_FIRST_SCALE 65536.0
 #define TR_LARGEST_SCALE 16777216.0
 
@@ -22247,12 +22247,10 @@ static yolo_status tr_gpu_batch(tr_run *run, const dl_batch *batch, const loss_t
     return tr_gpu_open(run, error);
 }
 #else
-typedef struct tr_graph_key { /* what a recording depends on */
-    int n, h, w, in_h, in_w;
+typedef struct tr_gpu_key { /* what a recording depends on; no gaps between */
+    int n, h, w, in_h, in_w, nothing;
     const void *block, *workspace, *pixels, *labels, *loss_memory;
-} tr_graph_key;
-
-typedef struct tr_graph { tr_graph_key key; int seen; yg_graph *graph; } tr_graph;
+} tr_gpu_key;
 
 /* Decoded pictures on the device. The first to come stay, at the front of the block; behind keep_limit the others follow each
    other round and round, each over the oldest. */
@@ -22280,7 +22278,7 @@ struct tr_gpu {
     uint8_t *loss_memory; size_t loss_bytes;
     double *sums;                 /* of yg_loss */
     tr_gpu_results *results;      /* pinned */
-    tr_graph graphs[TR_GRAPHS]; int next_graph;
+    run_graphs graphs;
     tr_pictures pictures;
     yg_scene *scenes, *made; int rendered; /* of a batch: on the device, on the host; how many of them are pixels */
     bool under_way, stepped;      /* a batch whose results have not been looked at, with a step */
@@ -22289,15 +22287,10 @@ struct tr_gpu {
 
 enum { TR_LABELS_AT = (TR_MAX_BATCH + 1) * (int)sizeof(int) }; /* where the targets begin */
 
-static void tr_gpu_forget(tr_gpu *gpu) {
-    for (int i = 0; i < TR_GRAPHS; i++) yg_graph_free(gpu->graphs[i].graph);
-    memset(gpu->graphs, 0, sizeof gpu->graphs);
-}
-
 static void tr_gpu_close(tr_run *run) {
     tr_gpu *gpu = run->gpu;
     if (!gpu) return;
-    tr_gpu_forget(gpu);
+    run_gpu_forget(&gpu->graphs);
     void *const blocks[] = {gpu->blocks[0], gpu->blocks[1], gpu->blocks[2], gpu->pieces, gpu->squares, gpu->decision, gpu->pixels, gpu->labels,
                             gpu->arriving, gpu->loss_memory, gpu->sums, gpu->pictures.block, gpu->scenes};
     for (int i = 0; i < YOLO_COUNT(blocks); i++) yg_free(gpu->device, blocks[i]);
@@ -22549,46 +22542,32 @@ static yolo_status tr_gpu_reserve(tr_gpu *gpu, size_t pixel_bytes, int targets, 
     return grows ? run_gpu_error(gpu->device, error) : YOLO_OK;
 }
 
+typedef struct tr_gpu_sight { const tr_run *run; const yg_loss *loss; int in_h, in_w; } tr_gpu_sight;
+
 /* Everything between the upload of a batch and the download of its sums. */
-static void tr_gpu_work(const tr_run *run, const yg_loss *loss, int in_h, int in_w) {
+static void tr_gpu_work(void *context) {
+    const tr_gpu_sight *sight = context;
+    const tr_run *run = sight->run;
     const tr_gpu *gpu = run->gpu;
     const yg_ten input = grad_gpu_in(run->grad, 0);
-    yg_pixels(gpu->device, &input, gpu->pixels, in_h, in_w);
+    yg_pixels(gpu->device, &input, gpu->pixels, sight->in_h, sight->in_w);
     tr_lap(run, TR_INPUT);
     grad_gpu_forward(run->grad);
     tr_lap(run, TR_FORWARD);
-    yg_loss_detect(gpu->device, loss);
+    yg_loss_detect(gpu->device, sight->loss);
     tr_lap(run, TR_LOSS);
     grad_gpu_backward(run->grad);
     tr_lap(run, TR_BACKWARD);
 }
 
-/* The same, replayed where this shape has been recorded, and recorded where it comes for the second time. What is measured part by
-   part is not. */
+/* The same, recorded and replayed; what is measured part by part is not. */
 static void tr_gpu_replay(tr_run *run, const yg_loss *loss, int in_h, int in_w) {
     tr_gpu *gpu = run->gpu;
-    if (run->lap) {
-        tr_gpu_work(run, loss, in_h, in_w);
-        return;
-    }
     const grad_pass *pass = run->grad;
-    const tr_graph_key key = {pass->n, pass->h, pass->w, in_h, in_w, pass->gpu->block, pass->gpu->workspace, gpu->pixels, gpu->labels, gpu->loss_memory};
-    int at = 0;
-    while (at < TR_GRAPHS && memcmp(&gpu->graphs[at].key, &key, sizeof key)) at++;
-    if (at == TR_GRAPHS) {
-        at = gpu->next_graph++ % TR_GRAPHS;
-        yg_graph_free(gpu->graphs[at].graph);
-        memset(&gpu->graphs[at], 0, sizeof gpu->graphs[at]);
-        memcpy(&gpu->graphs[at].key, &key, sizeof key);
-    }
-    tr_graph *graph = &gpu->graphs[at];
-    if (graph->seen++ == 1) {
-        yg_record(gpu->device);
-        tr_gpu_work(run, loss, in_h, in_w);
-        graph->graph = yg_recorded(gpu->device);
-    }
-    if (graph->graph) yg_replay(gpu->device, graph->graph);
-    else tr_gpu_work(run, loss, in_h, in_w);
+    const tr_gpu_key key = {pass->n, pass->h, pass->w, in_h, in_w, 0, pass->gpu->block, pass->gpu->workspace, gpu->pixels, gpu->labels, gpu->loss_memory};
+    tr_gpu_sight sight = {run, loss, in_h, in_w};
+    if (run->lap) tr_gpu_work(&sight);
+    else run_gpu_replay(gpu->device, &gpu->graphs, &key, sizeof key, tr_gpu_work, &sight);
 }
 
 /* Waits for the batch that was marked: its losses, and what became of its step. */
