@@ -219,7 +219,7 @@ static yolo_status tool_step_ranks(tr_run *run, const tool_run *read, int number
     run->batch_now = &batch;
     shared.task = (tr_task){true, opt_due(run->opt), number};
     yolo_status status = com_run(run->group, tool_rank, &shared, error);
-    if (status == YOLO_OK && shared.task.due) status = tr_step(run, error);
+    if (status == YOLO_OK && shared.task.due) tr_step(run);
     losses[0] = (float)shared.losses.box, losses[1] = (float)shared.losses.cls, losses[2] = (float)shared.losses.dfl;
     mem_free(batch.pixels);
     return status;
