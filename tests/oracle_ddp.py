@@ -7,11 +7,9 @@ Each torch process has the part of every batch that the engine's rank of the sam
 of ranks, as ultralytics' trainer does, and DDP takes the mean of the gradients. Losses agree to 1e-3 of each and weights to 1e-4
 of their size, running statistics, which are rank 0's, included.
 """
-import os
 import socket
 import subprocess
 import sys
-import tempfile
 import warnings
 
 import numpy as np
@@ -76,20 +74,5 @@ def compare(name, ranks, optimizer, lr0, nbs, count):
     return good
 
 
-def main():
-    warnings.simplefilter("ignore")
-    failed, compiler, root = 0, os.environ.get("CC", "cc"), os.getcwd()
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([compiler, "-std=c11", "-O3", "-ffp-contract=off", "-w", "-DYOLO_NO_CUDA", "tests/tool_train.c", "-o", f"{folder}/tool_train",
-                        "-lm", "-lpthread", "-ldl"], check=True)
-        os.chdir(folder)
-        for name, case in CASES.items():
-            if not sys.argv[1:] or any(name.startswith(w) for w in sys.argv[1:]):
-                failed += not compare(name, *case)
-        os.chdir(root)
-    print(f"{failed} failed" if failed else "all within the limits")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(oracle_steps.run(CASES, compare))

@@ -124,20 +124,25 @@ def compare(name, optimizer, lr0, nbs, count, weights, unstable):
     return good
 
 
-def main():
+def run(cases, compare):
+    """Compares the cases, or those whose names begin as the arguments say, in a folder that has the engine's tool; the exit status."""
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)  # two would add in an order of their own
     failed, compiler, root = 0, os.environ.get("CC", "cc"), os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([compiler, "-std=c11", "-O3", "-ffp-contract=off", "-w", "-DYOLO_NO_CUDA", "tests/tool_train.c", "-o", f"{folder}/tool_train",
                         "-lm", "-lpthread", "-ldl"], check=True)
         os.chdir(folder)
-        for name, case in CASES.items():
+        for name, case in cases.items():
             if not sys.argv[1:] or any(name.startswith(w) for w in sys.argv[1:]):
                 failed += not compare(name, *case)
         os.chdir(root)
     print(f"{failed} failed" if failed else "all within the limits")
     return 1 if failed else 0
+
+
+def main():
+    torch.set_num_threads(1)  # two would add in an order of their own
+    return run(CASES, compare)
 
 
 if __name__ == "__main__":
