@@ -8,7 +8,7 @@
      2  err_ log_      errors, assertions, log and progress
      3  mem_ arena_    memory: checked allocation, arenas, fault injection
      4  thr_ com_      threads: pool and parallel loops, ranks that work together
-     5  str_ path_ hash_ rng_ f16_ cur_ val_  base: strings, paths, numbers, byte cursor, value trees
+     5  str_ path_ hash_ rng_ f16_ cur_ val_ json_  base: strings, paths, numbers, byte cursor, value trees, JSON out
      6  ten_           tensors and dtypes
      7  img_           image core: resize, letterbox, drawing
      8  codec_ wbp_ tif_  picture files
@@ -1372,10 +1372,11 @@ static yolo_status com_gpus_open(com_group **out, yg_gpu *const *devices, int si
 }
 #endif
 
-/* ==== 5 str_ path_ hash_ rng_ f16_ cur_ val_: base ===============================================================
+/* ==== 5 str_ path_ hash_ rng_ f16_ cur_ val_ json_: base =========================================================
    Strings are UTF-8. A str grows and never overflows; its error is sticky (failed), checked once at the end. A cur
    reads untrusted bytes: after the first failure every read gives zero and the position of the failure is kept, so
-   a parser checks once per record. A val is a tree of plain data (yaml, json, pickles) living in one arena. */
+   a parser checks once per record. A val is a tree of plain data (yaml, json, pickles) living in one arena. A json
+   writes a document of any size item by item; what it writes is well-formed whatever the texts and numbers are. */
 
 typedef struct str { char *text; int64_t length, capacity; bool failed; } str; /* {0} is the empty string */
 
@@ -1511,18 +1512,6 @@ static void str_decimals(str *s, double number, int decimals) {
     char *dot = strchr(text, str_decimal_point());
     if (dot) *dot = '.';
     str_append(s, text, (size_t)length);
-}
-
-/* A JSON string with its quotes. */
-static void str_json(str *s, const char *text, size_t length) {
-    str_add(s, "\"");
-    for (size_t i = 0; i < length; i++) {
-        unsigned char c = (unsigned char)text[i];
-        if (c == '"' || c == '\\') str_format(s, "\\%c", c);
-        else if (c < 32) str_format(s, "\\u%04x", c);
-        else str_append(s, text + i, 1);
-    }
-    str_add(s, "\"");
 }
 
 static bool path_is_separator(char c) {
@@ -1882,6 +1871,112 @@ static int64_t val_integer(const val *v, int64_t otherwise) {
 }
 static const char *val_text(const val *v, const char *otherwise) {
     return v && v->kind == VAL_STRING ? v->text : otherwise;
+}
+
+/* ---- JSON out */
+
+/* Set `lines`, write values from the outermost on, then json_write, or json_flush as often as wanted and json_free.
+   Members of objects have a key, items of arrays NULL for it. Errors are sticky in text.failed until a flush. */
+enum { JSON_MAX_DEPTH = 32 };
+
+typedef struct json {
+    str text;                   /* what is not in a file yet */
+    int lines;                  /* items so many levels deep begin a line; 0 = all in one */
+    int depth;                  /* open objects and arrays */
+    char close[JSON_MAX_DEPTH]; /* what ends each */
+    bool any[JSON_MAX_DEPTH];   /* does it hold an item already? */
+} json;
+
+static void json_line(json *j) {
+    str_append(&j->text, "\n", 1);
+    for (int i = 0; i < j->depth; i++) str_append(&j->text, " ", 1);
+}
+
+/* A string with its quotes: control characters escaped, bytes that are no UTF-8 (file names may hold any) as U+FFFD. */
+static void json_quote(json *j, const char *text, size_t length) {
+    str *s = &j->text;
+    str_append(s, "\"", 1);
+    for (size_t i = 0, part; i < length; i += part) {
+        unsigned char c = (unsigned char)text[i];
+        part = c < 0x80 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+        if (part > length - i || !str_is_utf8(text + i, part)) {
+            str_add(s, "\xef\xbf\xbd");
+            part = 1;
+        } else if (c == '"' || c == '\\') str_format(s, "\\%c", c);
+        else if (c < 32) str_format(s, "\\u%04x", c);
+        else str_append(s, text + i, part);
+    }
+    str_append(s, "\"", 1);
+}
+
+/* The comma, line and key before a value. */
+static void json_key(json *j, const char *key) {
+    bool *any = j->depth ? &j->any[j->depth - 1] : NULL;
+    if (!any) return;
+    YOLO_ASSERT((key != NULL) == (j->close[j->depth - 1] == '}'));
+    if (*any) str_append(&j->text, ",", 1);
+    *any = true;
+    if (j->depth <= j->lines) json_line(j);
+    if (!key) return;
+    json_quote(j, key, strlen(key));
+    str_append(&j->text, ":", 1);
+}
+
+static void json_open(json *j, const char *key, char open, char close) {
+    YOLO_ASSERT(j->depth < JSON_MAX_DEPTH);
+    json_key(j, key);
+    str_append(&j->text, &open, 1);
+    j->close[j->depth] = close;
+    j->any[j->depth++] = false;
+}
+static void json_object(json *j, const char *key) { json_open(j, key, '{', '}'); }
+static void json_array(json *j, const char *key) { json_open(j, key, '[', ']'); }
+
+/* Ends the innermost object or array; the outermost ends its line too. */
+static void json_end(json *j) {
+    YOLO_ASSERT(j->depth > 0);
+    bool line = j->any[--j->depth] && j->depth < j->lines;
+    if (line) json_line(j);
+    str_append(&j->text, &j->close[j->depth], 1);
+    if (!j->depth) str_append(&j->text, "\n", 1);
+}
+
+static void json_text_part(json *j, const char *key, const char *text, size_t length) {
+    json_key(j, key);
+    json_quote(j, text, length);
+}
+static void json_text(json *j, const char *key, const char *text) { json_text_part(j, key, text, strlen(text)); }
+
+static void json_int(json *j, const char *key, int64_t number) {
+    json_key(j, key);
+    str_format(&j->text, "%lld", (long long)number);
+}
+
+/* With so many decimals; null where it is not finite, for which JSON has no number. */
+static void json_number(json *j, const char *key, double number, int decimals) {
+    json_key(j, key);
+    if (isfinite(number)) str_decimals(&j->text, number, decimals);
+    else str_add(&j->text, "null");
+}
+
+static void json_free(json *j) { str_free(&j->text); }
+
+/* Moves what was written so far to the end of `file`, whose name for messages is `path`. */
+static yolo_status json_flush(json *j, FILE *file, const char *path, yolo_error *error) {
+    str *s = &j->text;
+    if (s->failed) return err_memory(error, (uint64_t)s->length);
+    if (s->length && fwrite(s->text, 1, (size_t)s->length, file) != (size_t)s->length) return err_os(error, path, "write");
+    s->length = 0;
+    return YOLO_OK;
+}
+
+/* The document as a file, written beside and renamed. Frees it. */
+static yolo_status json_write(json *j, const char *path, yolo_error *error) {
+    YOLO_ASSERT(!j->depth);
+    yolo_status status = j->text.failed ? err_memory(error, (uint64_t)j->text.length)
+                                        : path_write(path, j->text.text, (size_t)j->text.length, true, error);
+    json_free(j);
+    return status;
 }
 
 /* ==== 6 ten_: tensors ===========================================================================================
@@ -18996,8 +19091,7 @@ typedef struct ev_run {
     ev_outcome *out;
     FILE *json_file;                /* of save_json, under its temporary name */
     char *json_temporary;
-    str json;                       /* what is not in the file yet */
-    int64_t json_rows;
+    json json;                      /* what is not in the file yet */
     log_meter meter;
 } ev_run;
 
@@ -19111,6 +19205,7 @@ static yolo_status ev_work(void *user, pipe_picture *picture, yolo_error *error)
 /* Rows as ultralytics' predictions.json has them: left top width height in pixels of the picture, classes from 1.
    REF ultralytics/models/yolo/detect/val.py pred_to_json */
 static yolo_status ev_json(ev_run *run, const pipe_picture *picture, yolo_error *error) {
+    json *j = &run->json;
     const char *name = path_name(picture->path);
     size_t stem = (size_t)(path_extension(picture->path) - name);
     bool number = stem > 0 && stem <= 18;
@@ -19119,33 +19214,32 @@ static yolo_status ev_json(ev_run *run, const pipe_picture *picture, yolo_error 
         yolo_box b = picture->boxes.items[i];
         det_unletterbox(&(yolo_boxes){&b, 1}, &picture->letterbox, picture->width, picture->height);
         double values[] = {b.x1, b.y1, (double)b.x2 - b.x1, (double)b.y2 - b.y1};
-        str_add(&run->json, run->json_rows++ ? ",\n{\"image_id\":" : "[{\"image_id\":");
-        if (number) str_format(&run->json, "%lld", strtoll(name, NULL, 10));
-        else str_json(&run->json, name, stem);
-        str_add(&run->json, ",\"file_name\":");
-        str_json(&run->json, name, strlen(name));
-        str_format(&run->json, ",\"category_id\":%d,\"bbox\":[", b.class_id + 1);
-        for (int k = 0; k < 4; k++) {
-            str_add(&run->json, k ? "," : "");
-            str_decimals(&run->json, values[k], 3);
-        }
-        str_add(&run->json, "],\"score\":");
-        str_decimals(&run->json, (double)b.confidence, 5);
-        str_add(&run->json, "}");
+        json_object(j, NULL);
+        if (number) json_int(j, "image_id", strtoll(name, NULL, 10));
+        else json_text_part(j, "image_id", name, stem);
+        json_text(j, "file_name", name);
+        json_int(j, "category_id", b.class_id + 1);
+        json_array(j, "bbox");
+        for (int k = 0; k < 4; k++) json_number(j, NULL, values[k], 3);
+        json_end(j);
+        json_number(j, "score", (double)b.confidence, 5);
+        json_end(j);
     }
-    if (run->json.failed) return err_memory(error, (uint64_t)run->json.length);
-    if (run->json.length && fwrite(run->json.text, 1, (size_t)run->json.length, run->json_file) != (size_t)run->json.length)
-        return err_os(error, run->options->save_json, "write");
-    run->json.length = 0;
-    return YOLO_OK;
+    return json_flush(j, run->json_file, run->options->save_json, error);
 }
 
 /* Ends predictions.json, or removes it. */
 static yolo_status ev_json_end(ev_run *run, bool good, yolo_error *error) {
-    if (!run->json_file) return YOLO_OK;
-    if (good) fputs(run->json_rows ? "]\n" : "[]\n", run->json_file);
-    str_free(&run->json);
-    return path_commit(run->options->save_json, run->json_temporary, run->json_file, good, true, error);
+    yolo_status status = YOLO_OK;
+    if (good && run->json_file) {
+        json_end(&run->json);
+        status = json_flush(&run->json, run->json_file, run->options->save_json, error);
+    }
+    json_free(&run->json);
+    if (!run->json_file) return status;
+    good &= status == YOLO_OK;
+    yolo_status committed = path_commit(run->options->save_json, run->json_temporary, run->json_file, good, true, error);
+    return status == YOLO_OK ? committed : status;
 }
 
 /* A batch's losses are divided by its own sum of scores once its last picture is there. */
@@ -19236,9 +19330,10 @@ static yolo_status ev_start(ev_run *run, yolo_error *error) {
     yolo_status status = ev_stats_init(&run->stats, run->net->class_count, error);
     if (status == YOLO_OK && run->extra->curves) status = ev_matrix_init(&run->out->matrix, run->net->class_count, error);
     if (status == YOLO_OK) status = ev_sheets_make(run, error);
-    if (status == YOLO_OK && run->options->save_json)
-        status = path_begin(run->options->save_json, &run->json_temporary, &run->json_file, error);
-    return status;
+    if (status != YOLO_OK || !run->options->save_json) return status;
+    run->json.lines = 1;
+    json_array(&run->json, NULL);
+    return path_begin(run->options->save_json, &run->json_temporary, &run->json_file, error);
 }
 
 /* The options as the pipeline takes them, if they are in range; *imgsz rounded up. */
@@ -20771,6 +20866,25 @@ static void prep_tell(prep_job *job) {
     }
 }
 
+/* report.json: what was found, for programs. */
+static yolo_status prep_write_report(prep_job *job) {
+    const yolo_prepare_report *r = job->report;
+    const struct { const char *name; int64_t count; } counts[] = {
+        {"train", r->train}, {"val", r->val}, {"skipped", r->skipped}, {"unlabelled", r->unlabelled}, {"background", r->background},
+        {"damaged", r->damaged}, {"duplicates", r->duplicates}, {"bad_lines", r->bad_lines}, {"boxes", r->boxes}};
+    json j = {.lines = 2};
+    json_object(&j, NULL);
+    json_object(&j, "counts");
+    for (int i = 0; i < YOLO_COUNT(counts); i++) json_int(&j, counts[i].name, counts[i].count);
+    json_end(&j);
+    json_end(&j);
+    char *path = path_join(job->options.out, "report.json");
+    yolo_status status = path ? json_write(&j, path, job->error) : err_memory(job->error, 4096);
+    json_free(&j);
+    mem_free(path);
+    return status;
+}
+
 static yolo_status prep_run(prep_job *job) {
     yolo_status status = prep_check(job);
     if (status == YOLO_OK) status = prep_names(job);
@@ -20785,6 +20899,7 @@ static yolo_status prep_run(prep_job *job) {
     if (status == YOLO_OK) status = prep_read_rows(job);
     if (status == YOLO_OK) status = prep_count(job);
     if (status == YOLO_OK) status = prep_write(job);
+    if (status == YOLO_OK) status = prep_write_report(job);
     if (status == YOLO_OK) log_meter_step(&job->meter, job->count);
     if (status == YOLO_OK) prep_tell(job);
     return status;

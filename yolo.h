@@ -223,7 +223,7 @@ void yolo_metrics_free(yolo_metrics *metrics);
 typedef struct yolo_prepare_options {
     const char *source;  /* folder with pictures and YOLO .txt labels, any depth */
     const char *classes; /* classes.txt; NULL = source/classes.txt */
-    const char *out;     /* folder to make: images/{train,val}, labels/{train,val}, data.yaml */
+    const char *out;     /* folder to make: images/{train,val}, labels/{train,val}, data.yaml, report.json */
     double val;          /* share of validation pictures: 0..1, or a percentage above 1; 20 */
     const char *mode;    /* "copy", "link" (hard link, else copy), "list" (text files of paths); "copy" */
     uint64_t seed;       /* 0 */

@@ -118,6 +118,39 @@ static void test_meter_is_monotone(void) {
     CHECK(!strcmp(log_duration(65, text, sizeof text), "1:05") && !strcmp(log_duration(7384, text, sizeof text), "2:03:04"));
 }
 
+static void test_json(void) {
+    json j = {.lines = 2};
+    yolo_error error;
+    const char *path = test_temp("out.json");
+    uint8_t *bytes;
+    size_t size;
+    json_object(&j, NULL);
+    json_text(&j, "a\"b\\\x01\n", "\xed\x95\x9c \xed\xa0 \xff\x7f");
+    json_array(&j, "list");
+    json_number(&j, NULL, (double)NAN, 3);
+    json_number(&j, NULL, -HUGE_VAL, 3);
+    json_number(&j, NULL, -1.0 / 3, 3);
+    json_array(&j, NULL);
+    json_int(&j, NULL, INT64_MIN);
+    json_int(&j, NULL, 7);
+    json_end(&j);
+    json_end(&j);
+    json_object(&j, "none");
+    json_end(&j);
+    json_text_part(&j, "part", "abc", 2);
+    json_end(&j);
+    CHECK_MSG(json_write(&j, path, &error) == YOLO_OK && !j.text.text, "%s", error.message);
+    CHECK(path_read(path, 1 << 20, &bytes, &size, &error) == YOLO_OK);
+    CHECK_MSG(bytes && !strcmp((char *)bytes, "{\n \"a\\\"b\\\\\\u0001\\u000a\":\"\xed\x95\x9c \xef\xbf\xbd\xef\xbf\xbd \xef\xbf\xbd\x7f\",\n \"list\":[\n  null,\n  null,\n  -0.333,\n"
+                              "  [-9223372036854775808,7]\n ],\n \"none\":{},\n \"part\":\"ab\"\n}\n"), "%s", (char *)bytes);
+    mem_free(bytes);
+    os_atomic_set(&mem_fail_after, 1);
+    json_array(&j, NULL);
+    os_atomic_set(&mem_fail_after, 0);
+    json_end(&j);
+    CHECK(json_write(&j, path, &error) == YOLO_ERROR_MEMORY && !j.text.text && os_path_kind(path) == OS_FILE);
+}
+
 /* Nothing is asked of a GPU: the library tells its version and makes an id without one. */
 static void test_nccl(void) {
     com_nccl nccl;
@@ -147,6 +180,7 @@ static const test_case tests_base[] = {
     {"half_round_trip", "fp16 and bf16 conversions are exact and round to even", test_half_round_trip},
     {"cursor_is_sticky", "a byte cursor stays failed and never reads outside", test_cursor_is_sticky},
     {"utf8", "well-formed UTF-8 and nothing else", test_utf8},
+    {"json", "JSON whatever the texts and numbers are, laid out by depth", test_json},
     {"columns", "Hangul in columns of a table", test_columns},
     {"paths", "names, extensions, parents", test_paths},
     {"write_is_atomic", "files are written beside and renamed; caps and reasons", test_write_is_atomic},
