@@ -13775,6 +13775,9 @@ typedef struct run_place { /* where a model computes */
 
 static const run_place run_cpu = {-1, false, NULL};
 
+enum { RUN_PLACES = YG_RANKS };
+typedef struct run_places { run_place items[RUN_PLACES]; int count; } run_places; /* the CPU alone, or GPUs, each once */
+
 typedef struct run_gpu_weights run_gpu_weights;
 typedef struct run_gpu_lane run_gpu_lane;
 
@@ -23517,51 +23520,106 @@ static void dev_close(run_place *place) {
     *place = run_cpu;
 }
 
-/* The first GPU where there is one that can be used, else the CPU. */
-static void dev_place_auto(bool half, run_place *place) {
-    char reason[512];
-    yolo_error unused;
-    if (dev_gpu_count(reason, sizeof reason) < 1) return;
-    place->gpu = 0;
-    place->half = half;
-    if (dev_open(place, &unused) != YOLO_OK) *place = run_cpu;
+static void dev_close_places(run_places *places) {
+    for (int i = 0; i < places->count; i++) dev_close(&places->items[i]);
+    *places = (run_places){{run_cpu}, 1};
 }
 
-/* Opens where device= says that a model runs: "auto", "cpu", "0", "cuda:0"; NULL = auto. */
-static yolo_status dev_place(const char *device, bool half, run_place *place, yolo_error *error) {
-    *place = run_cpu;
-    if (!device || !*device || str_equal_fold(device, "auto")) {
-        dev_place_auto(half, place);
-        return YOLO_OK;
-    }
-    if (str_equal_fold(device, "cpu")) return YOLO_OK;
+/* The first `most` GPUs that can be used, else the CPU. */
+static void dev_open_any(int most, bool half, run_places *places) {
     char reason[512];
-    int count = dev_gpu_count(reason, sizeof reason), devices = 0;
-    const char *p = !strncmp(device, "cuda:", 5) ? device + 5 : device;
-    bool bracket = *p == '[';
-    for (p += bracket; *p;) {
-        char *end;
-        long index = strtol(p, &end, 10);
-        if (end == p || index < 0 || index > 9999 || (*end && *end != ',' && *end != ' ' && !(bracket && !strcmp(end, "]"))))
-            return err_set(error, YOLO_ERROR_USAGE, "device=%s: expected auto, cpu, or GPU numbers such as 0 or 0,1", device);
-        if (index >= YOLO_MAX(count, 0)) {
-            str gpus = {0};
-            dev_describe_gpus(&gpus);
-            err_set(error, YOLO_ERROR_DEVICE, "GPU %ld not available: %s; name one that is there, or use device=cpu", index, gpus.failed ? reason : gpus.text);
-            str_free(&gpus);
-            return YOLO_ERROR_DEVICE;
+    yolo_error unused;
+    const int count = dev_gpu_count(reason, sizeof reason);
+    places->count = 0;
+    for (int gpu = 0; gpu < count && places->count < most; gpu++) {
+        places->items[places->count] = (run_place){gpu, half, NULL};
+        if (dev_open(&places->items[places->count], &unused) == YOLO_OK) places->count++;
+    }
+    if (!places->count) *places = (run_places){{run_cpu}, 1};
+}
+
+/* Steps over "2", " cuda:2 " and the like; NULL where no number is. */
+static const char *dev_read_number(const char *p, int *number) {
+    char *end;
+    while (*p == ' ') p++;
+    if (!strncmp(p, "cuda:", 5)) p += 5;
+    const long value = *p >= '0' && *p <= '9' ? strtol(p, &end, 10) : -1;
+    if (value < 0 || value > 9999) return NULL;
+    *number = (int)value;
+    for (p = end; *p == ' ';) p++;
+    return p;
+}
+
+/* A list of GPUs, "0,2,3" or "[0, 1]", each once. Opens none. */
+static yolo_status dev_read_list(const char *device, run_places *places, yolo_error *error) {
+    const bool bracket = *device == '[';
+    const char *p = device + bracket;
+    int number;
+    for (places->count = 0;; p++) {
+        const char *entry = p + strspn(p, " ");
+        if (!(p = dev_read_number(p, &number))) {
+            if (places->count && strchr(",]", *entry))
+                return err_set(error, YOLO_ERROR_USAGE, "device=%s: entry %d of the list is empty, expected a GPU's number", device, places->count + 1);
+            break;
         }
-        place->gpu = (int)index;
-        devices++;
-        for (p = end; *p == ',' || *p == ' ' || *p == ']';) p++;
+        for (int i = 0; i < places->count; i++)
+            if (places->items[i].gpu == number) return err_set(error, YOLO_ERROR_USAGE, "device=%s: GPU %d is named twice", device, number);
+        if (places->count == RUN_PLACES) return err_set(error, YOLO_ERROR_UNSUPPORTED, "device=%s: at most %d GPUs work together", device, (int)RUN_PLACES);
+        places->items[places->count++] = (run_place){.gpu = number};
+        if (*p != ',') break;
     }
-    if (devices != 1) {
-        *place = run_cpu;
-        return err_set(error, devices ? YOLO_ERROR_UNSUPPORTED : YOLO_ERROR_USAGE, "device=%s: this version computes on one GPU, such as device=0, or device=cpu", device);
+    if (p && !strcmp(p, bracket ? "]" : "")) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_USAGE, "device=%s: expected auto, cpu, or GPU numbers such as 0 or 0,1", device);
+}
+
+static yolo_status dev_missing(int gpu, yolo_error *error) {
+    str gpus = {0};
+    dev_describe_gpus(&gpus);
+    err_set(error, YOLO_ERROR_DEVICE, "GPU %d not available: %s; name one that is there, or use device=cpu", gpu, gpus.failed ? "no memory to name those that are" : gpus.text);
+    str_free(&gpus);
+    return YOLO_ERROR_DEVICE;
+}
+
+/* Opens the GPUs of a list. */
+static yolo_status dev_open_list(const char *device, int most, bool half, run_places *places, yolo_error *error) {
+    run_places wanted;
+    char reason[512];
+    const int count = dev_gpu_count(reason, sizeof reason);
+    yolo_status status = dev_read_list(device, &wanted, error);
+    for (int i = 0; status == YOLO_OK && i < wanted.count; i++)
+        if (wanted.items[i].gpu >= count) status = dev_missing(wanted.items[i].gpu, error);
+    if (status != YOLO_OK) return status;
+    if (wanted.count > most)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "device=%s: one GPU at most can be used here, such as device=%d, or device=cpu",
+                       device, wanted.items[0].gpu);
+    *places = wanted;
+    for (int i = 0; i < places->count && status == YOLO_OK; i++) {
+        places->items[i].half = half;
+        status = dev_open(&places->items[i], error);
     }
-    place->half = half;
-    const yolo_status status = dev_open(place, error);
-    if (status != YOLO_OK) *place = run_cpu;
+    if (status != YOLO_OK) dev_close_places(places);
+    return status;
+}
+
+/* Opens what device= names: "auto" (all GPUs that can be used, else the CPU; so is NULL), "cpu", or GPUs as "0", "cuda:0", "0,2,3",
+   "[0, 1]". At most `most` of them; with one, auto is the first. On failure *places is the CPU. To be closed by dev_close_places; the
+   calling thread works on the first one until it calls yg_enter. */
+static yolo_status dev_places(const char *device, bool half, int most, run_places *places, yolo_error *error) {
+    yolo_status status = YOLO_OK;
+    *places = (run_places){{run_cpu}, 1};
+    if (!device || !*device || str_equal_fold(device, "auto")) dev_open_any(most, half, places);
+    else if (!str_equal_fold(device, "cpu")) status = dev_open_list(device, most, half, places, error);
+#ifndef YOLO_NO_CUDA
+    if (places->count > 1) yg_enter(places->items[0].device);
+#endif
+    return status;
+}
+
+/* The same for one. */
+static yolo_status dev_place(const char *device, bool half, run_place *place, yolo_error *error) {
+    run_places places;
+    const yolo_status status = dev_places(device, half, 1, &places, error);
+    *place = places.items[0];
     return status;
 }
 

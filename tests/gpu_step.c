@@ -711,6 +711,33 @@ static void test_gpu_absent(void) {
     CHECK(dev_place("1", true, &place, &error) == YOLO_OK && place.device && place.gpu == 1);
     dev_close(&place);
 }
+
+/* Several: those that are named, or all; a GPU that cannot be opened closes the others, and auto goes on without it. */
+static void test_gpu_places(void) {
+    static const struct { const char *device; int count, gpus[3]; } cases[] = {{"auto", 3, {0, 1, 2}}, {NULL, 3, {0, 1, 2}}, {"2,0", 2, {2, 0}}, {"cpu", 1, {-1}}, {"1", 1, {1}}};
+    run_places places;
+    yolo_error error;
+    gpu_device();
+    emulate_set_device_count(3);
+    for (int i = 0; i < YOLO_COUNT(cases); i++) {
+        CHECK(dev_places(cases[i].device, false, RUN_PLACES, &places, &error) == YOLO_OK && places.count == cases[i].count);
+        for (int r = 0; r < places.count; r++) CHECK(places.items[r].gpu == cases[i].gpus[r] && !places.items[r].device == (cases[i].gpus[r] < 0));
+        dev_close_places(&places);
+    }
+    const int handles = emulate_handles();
+    for (int n = 1; n < 12; n++) {
+        emulate_fail_after(n);
+        CHECK(dev_places("0,1,2", true, RUN_PLACES, &places, &error) == YOLO_OK || (places.count == 1 && places.items[0].gpu < 0 && error.message[0]));
+        dev_close_places(&places);
+        emulate_fail_after(n);
+        CHECK(dev_places("auto", true, RUN_PLACES, &places, &error) == YOLO_OK);
+        dev_close_places(&places);
+        emulate_fail_after(0);
+        CHECK(emulate_handles() == handles);
+    }
+    CHECK(dev_places("0,3", true, RUN_PLACES, &places, &error) == YOLO_ERROR_DEVICE && strstr(error.message, "GPU 3 not available: 3 GPU(s) detected (0: "));
+    emulate_set_device_count(2);
+}
 #endif
 
 static const test_case tests_gpu_step[] = {
@@ -732,5 +759,6 @@ static const test_case tests_gpu_step[] = {
     {"no_code", "no code for the architecture", test_gpu_no_code},
     {"auto", "the first GPU, else the CPU", test_gpu_auto},
     {"absent", "no driver, an old one, no such GPU", test_gpu_absent},
+    {"places", "several GPUs, named or all", test_gpu_places},
 #endif
 };

@@ -296,6 +296,16 @@ static void test_dev_names(void) {
     CHECK_MSG(!strncmp(error.message, "GPU 0 not available: no GPU detected", 36), "%s", error.message);
     CHECK(dev_place("[3,1]", true, &place, &error) == YOLO_ERROR_DEVICE && !strncmp(error.message, "GPU 3 not", 9));
     CHECK(dev_place("cuda:2", true, &place, &error) == YOLO_ERROR_DEVICE && !strncmp(error.message, "GPU 2 not", 9));
+    static const struct { const char *device, *said; } lists[] = {{"0,,1", "entry 2 of the list is empty"}, {"0,", "entry 2 of the list is empty"}, {"[2,]", "entry 2 of the list is empty"},
+        {"1,0,1", "GPU 1 is named twice"}, {",", "expected auto, cpu"}, {"[0,1", "expected auto, cpu"}, {"0 1", "expected auto, cpu"}, {"0,x", "expected auto, cpu"},
+        {"[]", "expected auto, cpu"}, {"99999999999", "expected auto, cpu"}, {"0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", "at most 16"}};
+    for (int i = 0; i < YOLO_COUNT(lists); i++) {
+        CHECK(dev_place(lists[i].device, true, &place, &error) != YOLO_OK && place.gpu < 0);
+        CHECK_MSG(strstr(error.message, lists[i].said), "%s: %s", lists[i].device, error.message);
+    }
+    run_places wanted;
+    CHECK(dev_read_list(" 0, cuda:2,3", &wanted, &error) == YOLO_OK && wanted.count == 3 && wanted.items[0].gpu == 0 && wanted.items[1].gpu == 2 && wanted.items[2].gpu == 3);
+    CHECK(dev_read_list("[1, 0]", &wanted, &error) == YOLO_OK && wanted.count == 2 && wanted.items[0].gpu == 1);
     double values[] = {5, 1, 4, 2};
     CHECK(bench_median(values, 4) == 3 && bench_median(values, 3) == 2 && bench_median(values, 1) == 1);
 }
