@@ -8176,7 +8176,7 @@ static bool pkl_append(pkl *p, pkl_node *node, pkl_node *const *items, int64_t c
 /* A new container of stack[start .. depth), which leave the stack for it. */
 static void pkl_collect(pkl *p, pkl_kind kind, int64_t start) {
     pkl_node *node = pkl_new(p, kind);
-    if (!node || !pkl_append(p, node, p->stack + start, p->depth - start)) return;
+    if (!node || (p->depth > start && !pkl_append(p, node, p->stack + start, p->depth - start))) return;
     if (kind == PKL_DICT && node->count % 2) {
         pkl_fail(p, "a key without a value");
         return;

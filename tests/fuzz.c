@@ -1,9 +1,13 @@
-/* fuzz.c - damaged files: seeded mutations of pictures, TIFF, WebP, labels, yaml, checkpoints and trainings, each read in a process of its own.
+/* fuzz.c - damaged files, before every parser: pictures, TIFF, WebP, EXIF, labels, yaml, archives, pickles, checkpoints, trainings.
 
-   fuzz [COUNT] [FIRST_SEED] [TARGET]    COUNT mutations (2,000), of one TARGET or of all in turn
+   fuzz [COUNT] [FIRST_SEED] [TARGET]    COUNT mutations (2,000), of one TARGET or of all in turn, each read in a process of its own
+   fuzz seeds FOLDER                     the files that mutations start from, as FOLDER/TARGET/N: a corpus
    A case is a function of its seed alone: "fuzz 1 SEED TARGET" repeats it; what it read stays in the scratch folder.
    Good is an error with a message, or a result; bad is a crash, a sanitizer's report, more than 20 s or more than 1 GB.
-   Ends with "N passed, N failed, N skipped". Meant to be built with -fsanitize=address,undefined; needs fork. */
+   Ends with "N passed, N failed, N skipped". Meant to be built with -fsanitize=address,undefined; needs fork.
+
+   With -DFUZZ_GUIDED and clang's -fsanitize=fuzzer, libFuzzer leads instead, by what code each mutation reaches: tests/fuzz.sh.
+   "--target=NAME" chooses; the other options are libFuzzer's, and a file instead of a folder repeats a case. */
 #define YOLO_NO_MAIN
 #define YOLO_TESTING
 #ifndef YOLO_NO_CUDA
@@ -12,7 +16,7 @@
 #include "../yolo.c"
 #include <sys/wait.h>
 
-enum { FUZZ_SECONDS = 20, FUZZ_MEGABYTES = 1024, FUZZ_SEEDS = 64 };
+enum { FUZZ_SECONDS = 20, FUZZ_MEGABYTES = 1024, FUZZ_SEEDS = 128, FUZZ_PARAMETERS = 8 << 20 };
 static const char fuzz_folder[] = "build/fuzz";
 
 typedef struct fuzz_file { uint8_t *bytes; size_t size; } fuzz_file;
@@ -53,18 +57,63 @@ static int fuzz_dataset(const char *path, const fuzz_file *file) {
     return fuzz_verdict(status, &error);
 }
 
-/* Opens as a model (.yaml or .pt) and describes it. */
+static int fuzz_yaml(const char *path, const fuzz_file *file) {
+    yolo_error error = {0};
+    arena memory = {0};
+    val *root;
+    int verdict = fuzz_verdict(yaml_parse(&memory, path, (const char *)file->bytes, file->size, &root, &error), &error);
+    arena_free(&memory);
+    return verdict;
+}
+
+static int fuzz_exif(const char *path, const fuzz_file *file) {
+    (void)path;
+    int orientation = codec_exif_orientation(file->bytes, file->size);
+    return orientation >= 1 && orientation <= 8 ? 0 : 2;
+}
+
+/* Reads every entry. */
+static int fuzz_zip(const char *path, const fuzz_file *file) {
+    yolo_error error = {0};
+    zip_archive zip;
+    int verdict = fuzz_verdict(zip_open(&zip, path, file->bytes, file->size, &error), &error);
+    if (verdict) return verdict;
+    for (int i = 0; i < zip.count && verdict < 2; i++) {
+        const uint8_t *bytes;
+        error = (yolo_error){0};
+        verdict = YOLO_MAX(verdict, fuzz_verdict(zip_read(&zip, &zip.entries[i], &bytes, &error), &error));
+    }
+    zip_close(&zip);
+    return verdict;
+}
+
+static int fuzz_pickle(const char *path, const fuzz_file *file) {
+    yolo_error error = {0};
+    pkl pickle;
+    int verdict = fuzz_verdict(pkl_read(&pickle, path, file->bytes, file->size, &error), &error);
+    if (!verdict) pkl_close(&pickle);
+    return verdict;
+}
+
+/* Opens as a model (.yaml or .pt) and describes it. A description may ask for a network of any size, which then takes the memory it
+   takes: large ones are described alone. */
 static int fuzz_model(const char *path, const fuzz_file *file) {
     (void)file;
     yolo_error error = {0};
     yolo_model *model = NULL;
+    pt_model m;
     char *text = NULL;
     yolo_open_options options = yolo_open_defaults();
     options.threads = 1;
     int info = fuzz_verdict(yolo_info(path, &text, &error), &error);
     yolo_text_free(text);
     error = (yolo_error){0};
-    int opened = fuzz_verdict(yolo_model_open(&model, path, options, &error), &error);
+    int opened = fuzz_verdict(pt_load(path, &options, &m, &error), &error);
+    if (opened) return YOLO_MAX(info, opened);
+    bool large = m.net.param_elements > FUZZ_PARAMETERS;
+    pt_free(&m);
+    if (large) return info;
+    opened = fuzz_verdict(yolo_model_open(&model, path, options, &error), &error);
     yolo_model_close(model);
     return YOLO_MAX(info, opened);
 }
@@ -170,6 +219,13 @@ static const char fuzz_net_text[] =
     "  - [-1, 1, Conv, [256, 3, 2]]\n  - [[-1, 12], 1, Concat, [1]]\n  - [-1, 3, C2f, [512]]\n  - [-1, 1, Conv, [512, 3, 2]]\n"
     "  - [[-1, 9], 1, Concat, [1]]\n  - [-1, 3, C2f, [1024]]\n  - [[15, 18, 21], 1, Detect, [nc]]\n";
 
+static const char fuzz_small_net_text[] = /* so that a checkpoint is short */
+    "nc: 2\nscales:\n  n: [0.33, 0.0625, 1024]\n"
+    "backbone:\n  - [-1, 1, Conv, [64, 3, 2]]\n  - [-1, 1, Conv, [64, 3, 2]]\n  - [-1, 1, C2f, [64, True]]\n"
+    "  - [-1, 1, Conv, [64, 3, 2]]\n  - [-1, 1, SPPF, [64, 5]]\n"
+    "head:\n  - [-1, 1, nn.Upsample, [None, 2, 'nearest']]\n  - [[-1, 2], 1, Concat, [1]]\n  - [-1, 1, Conv, [64, 3, 2]]\n"
+    "  - [[7], 1, Detect, [nc]]\n";
+
 typedef struct fuzz_target {
     const char *name, *extension;
     bool text;
@@ -245,7 +301,7 @@ static void fuzz_seed_training(fuzz_target *target) {
     yolo_error error;
     pt_model m;
     pt_state state = {0};
-    yolo_status status = path_write("build/fuzz/yolov8n-tiny.yaml", fuzz_net_text, sizeof fuzz_net_text - 1, false, &error);
+    yolo_status status = path_write("build/fuzz/yolov8n-tiny.yaml", fuzz_small_net_text, sizeof fuzz_small_net_text - 1, false, &error);
     if (status == YOLO_OK) status = pt_load("build/fuzz/yolov8n-tiny.yaml", &options, &m, &error);
     if (status == YOLO_OK) {
         m.epoch = 4;
@@ -265,7 +321,7 @@ static void fuzz_seed_training(fuzz_target *target) {
 static void fuzz_seed_checkpoints(fuzz_target *target) {
     yolo_error error;
     yolo_model *model = NULL;
-    yolo_status status = path_write("build/fuzz/yolov8n-tiny.yaml", fuzz_net_text, sizeof fuzz_net_text - 1, false, &error);
+    yolo_status status = path_write("build/fuzz/yolov8n-tiny.yaml", fuzz_small_net_text, sizeof fuzz_small_net_text - 1, false, &error);
     if (status == YOLO_OK) status = yolo_model_open(&model, "build/fuzz/yolov8n-tiny.yaml", yolo_open_defaults(), &error);
     for (int half = 0; half < 2 && status == YOLO_OK; half++) {
         status = yolo_model_save(model, "build/fuzz/seed.pt", half, &error);
@@ -275,6 +331,7 @@ static void fuzz_seed_checkpoints(fuzz_target *target) {
     yolo_model_close(model);
 }
 
+#ifndef FUZZ_GUIDED
 /* ---- one case ---- */
 
 /* In a child: reads the mutated file. Returns NULL when that was good, else what was wrong with it. */
@@ -317,35 +374,146 @@ static const char *fuzz_case(const fuzz_target *target, uint64_t seed, char *tex
     return WEXITSTATUS(status) < 2 ? NULL : "a sanitizer's report";
 }
 
+#endif
+
+/* ---- targets ---- */
+
+static fuzz_target fuzz_targets[] = {
+    {.name = "picture", .extension = ".jpg", .read = fuzz_picture},
+    {.name = "webp", .extension = ".webp", .read = fuzz_picture},
+    {.name = "labels", .extension = ".txt", .text = true, .read = fuzz_labels},
+    {.name = "dataset", .extension = ".yaml", .text = true, .read = fuzz_dataset},
+    {.name = "network", .extension = ".yaml", .text = true, .read = fuzz_model},
+    {.name = "checkpoint", .extension = ".pt", .mutate = fuzz_mutate_checkpoint, .read = fuzz_model},
+    {.name = "training", .extension = ".pt", .mutate = fuzz_mutate_checkpoint, .read = fuzz_training},
+    {.name = "tiff", .extension = ".tif", .read = fuzz_picture},
+    {.name = "exif", .extension = ".exif", .read = fuzz_exif},
+    {.name = "yaml", .extension = ".yaml", .text = true, .read = fuzz_yaml},
+    {.name = "zip", .extension = ".zip", .mutate = fuzz_mutate_checkpoint, .read = fuzz_zip},
+    {.name = "pickle", .extension = ".pkl", .read = fuzz_pickle},
+};
+
+static fuzz_target *fuzz_find(const char *name) {
+    for (int t = 0; t < YOLO_COUNT(fuzz_targets); t++)
+        if (!strcmp(fuzz_targets[t].name, name)) return &fuzz_targets[t];
+    return NULL;
+}
+
+/* The checkpoints again as archives, and the pickles in them. */
+static void fuzz_seed_archives(void) {
+    static const char *const from[] = {"checkpoint", "training"};
+    for (int k = 0; k < YOLO_COUNT(from); k++)
+        for (int i = 0; i < fuzz_find(from[k])->count; i++) {
+            const fuzz_file *file = &fuzz_find(from[k])->seeds[i];
+            yolo_error error;
+            zip_archive zip;
+            fuzz_seed(fuzz_find("zip"), file->bytes, file->size);
+            if (zip_open(&zip, "seed", file->bytes, file->size, &error) != YOLO_OK) continue;
+            for (int e = 0; e < zip.count; e++) {
+                const uint8_t *bytes;
+                if (str_ends_with(zip.entries[e].name, "/data.pkl") && zip_read(&zip, &zip.entries[e], &bytes, &error) == YOLO_OK)
+                    fuzz_seed(fuzz_find("pickle"), bytes, (size_t)zip.entries[e].size);
+            }
+            zip_close(&zip);
+        }
+}
+
+static void fuzz_seed_all(void) {
+    static const uint8_t exif[] = {'M', 'M', 0, 42, 0, 0, 0, 8, 0, 2, 1, 15, 0, 2, 0, 0, 0, 1, 'x', 0, 0, 0, 1, 0x12, 0, 3, 0, 0, 0, 1, 0, 6, 0, 0, 0, 0, 0, 0};
+    fuzz_seed_pictures(fuzz_find("picture"));
+    fuzz_seed_fixtures(fuzz_find("webp"));
+    fuzz_seed_fixtures(fuzz_find("tiff"));
+    fuzz_seed(fuzz_find("exif"), exif, sizeof exif);
+    fuzz_seed(fuzz_find("labels"), fuzz_label_text, sizeof fuzz_label_text - 1);
+    for (int i = 0; i < 2; i++) {
+        fuzz_target *target = fuzz_find(i ? "yaml" : "dataset");
+        fuzz_seed(target, fuzz_dataset_text, sizeof fuzz_dataset_text - 1);
+        fuzz_seed(target, fuzz_names_text, sizeof fuzz_names_text - 1);
+    }
+    fuzz_seed(fuzz_find("network"), fuzz_net_text, sizeof fuzz_net_text - 1);
+    fuzz_seed(fuzz_find("yaml"), fuzz_net_text, sizeof fuzz_net_text - 1);
+    fuzz_seed_checkpoints(fuzz_find("checkpoint"));
+    fuzz_seed_training(fuzz_find("training"));
+    fuzz_seed_archives();
+}
+
+#ifdef FUZZ_GUIDED
+/* ---- led by libFuzzer: everything in one process ---- */
+
+static fuzz_target *fuzz_chosen;
+static char fuzz_path[200];
+
+size_t LLVMFuzzerMutate(uint8_t *bytes, size_t size, size_t most);
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    yolo_error error;
+    for (int i = 1; i < *argc; i++)
+        if (!strncmp((*argv)[i], "--target=", 9)) fuzz_chosen = fuzz_find((*argv)[i] + 9);
+    if (!fuzz_chosen || path_make_directories(fuzz_folder, &error) != YOLO_OK) {
+        fprintf(stderr, "--target=NAME is needed, one of fuzz.c's\n");
+        exit(1);
+    }
+    snprintf(fuzz_path, sizeof fuzz_path, "%s/guided-%s%s", fuzz_folder, fuzz_chosen->name, fuzz_chosen->extension);
+    return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
+    FILE *f = fopen(fuzz_path, "wb");
+    if (!f || fwrite(bytes, 1, size, f) != size || fclose(f)) abort();
+    uint8_t *exact = malloc(size ? size : 1); /* the caller's is const */
+    memcpy(exact, bytes, size);
+    int verdict = fuzz_chosen->read(fuzz_path, &(fuzz_file){exact, size});
+    free(exact);
+    if (verdict == 2) {
+        fprintf(stderr, "%s: an error without a message, or a message without an error\n", fuzz_chosen->name);
+        abort();
+    }
+    return 0;
+}
+
+/* Half of the mutations are ours, which know what the files are made of. */
+size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t size, size_t most, unsigned seed) {
+    rng r = {.key = seed};
+    if (rng_next(&r) % 2 || (!fuzz_chosen->mutate && !fuzz_chosen->text)) return LLVMFuzzerMutate(bytes, size, most);
+    fuzz_file file = {malloc(size + 1024), size};
+    memcpy(file.bytes, bytes, size);
+    if (fuzz_chosen->mutate) fuzz_chosen->mutate(&r, &file);
+    else fuzz_mutate(&r, &file, true);
+    size = YOLO_MIN(file.size, most);
+    memcpy(bytes, file.bytes, size);
+    free(file.bytes);
+    return size;
+}
+
+#else
+/* ---- led by a seed: a process a case ---- */
+
+static int fuzz_write_seeds(const char *folder) {
+    char path[400];
+    yolo_error error = {0};
+    yolo_status status = YOLO_OK;
+    for (int t = 0; t < YOLO_COUNT(fuzz_targets) && status == YOLO_OK; t++)
+        for (int i = 0; i < fuzz_targets[t].count && status == YOLO_OK; i++) {
+            snprintf(path, sizeof path, "%s/%s", folder, fuzz_targets[t].name);
+            status = path_make_directories(path, &error);
+            snprintf(path, sizeof path, "%s/%s/%d", folder, fuzz_targets[t].name, i);
+            if (status == YOLO_OK) status = path_write(path, fuzz_targets[t].seeds[i].bytes, fuzz_targets[t].seeds[i].size, false, &error);
+        }
+    if (status != YOLO_OK) printf("%s\n", error.message);
+    return status != YOLO_OK;
+}
+
 int main(int argc, char **argv) {
-    static fuzz_target targets[] = {
-        {.name = "picture", .extension = ".jpg", .read = fuzz_picture},
-        {.name = "webp", .extension = ".webp", .read = fuzz_picture},
-        {.name = "labels", .extension = ".txt", .text = true, .read = fuzz_labels},
-        {.name = "dataset", .extension = ".yaml", .text = true, .read = fuzz_dataset},
-        {.name = "network", .extension = ".yaml", .text = true, .read = fuzz_model},
-        {.name = "checkpoint", .extension = ".pt", .mutate = fuzz_mutate_checkpoint, .read = fuzz_model},
-        {.name = "training", .extension = ".pt", .mutate = fuzz_mutate_checkpoint, .read = fuzz_training},
-        {.name = "tiff", .extension = ".tif", .read = fuzz_picture},
-    };
     int count = argc > 1 ? atoi(argv[1]) : 2000, passed = 0, failed = 0;
     uint64_t first = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     yolo_error error;
     if (path_make_directories(fuzz_folder, &error) != YOLO_OK) return 1;
-    fuzz_seed_pictures(&targets[0]);
-    fuzz_seed_fixtures(&targets[1]);
-    fuzz_seed_fixtures(&targets[7]);
-    fuzz_seed(&targets[2], fuzz_label_text, sizeof fuzz_label_text - 1);
-    fuzz_seed(&targets[3], fuzz_dataset_text, sizeof fuzz_dataset_text - 1);
-    fuzz_seed(&targets[3], fuzz_names_text, sizeof fuzz_names_text - 1);
-    fuzz_seed(&targets[4], fuzz_net_text, sizeof fuzz_net_text - 1);
-    fuzz_seed_checkpoints(&targets[5]);
-    fuzz_seed_training(&targets[6]);
-    int only = -1;
-    for (int t = 0; argc > 3 && t < YOLO_COUNT(targets); t++)
-        if (!strcmp(targets[t].name, argv[3])) only = t;
+    fuzz_seed_all();
+    if (argc == 3 && !strcmp(argv[1], "seeds")) return fuzz_write_seeds(argv[2]);
+    const fuzz_target *only = argc > 3 ? fuzz_find(argv[3]) : NULL;
+    if (argc > 3 && !only) return printf("no target %s\n", argv[3]), 1;
     for (int i = 0; i < count; i++) {
-        const fuzz_target *target = &targets[only >= 0 ? only : (int)((first + (uint64_t)i) % YOLO_COUNT(targets))];
+        const fuzz_target *target = only ? only : &fuzz_targets[(first + (uint64_t)i) % YOLO_COUNT(fuzz_targets)];
         char text[100];
         const char *wrong = target->count ? fuzz_case(target, first + (uint64_t)i, text, sizeof text) : "no file to start from";
         if (wrong) printf("FAIL fuzz 1 %llu %s: %s\n", (unsigned long long)first + (unsigned long long)i, target->name, wrong);
@@ -355,3 +523,4 @@ int main(int argc, char **argv) {
     printf("%d passed, %d failed, 0 skipped\n", passed, failed);
     return failed || !passed;
 }
+#endif
