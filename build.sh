@@ -171,20 +171,26 @@ run_tests() {
     # The tests use what they test: of the command line and the platform's part, that is not all.
     warnings="$warnings -Wno-unused-function"
     # shellcheck disable=SC2317 # called by name
-    tests_plain() {
-        build_checked build/test tests/test.c -O2
-        part unit 500 build/test
+    tests_sanitized() {
+        build_checked build/test-asan tests/test.c $sanitize
+        part unit-asan 800 build/test-asan
+    }
+    # shellcheck disable=SC2317
+    tests_emulated() {
         build_emulated build/test-gpu -O2
         part gpu-emulated 500 build/test-gpu
     }
     # shellcheck disable=SC2317
-    tests_checked() {
-        build_checked build/test-asan tests/test.c $sanitize
-        part unit-asan 800 build/test-asan
+    tests_plain() {
+        build_checked build/test tests/test.c -O2
+        part unit 500 build/test
+    }
+    # shellcheck disable=SC2317
+    tests_vendored() {
         part harness 200 sh tests/harness.sh "$cc${stb:+ -I$stb}"
         part example 300 sh tests/example.sh "$cc${stb:+ -I$stb}"
     }
-    parts_together tests_plain tests_checked
+    parts_together tests_sanitized tests_emulated tests_plain tests_vendored
     part cli 300 sh tests/cli.sh ./yolo # alone: it looks at times
     parts_end
 }

@@ -4,7 +4,8 @@
 #   part NAME SECONDS COMMAND...   one part: its own "N passed, N failed, N skipped" counts, else its exit status does
 #                                  (77 = skipped, with its last line as the reason); too long is a failure
 #   parts_skip NAME REASON         a part that cannot run here
-#   parts_together FUNCTION...     functions that call the two above, all at a time; each is a subshell
+#   parts_together "CALL"...       calls of functions that call the two above, two at a time, the longest first: each of two lanes
+#                                  takes the next one that is left
 #   parts_end                      prints the sum; status 1 when anything failed or nothing passed
 
 parts_passed=0 parts_failed=0 parts_skipped=0
@@ -46,20 +47,23 @@ parts_skip() {
 }
 
 parts_together() {
-    for parts_lane; do
-        rm -f "build/logs/$parts_lane.counts"
-        (
+    parts_taken=build/logs/taken
+    rm -rf $parts_taken
+    mkdir -p $parts_taken
+    for _ in 1 2; do
+        for parts_item; do
+            mkdir "$parts_taken/$parts_item" 2>/dev/null || continue
             parts_passed=0 parts_failed=0 parts_skipped=0
-            "$parts_lane"
-            echo "$parts_passed $parts_failed $parts_skipped" >"build/logs/$parts_lane.counts"
-        ) &
+            $parts_item
+            echo "$parts_passed $parts_failed $parts_skipped" >"$parts_taken/$parts_item/counts"
+        done &
     done
     wait
-    for parts_lane; do
+    for parts_item; do
         p=0 f=0 s=0
-        if ! read -r p f s 2>/dev/null <"build/logs/$parts_lane.counts"; then
+        if ! read -r p f s 2>/dev/null <"$parts_taken/$parts_item/counts"; then
             p=0 f=1 s=0
-            parts_report FAIL "$parts_lane" 0 "did not come to its end"
+            parts_report FAIL "$parts_item" 0 "did not come to its end"
         fi
         parts_passed=$((parts_passed + p)) parts_failed=$((parts_failed + f)) parts_skipped=$((parts_skipped + s))
     done
