@@ -1952,6 +1952,11 @@ static void json_int(json *j, const char *key, int64_t number) {
     str_format(&j->text, "%lld", (long long)number);
 }
 
+static void json_bool(json *j, const char *key, bool truth) {
+    json_key(j, key);
+    str_add(&j->text, truth ? "true" : "false");
+}
+
 /* With so many decimals; null where it is not finite, for which JSON has no number. */
 static void json_number(json *j, const char *key, double number, int decimals) {
     json_key(j, key);
@@ -20181,13 +20186,202 @@ static yolo_status plot_batch(const char *path, const plot_sheet *sheet, yolo_er
 
 /* ==== 23 prep_: data preparation ================================================================================
    1 The source is only read; `out` may lie within it and is then not searched.
-   2 Which set a picture goes to is a function of the seed and of the picture's bytes: not of its name, its folder, its
-     label or the other pictures. So nothing moves when pictures come, go or are renamed, equal pictures cannot be on
-     both sides, and every class is drawn with the same share. One exception: where no picture at all would be in
-     val, the one next to it by that function is.
+   2 Which side a picture goes to is drawn from the seed and the picture's bytes: not from its name, folder, label or the
+     other pictures. So nothing moves when pictures come, go or are renamed, into whatever folder it is prepared, equal
+     pictures cannot be on both sides, and every class is drawn with the same share. The price is chance: of n pictures
+     the share for val is off by the square root of share (1 - share) / n, which is told, class by class. A quota for
+     each class would hit it, but the pictures at its edge would change sides whenever others come.
+     Two things need more than the picture itself. What looks alike goes to one side, that of the picture whose hash
+     is lowest. And a class that chance leaves out of one side, though its share of pictures is one at least, gets the
+     picture next to it by the draw. Both could turn out otherwise with new pictures; therefore split.tsv keeps the side
+     of each picture ever seen, what is in it never changes sides, and what looks like it follows it. A picture that
+     looks like some of both sides is drawn by itself, and told. Another seed or share is another split.
    3 A file in `out` is replaced or removed only while it is as an earlier run left it. prepared.tsv keeps each one's
-     hashes, is written before the first file as well as after the last, and so survives a killed run.
+     hashes. It and split.tsv are written before the first file, prepared.tsv after the last as well: so they survive a
+     killed run.
    4 The log tells in the order of the paths, whatever the threads do. */
+
+/* ---- pictures that look alike */
+
+/* A picture in small. It stays much the same when the picture is compressed again, resized or made a little brighter. */
+enum { PREP_FINE = 32, PREP_CELLS = 16, PREP_WAVES = 8,
+       PREP_BITS = 7,   /* of the hash may differ: photographs that are not alike differ in 16 and more of 63 */
+       PREP_BITS_ALONE = 3, /* where no cells decide */
+       PREP_APART = 20, /* the most that any cell may differ, 40 being the deviation of a picture's cells */
+       PREP_SAME = 4,   /* differences up to this add nothing to the picture that is known already */
+       PREP_MOST = 64 };/* candidates with the same quarter of a hash */
+
+typedef enum prep_sight { PREP_BLANK, PREP_HASH, PREP_WHOLE } prep_sight;
+
+typedef struct prep_look {
+    prep_sight sight; /* BLANK: too even to be compared, HASH: without cells */
+    uint64_t hash;    /* a bit for each of the lowest waves: is there more of it than of most? */
+    int8_t cells[PREP_CELLS * PREP_CELLS]; /* gray, less the mean, in 1/40 of the deviation */
+} prep_look;
+
+/* In 1/256 of a level. */
+static uint64_t prep_gray(const uint8_t *p) { return 77u * p[0] + 150u * p[1] + 29u * p[2]; }
+
+/* Sums of a row's gray times the share of a pixel that falls into each of PREP_FINE columns, in 1/PREP_FINE of a pixel. */
+static void prep_sum_row(const uint8_t *row, int width, uint64_t sums[PREP_FINE]) {
+    for (int64_t c = 0; c < PREP_FINE; c++) {
+        int64_t from = c * width, to = from + width, first = from / PREP_FINE, last = (to - 1) / PREP_FINE;
+        uint64_t sum = 0;
+        for (int64_t x = first; x <= last; x++) sum += prep_gray(row + x * 3);
+        sums[c] = sum * PREP_FINE - prep_gray(row + first * 3) * (uint64_t)(from - first * PREP_FINE) -
+                  prep_gray(row + last * 3) * (uint64_t)((last + 1) * PREP_FINE - to);
+    }
+}
+
+/* The mean gray of PREP_FINE x PREP_FINE parts of a picture, in levels. */
+static void prep_shrink(const yolo_image *image, double fine[PREP_FINE * PREP_FINE]) {
+    uint64_t sums[PREP_FINE], total[PREP_FINE * PREP_FINE] = {0};
+    int64_t height = image->height;
+    for (int64_t y = 0; y < height; y++) {
+        int64_t top = y * PREP_FINE, bottom = top + PREP_FINE;
+        prep_sum_row(image->pixels + (size_t)y * (size_t)image->width * 3, image->width, sums);
+        for (int64_t r = top / height; r * height < bottom; r++) {
+            uint64_t share = (uint64_t)(YOLO_MIN(bottom, (r + 1) * height) - YOLO_MAX(top, r * height));
+            for (int c = 0; c < PREP_FINE; c++) total[r * PREP_FINE + c] += share * sums[c];
+        }
+    }
+    for (int i = 0; i < PREP_FINE * PREP_FINE; i++) fine[i] = (double)total[i] / ((double)image->width * (double)height * 256);
+}
+
+static int prep_number_order(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* A perceptual hash: which of the waves of a cosine transform are above their median. Rounded, so that what has none of
+   a wave does not depend on the last bit. */
+static uint64_t prep_waves(const double fine[PREP_FINE * PREP_FINE]) {
+    double table[PREP_WAVES][PREP_FINE], rows[PREP_FINE][PREP_WAVES], waves[PREP_WAVES * PREP_WAVES], sorted[PREP_WAVES * PREP_WAVES - 1];
+    for (int k = 0; k < PREP_WAVES; k++)
+        for (int x = 0; x < PREP_FINE; x++) table[k][x] = cos(3.14159265358979323846 * (2 * x + 1) * k / (2 * PREP_FINE));
+    for (int y = 0; y < PREP_FINE; y++)
+        for (int k = 0; k < PREP_WAVES; k++) {
+            rows[y][k] = 0;
+            for (int x = 0; x < PREP_FINE; x++) rows[y][k] += fine[y * PREP_FINE + x] * table[k][x];
+        }
+    for (int v = 0; v < PREP_WAVES; v++)
+        for (int k = 0; k < PREP_WAVES; k++) {
+            double sum = 0;
+            for (int y = 0; y < PREP_FINE; y++) sum += rows[y][k] * table[v][y];
+            waves[v * PREP_WAVES + k] = rint(sum);
+        }
+    memcpy(sorted, waves + 1, sizeof sorted); /* the first is the mean */
+    qsort(sorted, YOLO_COUNT(sorted), sizeof *sorted, prep_number_order);
+    uint64_t hash = 0;
+    for (int i = 1; i < PREP_WAVES * PREP_WAVES; i++) hash |= (uint64_t)(waves[i] > sorted[YOLO_COUNT(sorted) / 2]) << i;
+    return hash;
+}
+
+/* What a decoded picture looks like. */
+static void prep_look_at(const yolo_image *image, prep_look *look) {
+    double fine[PREP_FINE * PREP_FINE], cells[PREP_CELLS * PREP_CELLS], mean = 0, square = 0;
+    enum { N = PREP_CELLS * PREP_CELLS };
+    memset(look, 0, sizeof *look);
+    prep_shrink(image, fine);
+    for (int i = 0; i < N; i++) {
+        const double *p = fine + i / PREP_CELLS * 2 * PREP_FINE + i % PREP_CELLS * 2;
+        cells[i] = (p[0] + p[1] + p[PREP_FINE] + p[PREP_FINE + 1]) / 4;
+        mean += cells[i] / N;
+    }
+    for (int i = 0; i < N; i++) square += (cells[i] - mean) * (cells[i] - mean) / N;
+    double deviation = sqrt(square);
+    if (deviation < 2) return;
+    look->sight = PREP_WHOLE;
+    look->hash = prep_waves(fine);
+    for (int i = 0; i < N; i++) look->cells[i] = (int8_t)rint(YOLO_CLAMP((cells[i] - mean) * 40 / deviation, -127, 127));
+}
+
+static int prep_bits(uint64_t x) {
+    x -= x >> 1 & 0x5555555555555555u;
+    x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
+    return (int)(((x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u >> 56);
+}
+
+/* The largest difference of two pictures' cells, or INT_MAX where they are not alike. */
+static int prep_difference(const prep_look *a, const prep_look *b) {
+    bool whole = a->sight == PREP_WHOLE && b->sight == PREP_WHOLE;
+    int most = 0;
+    if (!a->sight || !b->sight || prep_bits(a->hash ^ b->hash) > (whole ? PREP_BITS : PREP_BITS_ALONE)) return INT_MAX;
+    for (int i = 0; whole && i < YOLO_COUNT(a->cells); i++) {
+        int difference = abs(a->cells[i] - b->cells[i]);
+        if (difference > PREP_APART) return INT_MAX;
+        most = YOLO_MAX(most, difference);
+    }
+    return whole ? most : PREP_APART;
+}
+
+typedef struct prep_index { /* of looks, by each quarter of their hashes */
+    const prep_look *looks;
+    int64_t *group;
+    int32_t *heads[4], *next[4]; /* the latest with a quarter, the one before it; -1 = none */
+} prep_index;
+
+static int64_t prep_group_of(int64_t *group, int64_t i) {
+    while (group[i] != i) i = group[i] = group[group[i]];
+    return i;
+}
+
+/* Joins picture i to those in the index with this quarter that it looks like; the least difference. */
+static int prep_join(prep_index *index, int64_t i, int quarter, uint32_t value) {
+    int least = INT_MAX, seen = 0;
+    for (int32_t other = index->heads[quarter][value]; other >= 0 && seen < PREP_MOST; other = index->next[quarter][other], seen++) {
+        int difference = prep_difference(&index->looks[i], &index->looks[other]);
+        if (difference == INT_MAX) continue;
+        int64_t a = prep_group_of(index->group, i), b = prep_group_of(index->group, other);
+        index->group[YOLO_MAX(a, b)] = YOLO_MIN(a, b);
+        least = YOLO_MIN(least, difference);
+    }
+    return least;
+}
+
+/* Of PREP_BITS differing bits a quarter of the hash has one at most: so each picture is compared with those alone that
+   share a quarter, or all of it but a bit (Norouzi et al. 2012). The latest first: films lie in order. */
+static void prep_place_look(prep_index *index, int64_t i) {
+    uint64_t hash = index->looks[i].hash;
+    int least = INT_MAX;
+    for (int quarter = 0; quarter < 4; quarter++) {
+        uint32_t value = (uint32_t)(hash >> quarter * 16) & 0xffff;
+        for (int bit = -1; bit < 16; bit++) {
+            int found = prep_join(index, i, quarter, bit < 0 ? value : value ^ 1u << bit);
+            least = YOLO_MIN(least, found);
+        }
+    }
+    for (int quarter = 0; least > PREP_SAME && quarter < 4; quarter++) {
+        int32_t *head = &index->heads[quarter][(uint32_t)(hash >> quarter * 16) & 0xffff];
+        index->next[quarter][i] = *head;
+        *head = (int32_t)i;
+    }
+}
+
+/* Near-duplicates: group[i] = the first of the pictures that i is alike with, over others between them too; i itself
+   where there is none before it. A time of `count` but where thousands show the same scene. */
+static yolo_status prep_group_alike(const prep_look *looks, int64_t count, int64_t *group, yolo_error *error) {
+    prep_index index = {.looks = looks, .group = group};
+    bool good = count < INT32_MAX;
+    for (int quarter = 0; good && quarter < 4; quarter++) {
+        index.heads[quarter] = mem_array(65536, sizeof **index.heads);
+        index.next[quarter] = mem_array((uint64_t)YOLO_MAX(count, 1), sizeof **index.next);
+        good = index.heads[quarter] && index.next[quarter];
+        if (good) memset(index.heads[quarter], -1, 65536 * sizeof **index.heads);
+    }
+    for (int64_t i = 0; good && i < count; i++) {
+        group[i] = i;
+        if (looks[i].sight) prep_place_look(&index, i);
+    }
+    for (int64_t i = 0; good && i < count; i++) group[i] = prep_group_of(group, i);
+    for (int quarter = 0; quarter < 4; quarter++) {
+        mem_free(index.heads[quarter]);
+        mem_free(index.next[quarter]);
+    }
+    return good ? YOLO_OK : err_memory(error, (uint64_t)count * 16);
+}
+
+/* ---- a run */
 
 enum { PREP_MAX_PICTURE = 1 << 30, PREP_CHUNK = 32 };
 
@@ -20205,10 +20399,15 @@ typedef struct prep_picture {
     uint64_t label_hash;
     lbl_box *boxes;
     int64_t box_count;
-    const struct prep_picture *twin; /* a duplicate's picture that is kept */
+    const struct prep_picture *twin;  /* a duplicate's picture that is kept */
+    const struct prep_picture *alike; /* the first picture that looks like it */
     prep_fate fate;
     bool val;
+    bool known;              /* its side is an earlier run's */
+    bool settled;            /* its side is another than drawn, for the sake of a class */
 } prep_picture;
+
+typedef struct prep_side { uint64_t content, hash; int64_t size; bool sighted, val; } prep_side; /* of split.tsv */
 
 typedef struct prep_row { char *place; uint64_t content, label; bool labelled; } prep_row; /* of prepared.tsv */
 
@@ -20227,11 +20426,38 @@ typedef struct prep_job {
     int64_t count;
     prep_row *rows;          /* of earlier runs, by place */
     int64_t row_count, row_capacity;
+    prep_side *sides;        /* of earlier runs, by content */
+    int64_t side_count, side_capacity;
+    prep_look *looks;        /* of the pictures */
+    str bad, kept;           /* label lines left out, files that stay: a sentence each, a NUL behind it */
+    int64_t copied;          /* instead of linked */
     thr_pool *pool;
     log_meter meter;
     int64_t first;           /* picture of the chunk that is examined */
     int64_t *class_boxes;    /* train and val, class by class */
+    int64_t *class_pictures; /* likewise, and behind them of all pictures */
+    int64_t *class_seen, seen; /* the last picture in which each was counted, from 1 */
 } prep_job;
+
+static void prep_note(str *notes, const char *text) { str_append(notes, text, strlen(text) + 1); }
+
+/* A log that also keeps what it is told, for report.json. */
+static void prep_keep_bad(void *user, yolo_log_level level, const char *text) {
+    prep_job *job = user;
+    prep_note(&job->bad, text);
+    log_write(&job->options.log, level, "%s", text);
+}
+
+YOLO_PRINTF(2, 3)
+static void prep_tell_kept(prep_job *job, const char *format, ...) {
+    char text[2 * DATA_PATH_SIZE];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    prep_note(&job->kept, text);
+    log_write(&job->options.log, YOLO_LOG_WARNING, "%s", text);
+}
 
 /* ---- what is asked for */
 
@@ -20268,6 +20494,15 @@ static yolo_status prep_check(prep_job *job) {
         if (prep_is_below(job->source, part))
             return err_set(error, YOLO_ERROR_USAGE, "source=%s: is a folder that out=%s is going to fill, expected another", o->source, o->out);
     }
+    snprintf(part, sizeof part, "%s/prepared.tsv", job->out);
+    bool before = os_path_kind(part) == OS_FILE;
+    for (int i = 0; !before && i < 2; i++) {
+        snprintf(part, sizeof part, "%s/%s", job->out, i ? "labels" : "images");
+        if (os_path_kind(part) == OS_DIRECTORY)
+            prep_tell_kept(job, "%s: was there before and is not prepare's: what is in it stays and is trained on too", part);
+    }
+    if (prep_is_below(job->out, job->source))
+        log_write(&job->options.log, YOLO_LOG_INFO, "out=%s lies within source=%s; pictures in it are not taken", o->out, o->source);
     return YOLO_OK;
 }
 
@@ -20325,7 +20560,8 @@ static yolo_status prep_find(prep_job *job) {
     while (inner && path_is_separator(job->source[inner - 1])) inner--;
     const char *out = prep_is_below(job->out, job->source) ? job->out + inner + 1 : NULL; /* its path below the source */
     job->pictures = mem_array((uint64_t)YOLO_MAX(job->found.count, 1), sizeof *job->pictures);
-    if (!job->pictures) return err_memory(job->error, (uint64_t)job->found.count * sizeof *job->pictures);
+    job->looks = mem_array((uint64_t)YOLO_MAX(job->found.count, 1), sizeof *job->looks);
+    if (!job->pictures || !job->looks) return err_memory(job->error, (uint64_t)job->found.count * sizeof *job->pictures);
     for (int64_t i = 0; i < job->found.count; i++) {
         const char *below = job->found.paths[i] + root;
         while (path_is_separator(*below)) below++;
@@ -20352,6 +20588,7 @@ static void prep_examine(void *context, int index, int worker) {
         status = codec_read_memory(p->path, bytes, size, &image, &error);
         mem_free(bytes);
     }
+    if (status == YOLO_OK && job->options.alike) prep_look_at(&image, &job->looks[job->first + index]);
     mem_free(image.pixels);
     if (status == YOLO_OK) return;
     p->fate = PREP_DAMAGED;
@@ -20390,14 +20627,15 @@ static yolo_status prep_read_label(prep_job *job, prep_picture *p) {
     yolo_error error = {0};
     char *path = data_label_path(p->path);
     if (!path) return err_memory(job->error, 4096);
-    yolo_status status = lbl_read(path, job->class_count, &labels, &job->options.log, &error);
+    yolo_status status = lbl_read(path, job->class_count, &labels, &(yolo_log){prep_keep_bad, job}, &error);
     job->report->bad_lines += labels.bad_lines;
     if (status == YOLO_ERROR_MEMORY || (status == YOLO_OK && !labels.missing && !prep_label_text(job, p, &labels)))
         status = err_memory(job->error, 65536);
     else if (status != YOLO_OK || (!labels.count && labels.bad_lines)) {
         p->fate = PREP_DAMAGED;
-        if (status != YOLO_OK) log_write(&job->options.log, YOLO_LOG_WARNING, "%s: left out: %s", p->path, error.message);
-        else log_write(&job->options.log, YOLO_LOG_WARNING, "%s: left out: no line of %s is a label", p->path, path);
+        if (status == YOLO_OK) err_set(&error, YOLO_ERROR_FORMAT, "no line of %s is a label", path);
+        p->complaint = str_copy(error.message);
+        log_write(&job->options.log, YOLO_LOG_WARNING, "%s: left out: %s", p->path, error.message);
         status = YOLO_OK;
     }
     mem_free(path);
@@ -20438,33 +20676,36 @@ static int prep_content_order(const void *a, const void *b) {
     return strcmp(x->path, y->path);
 }
 
-/* 0..1, from seed and content alone: a picture is in val below the share asked for. */
-static double prep_draw(const prep_job *job, const prep_picture *p) {
-    uint64_t key[2] = {p->content, (uint64_t)p->size};
-    return (double)(hash_bytes(key, sizeof key, job->options.seed) >> 11) * (1.0 / 9007199254740992.0);
+/* Writes a text below out, unless it is there already, so that what is the same need not wait for the disk. Frees it. */
+static yolo_status prep_write_text(prep_job *job, const char *name, str *s) {
+    char *path = path_join(job->options.out, name);
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    const char *text = s->text ? s->text : "";
+    yolo_status status = !path || s->failed ? err_memory(job->error, (uint64_t)s->length) : YOLO_OK;
+    bool same = status == YOLO_OK && os_path_kind(path) == OS_FILE && path_read(path, PREP_MAX_PICTURE, &bytes, &size, NULL) == YOLO_OK &&
+                size == (size_t)s->length && !memcmp(bytes, text, size);
+    mem_free(bytes);
+    if (status == YOLO_OK && !same) status = path_write(path, text, (size_t)s->length, true, job->error);
+    str_free(s);
+    mem_free(path);
+    return status;
 }
 
-static yolo_status prep_split(prep_job *job) {
-    prep_picture **sorted = mem_array((uint64_t)job->count, sizeof *sorted), *lowest = NULL;
-    int64_t n = 0, taken = 0, val = 0;
+/* Of pictures with the same bytes one stays. */
+static yolo_status prep_drop_duplicates(prep_job *job) {
+    prep_picture **sorted = mem_array((uint64_t)job->count, sizeof *sorted);
+    int64_t n = 0;
     if (!sorted) return err_memory(job->error, (uint64_t)job->count * sizeof *sorted);
     for (int64_t i = 0; i < job->count; i++)
         if (job->pictures[i].fate == PREP_TAKEN) sorted[n++] = &job->pictures[i];
     qsort(sorted, (size_t)n, sizeof *sorted, prep_content_order);
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 1; i < n; i++) {
         prep_picture *p = sorted[i];
-        if (i && p->content == sorted[i - 1]->content && p->size == sorted[i - 1]->size) {
-            p->fate = PREP_DUPLICATE;
-            p->twin = sorted[i - 1]->twin ? sorted[i - 1]->twin : sorted[i - 1];
-            continue;
-        }
-        double draw = prep_draw(job, p);
-        p->val = draw < job->share;
-        val += p->val;
-        taken++;
-        if (!lowest || draw < prep_draw(job, lowest)) lowest = p;
+        if (p->content != sorted[i - 1]->content || p->size != sorted[i - 1]->size) continue;
+        p->fate = PREP_DUPLICATE;
+        p->twin = sorted[i - 1]->twin ? sorted[i - 1]->twin : sorted[i - 1];
     }
-    if (!val && taken > 1 && job->share > 0) lowest->val = true;
     mem_free(sorted);
     for (int64_t i = 0; i < job->count; i++) {
         const prep_picture *p = &job->pictures[i];
@@ -20472,7 +20713,287 @@ static yolo_status prep_split(prep_job *job) {
         if (p->twin)
             log_write(&job->options.log, YOLO_LOG_WARNING, "%s: left out: same picture as %s%s", p->path, p->twin->path, differ ? ", with another label" : "");
     }
-    return taken ? YOLO_OK : err_set(job->error, YOLO_ERROR_FORMAT, "%s: none of %lld pictures can be used", job->options.source, (long long)job->count);
+    return n ? YOLO_OK : err_set(job->error, YOLO_ERROR_FORMAT, "%s: none of %lld pictures can be used", job->options.source, (long long)job->count);
+}
+
+static int prep_side_order(const void *a, const void *b) {
+    const prep_side *x = a, *y = b;
+    if (x->content != y->content) return x->content < y->content ? -1 : 1;
+    return x->size < y->size ? -1 : x->size > y->size;
+}
+
+/* The first line of split.tsv: where it differs, another split is asked for. */
+static void prep_sides_head(const prep_job *job, char head[160]) {
+    char share[40];
+    str_from_number(share, job->share, 17);
+    snprintf(head, 160, "content\tsize\tlook\tside\tseed=%llu val=%s", (unsigned long long)job->options.seed, share);
+}
+
+/* The sides that earlier runs chose. Lines that are none are passed over. */
+static yolo_status prep_read_sides(prep_job *job) {
+    uint8_t *bytes;
+    const char *text, *end, *line;
+    size_t length;
+    char *path = path_join(job->options.out, "split.tsv"), head[160];
+    yolo_status status = path ? YOLO_OK : err_memory(job->error, 4096);
+    bool there = path && os_path_kind(path) == OS_FILE;
+    if (there) status = data_read_text(path, DATA_MAX_TEXT, &bytes, &text, &end, job->error);
+    mem_free(path);
+    if (!there || status != YOLO_OK) return status;
+    prep_sides_head(job, head);
+    bool same = data_next_line(&text, end, &line, &length) && length == strlen(head) && !memcmp(line, head, length);
+    while (same && status == YOLO_OK && data_next_line(&text, end, &line, &length)) {
+        char row[100] = "", look[20], side[8];
+        unsigned long long content, hash = 0;
+        long long size;
+        memcpy(row, line, YOLO_MIN(length, sizeof row - 1));
+        if (sscanf(row, "%16llx\t%lld\t%16s\t%7s", &content, &size, look, side) != 4) continue;
+        bool sighted = look[0] != '-', val = !strcmp(side, "val");
+        if ((sighted && sscanf(look, "%16llx", &hash) != 1) || (!val && strcmp(side, "train"))) continue;
+        if (!mem_grow(&job->sides, &job->side_capacity, job->side_count + 1, sizeof *job->sides)) status = err_memory(job->error, 65536);
+        else job->sides[job->side_count++] = (prep_side){content, hash, size, sighted, val};
+    }
+    mem_free(bytes);
+    if (job->side_count > 1) qsort(job->sides, (size_t)job->side_count, sizeof *job->sides, prep_side_order);
+    return status;
+}
+
+static const prep_side *prep_side_of(const prep_job *job, const prep_picture *p) {
+    prep_side key = {.content = p->content, .size = p->size};
+    return job->side_count ? bsearch(&key, job->sides, (size_t)job->side_count, sizeof key, prep_side_order) : NULL;
+}
+
+/* 0..1, from seed and content alone: a picture is in val below the share asked for. */
+static double prep_draw(const prep_job *job, uint64_t content, int64_t size) {
+    uint64_t key[2] = {content, (uint64_t)size};
+    return (double)(hash_bytes(key, sizeof key, job->options.seed) >> 11) * (1.0 / 9007199254740992.0);
+}
+
+/* What is put on a side: a picture that is taken, or one of an earlier run that is no more in the source. */
+typedef struct prep_member {
+    prep_picture *picture;   /* NULL = of an earlier run */
+    prep_side side;
+    bool known;
+    int64_t group, next;     /* the first that looks like it; the next that does, -1 = none */
+    int64_t known_train, known_val; /* of the first: how many of its group are where already */
+    double draw;             /* of the first: its group's */
+} prep_member;
+
+typedef struct prep_split_work {
+    prep_job *job;
+    prep_member *members;
+    int64_t count;
+} prep_split_work;
+
+/* The pictures in the order of their paths, then those of earlier runs. */
+static yolo_status prep_members(prep_split_work *w) {
+    prep_job *job = w->job;
+    int64_t most = job->count + job->side_count;
+    bool *present = mem_array((uint64_t)YOLO_MAX(job->side_count, 1), sizeof *present);
+    w->members = mem_array((uint64_t)YOLO_MAX(most, 1), sizeof *w->members);
+    bool good = present && w->members;
+    for (int64_t i = 0; good && i < job->count; i++) {
+        prep_picture *p = &job->pictures[i];
+        const prep_side *side = prep_side_of(job, p);
+        if (side) present[side - job->sides] = true;
+        if (p->fate != PREP_TAKEN) continue;
+        const prep_look *look = &job->looks[i];
+        w->members[w->count] = (prep_member){p, {p->content, look->hash, p->size, look->sight != PREP_BLANK, side && side->val}, side != NULL, w->count, -1, 0, 0, 0};
+        w->count++;
+    }
+    for (int64_t i = 0; good && i < job->side_count; i++)
+        if (!present[i]) {
+            w->members[w->count] = (prep_member){NULL, job->sides[i], true, w->count, -1, 0, 0, 0};
+            w->count++;
+        }
+    mem_free(present);
+    return good ? YOLO_OK : err_memory(job->error, (uint64_t)most * sizeof *w->members);
+}
+
+/* Chains those that look alike, behind the first of them. */
+static yolo_status prep_chain(prep_split_work *w) {
+    prep_look *looks = mem_array((uint64_t)YOLO_MAX(w->count, 1), sizeof *looks);
+    int64_t *group = mem_array((uint64_t)YOLO_MAX(w->count, 1), sizeof *group);
+    yolo_status status = looks && group ? YOLO_OK : err_memory(w->job->error, (uint64_t)w->count * sizeof *looks);
+    for (int64_t i = 0; status == YOLO_OK && i < w->count; i++) {
+        const prep_member *m = &w->members[i];
+        if (m->picture) looks[i] = w->job->looks[m->picture - w->job->pictures];
+        else looks[i] = (prep_look){.sight = m->side.sighted ? PREP_HASH : PREP_BLANK, .hash = m->side.hash};
+    }
+    if (status == YOLO_OK) status = prep_group_alike(looks, w->count, group, w->job->error);
+    for (int64_t i = w->count - 1; status == YOLO_OK && i >= 0; i--) {
+        prep_member *m = &w->members[i], *first = &w->members[group[i]];
+        m->group = group[i];
+        if (m == first) continue;
+        m->next = first->next;
+        first->next = i;
+        if (m->picture) m->picture->alike = first->picture;
+    }
+    mem_free(group);
+    mem_free(looks);
+    return status;
+}
+
+/* The side of each group: where some of it are already, else by the draw of that whose content is lowest. */
+static void prep_draw_groups(prep_split_work *w) {
+    prep_job *job = w->job;
+    for (int64_t g = 0; g < w->count; g++) {
+        prep_member *first = &w->members[g];
+        const prep_side *lowest = &first->side;
+        if (first->group != g) continue;
+        for (int64_t i = g; i >= 0; i = w->members[i].next) {
+            const prep_member *m = &w->members[i];
+            if (m->known) *(m->side.val ? &first->known_val : &first->known_train) += 1;
+            if (prep_side_order(&m->side, lowest) < 0) lowest = &m->side;
+        }
+        first->draw = prep_draw(job, lowest->content, lowest->size);
+        bool both = first->known_val && first->known_train, one = first->known_val || first->known_train;
+        for (int64_t i = g; i >= 0; i = w->members[i].next) {
+            prep_member *m = &w->members[i];
+            if (m->known) continue;
+            m->side.val = both ? prep_draw(job, m->side.content, m->side.size) < job->share : one ? first->known_val > 0 : first->draw < job->share;
+        }
+    }
+}
+
+/* Adds a picture `times` to the counts of its classes and of all pictures. */
+static void prep_tally(prep_job *job, const prep_picture *p, bool val, int64_t times) {
+    job->seen++;
+    job->class_pictures[job->class_count * 2 + val] += times;
+    for (int64_t b = 0; b < p->box_count; b++) {
+        int id = p->boxes[b].class_id;
+        if (job->class_seen[id] != job->seen) job->class_pictures[id * 2 + val] += times;
+        job->class_seen[id] = job->seen;
+    }
+}
+
+static void prep_tally_group(prep_split_work *w, int64_t g, bool val, int64_t times) {
+    for (int64_t i = g; i >= 0; i = w->members[i].next)
+        if (w->members[i].picture) prep_tally(w->job, w->members[i].picture, val, times);
+}
+
+/* Moves a whole new group to the other side, unless one of its classes would be gone from this one then. */
+static bool prep_move_group(prep_split_work *w, int64_t g, bool to, bool whatever) {
+    prep_job *job = w->job;
+    bool good = true;
+    prep_tally_group(w, g, !to, -1);
+    for (int64_t i = g; i >= 0 && !whatever; i = w->members[i].next)
+        for (int64_t b = 0; b < w->members[i].picture->box_count; b++)
+            good &= job->class_pictures[w->members[i].picture->boxes[b].class_id * 2 + !to] > 0;
+    prep_tally_group(w, g, good ? to : !to, 1);
+    for (int64_t i = g; good && i >= 0; i = w->members[i].next) {
+        w->members[i].side.val = to;
+        w->members[i].picture->settled = true;
+    }
+    return good;
+}
+
+static bool prep_has_class(const prep_picture *p, int id) {
+    for (int64_t b = 0; b < p->box_count; b++)
+        if (p->boxes[b].class_id == id) return true;
+    return false;
+}
+
+/* Brings a class to the side that lacks it, with the new group next to that side by the draw that can be moved; id =
+   class_count: any picture. */
+static void prep_settle_class(prep_split_work *w, int id, bool to) {
+    bool any = id == w->job->class_count;
+    double bound = to ? -1 : 2;
+    for (;;) {
+        int64_t best = -1;
+        for (int64_t i = 0; i < w->count; i++) {
+            const prep_member *m = &w->members[i], *first = &w->members[m->group];
+            double draw = first->draw;
+            bool next = to ? draw > bound && (best < 0 || draw < w->members[best].draw) : draw < bound && (best < 0 || draw > w->members[best].draw);
+            if (next && m->picture && !first->known_val && !first->known_train && (any || prep_has_class(m->picture, id))) best = m->group;
+        }
+        if (best < 0 || prep_move_group(w, best, to, any)) return;
+        bound = w->members[best].draw;
+    }
+}
+
+typedef struct prep_rank { int64_t pictures; int id; } prep_rank;
+
+static int prep_rank_order(const void *a, const void *b) {
+    const prep_rank *x = a, *y = b;
+    return x->pictures != y->pictures ? (x->pictures < y->pictures ? -1 : 1) : x->id - y->id;
+}
+
+/* From the rarest class to all pictures: each whose share on a side is a picture, rounded, has one there. */
+static yolo_status prep_settle(prep_split_work *w) {
+    prep_job *job = w->job;
+    int count = job->class_count + 1;
+    prep_rank *ranks = mem_array((uint64_t)count, sizeof *ranks);
+    job->class_pictures = mem_array((uint64_t)count * 2, sizeof *job->class_pictures);
+    job->class_seen = mem_array((uint64_t)count, sizeof *job->class_seen);
+    bool good = ranks && job->class_pictures && job->class_seen;
+    for (int64_t i = 0; good && i < w->count; i++)
+        if (w->members[i].picture) prep_tally(job, w->members[i].picture, w->members[i].side.val, 1);
+    for (int c = 0; good && c < count; c++) ranks[c] = (prep_rank){job->class_pictures[c * 2] + job->class_pictures[c * 2 + 1], c};
+    if (good) qsort(ranks, (size_t)count, sizeof *ranks, prep_rank_order);
+    for (int k = 0; good && k < count; k++) {
+        int id = ranks[k].id;
+        for (int side = 0; side < 2; side++) {
+            double share = side ? job->share : 1 - job->share;
+            bool due = id == job->class_count ? share > 0 && ranks[k].pictures > 1 : share * (double)ranks[k].pictures >= 0.5;
+            if (due && !job->class_pictures[id * 2 + side]) prep_settle_class(w, id, side);
+        }
+    }
+    mem_free(ranks);
+    return good ? YOLO_OK : err_memory(job->error, (uint64_t)count * 40);
+}
+
+/* What came out, to the pictures; as the sides that later runs know. */
+static yolo_status prep_keep_sides(prep_split_work *w) {
+    prep_job *job = w->job;
+    prep_side *sides = mem_array((uint64_t)YOLO_MAX(w->count, 1), sizeof *sides);
+    if (!sides) return err_memory(job->error, (uint64_t)w->count * sizeof *sides);
+    for (int64_t g = 0; g < w->count; g++) {
+        bool on[2] = {false, false};
+        for (int64_t i = w->members[g].group == g ? g : -1; i >= 0; i = w->members[i].next) on[w->members[i].side.val] = true;
+        for (int64_t i = on[0] && on[1] ? g : -1; i >= 0; i = w->members[i].next) job->report->leaks += w->members[i].picture != NULL;
+    }
+    for (int64_t i = 0; i < w->count; i++) {
+        const prep_member *m = &w->members[i];
+        sides[i] = m->side;
+        if (!m->picture) continue;
+        m->picture->val = m->side.val;
+        m->picture->known = m->known;
+        job->report->near_duplicates += m->picture->alike != NULL;
+    }
+    qsort(sides, (size_t)w->count, sizeof *sides, prep_side_order);
+    mem_free(job->sides);
+    job->sides = sides;
+    job->side_count = w->count;
+    return YOLO_OK;
+}
+
+static yolo_status prep_split(prep_job *job) {
+    prep_split_work w = {.job = job};
+    yolo_status status = prep_drop_duplicates(job);
+    if (status == YOLO_OK) status = prep_read_sides(job);
+    if (status == YOLO_OK) status = prep_members(&w);
+    if (status == YOLO_OK && job->options.alike) status = prep_chain(&w);
+    if (status == YOLO_OK) prep_draw_groups(&w);
+    if (status == YOLO_OK) status = prep_settle(&w);
+    if (status == YOLO_OK) status = prep_keep_sides(&w);
+    mem_free(w.members);
+    return status;
+}
+
+static yolo_status prep_write_sides(prep_job *job) {
+    char head[160];
+    str s = {0};
+    prep_sides_head(job, head);
+    str_format(&s, "%s\n", head);
+    for (int64_t i = 0; i < job->side_count; i++) {
+        const prep_side *side = &job->sides[i];
+        str_format(&s, "%016llx\t%lld\t", (unsigned long long)side->content, (long long)side->size);
+        if (side->sighted) str_format(&s, "%016llx", (unsigned long long)side->hash);
+        else str_add(&s, "-");
+        str_add(&s, side->val ? "\tval\n" : "\ttrain\n");
+    }
+    return prep_write_text(job, "split.tsv", &s);
 }
 
 /* A name below the source as a name in out: folders called "images" are left out, because the last of them decides
@@ -20495,7 +21016,41 @@ static char *prep_clean_name(prep_job *job, const char *below) {
     return name;
 }
 
-typedef struct prep_stem { char *text; int64_t index; } prep_stem; /* a name without extension, in lower case */
+/* A letter as a name in `out` is compared: in lower case; what may be written as one code or as letter and mark
+   (NFC and NFD, which are one name to macOS) as '?' where img_text_next does not put it together. */
+static uint32_t prep_fold(uint32_t c) {
+    if (c < 0x80) return (uint32_t)tolower((int)c);
+    if (c >= 0xc0 && c <= 0xde && c != 0xd7) return c + 32;
+    if ((c >= 0x100 && c < 0x250) || (c >= 0x1e00 && c < 0x2000)) return '?';                /* Latin and Greek with marks */
+    if (c == 0x386 || (c >= 0x388 && c <= 0x390) || (c >= 0x3aa && c <= 0x3b0) || (c >= 0x3ca && c <= 0x3ce)) return '?';
+    if (c == 0x419 || c == 0x439 || c == 0x401 || c == 0x407 || c == 0x40e || c == 0x451 || c == 0x457 || c == 0x45e) return '?';
+    if (c >= 0x391 && c <= 0x3a9) return c + 32;
+    if (c >= 0x400 && c < 0x430) return c + (c < 0x410 ? 80 : 32);
+    if (c >= 0xff21 && c <= 0xff3a) return c + 32;
+    uint32_t kana = c >= 0x3041 && c <= 0x30ff ? (c - 0x3041) % 0x60 + 0x3041 : 0;           /* with a voice mark: without */
+    if ((kana >= 0x304c && kana <= 0x3062 && kana % 2 == 0) || (kana >= 0x3065 && kana <= 0x3069 && kana % 2)) return c - 1;
+    if (kana >= 0x306f && kana <= 0x307d) return c - (kana - 0x306f) % 3;
+    return kana == 0x3094 ? c - 0x3094 + 0x3046 : c;
+}
+
+/* A name without extension as it is compared, so that "A" and "a", and NFC and NFD, are one. NULL for want of memory. */
+static char *prep_fold_name(arena *memory, const char *text, size_t length) {
+    char *copy = arena_text(memory, text, length);
+    const char *at = copy;
+    uint32_t before = 0, code;
+    str s = {0};
+    while (copy && (code = prep_fold(img_text_next(&at))) != 0) {
+        bool voice = code == 0x3099 || code == 0x309a, mark = code >= 0x300 && code < 0x370;
+        if (before && !voice) yaml_append_code_point(&s, mark ? '?' : before);
+        before = voice ? before : mark ? 0 : code;
+    }
+    if (before) yaml_append_code_point(&s, before);
+    char *folded = copy && !s.failed ? arena_text(memory, s.text ? s.text : "", (size_t)s.length) : NULL;
+    str_free(&s);
+    return folded;
+}
+
+typedef struct prep_stem { char *text; int64_t index; } prep_stem; /* a name without extension, as it is compared */
 
 static int prep_stem_order(const void *a, const void *b) {
     const prep_stem *x = a, *y = b;
@@ -20503,7 +21058,7 @@ static int prep_stem_order(const void *a, const void *b) {
     return order ? order : x->index < y->index ? -1 : x->index > y->index;
 }
 
-/* Two pictures that would share a label file, here or where case does not count: all but the first get their content
+/* Two pictures that would share a label file, here or where case or composition does not count: all but the first get their content
    into the name. */
 static bool prep_places(prep_job *job) {
     prep_stem *stems = mem_array((uint64_t)job->count, sizeof *stems);
@@ -20513,8 +21068,7 @@ static bool prep_places(prep_job *job) {
         prep_picture *p = &job->pictures[i];
         if (p->fate != PREP_TAKEN) continue;
         p->place = prep_clean_name(job, p->below);
-        char *stem = p->place ? arena_text(&job->memory, p->place, (size_t)(path_extension(p->place) - p->place)) : NULL;
-        for (char *c = stem; c && *c; c++) *c = (char)tolower((unsigned char)*c);
+        char *stem = p->place ? prep_fold_name(&job->memory, p->place, (size_t)(path_extension(p->place) - p->place)) : NULL;
         stems[n++] = (prep_stem){stem, i};
         good = stem != NULL;
     }
@@ -20594,7 +21148,6 @@ static int64_t prep_rows_of(const prep_job *job, const char *place, int64_t *fro
    holds a picture that this run does not write. */
 static yolo_status prep_write_rows(prep_job *job, bool before) {
     str s = {0};
-    char *path = path_join(job->options.out, "prepared.tsv");
     str_add(&s, "picture\tcontent\tlabel\tsource\n");
     for (int64_t i = 0; i < job->count; i++) {
         const prep_picture *p = &job->pictures[i];
@@ -20618,11 +21171,7 @@ static yolo_status prep_write_rows(prep_job *job, bool before) {
         }
         mem_free(full);
     }
-    yolo_status status = !path || s.failed ? err_memory(job->error, (uint64_t)s.length)
-                                           : path_write(path, s.text, (size_t)s.length, true, job->error);
-    str_free(&s);
-    mem_free(path);
-    return status;
+    return prep_write_text(job, "prepared.tsv", &s);
 }
 
 /* ---- writing */
@@ -20652,8 +21201,9 @@ static yolo_status prep_copy(prep_job *job, const prep_picture *p, const char *t
     if (status != YOLO_OK) return status;
     if (job->link && os_real_path(p->path, real, sizeof real)) {
         if (os_path_kind(to) != OS_NOTHING) os_remove(to);
-        if (os_hard_link(real, to)) return YOLO_OK; /* another disk, or a file system without links: copied */
+        if (os_hard_link(real, to)) return YOLO_OK;
     }
+    job->copied += job->link; /* another disk, or a file system without links */
     status = path_read(p->path, PREP_MAX_PICTURE, &bytes, &size, job->error);
     if (status != YOLO_OK) return status;
     status = path_write(to, bytes, size, false, job->error);
@@ -20671,7 +21221,7 @@ static yolo_status prep_place_picture(prep_job *job, const prep_picture *p) {
     for (; row < end; row++) ours |= job->rows[row].content == content;
     if (there && (content == p->content || !ours)) {
         job->report->skipped++;
-        if (content != p->content) log_write(&job->options.log, YOLO_LOG_WARNING, "%s: kept: another picture than %s", to, p->path);
+        if (content != p->content) prep_tell_kept(job, "%s: kept: another picture than %s", to, p->path);
     } else status = prep_copy(job, p, to);
     mem_free(to);
     return status;
@@ -20686,7 +21236,7 @@ static yolo_status prep_place_label(prep_job *job, const prep_picture *p) {
     bool there = prep_hash(to, 1, &hash), ours = !there;
     for (; row < end; row++) ours |= job->rows[row].labelled && job->rows[row].label == hash;
     if (there && !ours && !(p->label && hash == p->label_hash))
-        log_write(&job->options.log, YOLO_LOG_WARNING, "%s: kept: changed since it was prepared", to);
+        prep_tell_kept(job, "%s: kept: changed since it was prepared", to);
     else if (there && !p->label) os_remove(to);
     else if (p->label && !(there && hash == p->label_hash)) {
         status = prep_make_parent(job, to);
@@ -20711,7 +21261,7 @@ static yolo_status prep_remove_moved(prep_job *job, const prep_row *row) {
         if (!os_remove(picture)) status = err_os(job->error, picture, "remove");
         else if (prep_hash(label, 1, &hash) && row->labelled && hash == row->label) os_remove(label);
         else if (os_path_kind(label) == OS_FILE)
-            log_write(&job->options.log, YOLO_LOG_WARNING, "%s: kept: changed since it was prepared, but its picture moved", label);
+            prep_tell_kept(job, "%s: kept: changed since it was prepared, but its picture moved", label);
     }
     mem_free(label);
     mem_free(picture);
@@ -20764,7 +21314,7 @@ static yolo_status prep_write_pictures(prep_job *job) {
 static yolo_status prep_write_list(prep_job *job, bool val) {
     str s = {0};
     char real[DATA_PATH_SIZE];
-    char *path = path_join(job->options.out, val ? "val.txt" : "train.txt");
+    const char *name = val ? "val.txt" : "train.txt";
     int64_t astray = 0;
     for (int64_t i = 0; i < job->count; i++) {
         const prep_picture *p = &job->pictures[i];
@@ -20777,20 +21327,8 @@ static yolo_status prep_write_list(prep_job *job, bool val) {
     }
     if (astray)
         log_write(&job->options.log, YOLO_LOG_WARNING, "%s: %lld labels lie beside pictures in a folder 'images', where ultralytics does not look; mode=copy puts them right",
-                  path ? path : "", (long long)astray);
-    yolo_status status = !path || s.failed ? err_memory(job->error, (uint64_t)s.length)
-                                           : path_write(path, s.text ? s.text : "", (size_t)s.length, true, job->error);
-    str_free(&s);
-    mem_free(path);
-    return status;
-}
-
-static yolo_status prep_write_text(prep_job *job, const char *name, const str *s) {
-    char *path = path_join(job->options.out, name);
-    yolo_status status = !path || s->failed ? err_memory(job->error, (uint64_t)s->length)
-                                            : path_write(path, s->text, (size_t)s->length, true, job->error);
-    mem_free(path);
-    return status;
+                  name, (long long)astray);
+    return prep_write_text(job, name, &s);
 }
 
 /* classes.txt, and data.yaml without `path`: so the folder can be carried anywhere. */
@@ -20808,17 +21346,14 @@ static yolo_status prep_write_yaml(prep_job *job) {
     }
     if (!good || !val_add(a, root, val_string(a, "names", 5), names)) s.failed = true;
     yolo_status status = prep_write_text(job, "classes.txt", &s);
-    str_free(&s);
     if (status != YOLO_OK) return status;
     yaml_write(&s, root);
-    status = prep_write_text(job, "data.yaml", &s);
-    str_free(&s);
-    return status;
+    return prep_write_text(job, "data.yaml", &s);
 }
 
 static yolo_status prep_write(prep_job *job) {
     static const char *const folders[] = {"images/train", "images/val", "labels/train", "labels/val"};
-    yolo_status status = YOLO_OK;
+    yolo_status status = prep_write_sides(job);
     for (int i = 0; !job->list && status == YOLO_OK && i < 4; i++) {
         char *path = path_join(job->options.out, folders[i]);
         status = path ? path_make_directories(path, job->error) : err_memory(job->error, 4096);
@@ -20849,18 +21384,25 @@ static yolo_status prep_count(prep_job *job) {
     return YOLO_OK;
 }
 
-static void prep_tell(prep_job *job) {
+static int64_t prep_class_share(const prep_job *job, int id, double *share) {
+    const int64_t *pictures = &job->class_pictures[id * 2];
+    int64_t all = pictures[0] + pictures[1];
+    *share = all ? (double)pictures[1] / (double)all : 0;
+    return all;
+}
+
+static void prep_tell_classes(prep_job *job) {
     const yolo_log *log = &job->options.log;
-    const yolo_prepare_report *r = job->report;
     static const char *const where[] = {"val of", "train of", "either set of"};
     str without[3] = {{0}, {0}, {0}};
-    log_write(log, YOLO_LOG_INFO, "val has %lld of %lld pictures: %.1f %% (%.4g %% asked; each picture is drawn by itself, so that none ever moves)",
-              (long long)r->val, (long long)(r->train + r->val), 100.0 * (double)r->val / (double)(r->train + r->val), job->share * 100);
     for (int i = 0; i < job->class_count; i++) {
         const int64_t *boxes = &job->class_boxes[i * 2];
         int lack = boxes[0] && boxes[1] ? -1 : boxes[0] ? 0 : boxes[1] ? 1 : 2;
+        double share;
+        int64_t pictures = prep_class_share(job, i, &share);
         if (lack < 2)
-            log_write(log, YOLO_LOG_INFO, "%4d %*s %8lld boxes in train %8lld in val", i, str_columns(job->names[i], -24), job->names[i], (long long)boxes[0], (long long)boxes[1]);
+            log_write(log, YOLO_LOG_INFO, "%4d %*s %8lld boxes in train %8lld in val, %5.1f %% of %lld pictures", i, str_columns(job->names[i], -24), job->names[i],
+                      (long long)boxes[0], (long long)boxes[1], share * 100, (long long)pictures);
         if (lack >= 0) str_format(&without[lack], "%s%s", without[lack].length ? ", " : "", job->names[i]);
     }
     for (int k = 0; k < 3; k++) {
@@ -20869,18 +21411,112 @@ static void prep_tell(prep_job *job) {
     }
 }
 
+/* The first few of what looks alike, and what to do where it is most of the pictures. */
+static void prep_tell_alike(prep_job *job) {
+    enum { MOST = 8 };
+    const yolo_log *log = &job->options.log;
+    int64_t told = 0, count = job->report->near_duplicates;
+    for (int64_t i = 0; i < job->count && told < MOST; i++) {
+        const prep_picture *p = &job->pictures[i];
+        if (!p->alike) continue;
+        bool apart = p->val != p->alike->val;
+        log_write(log, apart ? YOLO_LOG_WARNING : YOLO_LOG_INFO, "%s: looks like %s: %s%s", p->path, p->alike->path, p->val ? "val" : "train", apart ? ", the other is not" : " too");
+        told++;
+    }
+    if (count > told) log_write(log, YOLO_LOG_INFO, "%lld more near-duplicates: see report.json", (long long)(count - told));
+    if (job->report->leaks)
+        log_write(log, YOLO_LOG_WARNING, "%lld pictures look like one of the other side, because earlier runs put them there: another out= would draw all anew", (long long)job->report->leaks);
+    if (count * 2 > job->report->train + job->report->val)
+        log_write(log, YOLO_LOG_WARNING, "most of the pictures look alike, as of one camera, and such go to one side together; alike=false draws each by itself");
+}
+
+static void prep_tell(prep_job *job) {
+    const yolo_log *log = &job->options.log;
+    const yolo_prepare_report *r = job->report;
+    double share, low = 2, high = -1;
+    int least = 0, most = 0;
+    prep_tell_alike(job);
+    log_write(log, YOLO_LOG_INFO, "val has %lld of %lld pictures: %.1f %% (%.4g %% asked; each picture is drawn by itself, so that none ever moves)",
+              (long long)r->val, (long long)(r->train + r->val), 100.0 * (double)r->val / (double)(r->train + r->val), job->share * 100);
+    prep_tell_classes(job);
+    for (int i = 0; i < job->class_count; i++) {
+        if (!prep_class_share(job, i, &share)) continue;
+        if (share < low) low = share, least = i;
+        if (share > high) high = share, most = i;
+    }
+    if (high >= 0)
+        log_write(log, YOLO_LOG_INFO, "of the pictures with a class val has %.1f %% (%s) to %.1f %% (%s)", low * 100, job->names[least], high * 100, job->names[most]);
+    if (job->copied)
+        log_write(log, YOLO_LOG_WARNING, "mode=link: %lld pictures were copied, since %s cannot hold links to them: another disk, or a file system without", (long long)job->copied, job->options.out);
+}
+
+static void prep_report_notes(json *j, const char *key, const str *notes) {
+    json_array(j, key);
+    for (int64_t at = 0; !notes->failed && at < notes->length; at += (int64_t)strlen(notes->text + at) + 1) json_text(j, NULL, notes->text + at);
+    json_end(j);
+}
+
+static void prep_report_classes(const prep_job *job, json *j) {
+    json_array(j, "classes");
+    for (int i = 0; i < job->class_count; i++) {
+        double share;
+        int64_t pictures = prep_class_share(job, i, &share);
+        json_object(j, NULL);
+        json_int(j, "id", i);
+        json_text(j, "name", job->names[i]);
+        json_int(j, "train_pictures", job->class_pictures[i * 2]);
+        json_int(j, "val_pictures", job->class_pictures[i * 2 + 1]);
+        json_int(j, "train_boxes", job->class_boxes[i * 2]);
+        json_int(j, "val_boxes", job->class_boxes[i * 2 + 1]);
+        json_number(j, "val_share", pictures ? share : (double)NAN, 4);
+        json_end(j);
+    }
+    json_end(j);
+}
+
+/* Each picture that is left out or looks like another, with the reason: pictures below the source. */
+static void prep_report_pictures(const prep_job *job, json *j) {
+    static const char *const lists[] = {"damaged", "duplicates", "near_duplicates", "moved_for_a_class"};
+    for (int k = 0; k < YOLO_COUNT(lists); k++) {
+        json_array(j, lists[k]);
+        for (int64_t i = 0; i < job->count; i++) {
+            const prep_picture *p = &job->pictures[i];
+            const bool listed[] = {p->fate == PREP_DAMAGED, p->fate == PREP_DUPLICATE, p->alike != NULL, p->settled};
+            if (!listed[k]) continue;
+            json_object(j, NULL);
+            json_text(j, "picture", p->below);
+            if (k == 0) json_text(j, "reason", p->complaint ? p->complaint : "");
+            if (k == 1 || k == 2) json_text(j, k == 1 ? "of" : "looks_like", (k == 1 ? p->twin : p->alike)->below);
+            if (k == 1) json_bool(j, "other_label", p->label && p->label_hash != p->twin->label_hash);
+            if (k >= 2) json_text(j, "side", p->val ? "val" : "train");
+            if (k == 2) json_bool(j, "leak", p->val != p->alike->val);
+            json_end(j);
+        }
+        json_end(j);
+    }
+}
+
 /* report.json: what was found, for programs. */
 static yolo_status prep_write_report(prep_job *job) {
     const yolo_prepare_report *r = job->report;
     const struct { const char *name; int64_t count; } counts[] = {
-        {"train", r->train}, {"val", r->val}, {"skipped", r->skipped}, {"unlabelled", r->unlabelled}, {"background", r->background},
-        {"damaged", r->damaged}, {"duplicates", r->duplicates}, {"bad_lines", r->bad_lines}, {"boxes", r->boxes}};
+        {"train", r->train}, {"val", r->val}, {"boxes", r->boxes}, {"background", r->background}, {"unlabelled", r->unlabelled},
+        {"damaged", r->damaged}, {"duplicates", r->duplicates}, {"near_duplicates", r->near_duplicates}, {"leaks", r->leaks},
+        {"bad_lines", r->bad_lines}, {"skipped", r->skipped}};
     json j = {.lines = 2};
     json_object(&j, NULL);
+    json_text(&j, "source", job->options.source);
+    json_number(&j, "val_asked", job->share, 6);
+    json_int(&j, "seed", (int64_t)job->options.seed);
     json_object(&j, "counts");
     for (int i = 0; i < YOLO_COUNT(counts); i++) json_int(&j, counts[i].name, counts[i].count);
     json_end(&j);
+    prep_report_classes(job, &j);
+    prep_report_pictures(job, &j);
+    prep_report_notes(&j, "bad_lines", &job->bad);
+    prep_report_notes(&j, "kept", &job->kept);
     json_end(&j);
+    j.text.failed |= job->bad.failed || job->kept.failed;
     char *path = path_join(job->options.out, "report.json");
     yolo_status status = path ? json_write(&j, path, job->error) : err_memory(job->error, 4096);
     json_free(&j);
@@ -20908,7 +21544,7 @@ static yolo_status prep_run(prep_job *job) {
     return status;
 }
 
-yolo_prepare_options yolo_prepare_defaults(void) { return (yolo_prepare_options){.val = 20, .mode = "copy"}; }
+yolo_prepare_options yolo_prepare_defaults(void) { return (yolo_prepare_options){.val = 20, .mode = "copy", .alike = true}; }
 
 yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *report, yolo_error *error) {
     yolo_prepare_report unused;
@@ -20921,7 +21557,8 @@ yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *repo
     yolo_status status = prep_run(job);
     for (int64_t i = 0; i < job->count; i++) mem_free(job->pictures[i].complaint);
     thr_pool_destroy(job->pool);
-    mem_free(job->class_boxes);
+    void *const blocks[] = {job->class_boxes, job->class_pictures, job->class_seen, job->looks, job->sides, job->bad.text, job->kept.text};
+    for (int i = 0; i < YOLO_COUNT(blocks); i++) mem_free(blocks[i]);
     mem_free(job->rows);
     mem_free(job->pictures);
     data_list_free(&job->found);
@@ -24985,7 +25622,7 @@ typedef struct cli_values {
     const char *model, *source, *data, *out, *names, *split, *mode, *existing, *save_json, *device, *isa, *project, *name, *progress, *resume;
     int imgsz, width, batch, max_det, repeats, line_width, threads, seed;
     double conf, iou, share;
-    bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, tune, train_step, verbose;
+    bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, tune, train_step, verbose, alike;
     cli_classes classes;
 } cli_values;
 
@@ -25019,10 +25656,11 @@ typedef struct cli_option {
 static const cli_option cli_prepare_options[] = {
     {"source", CLI_TEXT, CLI_AT(source), "", 0, 0, "DIR", "pictures and YOLO .txt labels, any depth"},
     {"classes", CLI_TEXT, CLI_AT(names), "", 0, 0, "FILE", "class names, one a line; nothing = source/classes.txt"},
-    {"out", CLI_TEXT, CLI_AT(out), "", 0, 0, "DIR", "folder to make: images/, labels/, data.yaml"},
+    {"out", CLI_TEXT, CLI_AT(out), "", 0, 0, "DIR", "folder to make: images/, labels/, data.yaml, report.json"},
     {"val", CLI_NUMBER, CLI_AT(share), "20", 0, 100, "", "share of validation pictures: 0..1, or percent above 1"},
     {"mode", CLI_CHOICE, CLI_AT(mode), "copy", 0, 0, "copy|link|list", "copy, hard link, or text files of paths"},
     {"seed", CLI_WHOLE, CLI_AT(seed), "0", 0, INT_MAX, "", "another seed, another split"},
+    {"alike", CLI_BOOL, CLI_AT(alike), "true", 0, 0, "", "pictures that look alike go to the same side"},
     CLI_ROW_PROGRESS,
 };
 
@@ -25512,6 +26150,7 @@ static int cli_run_prepare(cli_run *run) {
     options.val = values->share;
     options.mode = values->mode;
     options.seed = (uint64_t)values->seed;
+    options.alike = values->alike;
     options.progress = run->progress;
     options.log = cli_logger(run);
     if (yolo_prepare(options, &report, &error) != YOLO_OK) return cli_fail(run, &error);
@@ -25521,6 +26160,7 @@ static int cli_run_prepare(cli_run *run) {
     const struct { int64_t count; const char *what; } rows[] = {
         {report.background, "background (an empty label file)"}, {report.unlabelled, "without a label file"},
         {report.damaged, "damaged"}, {report.duplicates, "duplicates (same content)"},
+        {report.near_duplicates, "near-duplicates (look like another)"}, {report.leaks, "of what looks alike on both sides"},
         {report.skipped, "there already"}, {report.bad_lines, "bad label lines"},
     };
     for (int i = 0; i < YOLO_COUNT(rows); i++)

@@ -227,6 +227,7 @@ typedef struct yolo_prepare_options {
     double val;          /* share of validation pictures: 0..1, or a percentage above 1; 20 */
     const char *mode;    /* "copy", "link" (hard link, else copy), "list" (text files of paths); "copy" */
     uint64_t seed;       /* 0 */
+    bool alike;          /* pictures that look alike go to the same side; true */
     yolo_progress progress;
     yolo_log log;
 } yolo_prepare_options;
@@ -238,13 +239,15 @@ typedef struct yolo_prepare_report {
     int64_t background, unlabelled;  /* with an empty label file, without one: both are trained on as background */
     int64_t skipped;                 /* already in `out` as they are */
     int64_t damaged, duplicates;     /* left out: picture or label unreadable, same content as another */
+    int64_t near_duplicates, leaks;  /* look like another; of those, and what they look like, on both sides */
     int64_t bad_lines, boxes;        /* label lines left out, boxes taken */
 } yolo_prepare_report;
 
-/* Labelled pictures -> train and val sets and data.yaml. The split is a function of the seed and of each picture's
-   bytes alone, so pictures that are added, removed or renamed move no other. Labels (beside the picture, or by the
-   rule images/ -> labels/) are written anew: valid lines only, polygons as their boxes. The source is only read. What
-   a person added or changed in `out` stays; the same call after a kill finishes the work. */
+/* Labelled pictures -> train and val sets, data.yaml and report.json. The side of a picture is drawn from the seed and its
+   bytes; what looks alike goes together, and a class that one side would lack gets a picture there. split.tsv in `out`
+   keeps the sides, so that pictures which are added, removed or renamed move no other. Labels (beside the picture, or by
+   the rule images/ -> labels/) are written anew: valid lines only, polygons as their boxes. The source is only read.
+   What a person added or changed in `out` stays; the same call after a kill finishes the work. */
 yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *report, yolo_error *error);
 
 /* Names the folder of a new run: project/name, or name2, name3, ... where that exists already and not `exist_ok`.

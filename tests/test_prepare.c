@@ -1,11 +1,12 @@
 /* Section 18: yolo_prepare. Uses the helpers of test_data.c. */
 
-/* A BMP of 8 x 8 pixels whose content is a function of `number`. */
+/* A BMP of 8 x 8 pixels of noise that is a function of `number`. */
 static void test_put_picture(const char *path, uint32_t number) {
     uint8_t bmp[54 + 192] = {'B', 'M', 246, 0, 0, 0, 0, 0, 0, 0, 54, 0, 0, 0, 40, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0, 0, 1, 0, 24, 0};
     yolo_error error;
     bmp[34] = 192;
-    for (int i = 0; i < 192; i++) bmp[54 + i] = (uint8_t)(number >> (8 * (i & 3)));
+    rng noise = {.key = number};
+    for (int i = 0; i < 192; i++) bmp[54 + i] = (uint8_t)rng_next(&noise);
     char *folder = path_parent(path);
     CHECK_MSG(path_make_directories(folder, &error) == YOLO_OK && path_write(path, bmp, sizeof bmp, false, &error) == YOLO_OK, "%s", error.message);
     mem_free(folder);
@@ -80,7 +81,7 @@ static void test_prepare_thousand(void) {
     CHECK_MSG(strstr(lines.text, "   1 b ") && !strstr(lines.text, "no box"), "%s", lines.text);
     int files;
     uint64_t sum = test_tree_sum(out, &files);
-    CHECK_MSG(files == 2000 + 3, "%d files", files);
+    CHECK_MSG(files == 2000 + 4, "%d files", files);
     CHECK_MSG(yolo_prepare(options, &again, &error) == YOLO_OK && again.skipped == 1000 && again.val == first.val && test_tree_sum(out, NULL) == sum,
               "a second run changes nothing");
     /* 10 per cent new ones, into the same folder and into another: nobody changes sides */
@@ -102,7 +103,7 @@ static void test_prepare_thousand(void) {
     options.val = 0.5;
     CHECK(yolo_prepare(options, &moved, &error) == YOLO_OK && moved.val > 450 && moved.val < 650);
     test_tree_sum(out, &files);
-    CHECK_MSG(files == 2200 + 3, "%d files", files);
+    CHECK_MSG(files == 2200 + 4, "%d files", files);
     for (int i = 1000; i < 1100; i++) { /* the source as it was, to see that nothing touched it */
         char path[1024];
         snprintf(path, sizeof path, "%s/" KOREAN " %d/same%d.bmp", source, i % 10, i / 10);
@@ -231,6 +232,102 @@ static void test_prepare_faults(void) {
     CHECK(yolo_prepare(test_prepare_options(source, out, NULL), &r, &error) == YOLO_OK && r.train + r.val == 3 && r.boxes == 3);
 }
 
+/* What a picture looks like in small, of photographs as they are and changed in ways that leave them the same to the eye. */
+static void test_prepare_alike(void) {
+    enum { WAYS = 4, STEP = 6 };
+    static const char *const ways[WAYS] = {"compressed again", "half as large", "three quarters as large", "3 % brighter"};
+    data_list found = {0};
+    yolo_error error;
+    if (!test_shared("data/coco128/images/train2017")) SKIP("no ../shared/data/coco128");
+    CHECK(data_walk(test_shared("data/coco128/images/train2017"), &found, &error) == YOLO_OK && found.count == 128);
+    prep_look *looks = mem_array((uint64_t)found.count, sizeof *looks);
+    int64_t group[128], alike = 0, pairs = 0;
+    int worst[WAYS] = {0};
+    for (int64_t i = 0; looks && i < found.count; i++) {
+        yolo_image image = {0};
+        CHECK_MSG(codec_read(found.paths[i], &image, &error) == YOLO_OK, "%s", error.message);
+        prep_look_at(&image, &looks[i]);
+        for (int w = 0; w < WAYS && i % STEP == 0; w++) {
+            yolo_image changed = {.width = w == 1 ? image.width / 2 : w == 2 ? image.width * 3 / 4 : image.width, .height = w == 1 ? image.height / 2 : w == 2 ? image.height * 3 / 4 : image.height};
+            size_t size = (size_t)changed.width * (size_t)changed.height * 3;
+            changed.pixels = mem_alloc(size);
+            img_resize(&image, changed.width, changed.height, changed.pixels, (size_t)changed.width * 3);
+            for (size_t k = 0; w == 3 && k < size; k++) changed.pixels[k] = (uint8_t)YOLO_MIN(changed.pixels[k] * 1.03 + 0.5, 255.0);
+            CHECK(codec_write(test_temp("changed.jpg"), &changed, &error) == YOLO_OK);
+            mem_free(changed.pixels);
+            CHECK(codec_read(test_temp("changed.jpg"), &changed, &error) == YOLO_OK);
+            prep_look look;
+            prep_look_at(&changed, &look);
+            int difference = prep_difference(&looks[i], &look);
+            CHECK_MSG(difference <= PREP_APART, "%s, %s", found.paths[i], ways[w]);
+            worst[w] = YOLO_MAX(worst[w], difference);
+            mem_free(changed.pixels);
+        }
+        mem_free(image.pixels);
+        for (int64_t k = 0; k < i; k++, pairs++) alike += prep_difference(&looks[i], &looks[k]) != INT_MAX;
+    }
+    CHECK(prep_group_alike(looks, found.count, group, &error) == YOLO_OK);
+    for (int64_t i = 0; i < found.count; i++) CHECK(group[i] == i);
+    printf("    %d of %d pairs of photographs are alike; the same changed differs by %d, %d, %d, %d at most of the %d let pass\n", (int)alike, (int)pairs, worst[0], worst[1], worst[2], worst[3], PREP_APART);
+    CHECK(alike == 0 && pairs == 8128);
+    mem_free(looks);
+    data_list_free(&found);
+}
+
+/* The index finds what comparing all with all finds; many pictures of one scene and even ones take no longer. */
+static void test_prepare_groups(void) {
+    enum { N = 2000, MANY = 40000 };
+    prep_look *looks = mem_array(MANY, sizeof *looks);
+    int64_t *group = mem_array(MANY, sizeof *group), *slow = mem_array(N, sizeof *slow);
+    rng r = {.key = 5};
+    yolo_error error;
+    for (int64_t i = 0; i < MANY; i++) { /* every third: an earlier one with up to 7 other bits and up to 20 in a cell */
+        prep_look *look = &looks[i];
+        look->sight = i % 50 == 7 ? PREP_BLANK : PREP_WHOLE;
+        look->hash = rng_next(&r) & ~(uint64_t)1;
+        for (int k = 0; k < PREP_CELLS * PREP_CELLS; k += 8) {
+            uint64_t bits = rng_next(&r);
+            for (int b = 0; b < 8; b++) look->cells[k + b] = (int8_t)((int)(bits >> b * 8 & 127) - 64);
+        }
+        if (i % 3 || !i) continue;
+        const prep_look *from = &looks[rng_next(&r) % (uint64_t)i];
+        uint64_t hash = from->hash;
+        memcpy(look->cells, from->cells, sizeof look->cells);
+        for (uint64_t k = rng_next(&r) % 9; k > 0; k--) hash ^= (uint64_t)2 << rng_next(&r) % 63;
+        look->hash = hash;
+        look->cells[i % 256] = (int8_t)(look->cells[i % 256] + 5 + (int)(rng_next(&r) % 20));
+    }
+    for (int64_t i = 0; i < N; i++) {
+        slow[i] = i;
+        for (int64_t k = 0; k < i; k++)
+            if (prep_difference(&looks[i], &looks[k]) != INT_MAX) {
+                int64_t a = prep_group_of(slow, i), b = prep_group_of(slow, k);
+                slow[YOLO_MAX(a, b)] = YOLO_MIN(a, b);
+            }
+    }
+    CHECK(prep_group_alike(looks, N, group, &error) == YOLO_OK);
+    int64_t grouped = 0, differ = 0;
+    for (int64_t i = 0; i < N; i++) {
+        grouped += group[i] != i;
+        differ += group[i] != prep_group_of(slow, i);
+    }
+    CHECK_MSG(!differ && grouped > N / 5, "%d of %d grouped, %d otherwise than by comparing all", (int)grouped, N, (int)differ);
+    double start = os_clock();
+    CHECK(prep_group_alike(looks, MANY, group, &error) == YOLO_OK);
+    double many = os_clock() - start;
+    for (int64_t i = 1; i < MANY; i++) { /* one scene in which something moves far or hardly */
+        looks[i] = looks[1];
+        looks[i].cells[i % 256] = (int8_t)(looks[i].cells[i % 256] / 2 + (int)(i / 256 % 2 * 60));
+    }
+    start = os_clock();
+    CHECK(prep_group_alike(looks, MANY, group, &error) == YOLO_OK);
+    printf("    %d pictures grouped in %.2f s, of one scene in %.2f s\n", MANY, many, os_clock() - start);
+    CHECK(os_clock() - start < 60 && many < 60);
+    mem_free(looks);
+    mem_free(group);
+    mem_free(slow);
+}
+
 /* A damaged or hostile prepared.tsv, classes.txt or label: an error or a result, and the source as it was. */
 static void test_prepare_mutations(void) {
     static const char *const names[] = {"prepared.tsv", "classes.txt", "data.yaml"};
@@ -302,6 +399,8 @@ static const test_case tests_prepare[] = {
     {"prepare_kinds", "background, damaged, duplicate, cleaned labels; a person's files stay", test_prepare_kinds},
     {"prepare_modes", "copy, link, list; wrong options; interruption", test_prepare_modes},
     {"prepare_faults", "every allocation fails once; the next run finishes", test_prepare_faults},
+    {"prepare_alike", "photographs changed a little are near-duplicates, others are not", test_prepare_alike},
+    {"prepare_groups", "near-duplicates among many as by comparing all; 40,000 pictures", test_prepare_groups},
     {"prepare_mutations", "300 damaged or hostile files in out", test_prepare_mutations},
     {"prepare_cut_off", "a truncated photograph is noticed", test_prepare_cut_off},
     {"prepare_coco", "the 128 photographs", test_prepare_coco},
