@@ -1009,12 +1009,16 @@ static void com_fail(com_rank *rank, yolo_status status, const yolo_error *reaso
     os_mutex_unlock(&g->mutex);
 }
 
-/* What the group has failed of. An interruption is nobody's fault. */
+/* A rank's failure as it is told: with the rank, where there are several. An interruption is nobody's fault. */
+static yolo_status com_blame(int rank, int size, const yolo_error *reason, yolo_error *error) {
+    if (size == 1 || reason->status == YOLO_ERROR_INTERRUPTED) return err_set(error, reason->status, "%s", reason->message);
+    return err_set(error, reason->status, "rank %d of %d: %.900s", rank, size, reason->message);
+}
+
+/* What the group has failed of. */
 static yolo_status com_failure(com_group *g, yolo_error *error) {
     const int first = (int)os_atomic_get(&g->failed) - 1;
-    if (first < 0) return YOLO_OK;
-    if (g->size == 1 || g->reason.status == YOLO_ERROR_INTERRUPTED) return err_set(error, g->reason.status, "%s", g->reason.message);
-    return err_set(error, g->reason.status, "rank %d of %d: %.900s", first, g->size, g->reason.message);
+    return first < 0 ? YOLO_OK : com_blame(first, g->size, &g->reason, error);
 }
 
 /* ---- ranks that are threads of this process */
@@ -14056,6 +14060,7 @@ static yolo_status run_gpu_weights_create(run_weights *weights, run_place place,
 static yolo_status run_gpu_weights_refresh(run_weights *weights, const float *params, yolo_error *error) {
     const net *net = weights->net;
     run_gpu_weights *gpu = weights->gpu;
+    yg_enter(gpu->gpu);
     yg_upload(gpu->gpu, gpu->params, params, (size_t)net->param_elements * sizeof *params);
     for (int i = 0; i < net->op_count; i++) {
         const net_op *op = &net->ops[i];
@@ -14547,6 +14552,46 @@ static yolo_status run_weights_create(run_weights **out, const net *net, const f
     return status;
 }
 
+/* Weights as ranks have them: GPUs a copy each, ranks on the CPU all the same one. */
+typedef struct run_copies { int count; run_weights *of[COM_MAX]; } run_copies;
+
+typedef struct run_copying {
+    run_copies *copies;
+    const net *net;
+    const float *params;
+    op_isa isa;
+    const run_place *places;
+    thr_pool *pool;
+} run_copying;
+
+static yolo_status run_copy(com_rank *rank, void *context, yolo_error *error) {
+    const run_copying *c = context;
+    run_weights **weights = &c->copies->of[rank->index];
+    if (*weights) return run_weights_refresh(*weights, c->params, c->pool, error);
+    return run_weights_create(weights, c->net, c->params, c->isa, c->places[rank->index], error);
+}
+
+/* Gives all ranks these parameters, in weights that are made where there are none yet; all GPUs at a time. places[r] is rank r's:
+   the CPU of all, or of each a GPU of its own. */
+static yolo_status run_copies_set(run_copies *copies, const net *net, const float *params, op_isa isa, const run_place *places, int count,
+                                  thr_pool *pool, yolo_error *error) {
+    run_copying copying = {copies, net, params, isa, places, pool};
+    const int made = places[0].gpu < 0 ? 1 : count;
+    com_group *group = com_open(made, &com_host);
+    if (!group) return err_memory(error, sizeof *group);
+    const yolo_status status = com_run(group, run_copy, &copying, error);
+    com_close(group);
+    copies->count = count;
+    for (int r = made; r < count; r++) copies->of[r] = copies->of[0];
+    return status;
+}
+
+static void run_copies_destroy(run_copies *copies) {
+    for (int r = copies->count - 1; r >= 0; r--)
+        if (!r || copies->of[r] != copies->of[0]) run_weights_destroy(copies->of[r]);
+    *copies = (run_copies){0};
+}
+
 /* Bytes of workspace that the widest operator wants at the lane's size. */
 static size_t run_workspace(const run_lane *lane) {
     size_t most = 0;
@@ -14720,8 +14765,8 @@ static void run_forward_timed(run_lane *lane, double *ms_per_op) {
 struct yolo_model {
     pt_model checkpoint;
     thr_pool *pool;
-    run_weights *weights;
-    run_lane *lane;         /* NULL until the first prediction */
+    run_copies weights;     /* of the ranks that share out pictures */
+    run_lane *lane;         /* of rank 0; NULL until the first prediction */
     op_isa isa;
     int threads;
     run_place place;
@@ -15834,7 +15879,10 @@ static yolo_status det_check(const net *net, int *imgsz, const det_options *opti
    Loaders decode ahead, lanes infer, the calling thread takes the results in order. On the CPU a lane is a thread with its own
    activations over shared weights, for a picture at a time: pictures in parallel scale better than the loops within one. On a
    GPU a lane is a thread with its own stream, for a batch of pictures at a time; two of them, so that one's pictures are uploaded
-   while the other's are computed, and what is to be done with a picture afterwards is the loaders' work. */
+   while the other's are computed, and what is to be done with a picture afterwards is the loaders' work.
+   Of several ranks, GPUs or shares of the CPU's threads, each has lanes. Which lane is free takes what is next, so that a slow rank
+   keeps nobody waiting; what is found in a picture does not depend on the rank, as long as the GPUs are alike. The first lane that
+   fails ends the run, and the failure names its rank; pictures that other lanes have in hand are finished, and not delivered. */
 
 /* One picture on its way through. All of it is valid until `result` returns. */
 typedef struct pipe_picture {
@@ -15851,9 +15899,9 @@ typedef struct pipe_picture {
 
 typedef struct pipe_job {
     const net *net;
-    const run_weights *weights;
+    const run_copies *weights; /* of the ranks */
     thr_pool *pool;          /* NULL = single-threaded */
-    int threads;             /* lanes at most, on a GPU loaders; 0 = as many as the pool has */
+    int threads;             /* that ranks on the CPU share, a lane each; with GPUs loaders; 0 = as many as the pool has */
     int batch;               /* pictures in a pass at most, on a GPU; 0 = PIPE_BATCH */
     int64_t count;
     const char *(*path)(void *user, int64_t index); /* any thread; the text outlives the run */
@@ -15874,10 +15922,11 @@ typedef struct pipe_job {
 } pipe_job;
 
 enum {
-    PIPE_HELD_BYTES = 256 << 20,       /* loaders wait while decoded pictures hold more */
+    PIPE_HELD_BYTES = 256 << 20,       /* loaders wait while decoded pictures hold more, for each GPU */
     PIPE_BATCH = 16, PIPE_BATCH_MOST = 32, /* pictures in a pass on a GPU: as a rule, and at most */
-    PIPE_GPU_LANES = 2,
-    PIPE_WINDOW = 4                    /* so many batches' pictures may come by before a batch of a rare shape is full */
+    PIPE_GPU_LANES = 2,                /* of a GPU */
+    PIPE_WINDOW = 4,                   /* so many batches' pictures may come by before a batch of a rare shape is full */
+    PIPE_OVERTAKE = 16                 /* so many batches each may the other lanes do while one is at its own */
 };
 
 /* Pictures of one shape in the network's input, for one pass. A damaged one is alone. */
@@ -15889,7 +15938,7 @@ typedef struct pipe_batch {
 } pipe_batch;
 
 typedef struct pipe_line pipe_line;
-typedef struct pipe_lane { run_lane *run; pipe_line *line; os_thread thread; } pipe_lane;
+typedef struct pipe_lane { run_lane *run; pipe_line *line; int rank; os_thread thread; } pipe_lane;
 
 typedef enum pipe_stage { PIPE_EMPTY, PIPE_LOADED, PIPE_CLAIMED, PIPE_FOUND, PIPE_DONE } pipe_stage; /* FOUND: `work` is to come */
 typedef struct pipe_slot {
@@ -15900,19 +15949,20 @@ typedef struct pipe_slot {
 } pipe_slot;
 
 /* Indices consumed <= run <= load <= end; index i lives in slot i % slot_count from load to consumption, so at most
-   slot_count pictures are on their way. Everything below is under the mutex but a slot's picture, which belongs to the
-   thread that claimed it. Indices go into batches in order, so what is delivered is a prefix of the list. */
+   slot_count pictures are on their way, most of them done when one takes long. Everything below is under the mutex but a slot's
+   picture, which belongs to the thread that claimed it. Indices go into batches in order, so what is delivered is a prefix of the list. */
 struct pipe_line {
     const pipe_job *job;
     os_mutex mutex;
     os_condition changed;
     pipe_slot *slots;
-    int slot_count;
+    int slot_count, ahead;   /* ahead: of them, decoded and in no batch yet, at most */
     int64_t load, run, consumed, end; /* run: those before it are in a batch, or through */
     pipe_batch *batches;     /* that no lane has taken yet, by their first picture; room for one a slot */
     int batch_count, batch;  /* batch: pictures of a full one */
-    uint64_t bytes, passed;  /* of decoded pictures: held; of all that went into batches */
-    int found;               /* slots at PIPE_FOUND */
+    uint64_t bytes, held, passed; /* of decoded pictures: held, and at most; of all that went into batches */
+    int64_t *finds;          /* indices of pictures at PIPE_FOUND, as they came: entry i % slot_count for i from found to found_end */
+    int64_t found, found_end;
     yolo_status status;      /* the first failure; everyone leaves on it */
     yolo_error error;
     pipe_lane *lanes;
@@ -15920,35 +15970,53 @@ struct pipe_line {
     bool lanes_work;         /* `work` is done by lanes, not by loaders */
 };
 
-static int pipe_threads(const pipe_job *job) { return job->threads > 0 ? job->threads : thr_pool_size(job->pool); }
+#ifdef YOLO_TESTING
+static yolo_status (*pipe_test_visit)(int rank, yolo_error *error); /* what befalls a rank that begins a batch */
+#endif
+
+static bool pipe_on_gpu(const pipe_job *job) { return job->weights->of[0]->gpu != NULL; }
+
+/* Threads of a job: on the CPU one at least for each rank. */
+static int pipe_threads(const pipe_job *job) {
+    const int threads = job->threads > 0 ? job->threads : thr_pool_size(job->pool), ranks = job->weights->count;
+    return pipe_on_gpu(job) ? threads : YOLO_MAX(threads / ranks, 1) * ranks;
+}
 
 /* Pictures of a pass, where the device has room for them. */
 static int pipe_batch_wanted(const pipe_job *job) {
     const int wanted = job->batch > 0 ? YOLO_MIN(job->batch, PIPE_BATCH_MOST) : PIPE_BATCH;
-    return job->weights->gpu ? (int)YOLO_CLAMP(job->count, 1, wanted) : 1;
+    return pipe_on_gpu(job) ? (int)YOLO_CLAMP(job->count, 1, wanted) : 1;
 }
 
-/* Lanes a job runs in. On the CPU one a thread, or for a few pictures a single one that uses the whole pool for each. */
+/* Lanes a job runs in; lane i is rank i % ranks'. On the CPU one a thread, or for a few pictures a single one that uses the whole
+   pool for each. */
 static int pipe_lane_count(const pipe_job *job) {
-    const int threads = pipe_threads(job);
-    if (job->weights->gpu) return job->count <= pipe_batch_wanted(job) ? 1 : PIPE_GPU_LANES;
+    const int threads = pipe_threads(job), batch = pipe_batch_wanted(job);
+    if (pipe_on_gpu(job)) return (int)YOLO_CLAMP((job->count + batch - 1) / batch, 1, PIPE_GPU_LANES * job->weights->count);
     return job->count < 2 * (int64_t)threads ? 1 : threads;
 }
 
 /* Side of the largest input: a caller's plan may pad by up to a stride more. */
 static int pipe_largest_side(const pipe_job *job) { return job->imgsz + (job->plan ? job->net->max_stride : 0); }
 
-/* The batch that the lanes of a GPU have room for there, with a sixteenth left free; 1 where even that may be too much. */
-static int pipe_fitting_batch(const pipe_job *job) {
-    const run_place place = run_weights_place(job->weights);
-    const int side = pipe_largest_side(job);
-    int batch = pipe_batch_wanted(job);
-    if (batch == 1) return 1;
-    const uint64_t available = run_place_free(place) / 16 * 15, lanes = (uint64_t)pipe_lane_count(job);
+/* The largest batch up to `batch` that the lanes of a GPU have room for there, with a sixteenth left free; 1 where even that may be
+   too much. */
+static int pipe_fitting_batch_of(const pipe_job *job, int rank, int batch) {
+    const run_weights *weights = job->weights->of[rank];
+    const run_place place = run_weights_place(weights);
+    const int side = pipe_largest_side(job), ranks = job->weights->count;
+    const uint64_t available = run_place_free(place) / 16 * 15, lanes = (uint64_t)((pipe_lane_count(job) - rank + ranks - 1) / ranks);
     for (; batch > 1; batch = (batch + 1) / 2) {
-        uint64_t weights, lane;
-        if (run_measure(job->net, job->weights->isa, place, batch, side, side, &weights, &lane, NULL) == YOLO_OK && lanes * lane <= available) break;
+        uint64_t bytes, lane;
+        if (run_measure(job->net, weights->isa, place, batch, side, side, &bytes, &lane, NULL) == YOLO_OK && lanes * lane <= available) break;
     }
+    return batch;
+}
+
+/* The batch that there is room for on all GPUs. Who is with whom must not depend on the GPU, so all have the same. */
+static int pipe_fitting_batch(const pipe_job *job) {
+    int batch = pipe_batch_wanted(job);
+    for (int r = 0; r < YOLO_MIN(job->weights->count, pipe_lane_count(job)); r++) batch = pipe_fitting_batch_of(job, r, batch);
     return batch;
 }
 
@@ -16074,7 +16142,7 @@ static void pipe_advance(pipe_line *p, pipe_slot *slot, pipe_stage stage) {
         p->bytes -= slot->bytes;
         slot->bytes = 0;
     }
-    p->found += stage == PIPE_FOUND;
+    if (stage == PIPE_FOUND) p->finds[p->found_end++ % p->slot_count] = slot->picture.index;
     slot->stage = stage;
     os_condition_wake_all(&p->changed);
 }
@@ -16117,12 +16185,33 @@ static bool pipe_take(pipe_line *p, pipe_batch *batch) {
     }
 }
 
-/* A batch through a lane, up to `work` where lanes do that. */
-static yolo_status pipe_process(const pipe_line *p, run_lane *lane, const pipe_batch *batch, yolo_error *error) {
+/* What befalls a rank befalls it before a batch. */
+static yolo_status pipe_visited(const pipe_lane *lane, yolo_error *error) {
+#ifdef YOLO_TESTING
+    return pipe_test_visit ? pipe_test_visit(lane->rank, error) : YOLO_OK;
+#else
+    (void)lane;
+    (void)error;
+    return YOLO_OK;
+#endif
+}
+
+/* A batch through a lane. A failure here is the rank's. */
+static yolo_status pipe_see(const pipe_lane *lane, pipe_picture *const *pictures, int count, yolo_error *error) {
+    const pipe_job *job = lane->line->job;
+    yolo_error reason;
+    yolo_status status = pipe_visited(lane, &reason);
+    if (status == YOLO_OK) status = pipe_infer(lane->run, job, pictures, count, &reason);
+    return status == YOLO_OK ? YOLO_OK : com_blame(lane->rank, job->weights->count, &reason, error);
+}
+
+/* The same up to `work` where lanes do that. */
+static yolo_status pipe_process(const pipe_lane *lane, const pipe_batch *batch, yolo_error *error) {
+    const pipe_line *p = lane->line;
     pipe_picture *pictures[PIPE_BATCH_MOST] = {&pipe_slot_of(p, batch->indices[0])->picture};
     yolo_status status = YOLO_OK;
     for (int i = 1; i < batch->count; i++) pictures[i] = &pipe_slot_of(p, batch->indices[i])->picture;
-    if (!pictures[0]->damage) status = pipe_infer(lane, p->job, pictures, batch->count, error);
+    if (!pictures[0]->damage) status = pipe_see(lane, pictures, batch->count, error);
     for (int i = 0; i < batch->count && status == YOLO_OK && p->lanes_work; i++) status = pipe_work(p->job, pictures[i], error);
     return status;
 }
@@ -16131,19 +16220,15 @@ static yolo_status pipe_process(const pipe_line *p, run_lane *lane, const pipe_b
 
 /* Under the mutex. A picture whose `work` is to be done, or NULL. */
 static pipe_slot *pipe_found(pipe_line *p) {
-    for (int64_t i = p->consumed; p->found && i < p->run; i++) {
-        pipe_slot *slot = pipe_slot_of(p, i);
-        if (slot->stage != PIPE_FOUND) continue;
-        slot->stage = PIPE_CLAIMED;
-        p->found--;
-        return slot;
-    }
-    return NULL;
+    if (p->found == p->found_end) return NULL;
+    pipe_slot *slot = pipe_slot_of(p, p->finds[p->found++ % p->slot_count]);
+    slot->stage = PIPE_CLAIMED;
+    return slot;
 }
 
 /* Under the mutex. The slot of the next picture, when there is room for it, or NULL. */
 static pipe_slot *pipe_room(pipe_line *p, int64_t *index) {
-    if (p->load >= p->end || p->load - p->consumed >= p->slot_count || p->bytes > PIPE_HELD_BYTES) return NULL;
+    if (p->load >= p->end || p->load - p->consumed >= p->slot_count || p->load - p->run >= p->ahead || p->bytes > p->held) return NULL;
     *index = p->load++;
     return pipe_slot_of(p, *index);
 }
@@ -16172,11 +16257,24 @@ static OS_THREAD_RESULT OS_THREAD_CALL pipe_loader_main(void *argument) {
     return 0;
 }
 
+/* The lane's memory. Lanes make it in their own threads: all at a time, each for its device. */
+static yolo_status pipe_lane_open(pipe_lane *lane, yolo_error *error) {
+    const pipe_line *p = lane->line;
+    const pipe_job *job = p->job;
+    const int side = pipe_on_gpu(job) ? pipe_largest_side(job) : job->net->max_stride;
+    yolo_error reason;
+    const yolo_status status = run_lane_create_seeing(&lane->run, job->weights->of[lane->rank], job->net, p->lane_count == 1 ? job->pool : NULL,
+                                                      &job->detect, p->batch, side, side, &reason);
+    return status == YOLO_OK ? YOLO_OK : com_blame(lane->rank, job->weights->count, &reason, error);
+}
+
 static OS_THREAD_RESULT OS_THREAD_CALL pipe_lane_main(void *argument) {
     pipe_lane *lane = argument;
     pipe_line *p = lane->line;
     yolo_error error;
+    const yolo_status opened = pipe_lane_open(lane, &error);
     os_mutex_lock(&p->mutex);
+    if (opened != YOLO_OK) pipe_fail(p, opened, &error);
     for (;;) {
         pipe_batch batch;
         bool taken = false;
@@ -16184,12 +16282,13 @@ static OS_THREAD_RESULT OS_THREAD_CALL pipe_lane_main(void *argument) {
         if (!taken) break;
         if (p->batch_count) os_condition_wake_all(&p->changed); /* another lane may have waited for this one's look */
         os_mutex_unlock(&p->mutex);
-        const yolo_status status = pipe_process(p, lane->run, &batch, &error);
+        const yolo_status status = pipe_process(lane, &batch, &error);
         os_mutex_lock(&p->mutex);
         for (int i = 0; i < batch.count; i++) pipe_advance(p, pipe_slot_of(p, batch.indices[i]), p->lanes_work ? PIPE_DONE : PIPE_FOUND);
         if (status != YOLO_OK) pipe_fail(p, status, &error);
     }
     os_mutex_unlock(&p->mutex);
+    run_lane_destroy(lane->run);
     return 0;
 }
 
@@ -16216,15 +16315,17 @@ static void pipe_deliver(pipe_line *p) {
 /* One picture after the other in the calling thread. */
 static void pipe_serial(pipe_line *p) {
     const pipe_job *job = p->job;
+    p->status = pipe_lane_open(&p->lanes[0], &p->error);
     for (; p->status == YOLO_OK && p->consumed < p->end && !err_interrupted(); p->consumed++) {
         const pipe_batch batch = {.indices = {p->consumed}, .count = 1};
         pipe_slot *slot = pipe_slot_of(p, p->consumed);
         pipe_load(job, slot, p->consumed);
-        p->status = pipe_process(p, p->lanes[0].run, &batch, &p->error);
+        p->status = pipe_process(&p->lanes[0], &batch, &p->error);
         if (p->status == YOLO_OK && job->result) p->status = job->result(job->user, &slot->picture, &p->error);
         pipe_release(slot);
     }
     p->end = p->consumed;
+    run_lane_destroy(p->lanes[0].run);
 }
 
 /* Lanes and loaders. A thread that the system refuses is done without, as long as one of each kind runs. */
@@ -16245,25 +16346,24 @@ static void pipe_threaded(pipe_line *p) {
     for (int i = 0; i < loader_count; i++) os_thread_join(loaders[i]);
 }
 
-/* Room for the job's pictures on their way, and its lanes. */
-static void pipe_open(pipe_line *p, bool serial) {
+/* Room for the job's pictures on their way, and for its lanes. */
+static yolo_status pipe_open(pipe_line *p, bool serial, yolo_error *error) {
     const pipe_job *job = p->job;
-    const bool gpu = job->weights->gpu != NULL;
-    const int side = gpu ? pipe_largest_side(job) : job->net->max_stride;
+    const bool gpu = pipe_on_gpu(job);
     p->batch = gpu ? pipe_fitting_batch(job) : 1;
+    p->held = (uint64_t)PIPE_HELD_BYTES * (gpu ? (uint64_t)job->weights->count : 1);
     p->lane_count = pipe_lane_count(job);
     p->loader_count = YOLO_MIN(gpu ? pipe_threads(job) : p->lane_count, THR_MAX);
     p->lanes_work = serial || !gpu;
-    p->slot_count = serial ? 1 : p->lane_count * p->batch + p->loader_count + (p->batch > 1 ? PIPE_WINDOW * p->batch : 2);
+    p->ahead = serial ? 1 : p->loader_count + (gpu ? (p->lane_count + PIPE_WINDOW) * p->batch : 2);
+    p->slot_count = serial ? 1 : p->ahead + PIPE_OVERTAKE * p->lane_count * p->batch;
     p->slots = mem_array((uint64_t)p->slot_count, sizeof *p->slots);
     p->batches = mem_array((uint64_t)p->slot_count, sizeof *p->batches);
+    p->finds = mem_array((uint64_t)p->slot_count, sizeof *p->finds);
     p->lanes = mem_array((uint64_t)p->lane_count, sizeof *p->lanes);
-    if (!p->slots || !p->batches || !p->lanes) p->status = err_memory(&p->error, (uint64_t)p->slot_count * sizeof *p->slots);
-    for (int i = 0; p->status == YOLO_OK && i < p->lane_count; i++) {
-        p->lanes[i].line = p;
-        p->status = run_lane_create_seeing(&p->lanes[i].run, job->weights, job->net, p->lane_count == 1 ? job->pool : NULL, &job->detect, p->batch,
-                                           side, side, &p->error);
-    }
+    if (!p->slots || !p->batches || !p->finds || !p->lanes) return err_memory(error, (uint64_t)p->slot_count * sizeof *p->slots);
+    for (int i = 0; i < p->lane_count; i++) p->lanes[i] = (pipe_lane){.line = p, .rank = i % job->weights->count};
+    return YOLO_OK;
 }
 
 /* Runs the whole list. A failure of `work` or `result` ends it and is returned; YOLO_ERROR_INTERRUPTED when
@@ -16274,8 +16374,8 @@ static yolo_status pipe_run(const pipe_job *wanted, yolo_error *error) {
     yolo_status status = det_check(job->net, &checked.imgsz, &job->detect, error);
     if (status != YOLO_OK) return status;
     pipe_line p = {.job = job, .end = job->count};
-    const bool serial = job->count <= 1 || (!job->weights->gpu && pipe_threads(job) == 1);
-    pipe_open(&p, serial);
+    const bool serial = job->count <= 1 || (!pipe_on_gpu(job) && pipe_threads(job) == 1);
+    p.status = pipe_open(&p, serial, &p.error);
     if (p.status == YOLO_OK && serial) pipe_serial(&p);
     else if (p.status == YOLO_OK) {
         os_mutex_init(&p.mutex);
@@ -16285,9 +16385,9 @@ static yolo_status pipe_run(const pipe_job *wanted, yolo_error *error) {
         os_mutex_destroy(&p.mutex);
     }
     for (int i = 0; p.slots && i < p.slot_count; i++) pipe_release(&p.slots[i]);
-    for (int i = 0; p.lanes && i < p.lane_count; i++) run_lane_destroy(p.lanes[i].run);
     mem_free(p.slots);
     mem_free(p.batches);
+    mem_free(p.finds);
     mem_free(p.lanes);
     if (p.status == YOLO_OK && p.end < job->count) return pipe_interrupted(job, p.end, error);
     if (p.status != YOLO_OK && error) *error = p.error;
@@ -21974,7 +22074,7 @@ static yolo_status lab_look(lab_run *run, yolo_error *error) {
     const yolo_label_options *options = run->options;
     const yolo_model *model = run->model;
     pipe_job job = {
-        .net = &model->checkpoint.net, .weights = model->weights, .pool = model->pool, .threads = model->threads, .count = run->count, .path = lab_path,
+        .net = &model->checkpoint.net, .weights = &model->weights, .pool = model->pool, .threads = model->threads, .count = run->count, .path = lab_path,
         .imgsz = options->predict.imgsz, .rect = options->predict.rect, .detect = det_predict_options(&options->predict),
         .keep_images = options->save_images || options->save_crop, .work = lab_work, .result = lab_result, .user = run};
     run->meter = log_meter_start(&options->log, options->progress, options->labels_subfolder ? "predict" : "label", "Progress", run->count);
@@ -22267,7 +22367,7 @@ struct tr_run {
     opt_state *opt;
     float *gradients;           /* rank 0's */
     ev_set validation_set;
-    run_weights *weights;       /* for validation */
+    run_copies weights;         /* for validation, over all ranks */
     int batch, imgsz, largest;  /* pictures a step; side of the input, the largest with multi_scale */
     uint64_t device_pictures;   /* bytes of the GPU for decoded pictures */
     const char *last;           /* the checkpoint that is resumed */
@@ -22578,7 +22678,7 @@ static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, y
     memory->batches = (uint64_t)DL_SLOTS * (uint64_t)batch * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3;
     if (run->place.device) tr_gpu_measure(run, batch, kind == OPT_AUTO ? OPT_MUSGD : kind, &memory->batches, &memory->pass.workspace);
     if (run->validation)
-        status = ev_memory(net, run->isa, run->place, thr_pool_size(run->pool), 2 * batch, &run->validation_set, run->imgsz, &memory->validation, error);
+        status = ev_memory(net, run->isa, run->place, tr_rank_threads(run) * run->rank_count, 2 * batch, &run->validation_set, run->imgsz, &memory->validation, error);
     memory->total = memory->blocks + memory->batches + memory->pictures + memory->validation + memory->pass.activations + memory->pass.gradients +
                     memory->pass.weights + memory->pass.workspace;
     return status;
@@ -23667,10 +23767,11 @@ static yolo_status tr_look(tr_run *run, const float *params, const ev_extra *ext
     const yolo_train_options *o = &run->options;
     yolo_val_options options = {.imgsz = run->imgsz, .batch = run->batch * 2, .conf = 0.001f, .iou = (float)o->iou, .max_det = o->max_det, .rect = true,
                                 .single_cls = o->single_cls, .progress = o->progress == YOLO_PROGRESS_BAR ? YOLO_PROGRESS_BAR : YOLO_PROGRESS_NONE, .log = run->log};
-    yolo_status status = run->weights ? run_weights_refresh(run->weights, params, run->pool, error)
-                                      : run_weights_create(&run->weights, &run->model.net, params, run->isa, run->place, error);
+    run_place places[COM_MAX];
+    for (int r = 0; r < run->rank_count; r++) places[r] = run->place;
+    const yolo_status status = run_copies_set(&run->weights, &run->model.net, params, run->isa, places, run->rank_count, run->pool, error);
     if (status != YOLO_OK) return status;
-    pipe_job job = {.net = &run->model.net, .weights = run->weights, .pool = run->pool, .threads = thr_pool_size(run->pool)};
+    pipe_job job = {.net = &run->model.net, .weights = &run->weights, .pool = run->pool, .threads = thr_pool_size(run->pool)};
     return ev_check(&job, &run->validation_set, &options, extra, out, error);
 }
 
@@ -24023,7 +24124,7 @@ static void tr_close(tr_run *run) {
     dl_destroy(run->loader);
     tr_gpu_close(run);
     tr_close_ranks(run);
-    run_weights_destroy(run->weights);
+    run_copies_destroy(&run->weights);
     opt_destroy(run->opt);
     ev_outcome_free(&run->outcome);
     ev_set_close(&run->validation_set);
@@ -24043,8 +24144,7 @@ static void tr_advise_batch(tr_run *run, yolo_error *error) {
     yolo_error ignored;
     int fitting;
     tr_gpu_close(run);
-    run_weights_destroy(run->weights);
-    run->weights = NULL;
+    run_copies_destroy(&run->weights);
     if (run->ranks) { /* a GPU has one */
         grad_destroy(run->ranks[0].grad);
         run->ranks[0].grad = run->grad = NULL;
@@ -24956,7 +25056,7 @@ static yolo_status bench_forward(const bench_case *c, yolo_error *error) {
     rng noise = {1, 0};
     double flops = 0, *ms = mem_array((uint64_t)c->options->repeats, sizeof *ms);
     for (int i = 0; i < net->op_count; i++) flops += net_op_flops(net, &net->ops[i], c->n, c->h, c->w);
-    yolo_status status = ms ? run_lane_create(&lane, model->weights, net, model->pool, c->n, c->h, c->w, error) : err_memory(error, (uint64_t)c->options->repeats * sizeof *ms);
+    yolo_status status = ms ? run_lane_create(&lane, model->weights.of[0], net, model->pool, c->n, c->h, c->w, error) : err_memory(error, (uint64_t)c->options->repeats * sizeof *ms);
     if (status == YOLO_OK) {
         float *input = run_lane_input(lane);
         for (int64_t i = 0; i < (int64_t)c->n * c->h * c->w * 3; i++) input[i] = (float)rng_uniform(&noise);
@@ -25309,7 +25409,7 @@ void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yol
         img_draw_box(image, &boxes->items[i], model ? yolo_class_name(model, boxes->items[i].class_id) : NULL, line_width);
 }
 
-yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.device = "auto", .half = true, .isa = "auto"}; }
+yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.device = "auto", .half = true, .isa = "auto", .ranks = 1}; }
 
 static yolo_status yolo_choose_isa(const char *name, op_isa *isa, yolo_error *error) {
     static const char *const names[] = {"portable", "avx2", "avx512"};
@@ -25328,7 +25428,7 @@ static yolo_status yolo_choose_isa(const char *name, op_isa *isa, yolo_error *er
 void yolo_model_close(yolo_model *model) {
     if (!model) return;
     run_lane_destroy(model->lane);
-    run_weights_destroy(model->weights);
+    run_copies_destroy(&model->weights);
     dev_close(&model->place);
     thr_pool_destroy(model->pool);
     pt_free(&model->checkpoint);
@@ -25337,10 +25437,13 @@ void yolo_model_close(yolo_model *model) {
 
 yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_options options, yolo_error *error) {
     yolo_model *model = mem_array(1, sizeof *model);
+    run_place places[COM_MAX];
     *out = NULL;
     if (!model) return err_memory(error, sizeof *model);
     model->place = run_cpu;
     yolo_status status = dev_place(options.device, options.half, &model->place, error);
+    if (status == YOLO_OK && (options.ranks < 1 || options.ranks > COM_MAX))
+        status = err_set(error, YOLO_ERROR_USAGE, "%d ranks: expected 1 to %d", options.ranks, COM_MAX);
     if (status == YOLO_OK) status = yolo_choose_isa(options.isa, &model->isa, error);
     if (status == YOLO_OK && options.threads < 0)
         status = err_set(error, YOLO_ERROR_USAGE, "%d threads: expected 0 (all cores) or more", options.threads);
@@ -25351,7 +25454,9 @@ yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_option
         if (!model->pool) status = err_memory(error, sizeof *model->pool);
         else model->threads = thr_pool_size(model->pool);
     }
-    if (status == YOLO_OK) status = run_weights_create(&model->weights, &model->checkpoint.net, model->checkpoint.params, model->isa, model->place, error);
+    for (int r = 0; r < options.ranks && r < COM_MAX; r++) places[r] = model->place;
+    if (status == YOLO_OK)
+        status = run_copies_set(&model->weights, &model->checkpoint.net, model->checkpoint.params, model->isa, places, options.ranks, NULL, error);
     if (status == YOLO_OK) *out = model;
     else yolo_model_close(model);
     return status;
@@ -25375,10 +25480,10 @@ yolo_status yolo_predict(yolo_model *model, const yolo_image *image, yolo_predic
     if (status != YOLO_OK) return status;
     if (!image->pixels || image->width < 1 || image->height < 1 || image->width > YOLO_MAX_DIM || image->height > YOLO_MAX_DIM)
         return err_set(error, YOLO_ERROR_USAGE, "a picture of %d x %d pixels, expected 1 to %d each way", image->width, image->height, YOLO_MAX_DIM);
-    const pipe_job job = {.net = net, .weights = model->weights, .detect = detect};
+    const pipe_job job = {.net = net, .weights = &model->weights, .detect = detect};
     pipe_picture picture = {.width = image->width, .height = image->height, .image = *image};
     picture.letterbox = img_letterbox_plan(image->width, image->height, options.imgsz, options.rect, net->max_stride);
-    if (!model->lane) status = run_lane_create_seeing(&model->lane, model->weights, net, model->pool, &detect, 1, picture.letterbox.height, picture.letterbox.width, error);
+    if (!model->lane) status = run_lane_create_seeing(&model->lane, model->weights.of[0], net, model->pool, &detect, 1, picture.letterbox.height, picture.letterbox.width, error);
     if (status == YOLO_OK) status = pipe_infer(model->lane, &job, &(pipe_picture *){&picture}, 1, error);
     if (status == YOLO_OK) *boxes = picture.boxes;
     return status;
@@ -25391,7 +25496,7 @@ yolo_val_options yolo_val_defaults(void) {
 yolo_status yolo_val(yolo_model *model, yolo_val_options options, yolo_metrics *metrics, yolo_error *error) {
     *metrics = (yolo_metrics){0};
     if (!options.data) return err_set(error, YOLO_ERROR_USAGE, "no data set given: expected the path of a data.yaml");
-    pipe_job job = {.net = &model->checkpoint.net, .weights = model->weights, .pool = model->pool};
+    pipe_job job = {.net = &model->checkpoint.net, .weights = &model->weights, .pool = model->pool};
     yolo_status status = ev_val(&job, &options, metrics, error);
     if (status != YOLO_OK) yolo_metrics_free(metrics);
     return status;
@@ -25620,7 +25725,7 @@ typedef struct cli_values {
     yolo_train_options train;
     yolo_demo_options demo;
     const char *model, *source, *data, *out, *names, *split, *mode, *existing, *save_json, *device, *isa, *project, *name, *progress, *resume;
-    int imgsz, width, batch, max_det, repeats, line_width, threads, seed;
+    int imgsz, width, batch, max_det, repeats, line_width, threads, ranks, seed;
     double conf, iou, share;
     bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, tune, train_step, verbose, alike;
     cli_classes classes;
@@ -25647,6 +25752,7 @@ typedef struct cli_option {
 #define CLI_ROW_AGNOSTIC {"agnostic_nms", CLI_BOOL, CLI_AT(agnostic_nms), "false", 0, 0, "", "boxes of different classes suppress each other"}
 #define CLI_ROW_RECT {"rect", CLI_BOOL, CLI_AT(rect), "true", 0, 0, "", "pad to a multiple of the stride, not to a square"}
 #define CLI_ROW_DEVICE {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0", "a GPU by its number; auto: the first one, else the CPU"}
+#define CLI_ROW_RANKS {"ranks", CLI_WHOLE, CLI_AT(ranks), "1", 1, 64, "", "device=cpu: so many share the pictures, as GPUs would"}
 #define CLI_ROW_THREADS {"threads", CLI_WHOLE, CLI_AT(threads), "0", 0, 256, "", "compute threads; 0 = all cores"}
 #define CLI_ROW_ISA {"isa", CLI_CHOICE, CLI_AT(isa), "auto", 0, 0, "auto|portable|avx2|avx512", "instructions to use"}
 #define CLI_ROW_PROGRESS {"progress", CLI_CHOICE, CLI_AT(progress), "auto", 0, 0, "auto|bar|plain|none", "plain: Progress:N% lines; auto: a bar on a terminal"}
@@ -25767,6 +25873,7 @@ static const cli_option cli_val_options[] = {
     {"save_json", CLI_TEXT, CLI_AT(save_json), "", 0, 0, "FILE", "write predictions as COCO json; true = predictions.json"},
     {"verbose", CLI_BOOL, CLI_AT(verbose), "true", 0, 0, "", "a line a class"},
     CLI_ROW_DEVICE,
+    CLI_ROW_RANKS,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
     CLI_ROW_PROGRESS,
@@ -25793,6 +25900,7 @@ static const cli_option cli_label_options[] = {
     CLI_ROW_RECT,
     {"verbose", CLI_BOOL, CLI_AT(verbose), "false", 0, 0, "", "a line a picture"},
     CLI_ROW_DEVICE,
+    CLI_ROW_RANKS,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
     CLI_ROW_PROGRESS,
@@ -25820,6 +25928,7 @@ static const cli_option cli_predict_options[] = {
     {"line_width", CLI_WHOLE, CLI_AT(line_width), "0", 0, 100, "pixels", "of the drawn boxes; 0 = by picture size"},
     {"verbose", CLI_BOOL, CLI_AT(verbose), "true", 0, 0, "", "a line a picture"},
     CLI_ROW_DEVICE,
+    CLI_ROW_RANKS,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
     CLI_ROW_PROGRESS,
@@ -26102,6 +26211,7 @@ static const char *cli_or_null(const char *text) { return *text ? text : NULL; }
 static yolo_status cli_open(cli_run *run, yolo_model **model, yolo_error *error) {
     yolo_open_options options = yolo_open_defaults();
     options.threads = run->values.threads;
+    options.ranks = run->values.ranks;
     options.device = run->values.device;
     options.isa = run->values.isa;
     return yolo_model_open(model, run->values.model, options, error);

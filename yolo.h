@@ -142,6 +142,7 @@ void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yol
 
 typedef struct yolo_open_options {
     int threads;     /* compute threads; 0 = all cores */
+    int ranks;       /* on the CPU: ranks that share out the pictures of yolo_label and yolo_val, and the threads; 1 */
     const char *device; /* "auto", "cpu", or a GPU as in "0"; NULL = auto: the first GPU that can be used, else the CPU */
     bool half;       /* half precision on a GPU; true */
     const char *isa; /* "auto", "portable", "avx2", "avx512"; NULL = auto */

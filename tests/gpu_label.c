@@ -299,7 +299,7 @@ static void label_batch_check(yolo_model *model, int count, int imgsz, det_optio
     char path[900];
     yolo_error error = {0};
     pipe_picture pictures[4] = {{0}}, *list[4];
-    const pipe_job job = {.net = &model->checkpoint.net, .weights = model->weights, .detect = detect, .network_boxes = true};
+    const pipe_job job = {.net = &model->checkpoint.net, .weights = &model->weights, .detect = detect, .network_boxes = true};
     const yg_candidate *found;
     run_lane *lane = NULL;
     for (int i = 0; i < count; i++) {
@@ -310,7 +310,7 @@ static void label_batch_check(yolo_model *model, int count, int imgsz, det_optio
         pictures[i].letterbox = img_letterbox_plan(pictures[i].width, pictures[i].height, imgsz, false, 32);
         list[i] = &pictures[i];
     }
-    yolo_status status = run_lane_create_seeing(&lane, model->weights, job.net, NULL, &detect, count, imgsz, imgsz, &error);
+    yolo_status status = run_lane_create_seeing(&lane, model->weights.of[0], job.net, NULL, &detect, count, imgsz, imgsz, &error);
     if (status == YOLO_OK) status = pipe_infer(lane, &job, list, count, &error);
     if (status == YOLO_OK) status = run_gpu_fetch_heads(lane, &error);
     CHECK_MSG(status == YOLO_OK, "%s", error.message);
@@ -376,7 +376,7 @@ static void test_gpu_label_memory(void) {
     emulate_set_memory(used + (220 << 20));
     yolo_model *model = label_model("0");
     if (model) {
-        const pipe_job job = {.net = &model->checkpoint.net, .weights = model->weights, .count = LABEL_PICTURES, .imgsz = 96};
+        const pipe_job job = {.net = &model->checkpoint.net, .weights = &model->weights, .count = LABEL_PICTURES, .imgsz = 96};
         const int batch = pipe_fitting_batch(&job);
         CHECK_MSG(batch > 1 && batch < PIPE_BATCH, "a batch of %d", batch);
     }

@@ -372,7 +372,7 @@ static yolo_model *eval_model(int threads) {
 }
 
 static yolo_status eval_run_pipe(eval_run *run, const yolo_model *model, int threads, yolo_error *error) {
-    pipe_job job = {.net = &model->checkpoint.net, .weights = model->weights, .pool = model->pool, .threads = threads, .count = EVAL_PICTURES,
+    pipe_job job = {.net = &model->checkpoint.net, .weights = &model->weights, .pool = model->pool, .threads = threads, .count = EVAL_PICTURES,
                     .path = eval_path, .imgsz = 60, .rect = true, .detect = {.conf = 0.0001f, .iou = 0.7f, .max_det = 300},
                     .work = eval_work, .result = eval_result, .user = run};
     run->next = run->damaged = run->worked = 0;
@@ -541,7 +541,7 @@ static bool eval_check_open(eval_check *check, const char *yaml, const yolo_mode
     return good;
 }
 
-static yolo_status eval_check_run(eval_check *check, const yolo_model *model, const run_weights *weights, int threads, int batch, bool full) {
+static yolo_status eval_check_run(eval_check *check, const yolo_model *model, const run_copies *weights, int threads, int batch, bool full) {
     const loss_gains gains = {7.5f, 0.5f, 1.5f};
     yolo_error error;
     const ev_extra extra = {full ? &gains : NULL, full, full ? eval_sheet : NULL, &check->look};
@@ -576,7 +576,7 @@ static void test_check(void) {
     const char *yaml = eval_data("check", list.text, "names: [a, b, c, d]");
     yolo_model *model = eval_model(3);
     if (!model || !eval_check_open(&check, yaml, model, NULL, 0)) return;
-    CHECK(eval_check_run(&check, model, model->weights, 3, 5, true) == YOLO_OK);
+    CHECK(eval_check_run(&check, model, &model->weights, 3, 5, true) == YOLO_OK);
     CHECK(check.out.metrics.images == 23 && check.out.metrics.damaged == 1 && check.out.metrics.instances == 40 && check.out.metrics.class_count == 3);
     CHECK(check.look.sheets == 3 && check.look.pictures == 15 && check.look.targets > 15 && check.look.boxes > 0);
     const loss_parts *losses = &check.out.losses;
@@ -585,7 +585,7 @@ static void test_check(void) {
     CHECK(eval_check_open(&again, yaml, model, NULL, 0));
     for (int threads = 1; threads <= 2; threads++) { /* the same bits, the same set looked at twice */
         ev_outcome_free(&again.out);
-        CHECK(eval_check_run(&again, model, model->weights, threads, 5, true) == YOLO_OK);
+        CHECK(eval_check_run(&again, model, &model->weights, threads, 5, true) == YOLO_OK);
         CHECK(!memcmp(&again.out.losses, &check.out.losses, sizeof check.out.losses) && again.look.hash == check.look.hash);
         CHECK(!memcmp(again.out.curves, check.out.curves, 3 * sizeof(ev_curve)));
         CHECK(!memcmp(again.out.matrix.cells, check.out.matrix.cells, 16 * sizeof(int32_t)));
@@ -596,14 +596,14 @@ static void test_check(void) {
     CHECK(ev_memory(&model->checkpoint.net, model->isa, run_cpu, 3, 16, &check.set, 64, &bytes, NULL) == YOLO_OK);
     CHECK(run_measure(&model->checkpoint.net, model->isa, run_cpu, 1, 96, 96, &weights, &lane, NULL) == YOLO_OK && bytes > weights + 3 * lane);
     run_lane *real = NULL;
-    CHECK(run_lane_create(&real, model->weights, &model->checkpoint.net, NULL, 1, 96, 96, NULL) == YOLO_OK);
+    CHECK(run_lane_create(&real, model->weights.of[0], &model->checkpoint.net, NULL, 1, 96, 96, NULL) == YOLO_OK);
     if (real) CHECK(lane == (uint64_t)real->activation_floats * sizeof(float) + real->workspace_bytes);
     run_lane_destroy(real);
-    CHECK(eval_check_run(&check, model, model->weights, 2, 100, false) == YOLO_OK); /* nothing extra, one batch */
+    CHECK(eval_check_run(&check, model, &model->weights, 2, 100, false) == YOLO_OK); /* nothing extra, one batch */
     CHECK(!check.out.curves && !check.out.matrix.cells && !check.look.sheets && check.out.losses.cls == 0 && check.out.fitness >= 0);
     eval_check_close(&check);
     CHECK(eval_check_open(&check, yaml, model, &one, 1)); /* class 1 only: 6 + 12 labels, less one picture's */
-    CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_OK);
+    CHECK(eval_check_run(&check, model, &model->weights, 2, 8, true) == YOLO_OK);
     CHECK_MSG(check.out.metrics.class_count == 1 && check.out.metrics.instances == 16, "%d", check.out.metrics.instances);
     eval_check_close(&check);
     yolo_model_close(model);
@@ -621,22 +621,22 @@ static void test_check_refresh(void) {
     const net *net = &model->checkpoint.net;
     float *params = model->checkpoint.params;
     loss_parts losses[2];
-    run_weights *fresh = NULL;
+    run_copies fresh = {0};
     for (int64_t i = 0; i < net->param_elements; i++) params[i] *= 1.1f;
-    CHECK(run_weights_create(&fresh, net, params, model->isa, run_cpu, &error) == YOLO_OK);
-    CHECK(run_weights_refresh(model->weights, params, model->pool, &error) == YOLO_OK);
-    for (int which = 0; fresh && which < 2; which++) {
-        CHECK(eval_check_run(&check, model, which ? fresh : model->weights, 2, 8, true) == YOLO_OK);
+    CHECK(run_copies_set(&fresh, net, params, model->isa, &run_cpu, 1, NULL, &error) == YOLO_OK);
+    CHECK(run_weights_refresh(model->weights.of[0], params, model->pool, &error) == YOLO_OK);
+    for (int which = 0; which < 2; which++) {
+        CHECK(eval_check_run(&check, model, which ? &fresh : &model->weights, 2, 8, true) == YOLO_OK);
         losses[which] = check.out.losses;
         ev_outcome_free(&check.out);
     }
     CHECK(!memcmp(&losses[0], &losses[1], sizeof losses[0]));
     for (int64_t i = 0; i < net->param_elements; i++) params[i] = NAN;
-    CHECK(run_weights_refresh(model->weights, params, model->pool, &error) == YOLO_OK);
-    CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_OK);
+    CHECK(run_weights_refresh(model->weights.of[0], params, model->pool, &error) == YOLO_OK);
+    CHECK(eval_check_run(&check, model, &model->weights, 2, 8, true) == YOLO_OK);
     CHECK(check.out.fitness == 0 && isnan(check.out.losses.cls) && check.look.boxes == 0 && check.out.metrics.map50 == 0);
     CHECK(eval_matrix_targets(&check.out.matrix) == 40);
-    run_weights_destroy(fresh);
+    run_copies_destroy(&fresh);
     eval_check_close(&check);
     yolo_model_close(model);
     str_free(&list);
@@ -652,16 +652,16 @@ static void test_check_edges(void) {
     yolo_model *model = eval_model(2);
     if (!model || !eval_check_open(&check, eval_data("edges", list.text, "names: [a, b, c, d]"), model, &none, 1)) return;
     CHECK(check.set.target_count == 0); /* all background */
-    CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_OK);
+    CHECK(eval_check_run(&check, model, &model->weights, 2, 8, true) == YOLO_OK);
     CHECK(check.out.fitness == 0 && check.out.metrics.class_count == 0 && check.out.losses.box == 0 && check.out.losses.cls > 0 && check.look.sheets == 3);
     CHECK(eval_matrix_targets(&check.out.matrix) == 0);
     eval_check_close(&check);
     CHECK(eval_check_open(&check, test_temp("eval/edges.yaml"), model, NULL, 0));
-    CHECK(eval_check_run(&check, model, model->weights, 2, 8, false) == YOLO_OK); /* conf 0.3 of random weights: no boxes */
+    CHECK(eval_check_run(&check, model, &model->weights, 2, 8, false) == YOLO_OK); /* conf 0.3 of random weights: no boxes */
     CHECK(check.out.metrics.map50 == 0 && check.out.metrics.class_count == 3 && check.out.metrics.images == 23);
     ev_outcome_free(&check.out);
     yolo_interrupt();
-    CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_ERROR_INTERRUPTED);
+    CHECK(eval_check_run(&check, model, &model->weights, 2, 8, true) == YOLO_ERROR_INTERRUPTED);
     yolo_interrupt_clear();
     eval_check_close(&check);
     snprintf(real, sizeof real, "%s", test_temp("eval/broken.png")); /* a header that can be read, and nothing behind it */
@@ -673,12 +673,12 @@ static void test_check_edges(void) {
     CHECK(eval_check_open(&check, eval_data("broken", damaged.text, "names: [a, b, c, d]"), model, NULL, 0));
     CHECK(check.set.count == 1 && check.set.damaged == 1);
     for (int epoch = 0; epoch < 2; epoch++) {
-        CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_OK);
+        CHECK(eval_check_run(&check, model, &model->weights, 2, 8, true) == YOLO_OK);
         CHECK(check.out.metrics.images == 0 && check.out.metrics.damaged == 2 && check.out.fitness == 0 && check.look.sheets == 1 && check.out.losses.cls == 0);
         ev_outcome_free(&check.out);
     }
     check.set.count = 0; /* no picture at all */
-    CHECK(eval_check_run(&check, model, model->weights, 2, 8, true) == YOLO_OK && check.out.fitness == 0 && check.out.metrics.images == 0);
+    CHECK(eval_check_run(&check, model, &model->weights, 2, 8, true) == YOLO_OK && check.out.fitness == 0 && check.out.metrics.images == 0);
     eval_check_close(&check);
     yolo_model_close(model);
     str_free(&list);

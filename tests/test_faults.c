@@ -121,12 +121,12 @@ static yolo_status faults_check(yolo_error *error) {
     if (status == YOLO_OK) {
         const net *net = &model->checkpoint.net;
         const ev_labels labels = {.data_classes = net->class_count, .net_classes = net->class_count};
-        pipe_job job = {.net = net, .weights = model->weights, .pool = model->pool};
+        pipe_job job = {.net = net, .weights = &model->weights, .pool = model->pool};
         status = data_open(&data, faults.data, error);
         if (status == YOLO_OK) {
             status = data_split(&data, "val", &list, error);
             if (status == YOLO_OK) status = ev_set_open(&set, list, &labels, true, &options.log, error);
-            if (status == YOLO_OK) status = run_weights_refresh(model->weights, model->checkpoint.params, model->pool, error);
+            if (status == YOLO_OK) status = run_weights_refresh(model->weights.of[0], model->checkpoint.params, model->pool, error);
             if (status == YOLO_OK) status = ev_check(&job, &set, &options, &extra, &out, error);
             data_close(&data);
         }

@@ -565,7 +565,7 @@ static int test_dump_heads(int count, char **arguments) {
     yolo_status status = !input || input->rank != 4 ? YOLO_ERROR_FORMAT : yolo_model_open(&model, arguments[0], options, &error);
     run_lane *lane = NULL;
     if (status == YOLO_OK)
-        status = run_lane_create(&lane, model->weights, &model->checkpoint.net, model->pool, input->dims[0], input->dims[1], input->dims[2], &error);
+        status = run_lane_create(&lane, model->weights.of[0], &model->checkpoint.net, model->pool, input->dims[0], input->dims[1], input->dims[2], &error);
     FILE *file = status == YOLO_OK ? os_open(arguments[2], "wb") : NULL;
     if (file) {
         int32_t levels = model->checkpoint.net.level_count;

@@ -84,7 +84,7 @@ static yolo_status tool_look(yolo_model *model, char **argv, ev_outcome *out, to
     const data_list *list;
     ev_set set;
     yolo_val_options options = yolo_val_defaults();
-    pipe_job job = {.net = net, .weights = model->weights, .pool = model->pool};
+    pipe_job job = {.net = net, .weights = &model->weights, .pool = model->pool};
     options.imgsz = atoi(argv[3]);
     options.batch = atoi(argv[4]);
     yolo_status status = data_open(&data, argv[2], error);
