@@ -14560,7 +14560,7 @@ typedef struct run_copying {
     const net *net;
     const float *params;
     op_isa isa;
-    const run_place *places;
+    const run_places *places;
     thr_pool *pool;
 } run_copying;
 
@@ -14568,21 +14568,20 @@ static yolo_status run_copy(com_rank *rank, void *context, yolo_error *error) {
     const run_copying *c = context;
     run_weights **weights = &c->copies->of[rank->index];
     if (*weights) return run_weights_refresh(*weights, c->params, c->pool, error);
-    return run_weights_create(weights, c->net, c->params, c->isa, c->places[rank->index], error);
+    return run_weights_create(weights, c->net, c->params, c->isa, c->places->items[rank->index], error);
 }
 
-/* Gives all ranks these parameters, in weights that are made where there are none yet; all GPUs at a time. places[r] is rank r's:
-   the CPU of all, or of each a GPU of its own. */
-static yolo_status run_copies_set(run_copies *copies, const net *net, const float *params, op_isa isa, const run_place *places, int count,
+/* Gives all ranks these parameters, in weights that are made where there are none yet: of the GPUs, all at a time, or of `ranks`
+   on the CPU. */
+static yolo_status run_copies_set(run_copies *copies, const net *net, const float *params, op_isa isa, const run_places *places, int ranks,
                                   thr_pool *pool, yolo_error *error) {
     run_copying copying = {copies, net, params, isa, places, pool};
-    const int made = places[0].gpu < 0 ? 1 : count;
-    com_group *group = com_open(made, &com_host);
+    com_group *group = com_open(places->count, &com_host);
     if (!group) return err_memory(error, sizeof *group);
     const yolo_status status = com_run(group, run_copy, &copying, error);
     com_close(group);
-    copies->count = count;
-    for (int r = made; r < count; r++) copies->of[r] = copies->of[0];
+    copies->count = YOLO_MAX(ranks, places->count);
+    for (int r = places->count; r < ranks; r++) copies->of[r] = copies->of[0];
     return status;
 }
 
@@ -14769,7 +14768,7 @@ struct yolo_model {
     run_lane *lane;         /* of rank 0; NULL until the first prediction */
     op_isa isa;
     int threads;
-    run_place place;
+    run_places places;
 };
 
 /* ==== 16 grad_: training pass ======================================================================================
@@ -15971,7 +15970,8 @@ struct pipe_line {
 };
 
 #ifdef YOLO_TESTING
-static yolo_status (*pipe_test_visit)(int rank, yolo_error *error); /* what befalls a rank that begins a batch */
+typedef yolo_status pipe_visit(int rank, yolo_error *error);
+static pipe_visit *pipe_test_visit; /* what befalls a rank that begins a batch */
 #endif
 
 static bool pipe_on_gpu(const pipe_job *job) { return job->weights->of[0]->gpu != NULL; }
@@ -23767,9 +23767,8 @@ static yolo_status tr_look(tr_run *run, const float *params, const ev_extra *ext
     const yolo_train_options *o = &run->options;
     yolo_val_options options = {.imgsz = run->imgsz, .batch = run->batch * 2, .conf = 0.001f, .iou = (float)o->iou, .max_det = o->max_det, .rect = true,
                                 .single_cls = o->single_cls, .progress = o->progress == YOLO_PROGRESS_BAR ? YOLO_PROGRESS_BAR : YOLO_PROGRESS_NONE, .log = run->log};
-    run_place places[COM_MAX];
-    for (int r = 0; r < run->rank_count; r++) places[r] = run->place;
-    const yolo_status status = run_copies_set(&run->weights, &run->model.net, params, run->isa, places, run->rank_count, run->pool, error);
+    const run_places places = {{run->place}, 1};
+    const yolo_status status = run_copies_set(&run->weights, &run->model.net, params, run->isa, &places, run->rank_count, run->pool, error);
     if (status != YOLO_OK) return status;
     pipe_job job = {.net = &run->model.net, .weights = &run->weights, .pool = run->pool, .threads = thr_pool_size(run->pool)};
     return ev_check(&job, &run->validation_set, &options, extra, out, error);
@@ -24566,8 +24565,8 @@ static void bench_row(const bench_case *c, const char *pass, double *ms, double 
     snprintf(size, sizeof size, "%dx%d", c->h, c->w);
     if (c->options->name) str_format(c->out, "%-12s ", c->options->name);
     str_format(c->out, "%11s %6d %8d %9s %10.2f %9.2f %9.2f %9.2f %9.1f %9.1f  %s\n", size, c->n, thr_pool_size(c->model->pool),
-               c->model->place.device ? "GPU" : dev_isa_name(c->model->isa), median, ms[0], ms[repeats - 1], c->n / each, flops / each * 1e-9,
-               bench_memory(c->model->place), pass);
+               c->model->places.items[0].device ? "GPU" : dev_isa_name(c->model->isa), median, ms[0], ms[repeats - 1], c->n / each, flops / each * 1e-9,
+               bench_memory(c->model->places.items[0]), pass);
 }
 
 static yolo_status bench_interrupted(const bench_case *c, int done, yolo_error *error) {
@@ -24605,7 +24604,7 @@ static void bench_forget(void *graph) { yg_graph_free(graph); }
 static yolo_status bench_forward_runs(const bench_case *c, run_lane *lane, bench_pass pass, double *ms, yolo_error *error) {
     void *graph = NULL;
     yolo_status status = YOLO_OK;
-    for (int i = c->model->place.device ? -BENCH_WARM : -1; i < c->options->repeats && status == YOLO_OK; i++) {
+    for (int i = c->model->places.items[0].device ? -BENCH_WARM : -1; i < c->options->repeats && status == YOLO_OK; i++) {
         if ((status = bench_interrupted(c, i, error)) != YOLO_OK) break;
         const double start = os_clock();
         if (pass == BENCH_WHOLE) run_forward(lane);
@@ -24695,14 +24694,14 @@ static yolo_status bench_train_open(bench_train *t, yolo_error *error) {
     tr_run *run = &t->run;
     uint64_t cache = 0;
     yolo_status status = YOLO_OK;
-    *run = (tr_run){.options = tr_defaults(), .place = model->place, .isa = model->isa, .pool = model->pool, .item = "item", .rank_count = 1, .rate = 1, .loss_scale = 1};
+    *run = (tr_run){.options = tr_defaults(), .place = model->places.items[0], .isa = model->isa, .pool = model->pool, .item = "item", .rank_count = 1, .rate = 1, .loss_scale = 1};
     yolo_train_options *o = &run->options;
     o->data = c->options->data;
     o->batch = o->nbs = c->n; /* each batch is a step */
     o->optimizer = c->options->optimizer;
     o->lr0 = 1e-5;
     o->warmup_epochs = o->warmup_bias_lr = 0;
-    o->amp = model->place.half;
+    o->amp = model->places.items[0].half;
     run->epochs = o->epochs = 100;
     run->imgsz = run->largest = o->imgsz = c->h;
     if ((status = tr_check_options(o, error)) != YOLO_OK) return status;
@@ -25064,7 +25063,7 @@ static yolo_status bench_forward(const bench_case *c, yolo_error *error) {
     }
     if (status == YOLO_OK && c->options->layers) status = bench_layers(c, lane, error);
     if (status == YOLO_OK && c->options->heading) bench_heading(c);
-    for (int pass = BENCH_WHOLE; status == YOLO_OK && pass <= (model->place.device ? BENCH_RECORDED : BENCH_WHOLE); pass++)
+    for (int pass = BENCH_WHOLE; status == YOLO_OK && pass <= (model->places.items[0].device ? BENCH_RECORDED : BENCH_WHOLE); pass++)
         if ((status = bench_forward_runs(c, lane, pass, ms, error)) == YOLO_OK) bench_row(c, bench_pass_names[pass], ms, 0, flops);
     if (status == YOLO_OK) status = bench_kernels_of_lane(c, lane, error);
     run_lane_destroy(lane);
@@ -25409,7 +25408,7 @@ void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yol
         img_draw_box(image, &boxes->items[i], model ? yolo_class_name(model, boxes->items[i].class_id) : NULL, line_width);
 }
 
-yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.device = "auto", .half = true, .isa = "auto", .ranks = 1}; }
+yolo_open_options yolo_open_defaults(void) { return (yolo_open_options){.device = "auto", .half = true, .isa = "auto"}; }
 
 static yolo_status yolo_choose_isa(const char *name, op_isa *isa, yolo_error *error) {
     static const char *const names[] = {"portable", "avx2", "avx512"};
@@ -25429,21 +25428,30 @@ void yolo_model_close(yolo_model *model) {
     if (!model) return;
     run_lane_destroy(model->lane);
     run_copies_destroy(&model->weights);
-    dev_close(&model->place);
+    dev_close_places(&model->places);
     thr_pool_destroy(model->pool);
     pt_free(&model->checkpoint);
     mem_free(model);
 }
 
+/* Opens the model's places, and tells how many ranks they are: each GPU is one, the CPU as many as are wanted. */
+static yolo_status yolo_open_places(const yolo_open_options *options, run_places *places, int *ranks, yolo_error *error) {
+    if (options->ranks < 0 || options->ranks > COM_MAX)
+        return err_set(error, YOLO_ERROR_USAGE, "%d ranks: expected 1 to %d, or 0 for one a GPU", options->ranks, COM_MAX);
+    const yolo_status status = dev_places(options->device, options->half, options->ranks == 1 ? 1 : RUN_PLACES, places, error);
+    if (status != YOLO_OK) return status;
+    *ranks = options->ranks ? options->ranks : places->count;
+    if (!places->items[0].device || *ranks == places->count) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_USAGE, "%d ranks on %d GPU%s: each GPU is one rank; name as many GPUs with device=, leave ranks out, or use device=cpu",
+                   *ranks, places->count, places->count > 1 ? "s" : "");
+}
+
 yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_options options, yolo_error *error) {
     yolo_model *model = mem_array(1, sizeof *model);
-    run_place places[COM_MAX];
+    int ranks = 1;
     *out = NULL;
     if (!model) return err_memory(error, sizeof *model);
-    model->place = run_cpu;
-    yolo_status status = dev_place(options.device, options.half, &model->place, error);
-    if (status == YOLO_OK && (options.ranks < 1 || options.ranks > COM_MAX))
-        status = err_set(error, YOLO_ERROR_USAGE, "%d ranks: expected 1 to %d", options.ranks, COM_MAX);
+    yolo_status status = yolo_open_places(&options, &model->places, &ranks, error);
     if (status == YOLO_OK) status = yolo_choose_isa(options.isa, &model->isa, error);
     if (status == YOLO_OK && options.threads < 0)
         status = err_set(error, YOLO_ERROR_USAGE, "%d threads: expected 0 (all cores) or more", options.threads);
@@ -25454,9 +25462,8 @@ yolo_status yolo_model_open(yolo_model **out, const char *path, yolo_open_option
         if (!model->pool) status = err_memory(error, sizeof *model->pool);
         else model->threads = thr_pool_size(model->pool);
     }
-    for (int r = 0; r < options.ranks && r < COM_MAX; r++) places[r] = model->place;
     if (status == YOLO_OK)
-        status = run_copies_set(&model->weights, &model->checkpoint.net, model->checkpoint.params, model->isa, places, options.ranks, NULL, error);
+        status = run_copies_set(&model->weights, &model->checkpoint.net, model->checkpoint.params, model->isa, &model->places, ranks, NULL, error);
     if (status == YOLO_OK) *out = model;
     else yolo_model_close(model);
     return status;
@@ -25752,7 +25759,8 @@ typedef struct cli_option {
 #define CLI_ROW_AGNOSTIC {"agnostic_nms", CLI_BOOL, CLI_AT(agnostic_nms), "false", 0, 0, "", "boxes of different classes suppress each other"}
 #define CLI_ROW_RECT {"rect", CLI_BOOL, CLI_AT(rect), "true", 0, 0, "", "pad to a multiple of the stride, not to a square"}
 #define CLI_ROW_DEVICE {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0", "a GPU by its number; auto: the first one, else the CPU"}
-#define CLI_ROW_RANKS {"ranks", CLI_WHOLE, CLI_AT(ranks), "1", 1, 64, "", "device=cpu: so many share the pictures, as GPUs would"}
+#define CLI_ROW_DEVICES {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0|0,1", "GPUs by number; auto: all of them, else the CPU"}
+#define CLI_ROW_RANKS {"ranks", CLI_WHOLE, CLI_AT(ranks), "0", 0, 64, "", "device=cpu: so many share the pictures, as GPUs do; 0 = 1"}
 #define CLI_ROW_THREADS {"threads", CLI_WHOLE, CLI_AT(threads), "0", 0, 256, "", "compute threads; 0 = all cores"}
 #define CLI_ROW_ISA {"isa", CLI_CHOICE, CLI_AT(isa), "auto", 0, 0, "auto|portable|avx2|avx512", "instructions to use"}
 #define CLI_ROW_PROGRESS {"progress", CLI_CHOICE, CLI_AT(progress), "auto", 0, 0, "auto|bar|plain|none", "plain: Progress:N% lines; auto: a bar on a terminal"}
@@ -25872,7 +25880,7 @@ static const cli_option cli_val_options[] = {
     {"single_cls", CLI_BOOL, CLI_AT(single_cls), "false", 0, 0, "", "count all classes as one"},
     {"save_json", CLI_TEXT, CLI_AT(save_json), "", 0, 0, "FILE", "write predictions as COCO json; true = predictions.json"},
     {"verbose", CLI_BOOL, CLI_AT(verbose), "true", 0, 0, "", "a line a class"},
-    CLI_ROW_DEVICE,
+    CLI_ROW_DEVICES,
     CLI_ROW_RANKS,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
@@ -25899,7 +25907,7 @@ static const cli_option cli_label_options[] = {
     CLI_ROW_AGNOSTIC,
     CLI_ROW_RECT,
     {"verbose", CLI_BOOL, CLI_AT(verbose), "false", 0, 0, "", "a line a picture"},
-    CLI_ROW_DEVICE,
+    CLI_ROW_DEVICES,
     CLI_ROW_RANKS,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
@@ -25927,7 +25935,7 @@ static const cli_option cli_predict_options[] = {
     CLI_ROW_RECT,
     {"line_width", CLI_WHOLE, CLI_AT(line_width), "0", 0, 100, "pixels", "of the drawn boxes; 0 = by picture size"},
     {"verbose", CLI_BOOL, CLI_AT(verbose), "true", 0, 0, "", "a line a picture"},
-    CLI_ROW_DEVICE,
+    CLI_ROW_DEVICES,
     CLI_ROW_RANKS,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
@@ -26534,7 +26542,7 @@ static yolo_status cli_bench(cli_run *run, const char *path, bool several, bool 
     options.data = *v->data ? v->data : NULL;
     options.optimizer = v->train.optimizer;
     options.name = several ? name : NULL;
-    open.threads = v->threads, open.device = v->device, open.isa = v->isa, open.half = v->train.amp;
+    open.threads = v->threads, open.ranks = 1, open.device = v->device, open.isa = v->isa, open.half = v->train.amp;
     yolo_status status = yolo_model_open(&model, path, open, error);
     for (int i = 0; i < v->classes.count && status == YOLO_OK; i++) {
         char *text = NULL;

@@ -142,8 +142,9 @@ void yolo_image_draw_boxes(yolo_image *image, const yolo_model *model, const yol
 
 typedef struct yolo_open_options {
     int threads;     /* compute threads; 0 = all cores */
-    int ranks;       /* on the CPU: ranks that share out the pictures of yolo_label and yolo_val, and the threads; 1 */
-    const char *device; /* "auto", "cpu", or a GPU as in "0"; NULL = auto: the first GPU that can be used, else the CPU */
+    const char *device; /* "auto", "cpu", GPUs as in "0" or "0,2"; NULL = auto: all GPUs that can be used, else the CPU */
+    int ranks;       /* that share out the pictures of yolo_label and yolo_val: 0 = one a GPU, on the CPU one; 1 with auto = the first
+                        GPU alone; more are for the CPU, where they share the threads. yolo_predict is rank 0's */
     bool half;       /* half precision on a GPU; true */
     const char *isa; /* "auto", "portable", "avx2", "avx512"; NULL = auto */
     int classes;     /* nc for a model built from .yaml; 0 = as the description says */

@@ -623,7 +623,7 @@ static void test_check_refresh(void) {
     loss_parts losses[2];
     run_copies fresh = {0};
     for (int64_t i = 0; i < net->param_elements; i++) params[i] *= 1.1f;
-    CHECK(run_copies_set(&fresh, net, params, model->isa, &run_cpu, 1, NULL, &error) == YOLO_OK);
+    CHECK(run_copies_set(&fresh, net, params, model->isa, &model->places, 1, NULL, &error) == YOLO_OK);
     CHECK(run_weights_refresh(model->weights.of[0], params, model->pool, &error) == YOLO_OK);
     for (int which = 0; which < 2; which++) {
         CHECK(eval_check_run(&check, model, which ? &fresh : &model->weights, 2, 8, true) == YOLO_OK);

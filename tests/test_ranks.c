@@ -200,6 +200,20 @@ static const char *ranks_data(void) {
 enum { RANKS_EPOCHS = 4 };
 typedef struct ranks_course { loss_parts losses[RANKS_EPOCHS], validation; double map50, map50_95; } ranks_course;
 
+/* The validation once more, by one rank: the same bits. */
+static void ranks_look_again(tr_run *run) {
+    const int ranks = run->rank_count;
+    const loss_parts losses = run->outcome.losses;
+    const yolo_metrics metrics = run->outcome.metrics;
+    yolo_error error = {0};
+    run_copies_destroy(&run->weights);
+    run->rank_count = 1;
+    CHECK_MSG(tr_validate(run, &error) == YOLO_OK, "%s", error.message);
+    run->rank_count = ranks;
+    CHECK(!memcmp(&losses, &run->outcome.losses, sizeof losses));
+    CHECK(metrics.map50 == run->outcome.metrics.map50 && metrics.map50_95 == run->outcome.metrics.map50_95);
+}
+
 /* 20 steps of batch 12, the last of each epoch of 10 pictures: means of the losses an epoch, then validation. */
 static void ranks_follow(int ranks, bool sync_bn, ranks_course *course) {
     yolo_train_options o = test_train_small("course", 2);
@@ -228,6 +242,7 @@ static void ranks_follow(int ranks, bool sync_bn, ranks_course *course) {
     }
     if (status == YOLO_OK) status = tr_validate(run, &error);
     CHECK_MSG(status == YOLO_OK, "%d ranks: %s", ranks, error.message);
+    if (status == YOLO_OK && ranks > 1) ranks_look_again(run);
     course->validation = run->outcome.losses;
     course->map50 = run->outcome.metrics.map50;
     course->map50_95 = run->outcome.metrics.map50_95;
@@ -392,6 +407,192 @@ static void test_ranks_sentences(void) {
     CHECK(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "ranks=65"));
 }
 
+/* ---- pictures shared out ---- */
+
+enum { RANKS_PICTURES = 64 };
+static const char *const ranks_damaged[] = {"p07.jpg", "sub/p20.png"};
+
+/* A tree of drawn pictures of many shapes, two of them damaged; its folder, "" where it cannot be made. */
+static const char *ranks_tree(void) {
+    static char folder[600];
+    yolo_error error = {0};
+    char path[700], drawn[600];
+    if (*folder) return folder;
+    snprintf(drawn, sizeof drawn, "%s", test_temp("ranks_drawn"));
+    snprintf(folder, sizeof folder, "%s", test_temp("ranks_tree"));
+    snprintf(path, sizeof path, "%s/sub", folder);
+    bool good = path_make_directories(drawn, &error) == YOLO_OK && path_make_directories(path, &error) == YOLO_OK && demo_draw(drawn, 3, 0, 8, &error) == YOLO_OK;
+    for (int i = 0; i < RANKS_PICTURES && good; i++) {
+        yolo_image from = {0}, to = {NULL, 40 + i * 37 % 90, 40 + i * 53 % 70};
+        snprintf(path, sizeof path, "%s/%05d.jpg", drawn, i % 8);
+        good = codec_read(path, &from, &error) == YOLO_OK;
+        to.pixels = mem_array((uint64_t)to.width * (uint64_t)to.height, 3);
+        if (good) img_resize(&from, to.width, to.height, to.pixels, (size_t)to.width * 3);
+        snprintf(path, sizeof path, "%s/%sp%02d.%s", folder, i % 5 ? "" : "sub/", i, i % 4 ? "jpg" : "png");
+        if (good) good = yolo_image_write(&to, path, &error) == YOLO_OK;
+        yolo_image_free(&from);
+        yolo_image_free(&to);
+    }
+    for (int i = 0; i < YOLO_COUNT(ranks_damaged) && good; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, ranks_damaged[i]);
+        good = path_write(path, "no picture", 10, false, &error) == YOLO_OK;
+    }
+    CHECK_MSG(good, "%s", error.message);
+    return good ? folder : "";
+}
+
+/* Writes labels for the tree to `out`. */
+static yolo_status ranks_label(const char *out, int ranks, int threads, yolo_existing existing, yolo_label_report *report, yolo_error *error) {
+    yolo_open_options open = yolo_open_defaults();
+    yolo_label_options options = yolo_label_defaults();
+    yolo_model *model = NULL;
+    open.threads = threads;
+    open.ranks = ranks;
+    open.device = "cpu";
+    options.source = ranks_tree();
+    options.out = out;
+    options.predict.imgsz = 64;
+    options.save_conf = true;
+    options.existing = existing;
+    yolo_status status = yolo_model_open(&model, "weights/shapes.pt", open, error);
+    if (status == YOLO_OK) status = yolo_label(model, options, report, error);
+    yolo_label_report_free(report);
+    yolo_model_close(model);
+    return status;
+}
+
+/* Of the pictures' label files in `have`, how many are there; each as in `want`. */
+static int ranks_same_labels(const char *have, const char *want) {
+    int there = 0, boxes = 0;
+    for (int i = 0; i < RANKS_PICTURES; i++) {
+        const char *const roots[] = {have, want};
+        char path[900];
+        uint8_t *bytes[2] = {NULL, NULL};
+        size_t sizes[2] = {0, 0};
+        for (int k = 0; k < 2; k++) {
+            snprintf(path, sizeof path, "%s/%sp%02d.txt", roots[k], i % 5 ? "" : "sub/", i);
+            if (path_read(path, 1 << 20, &bytes[k], &sizes[k], NULL) != YOLO_OK) bytes[k] = NULL;
+        }
+        if (bytes[0]) {
+            there++;
+            boxes += sizes[0] > 0;
+            CHECK_MSG(bytes[1] && sizes[0] == sizes[1] && !memcmp(bytes[0], bytes[1], sizes[0]), "picture %d: other labels", i);
+        }
+        mem_free(bytes[0]);
+        mem_free(bytes[1]);
+    }
+    CHECK_MSG(boxes * 2 > there, "%d of %d pictures have boxes", boxes, there);
+    return there;
+}
+
+/* A millisecond for other threads. */
+static void ranks_rest(void) {
+#ifdef _WIN32
+    Sleep(1);
+#else
+    nanosleep(&(struct timespec){0, 1000000}, NULL);
+#endif
+}
+
+static os_atomic ranks_begun[COM_MAX]; /* batches of each rank */
+static int ranks_others;               /* that rank 1 waits for before its first picture */
+
+static long ranks_begun_beside(int rank) {
+    long sum = 0;
+    for (int r = 0; r < COM_MAX; r++) sum += r == rank ? 0 : os_atomic_get(&ranks_begun[r]);
+    return sum;
+}
+
+/* Rank 1 is slower than all others: it is at its first picture until they have begun `ranks_others`. */
+static yolo_status ranks_overtaken(int rank, yolo_error *error) {
+    const double start = os_clock();
+    if (os_atomic_add(&ranks_begun[rank], 1) || rank != 1) return YOLO_OK;
+    while (ranks_begun_beside(1) < ranks_others && os_clock() - start < 30) ranks_rest();
+    return ranks_begun_beside(1) < ranks_others ? err_set(error, YOLO_ERROR_DEVICE, "the others have stopped at %ld", ranks_begun_beside(1)) : YOLO_OK;
+}
+
+static void ranks_reset(pipe_visit *visit) {
+    for (int r = 0; r < COM_MAX; r++) os_atomic_set(&ranks_begun[r], 0);
+    pipe_test_visit = visit;
+}
+
+/* 1, 2 and 4 ranks write the same bytes, also where one of them is slow: the others do not wait for it. */
+static void test_ranks_label(void) {
+    static const struct { int ranks, threads; bool slow; } cases[] = {{1, 1, false}, {1, 3, false}, {2, 1, false}, {4, 8, false}, {4, 2, true}, {5, 1, false}};
+    char want[600], have[600];
+    if (os_path_kind("weights/shapes.pt") != OS_FILE) SKIP("no weights/shapes.pt: run at the top of the repository");
+    for (int i = 0; i < YOLO_COUNT(cases) && *ranks_tree(); i++) {
+        yolo_label_report report = {0};
+        yolo_error error = {0};
+        char name[32];
+        snprintf(name, sizeof name, "ranks_labels%d", i);
+        snprintf(i ? have : want, sizeof want, "%s", test_temp(name));
+        ranks_others = 40;
+        ranks_reset(cases[i].slow ? ranks_overtaken : NULL);
+        const yolo_status status = ranks_label(i ? have : want, cases[i].ranks, cases[i].threads, YOLO_EXISTING_REPLACE, &report, &error);
+        pipe_test_visit = NULL;
+        CHECK_MSG(status == YOLO_OK, "%d ranks: %s", cases[i].ranks, error.message);
+        CHECK(ranks_same_labels(i ? have : want, want) == RANKS_PICTURES - YOLO_COUNT(ranks_damaged));
+    }
+}
+
+/* Rank 2 is out of memory at its third picture, which comes before the tenth of others. */
+static yolo_status ranks_third_fails(int rank, yolo_error *error) {
+    const double start = os_clock();
+    const long begun = os_atomic_add(&ranks_begun[rank], 1) + 1;
+    while (rank != 2 && begun == 10 && os_atomic_get(&ranks_begun[2]) < 3 && os_clock() - start < 30) ranks_rest();
+    return rank == 2 && begun == 3 ? err_memory(error, 1 << 20) : YOLO_OK;
+}
+
+/* A rank that fails: one sentence that names it; what is written is whole, and the same again writes the rest. */
+static void test_ranks_lost(void) {
+    yolo_label_report report = {0};
+    yolo_error error = {0};
+    char want[600], have[600];
+    if (os_path_kind("weights/shapes.pt") != OS_FILE || !*ranks_tree()) SKIP("no weights/shapes.pt: run at the top of the repository");
+    snprintf(want, sizeof want, "%s", test_temp("ranks_lost_want"));
+    snprintf(have, sizeof have, "%s", test_temp("ranks_lost"));
+    CHECK(ranks_label(want, 1, 2, YOLO_EXISTING_REPLACE, &report, &error) == YOLO_OK);
+    ranks_reset(ranks_third_fails);
+    CHECK(ranks_label(have, 4, 4, YOLO_EXISTING_SKIP, &report, &error) == YOLO_ERROR_MEMORY);
+    pipe_test_visit = NULL;
+    CHECK_MSG(!strcmp(error.message, "rank 2 of 4: out of memory: 1.0 MiB wanted"), "%s", error.message);
+    CHECK_MSG(os_atomic_get(&ranks_begun[2]) == 3 && ranks_same_labels(have, want) < RANKS_PICTURES - 2, "%d pictures", ranks_same_labels(have, want));
+    CHECK_MSG(ranks_label(have, 4, 4, YOLO_EXISTING_SKIP, &report, &error) == YOLO_OK, "%s", error.message);
+    CHECK(ranks_same_labels(have, want) == RANKS_PICTURES - YOLO_COUNT(ranks_damaged));
+    CHECK(ranks_label(have, 65, 4, YOLO_EXISTING_SKIP, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "65 ranks"));
+}
+
+/* Validation by 1 to 5 ranks, one of them slow: the same bits; by one that fails: a sentence. */
+static void test_ranks_val(void) {
+    yolo_metrics want = {0}, have = {0};
+    yolo_error error = {0};
+    if (os_path_kind("weights/shapes.pt") != OS_FILE) SKIP("no weights/shapes.pt: run at the top of the repository");
+    for (int ranks = 1; ranks <= 6; ranks++) {
+        yolo_open_options open = yolo_open_defaults();
+        yolo_val_options options = yolo_val_defaults();
+        yolo_model *model = NULL;
+        yolo_metrics *metrics = ranks == 1 ? &want : &have;
+        open.device = "cpu";
+        open.ranks = ranks;
+        open.threads = 2;
+        options.data = ranks_data();
+        options.split = "train";
+        options.imgsz = 96;
+        ranks_others = 20;
+        ranks_reset(ranks == 6 ? ranks_third_fails : ranks == 4 ? ranks_overtaken : NULL);
+        yolo_status status = yolo_model_open(&model, "weights/shapes.pt", open, &error);
+        if (status == YOLO_OK) status = yolo_val(model, options, metrics, &error);
+        pipe_test_visit = NULL;
+        yolo_model_close(model);
+        if (ranks == 6) CHECK_MSG(status == YOLO_ERROR_MEMORY && !strncmp(error.message, "rank 2 of 6: out of memory", 26), "%s", error.message);
+        else CHECK_MSG(status == YOLO_OK && metrics->images == 58 && metrics->map50 > 0.1, "%d ranks: mAP50 %g, %s", ranks, metrics->map50, error.message);
+        if (ranks > 1 && ranks < 6) CHECK(have.map50 == want.map50 && have.map50_95 == want.map50_95 && have.precision == want.precision && have.recall == want.recall);
+        if (ranks > 1) yolo_metrics_free(metrics);
+    }
+    yolo_metrics_free(&want);
+}
+
 static const test_case tests_ranks[] = {
     {"sums", "sums in the order of 1 to 7 ranks, to the bit", test_ranks_sums},
     {"records", "records, broadcasts and barriers", test_ranks_records},
@@ -404,4 +605,7 @@ static const test_case tests_ranks[] = {
     {"memory", "out of memory in rank 2: told, and nothing lost; a slow rank", test_ranks_memory},
     {"faults", "failed allocations in any rank end the training", test_ranks_faults},
     {"sentences", "infinite losses of a rank, batches that are not even", test_ranks_sentences},
+    {"label", "1 to 5 ranks write the same labels, and none waits for a slow one", test_ranks_label},
+    {"lost", "a rank fails among labels: named, whole files, and the rest by the same call again", test_ranks_lost},
+    {"val", "1 to 5 ranks measure the same bits; one that fails is named", test_ranks_val},
 };
