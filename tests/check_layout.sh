@@ -18,7 +18,7 @@ check() { # check NAME COMPLAINTS: passes when there are none
 
 # Functions allowed to be longer than 120 lines, and state allowed at file scope.
 long_functions=" "
-state=" err_interrupt mem_fail_after com_test_visit "
+state=" err_interrupt mem_fail_after com_test_visit pipe_test_visit "
 
 # Prints: S section prefixes title line | C (the same from CONTENTS) | F section name length line | P section name line
 # (a static function declared ahead) | U section public-name line (a use) | V name line (mutable state at file scope).

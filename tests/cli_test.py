@@ -269,6 +269,21 @@ def label_sources():
 
 
 @test
+def label_ranks_write_the_same():
+    for i in range(36):  # many shapes, in folders, three of them damaged
+        write(f"in/{'ab'[i % 2]}/{i:02}.png", png(24 + i * 7 % 60, 20 + i * 11 % 50, i) if i % 13 != 5 else b"\x89PNG\r\n\x1a\nno more")
+    for verb, more in (("label", ["save_conf=true"]), ("predict", ["save_txt=true", "save_conf=true", "save_crop=true"])):
+        trees = []
+        for ranks in (1, 2, 4):
+            where = [f"out=labels{ranks}"] if verb == "label" else ["project=runs", f"name=run{ranks}"]
+            folder = f"labels{ranks}" if verb == "label" else f"runs/run{ranks}"
+            says(yolo(verb, *MODEL, "source=in", "device=cpu", f"ranks={ranks}", *where, *UNSURE, *more), "36 pictures" if verb == "label" else "")
+            trees.append({name: read(f"{folder}/{name}") for name in tree(folder)})
+        assert len(trees[0]) > 33 and trees[0] == trees[1] == trees[2], [len(t) for t in trees]
+    says(label("source=in", "ranks=65", status=2), "ranks=65: expected a whole number from 0 to 64")
+
+
+@test
 def label_follows_the_labels_folder():
     pictures("set/images/train", ["a.png", "b.png"])
     write("set/labels/train/a.txt", "0 0.5 0.5 0.25 0.25\n")
