@@ -31,8 +31,9 @@
      25 tr_             trainer
      26 dev_ bench_     devices and benchmark
      27 demo_           drawn data set
-     28 yolo_           public interface
-     29 cli_            command line
+     28 onnx_           export to ONNX
+     29 yolo_           public interface
+     30 cli_            command line
 
    LAYERING: a section calls only itself and sections above it. Names begin with the prefix of their section.
    Dimensions: N batch, C input channels, K output channels, H W height and width, R S kernel height and width,
@@ -9937,12 +9938,19 @@ static void net_summary_layer(const net *net, int i, int h, int w, str *out) {
                net_thousands(count, net_layer_elements(net, i, true)), net_layer_flops(net, i, h, w) * 1e-9);
 }
 
+/* "YOLOv8n", after the description's file. */
+static void net_title(const net *net, char *title, size_t size) {
+    const char *file = path_name(val_text(val_get(net->yaml, "yaml_file"), "")), *rest = strncmp(file, "yolo", 4) ? file : file + 4;
+    if (!*file) snprintf(title, size, "Model");
+    else snprintf(title, size, "%s%.*s", rest == file ? "" : "YOLO", (int)YOLO_CLAMP(path_extension(file) - rest, 0, 40), rest);
+}
+
 /* A line a layer, then the totals as ultralytics prints them, for the size of net_shape, or 640x640 before it. */
 static void net_summary(const net *net, str *out) {
     int h = net->h ? net->h : 640, w = net->w ? net->w : 640;
     int64_t all = 0, trained = 0;
     double flops = 0;
-    char first[32], second[32], third[32], name[64] = "Model";
+    char first[32], second[32], third[32], name[64];
     str_format(out, "%3s %9s %2s %-9s %-26s %-13s %11s %8s\n", "", "from", "n", "module", "arguments", "output", "parameters", "GFLOPs");
     for (int i = 0; i < net->layer_count; i++) {
         net_summary_layer(net, i, h, w, out);
@@ -9950,10 +9958,7 @@ static void net_summary(const net *net, str *out) {
         trained += net_layer_elements(net, i, false);
         flops += net_layer_flops(net, i, h, w);
     }
-    const char *file = path_name(val_text(val_get(net->yaml, "yaml_file"), ""));
-    if (*file) snprintf(name, sizeof name, "%s%.*s", strncmp(file, "yolo", 4) ? "" : "YOLO",
-                        (int)YOLO_MIN(path_extension(file) - file, 40) - (strncmp(file, "yolo", 4) ? 0 : 4),
-                        strncmp(file, "yolo", 4) ? file : file + 4);
+    net_title(net, name, sizeof name);
     str_format(out, "%s summary%s: %s layers, %s parameters, %s gradients, %.1f GFLOPs\n", name, net->fused ? " (fused)" : "",
                net_thousands(first, net_module_count(net)), net_thousands(second, all),
                net_thousands(third, net->fused ? 0 : trained), flops * 1e-9);
@@ -14760,7 +14765,7 @@ static void run_forward_timed(run_lane *lane, double *ms_per_op) {
     }
 }
 
-/* An open model: what the public calls of section 28 hand out, and what sections 17 to 27 work with. */
+/* An open model: what the public calls of section 29 hand out, and what sections 17 to 28 work with. */
 struct yolo_model {
     pt_model checkpoint;
     thr_pool *pool;
@@ -25385,7 +25390,779 @@ static yolo_status demo_describe(const char *path, yolo_error *error) {
     return status;
 }
 
-/* ==== 28 yolo_: public interface ================================================================================ */
+/* ==== 28 onnx_: export to ONNX ==================================================================================
+   Graph and parameters -> one ONNX file that stands in for ultralytics' own export: input "images", output "output0", metadata as its
+   loader reads them. The same operators as section 15 runs, with batch norms folded in, then what section 17 does to the heads.
+     1 In a file every value has one writer; here tensors are slices of buffers. So each buffer has a list of pieces, the values that were
+       written into it: who reads a slice of a piece finds it split, who reads several finds them concatenated.
+     2 A protobuf message has its length before it. All but the tensors' contents is built in memory, then lengths are known, and contents
+       are computed while they are written, a convolution at a time.
+     3 A str that failed is found at the end; until then names and numbers are right, so that nobody has to look.
+     4 Nothing comes from the clock or from chance: the same model gives the same bytes. */
+
+enum { ONNX_FLOAT = 1, ONNX_INT64 = 7, ONNX_HALF = 10 }; /* TensorProto.DataType */
+enum { ONNX_IR = 8, ONNX_FIRST_OPSET = 17, ONNX_LAST_OPSET = 22, ONNX_GIVEN_BYTES = 64 };
+#define ONNX_MOST_BYTES ((uint64_t)INT32_MAX) /* of a protobuf message */
+
+/* ---- protobuf: a field is a key and then a number, or a length and so many bytes */
+
+static void onnx_put_varint(str *out, uint64_t value) {
+    char bytes[10];
+    size_t count = 0;
+    for (; value > 127; value >>= 7) bytes[count++] = (char)((value & 127) | 128);
+    bytes[count++] = (char)value;
+    str_append(out, bytes, count);
+}
+
+static void onnx_put_int(str *out, int field, int64_t value) {
+    onnx_put_varint(out, (uint64_t)field << 3);
+    onnx_put_varint(out, (uint64_t)value);
+}
+
+static void onnx_put_float(str *out, int field, float value) {
+    onnx_put_varint(out, ((uint64_t)field << 3) | 5);
+    str_append(out, (const char *)&value, sizeof value);
+}
+
+static void onnx_put_length(str *out, int field, uint64_t length) {
+    onnx_put_varint(out, ((uint64_t)field << 3) | 2);
+    onnx_put_varint(out, length);
+}
+
+static void onnx_put_bytes(str *out, int field, const void *bytes, size_t length) {
+    onnx_put_length(out, field, length);
+    str_append(out, bytes, length);
+}
+
+static void onnx_put_text(str *out, int field, const char *text) { onnx_put_bytes(out, field, text, strlen(text)); }
+
+/* Puts a message that is whole into another, and frees it. */
+static void onnx_put_message(str *out, int field, str *message) {
+    onnx_put_bytes(out, field, message->text, (size_t)message->length);
+    out->failed |= message->failed;
+    str_free(message);
+}
+
+/* ---- the graph as it grows */
+
+typedef struct onnx_value { char name[96]; } onnx_value;
+typedef struct onnx_piece { int buffer, channel, channels; onnx_value value; } onnx_piece;
+
+/* BIAS follows the WEIGHT of its convolution. */
+typedef enum onnx_content { ONNX_GIVEN, ONNX_WEIGHT, ONNX_BIAS, ONNX_ANCHORS, ONNX_STRIDES } onnx_content;
+typedef struct onnx_tensor {
+    onnx_content content;
+    int op;                          /* of WEIGHT and BIAS */
+    int64_t head;                    /* bytes of its message before the contents */
+    uint64_t bytes;                  /* of the contents */
+    uint8_t given[ONNX_GIVEN_BYTES];
+} onnx_tensor;
+
+typedef struct onnx_graph {
+    const net *net;
+    const yolo_export_options *options; /* height and width in whole strides */
+    arena memory;                       /* holds pieces, parts and tensors */
+    onnx_piece *pieces; int piece_count;
+    onnx_value *parts;                  /* of a value that is about to be concatenated */
+    onnx_tensor *tensors; int tensor_count;
+    int room;                           /* of each of the three */
+    str nodes, heads;                   /* NodeProtos; the tensors' messages without their contents */
+    str attributes;                     /* of the next node */
+    uint64_t content_bytes;
+    int layer, number;                  /* for names */
+    const char *next_name;              /* of the next value; NULL = by layer and number */
+} onnx_graph;
+
+static void onnx_free(onnx_graph *g) {
+    str_free(&g->nodes);
+    str_free(&g->heads);
+    str_free(&g->attributes);
+    arena_free(&g->memory);
+}
+
+static onnx_value onnx_new_value(onnx_graph *g, const char *what) {
+    onnx_value value;
+    if (g->next_name) snprintf(value.name, sizeof value.name, "%s", g->next_name);
+    else snprintf(value.name, sizeof value.name, "model.%d/%s_%d", g->layer, what, g->number++);
+    g->next_name = NULL;
+    return value;
+}
+
+static void onnx_with_ints(onnx_graph *g, const char *name, int count, const int64_t *values) {
+    str message = {0};
+    onnx_put_text(&message, 1, name);
+    for (int i = 0; i < count; i++) onnx_put_int(&message, 8, values[i]);
+    onnx_put_int(&message, 20, 7);
+    onnx_put_message(&g->attributes, 5, &message);
+}
+
+static void onnx_with_int(onnx_graph *g, const char *name, int64_t value) {
+    str message = {0};
+    onnx_put_text(&message, 1, name);
+    onnx_put_int(&message, 3, value);
+    onnx_put_int(&message, 20, 2);
+    onnx_put_message(&g->attributes, 5, &message);
+}
+
+static void onnx_with_float(onnx_graph *g, const char *name, float value) {
+    str message = {0};
+    onnx_put_text(&message, 1, name);
+    onnx_put_float(&message, 2, value);
+    onnx_put_int(&message, 20, 1);
+    onnx_put_message(&g->attributes, 5, &message);
+}
+
+static void onnx_with_text(onnx_graph *g, const char *name, const char *text) {
+    str message = {0};
+    onnx_put_text(&message, 1, name);
+    onnx_put_text(&message, 4, text);
+    onnx_put_int(&message, 20, 3);
+    onnx_put_message(&g->attributes, 5, &message);
+}
+
+/* The tensor of a single float that ConstantOfShape repeats. */
+static void onnx_with_fill(onnx_graph *g, float value) {
+    str message = {0}, tensor = {0};
+    onnx_put_text(&message, 1, "value");
+    onnx_put_int(&tensor, 1, 1);
+    onnx_put_int(&tensor, 2, ONNX_FLOAT);
+    onnx_put_bytes(&tensor, 9, &value, sizeof value);
+    onnx_put_message(&message, 5, &tensor);
+    onnx_put_int(&message, 20, 4);
+    onnx_put_message(&g->attributes, 5, &message);
+}
+
+/* A node with the attributes that were set before; names its outputs. */
+static void onnx_nodes(onnx_graph *g, const char *type, int input_count, const onnx_value *inputs, int output_count, onnx_value *outputs) {
+    str message = {0};
+    for (int i = 0; i < input_count; i++) onnx_put_text(&message, 1, inputs[i].name);
+    for (int i = 0; i < output_count; i++) {
+        outputs[i] = onnx_new_value(g, type);
+        onnx_put_text(&message, 2, outputs[i].name);
+    }
+    onnx_put_text(&message, 3, outputs[0].name);
+    onnx_put_text(&message, 4, type);
+    str_append(&message, g->attributes.text, (size_t)g->attributes.length);
+    message.failed |= g->attributes.failed;
+    g->attributes.length = 0;
+    onnx_put_message(&g->nodes, 1, &message);
+}
+
+static onnx_value onnx_node(onnx_graph *g, const char *type, int input_count, const onnx_value *inputs) {
+    onnx_value output;
+    onnx_nodes(g, type, input_count, inputs, 1, &output);
+    return output;
+}
+
+static onnx_value onnx_node_1(onnx_graph *g, const char *type, onnx_value a) { return onnx_node(g, type, 1, &a); }
+static onnx_value onnx_node_2(onnx_graph *g, const char *type, onnx_value a, onnx_value b) { return onnx_node(g, type, 2, (onnx_value[]){a, b}); }
+static onnx_value onnx_node_3(onnx_graph *g, const char *type, onnx_value a, onnx_value b, onnx_value c) {
+    return onnx_node(g, type, 3, (onnx_value[]){a, b, c});
+}
+
+/* A constant; `name` NULL = by layer and number. */
+static onnx_value onnx_new_tensor(onnx_graph *g, const char *name, onnx_tensor tensor, int type, int rank, const int64_t *dims) {
+    str message = {0};
+    int64_t before = g->heads.length;
+    YOLO_ASSERT(g->tensor_count < g->room);
+    g->next_name = name;
+    onnx_value value = onnx_new_value(g, "constant");
+    tensor.bytes = type == ONNX_INT64 ? 8 : type == ONNX_HALF ? 2 : 4;
+    for (int i = 0; i < rank; i++) {
+        tensor.bytes *= (uint64_t)dims[i];
+        onnx_put_int(&message, 1, dims[i]);
+    }
+    onnx_put_int(&message, 2, type);
+    onnx_put_text(&message, 8, value.name);
+    onnx_put_length(&message, 9, tensor.bytes);
+    onnx_put_length(&g->heads, 5, (uint64_t)message.length + tensor.bytes);
+    str_append(&g->heads, message.text, (size_t)message.length);
+    g->heads.failed |= message.failed;
+    str_free(&message);
+    tensor.head = g->heads.length - before;
+    g->content_bytes += tensor.bytes;
+    g->tensors[g->tensor_count++] = tensor;
+    return value;
+}
+
+static onnx_value onnx_ints(onnx_graph *g, int count, const int64_t *values) {
+    onnx_tensor tensor = {.content = ONNX_GIVEN};
+    YOLO_ASSERT(count * sizeof *values <= sizeof tensor.given);
+    memcpy(tensor.given, values, (size_t)count * sizeof *values);
+    return onnx_new_tensor(g, NULL, tensor, ONNX_INT64, 1, (int64_t[]){count});
+}
+
+static onnx_value onnx_int(onnx_graph *g, int64_t value) { return onnx_ints(g, 1, &value); }
+
+static onnx_value onnx_floats(onnx_graph *g, int count, const float *values, int rank, const int64_t *dims) {
+    onnx_tensor tensor = {.content = ONNX_GIVEN};
+    YOLO_ASSERT(count * sizeof *values <= sizeof tensor.given);
+    memcpy(tensor.given, values, (size_t)count * sizeof *values);
+    return onnx_new_tensor(g, NULL, tensor, ONNX_FLOAT, rank, dims);
+}
+
+static onnx_value onnx_float(onnx_graph *g, float value) { return onnx_floats(g, 1, &value, 1, (int64_t[]){1}); }
+
+static onnx_value onnx_cast(onnx_graph *g, onnx_value value, int type) {
+    onnx_with_int(g, "to", type);
+    return onnx_node_1(g, "Cast", value);
+}
+
+static onnx_value onnx_concat(onnx_graph *g, int axis, int count, const onnx_value *values) {
+    if (count == 1) return values[0];
+    onnx_with_int(g, "axis", axis);
+    return onnx_node(g, "Concat", count, values);
+}
+
+static onnx_value onnx_turn(onnx_graph *g, onnx_value value, int count, const int64_t *order) {
+    onnx_with_ints(g, "perm", count, order);
+    return onnx_node_1(g, "Transpose", value);
+}
+
+/* ---- buffers */
+
+static onnx_piece *onnx_piece_with(onnx_graph *g, int buffer, int channel) {
+    for (int i = 0; i < g->piece_count; i++) {
+        onnx_piece *p = &g->pieces[i];
+        if (p->buffer == buffer && p->channel <= channel && channel < p->channel + p->channels) return p;
+    }
+    return NULL;
+}
+
+static void onnx_write(onnx_graph *g, int tensor, onnx_value value) {
+    const net_tensor *t = &g->net->tensors[tensor];
+    YOLO_ASSERT(g->piece_count < g->room && !onnx_piece_with(g, t->buffer, t->channel));
+    g->pieces[g->piece_count++] = (onnx_piece){t->buffer, t->channel, t->channels, value};
+}
+
+/* Makes two pieces of the one that a slice begins or ends in. */
+static void onnx_cut(onnx_graph *g, int buffer, int channel) {
+    onnx_piece *piece = onnx_piece_with(g, buffer, channel);
+    if (!piece || piece->channel == channel) return;
+    YOLO_ASSERT(g->piece_count < g->room);
+    int before = channel - piece->channel, behind = piece->channels - before;
+    onnx_value halves[2], inputs[2] = {piece->value, onnx_ints(g, 2, (int64_t[]){before, behind})};
+    onnx_with_int(g, "axis", 1);
+    onnx_nodes(g, "Split", 2, inputs, 2, halves);
+    piece->value = halves[0];
+    piece->channels = before;
+    g->pieces[g->piece_count++] = (onnx_piece){buffer, channel, behind, halves[1]};
+}
+
+static onnx_value onnx_read_slice(onnx_graph *g, int buffer, int channel, int channels) {
+    int count = 0;
+    onnx_cut(g, buffer, channel);
+    onnx_cut(g, buffer, channel + channels);
+    for (int at = channel; at < channel + channels;) {
+        const onnx_piece *piece = onnx_piece_with(g, buffer, at);
+        YOLO_ASSERT(piece && count < g->room);
+        g->parts[count++] = piece->value;
+        at += piece->channels;
+    }
+    return onnx_concat(g, 1, count, g->parts);
+}
+
+static onnx_value onnx_read(onnx_graph *g, int tensor) {
+    const net_tensor *t = &g->net->tensors[tensor];
+    return onnx_read_slice(g, t->buffer, t->channel, t->channels);
+}
+
+/* ---- operators */
+
+static onnx_value onnx_activate(onnx_graph *g, net_activation activation, onnx_value x) {
+    switch (activation) {
+    case NET_LINEAR: break;
+    case NET_SILU: return onnx_node_2(g, "Mul", x, onnx_node_1(g, "Sigmoid", x));
+    case NET_RELU: return onnx_node_1(g, "Relu", x);
+    case NET_LEAKYRELU: onnx_with_float(g, "alpha", (float)g->net->slope); return onnx_node_1(g, "LeakyRelu", x);
+    case NET_MISH: return onnx_node_2(g, "Mul", x, onnx_node_1(g, "Tanh", onnx_node_1(g, "Softplus", x)));
+    }
+    return x;
+}
+
+static void onnx_window(onnx_graph *g, const net_op *op) {
+    onnx_with_ints(g, "kernel_shape", 2, (int64_t[]){op->kernel, op->kernel});
+    onnx_with_ints(g, "strides", 2, (int64_t[]){op->stride, op->stride});
+    onnx_with_ints(g, "pads", 4, (int64_t[]){op->padding, op->padding, op->padding, op->padding});
+}
+
+/* Weight and bias have the names of ultralytics' fused state dict. */
+static onnx_value onnx_convolve(onnx_graph *g, int index) {
+    const net_op *op = &g->net->ops[index];
+    const net_param *weight = &g->net->params[op->weight];
+    int type = g->options->half ? ONNX_HALF : ONNX_FLOAT, inputs = 2;
+    char bias[sizeof weight->name];
+    onnx_value in[3] = {onnx_read(g, op->in)};
+    in[1] = onnx_new_tensor(g, weight->name, (onnx_tensor){.content = ONNX_WEIGHT, .op = index}, type, 4,
+                            (int64_t[]){weight->dims[0], weight->dims[1], weight->dims[2], weight->dims[3]});
+    if (op->bias >= 0 || op->bn >= 0) {
+        snprintf(bias, sizeof bias, "%.*sbias", (int)(strlen(weight->name) - strlen("weight")), weight->name);
+        in[inputs++] = onnx_new_tensor(g, bias, (onnx_tensor){.content = ONNX_BIAS, .op = index}, type, 1, (int64_t[]){weight->dims[0]});
+    }
+    onnx_window(g, op);
+    onnx_value out = onnx_activate(g, op->activation, onnx_node(g, "Conv", inputs, in));
+    return op->residual < 0 ? out : onnx_node_2(g, "Add", onnx_read(g, op->residual), out);
+}
+
+static onnx_value onnx_upsample(onnx_graph *g, onnx_value x) {
+    const float scales[4] = {1, 1, 2, 2};
+    onnx_value sizes = onnx_floats(g, 4, scales, 1, (int64_t[]){4});
+    onnx_with_text(g, "mode", "nearest");
+    onnx_with_text(g, "nearest_mode", "floor");
+    onnx_with_text(g, "coordinate_transformation_mode", "asymmetric");
+    return onnx_node_3(g, "Resize", x, (onnx_value){""}, sizes);
+}
+
+static void onnx_operators(onnx_graph *g) {
+    const net *net = g->net;
+    onnx_value images = {"images"};
+    onnx_write(g, net->input, g->options->half ? onnx_cast(g, images, ONNX_HALF) : images);
+    for (int i = 0; i < net->op_count; i++) {
+        const net_op *op = &net->ops[i];
+        onnx_value out;
+        g->layer = op->layer;
+        switch (op->kind) {
+        case NET_CONV: out = onnx_convolve(g, i); break;
+        case NET_UPSAMPLE: out = onnx_upsample(g, onnx_read(g, op->in)); break;
+        case NET_MAXPOOL: {
+            onnx_value in = onnx_read(g, op->in);
+            onnx_window(g, op);
+            out = onnx_node_1(g, "MaxPool", in);
+            break;
+        }
+        default: out = onnx_read(g, op->in); break; /* NET_COPY: another name for it */
+        }
+        onnx_write(g, op->out, out);
+    }
+}
+
+/* ---- heads: (N,C,H,W) of each level -> boxes and scores of all anchors. Always in float: halves cannot tell pixels apart beyond 2048. */
+
+typedef struct onnx_heads {
+    onnx_value boxes[NET_MAX_LEVELS]; /* (N,64,H,W) */
+    onnx_value logits, scores;        /* (N,64,A), (N,Z,A) */
+    onnx_value anchors, strides;      /* (1,2,A), (1,1,A) */
+    onnx_value low, high;             /* corners in network pixels / stride, (N,2,A) */
+} onnx_heads;
+
+static int64_t onnx_anchor_count(const onnx_graph *g) {
+    int64_t count = 0;
+    for (int i = 0; i < g->net->level_count; i++)
+        count += (int64_t)(g->options->height / g->net->strides[i]) * (g->options->width / g->net->strides[i]);
+    return count;
+}
+
+static void onnx_join_levels(onnx_graph *g, onnx_heads *heads) {
+    const net *net = g->net;
+    onnx_value boxes[NET_MAX_LEVELS], classes[NET_MAX_LEVELS];
+    onnx_value box_shape = onnx_ints(g, 3, (int64_t[]){0, 4 * NET_REG_MAX, -1}), class_shape = onnx_ints(g, 3, (int64_t[]){0, net->class_count, -1});
+    for (int i = 0; i < net->level_count; i++) {
+        const net_tensor *head = &net->tensors[net->heads[i]];
+        onnx_value box = onnx_read_slice(g, head->buffer, head->channel, 4 * NET_REG_MAX);
+        onnx_value score = onnx_read_slice(g, head->buffer, head->channel + 4 * NET_REG_MAX, net->class_count);
+        heads->boxes[i] = g->options->half ? onnx_cast(g, box, ONNX_FLOAT) : box;
+        boxes[i] = onnx_node_2(g, "Reshape", heads->boxes[i], box_shape);
+        classes[i] = onnx_node_2(g, "Reshape", g->options->half ? onnx_cast(g, score, ONNX_FLOAT) : score, class_shape);
+    }
+    heads->logits = onnx_concat(g, 2, net->level_count, boxes);
+    heads->scores = onnx_node_1(g, "Sigmoid", onnx_concat(g, 2, net->level_count, classes));
+}
+
+/* Of one level at whatever size it has: ones of its height and width, whose running sums count columns and rows. */
+static void onnx_count_level(onnx_graph *g, const onnx_heads *heads, int level, onnx_value flat, onnx_value *anchors, onnx_value *strides) {
+    onnx_with_int(g, "start", 2);
+    onnx_value size = onnx_node_1(g, "Shape", heads->boxes[level]);
+    onnx_with_fill(g, 1);
+    onnx_value ones = onnx_node_1(g, "ConstantOfShape", size), counts[2];
+    for (int i = 0; i < 2; i++)
+        counts[i] = onnx_node_2(g, "Reshape", onnx_node_2(g, "CumSum", ones, onnx_int(g, 1 - i)), flat);
+    *anchors = onnx_node_2(g, "Sub", onnx_concat(g, 1, 2, counts), onnx_float(g, 0.5f));
+    *strides = onnx_node_2(g, "Mul", onnx_node_2(g, "Reshape", ones, flat), onnx_float(g, (float)g->net->strides[level]));
+}
+
+static void onnx_place_anchors(onnx_graph *g, onnx_heads *heads) {
+    onnx_value anchors[NET_MAX_LEVELS], strides[NET_MAX_LEVELS];
+    int64_t count = onnx_anchor_count(g);
+    if (!g->options->dynamic) {
+        heads->anchors = onnx_new_tensor(g, NULL, (onnx_tensor){.content = ONNX_ANCHORS}, ONNX_FLOAT, 3, (int64_t[]){1, 2, count});
+        heads->strides = onnx_new_tensor(g, NULL, (onnx_tensor){.content = ONNX_STRIDES}, ONNX_FLOAT, 3, (int64_t[]){1, 1, count});
+        return;
+    }
+    onnx_value flat = onnx_ints(g, 3, (int64_t[]){1, 1, -1});
+    for (int i = 0; i < g->net->level_count; i++) onnx_count_level(g, heads, i, flat, &anchors[i], &strides[i]);
+    heads->anchors = onnx_concat(g, 2, g->net->level_count, anchors);
+    heads->strides = onnx_concat(g, 2, g->net->level_count, strides);
+}
+
+/* Expected distances to the four sides, as det_distance, and from there the corners. */
+static void onnx_find_corners(onnx_graph *g, onnx_heads *heads) {
+    float bins[NET_REG_MAX];
+    for (int i = 0; i < NET_REG_MAX; i++) bins[i] = (float)i;
+    onnx_value x = onnx_node_2(g, "Reshape", heads->logits, onnx_ints(g, 4, (int64_t[]){0, 4, NET_REG_MAX, -1}));
+    x = onnx_turn(g, x, 4, (int64_t[]){0, 2, 1, 3});
+    onnx_with_int(g, "axis", 1);
+    x = onnx_node_1(g, "Softmax", x);
+    onnx_value weight = onnx_floats(g, NET_REG_MAX, bins, 4, (int64_t[]){1, NET_REG_MAX, 1, 1});
+    x = onnx_node_2(g, "Reshape", onnx_node_2(g, "Conv", x, weight), onnx_ints(g, 3, (int64_t[]){0, 4, -1}));
+    onnx_value sides[2], inputs[2] = {x, onnx_ints(g, 2, (int64_t[]){2, 2})};
+    onnx_with_int(g, "axis", 1);
+    onnx_nodes(g, "Split", 2, inputs, 2, sides);
+    heads->low = onnx_node_2(g, "Sub", heads->anchors, sides[0]);
+    heads->high = onnx_node_2(g, "Add", heads->anchors, sides[1]);
+}
+
+/* output0 (N,4+Z,A): centre and size in network pixels, then the scores. */
+static void onnx_finish_raw(onnx_graph *g, const onnx_heads *heads) {
+    onnx_value box[2] = {onnx_node_2(g, "Div", onnx_node_2(g, "Add", heads->low, heads->high), onnx_float(g, 2)),
+                         onnx_node_2(g, "Sub", heads->high, heads->low)};
+    onnx_value out[2] = {onnx_node_2(g, "Mul", onnx_concat(g, 1, 2, box), heads->strides), heads->scores};
+    g->next_name = "output0";
+    onnx_concat(g, 1, 2, out);
+}
+
+/* The best class of each anchor: boxes (N,A,4), score and class (N,A,1), and the score as (N,1,A). */
+typedef struct onnx_best { onnx_value boxes, score, class_id, row; } onnx_best;
+
+static onnx_best onnx_find_best(onnx_graph *g, const onnx_heads *heads) {
+    static const int64_t order[] = {0, 2, 1};
+    onnx_best best;
+    onnx_value corners[2] = {heads->low, heads->high}, top[2], inputs[2] = {heads->scores, onnx_int(g, 1)};
+    best.boxes = onnx_turn(g, onnx_node_2(g, "Mul", onnx_concat(g, 1, 2, corners), heads->strides), 3, order);
+    onnx_with_int(g, "axis", 1);
+    onnx_nodes(g, "TopK", 2, inputs, 2, top);
+    best.row = top[0];
+    best.score = onnx_turn(g, top[0], 3, order);
+    best.class_id = onnx_turn(g, onnx_cast(g, top[1], ONNX_FLOAT), 3, order);
+    return best;
+}
+
+/* Scores (N,A) of the anchors that are kept, 0 for the others. As in nms_run, classes are told apart by shifting their boxes. */
+static onnx_value onnx_suppress(onnx_graph *g, const onnx_best *best) {
+    const yolo_export_options *o = g->options;
+    onnx_value boxes = best->boxes;
+    if (!o->agnostic_nms) boxes = onnx_node_2(g, "Add", boxes, onnx_node_2(g, "Mul", best->class_id, onnx_float(g, NMS_CLASS_OFFSET)));
+    onnx_value inputs[5] = {boxes, best->row, onnx_int(g, o->max_det), onnx_float(g, o->iou), onnx_float(g, o->conf)};
+    onnx_value kept = onnx_node(g, "NonMaxSuppression", 5, inputs); /* rows of picture, 0, anchor */
+    onnx_value score = onnx_node_2(g, "Squeeze", best->row, onnx_int(g, 1));
+    onnx_with_int(g, "axis", 1);
+    onnx_value places = onnx_node_2(g, "Gather", kept, onnx_ints(g, 2, (int64_t[]){0, 2}));
+    onnx_value size = onnx_node_1(g, "Shape", score);
+    onnx_with_fill(g, 0);
+    onnx_value nothing = onnx_node_1(g, "ConstantOfShape", size);
+    return onnx_node_3(g, "ScatterND", nothing, places, onnx_node_2(g, "GatherND", score, places));
+}
+
+/* output0 (N,max_det,6): corners in network pixels, score, class, by falling score; rows of zeros behind the last. So many rows are there
+   even where the anchors are fewer, because as many empty ones are put behind them. */
+static void onnx_finish_nms(onnx_graph *g, const onnx_heads *heads) {
+    int64_t most = g->options->max_det;
+    onnx_best best = onnx_find_best(g, heads);
+    onnx_value kept = onnx_node_2(g, "Pad", onnx_suppress(g, &best), onnx_ints(g, 4, (int64_t[]){0, 0, 0, most}));
+    onnx_value top[2], inputs[2] = {kept, onnx_int(g, most)}, columns[3] = {best.boxes, best.score, best.class_id}, last = onnx_int(g, -1);
+    onnx_with_int(g, "axis", 1);
+    onnx_nodes(g, "TopK", 2, inputs, 2, top);
+    onnx_value rows = onnx_node_2(g, "Pad", onnx_concat(g, 2, 3, columns), onnx_ints(g, 6, (int64_t[]){0, 0, 0, 0, most, 0}));
+    onnx_value at = onnx_node_2(g, "Unsqueeze", top[1], last);
+    onnx_with_int(g, "batch_dims", 1);
+    rows = onnx_node_2(g, "GatherND", rows, at);
+    onnx_value is_box = onnx_node_2(g, "Greater", onnx_node_2(g, "Unsqueeze", top[0], last), onnx_float(g, 0)), zero = onnx_float(g, 0);
+    g->next_name = "output0";
+    onnx_node_3(g, "Where", is_box, rows, zero);
+}
+
+static yolo_status onnx_build(onnx_graph *g, yolo_error *error) {
+    onnx_heads heads;
+    g->room = 8 * g->net->op_count + 256;
+    g->pieces = arena_array(&g->memory, (uint64_t)g->room, sizeof *g->pieces);
+    g->parts = arena_array(&g->memory, (uint64_t)g->room, sizeof *g->parts);
+    g->tensors = arena_array(&g->memory, (uint64_t)g->room, sizeof *g->tensors);
+    if (!g->pieces || !g->parts || !g->tensors) return err_memory(error, (uint64_t)g->room * sizeof *g->tensors);
+    onnx_operators(g);
+    onnx_join_levels(g, &heads);
+    onnx_place_anchors(g, &heads);
+    onnx_find_corners(g, &heads);
+    if (g->options->nms) onnx_finish_nms(g, &heads);
+    else onnx_finish_raw(g, &heads);
+    return g->nodes.failed || g->heads.failed ? err_memory(error, (uint64_t)g->nodes.capacity * 2) : YOLO_OK;
+}
+
+/* ---- what stands around the graph */
+
+/* ValueInfoProto of a float tensor; a dimension of -1 has a name. */
+static void onnx_put_shape(str *out, int field, const char *name, int rank, const int64_t *dims, const char *const *names) {
+    str shape = {0}, tensor = {0}, type = {0}, value = {0};
+    for (int i = 0; i < rank; i++) {
+        str dim = {0};
+        if (dims[i] < 0) onnx_put_text(&dim, 2, names[i]);
+        else onnx_put_int(&dim, 1, dims[i]);
+        onnx_put_message(&shape, 1, &dim);
+    }
+    onnx_put_int(&tensor, 1, ONNX_FLOAT);
+    onnx_put_message(&tensor, 2, &shape);
+    onnx_put_message(&type, 1, &tensor);
+    onnx_put_text(&value, 1, name);
+    onnx_put_message(&value, 2, &type);
+    onnx_put_message(out, field, &value);
+}
+
+static void onnx_shapes(const onnx_graph *g, int64_t input[4], int64_t output[3]) {
+    const yolo_export_options *o = g->options;
+    const int64_t in[] = {o->dynamic ? -1 : o->batch, 3, o->dynamic ? -1 : o->height, o->dynamic ? -1 : o->width};
+    const int64_t raw[] = {in[0], 4 + g->net->class_count, o->dynamic ? -1 : onnx_anchor_count(g)}, kept[] = {in[0], o->max_det, 6};
+    memcpy(input, in, sizeof in);
+    memcpy(output, o->nms ? kept : raw, sizeof raw);
+}
+
+/* A text as Python spells it; bytes that are no UTF-8 as \x.. */
+static void onnx_put_python(str *out, const char *text) {
+    const bool sound = str_is_utf8(text, strlen(text));
+    str_add(out, "'");
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+        if (*p == '\'' || *p == '\\') str_format(out, "\\%c", *p);
+        else if (*p < 32 || *p == 127 || (*p > 127 && !sound)) str_format(out, "\\x%02x", *p);
+        else str_append(out, (const char *)p, 1);
+    }
+    str_add(out, "'");
+}
+
+/* A row of the metadata; frees the value. One that is no UTF-8 is left out: the format has no place for it. */
+static void onnx_put_entry(str *out, const char *key, str *value) {
+    str message = {0};
+    if (value->failed || (value->length && str_is_utf8(value->text, (size_t)value->length))) {
+        onnx_put_text(&message, 1, key);
+        onnx_put_message(&message, 2, value);
+        onnx_put_message(out, 14, &message);
+    }
+    str_free(value);
+}
+
+YOLO_PRINTF(3, 4)
+static void onnx_put_entry_text(str *out, const char *key, const char *format, ...) {
+    char text[1024];
+    str value = {0};
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    str_add(&value, text);
+    onnx_put_entry(out, key, &value);
+}
+
+static const char *onnx_truth(bool value) { return value ? "True" : "False"; }
+
+/* What ultralytics' loader reads, spelled as it spells it. The date is the checkpoint's. */
+static void onnx_put_metadata(const onnx_graph *g, const pt_model *m, str *out) {
+    const net *net = g->net;
+    const yolo_export_options *o = g->options;
+    char title[64];
+    str names = {0};
+    const char *data = path_name(val_text(val_get(m->train_args, "data"), ""));
+    net_title(net, title, sizeof title);
+    onnx_put_entry_text(out, "description", "%s detector%s%.200s", title, m->built ? ", not trained" : *data ? ", trained on " : "", data);
+    onnx_put_entry_text(out, "date", "%s", m->date);
+    onnx_put_entry_text(out, "version", "yolo " YOLO_VERSION);
+    onnx_put_entry_text(out, "stride", "%d", net->max_stride);
+    onnx_put_entry_text(out, "task", "detect");
+    onnx_put_entry_text(out, "head", "Detect");
+    onnx_put_entry_text(out, "batch", "%d", o->batch);
+    onnx_put_entry_text(out, "imgsz", "[%d, %d]", o->height, o->width);
+    for (int i = 0; i < net->class_count; i++) {
+        str_format(&names, "%s%d: ", i ? ", " : "{", i);
+        onnx_put_python(&names, net->names[i]);
+    }
+    str_add(&names, "}");
+    onnx_put_entry(out, "names", &names);
+    onnx_put_entry_text(out, "args", "{'batch': %d, 'half': %s, 'dynamic': %s, 'simplify': False, 'opset': %d, 'nms': %s}", o->batch,
+                        onnx_truth(o->half), onnx_truth(o->dynamic), o->opset, onnx_truth(o->nms));
+    onnx_put_entry_text(out, "channels", "3");
+    onnx_put_entry_text(out, "end2end", "False");
+}
+
+/* ---- the file */
+
+typedef struct onnx_writer {
+    const onnx_graph *graph;
+    const float *params;
+    float *weight, *bias, *row; /* the convolution in hand, and one of its outputs as the file has it */
+    FILE *file;
+    yolo_error *error;
+} onnx_writer;
+
+static bool onnx_put_floats(onnx_writer *w, const float *values, int64_t count) { return fwrite(values, sizeof *values, (size_t)count, w->file) == (size_t)count; }
+
+/* In the file's type; `values` is overwritten. */
+static yolo_status onnx_write_numbers(onnx_writer *w, int op, float *values, int64_t count) {
+    if (!w->graph->options->half) return onnx_put_floats(w, values, count) ? YOLO_OK : YOLO_ERROR_IO;
+    for (int64_t i = 0; i < count; i++) {
+        const float value = values[i];
+        const uint16_t half = f16_to_half(value);
+        if (fabsf(value) >= 65520)
+            return err_set(w->error, YOLO_ERROR_UNSUPPORTED, "%s with its batch norm is %g somewhere, and half precision ends at 65504: export without half=true",
+                           w->graph->net->params[w->graph->net->ops[op].weight].name, (double)value);
+        memcpy((char *)values + 2 * i, &half, sizeof half); /* never beyond what has been read */
+    }
+    return fwrite(values, 2, (size_t)count, w->file) == (size_t)count ? YOLO_OK : YOLO_ERROR_IO;
+}
+
+/* O,H,W,I in memory, O,I,H,W in the file. */
+static yolo_status onnx_write_weight(onnx_writer *w, int index) {
+    const net *net = w->graph->net;
+    const net_op *op = &net->ops[index];
+    const net_param *p = &net->params[op->weight];
+    const float *from = w->params + p->offset;
+    const int64_t inputs = p->dims[1], taps = (int64_t)p->dims[2] * p->dims[3];
+    yolo_status status = YOLO_OK;
+    if (op->bn >= 0) {
+        run_fold(net, op, w->params, w->weight, w->bias);
+        from = w->weight;
+    } else if (op->bias >= 0) memcpy(w->bias, w->params + net->params[op->bias].offset, (size_t)p->dims[0] * sizeof *w->bias);
+    for (int k = 0; k < p->dims[0] && status == YOLO_OK; k++, from += inputs * taps) {
+        for (int64_t c = 0; c < inputs; c++)
+            for (int64_t t = 0; t < taps; t++) w->row[c * taps + t] = from[t * inputs + c];
+        status = onnx_write_numbers(w, index, w->row, inputs * taps);
+    }
+    return status;
+}
+
+/* Centres of all anchors in cells, first x then y; or their strides. */
+static bool onnx_write_anchors(onnx_writer *w, onnx_content content) {
+    const yolo_export_options *o = w->graph->options;
+    const net *net = w->graph->net;
+    bool good = true;
+    for (int axis = 0; axis < (content == ONNX_ANCHORS ? 2 : 1); axis++)
+        for (int level = 0; level < net->level_count; level++) {
+            const int stride = net->strides[level];
+            for (int y = 0; y < o->height / stride; y++)
+                for (int x = 0; x < o->width / stride && good; x++) {
+                    const float value = content == ONNX_STRIDES ? (float)stride : (float)(axis ? y : x) + 0.5f;
+                    good = onnx_put_floats(w, &value, 1);
+                }
+        }
+    return good;
+}
+
+static yolo_status onnx_write_tensor(onnx_writer *w, const onnx_tensor *tensor) {
+    switch (tensor->content) {
+    case ONNX_GIVEN: return fwrite(tensor->given, 1, (size_t)tensor->bytes, w->file) == tensor->bytes ? YOLO_OK : YOLO_ERROR_IO;
+    case ONNX_WEIGHT: return onnx_write_weight(w, tensor->op);
+    case ONNX_BIAS: return onnx_write_numbers(w, tensor->op, w->bias, w->graph->net->params[w->graph->net->ops[tensor->op].weight].dims[0]);
+    default: return onnx_write_anchors(w, tensor->content) ? YOLO_OK : YOLO_ERROR_IO;
+    }
+}
+
+static bool onnx_write_text(onnx_writer *w, const char *text, int64_t length) { return fwrite(text, 1, (size_t)length, w->file) == (size_t)length; }
+
+/* What stands in the file before and behind nodes and tensors. */
+static yolo_status onnx_frame(const onnx_graph *g, const pt_model *m, str *before, str *behind, uint64_t *bytes, yolo_error *error) {
+    static const char *const input_names[] = {"batch", "", "height", "width"}, *const output_names[] = {"batch", "", "anchors"};
+    int64_t input[4], output[3];
+    char title[64];
+    str opset = {0};
+    net_title(g->net, title, sizeof title);
+    onnx_shapes(g, input, output);
+    onnx_put_text(behind, 2, str_is_utf8(title, strlen(title)) ? title : "Model"); /* the graph's last fields */
+    onnx_put_shape(behind, 11, "images", 4, input, input_names);
+    onnx_put_shape(behind, 12, "output0", 3, output, output_names);
+    const uint64_t graph = (uint64_t)(g->nodes.length + g->heads.length + behind->length) + g->content_bytes;
+    onnx_put_text(&opset, 1, "");
+    onnx_put_int(&opset, 2, g->options->opset);
+    onnx_put_message(behind, 8, &opset);
+    onnx_put_metadata(g, m, behind);
+    onnx_put_int(before, 1, ONNX_IR);
+    onnx_put_text(before, 2, "yolo");
+    onnx_put_text(before, 3, YOLO_VERSION);
+    onnx_put_length(before, 7, graph);
+    if (before->failed || behind->failed) return err_memory(error, (uint64_t)behind->capacity * 2);
+    *bytes = (uint64_t)(before->length + behind->length + g->nodes.length + g->heads.length) + g->content_bytes;
+    if (*bytes <= ONNX_MOST_BYTES) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_UNSUPPORTED, "the ONNX file would have %.2f GB, and the format ends at 2: take a smaller imgsz, dynamic=true or half=true",
+                   (double)*bytes * 1e-9);
+}
+
+static yolo_status onnx_write_all(onnx_writer *w, const str *before, const str *behind) {
+    const onnx_graph *g = w->graph;
+    const char *head = g->heads.text;
+    yolo_status status = onnx_write_text(w, before->text, before->length) && onnx_write_text(w, g->nodes.text, g->nodes.length) ? YOLO_OK : YOLO_ERROR_IO;
+    for (int i = 0; i < g->tensor_count && status == YOLO_OK; head += g->tensors[i++].head) {
+        if (err_interrupted()) return err_set(w->error, YOLO_ERROR_INTERRUPTED, "interrupted");
+        if (!onnx_write_text(w, head, g->tensors[i].head)) return YOLO_ERROR_IO;
+        status = onnx_write_tensor(w, &g->tensors[i]);
+    }
+    if (status != YOLO_OK) return status;
+    return onnx_write_text(w, behind->text, behind->length) ? YOLO_OK : YOLO_ERROR_IO;
+}
+
+static yolo_status onnx_write_file(onnx_writer *w, const char *path, const str *before, const str *behind) {
+    char *temporary;
+    yolo_status status = path_begin(path, &temporary, &w->file, w->error);
+    if (status != YOLO_OK) return status;
+    status = onnx_write_all(w, before, behind);
+    if (status == YOLO_ERROR_IO) err_os(w->error, path, "write");
+    yolo_status end = path_commit(path, temporary, w->file, status == YOLO_OK, true, w->error);
+    return status == YOLO_OK ? end : status;
+}
+
+/* Memory for the largest convolution. */
+static yolo_status onnx_reserve(onnx_writer *w) {
+    const net *net = w->graph->net;
+    int64_t weight = 1, outputs = 1, row = 1;
+    for (int i = 0; i < net->op_count; i++) {
+        if (net->ops[i].kind != NET_CONV) continue;
+        const net_param *p = &net->params[net->ops[i].weight];
+        weight = YOLO_MAX(weight, p->count);
+        outputs = YOLO_MAX(outputs, p->dims[0]);
+        row = YOLO_MAX(row, p->count / p->dims[0]);
+    }
+    w->weight = mem_array((uint64_t)weight, sizeof *w->weight);
+    w->bias = mem_array((uint64_t)outputs, sizeof *w->bias);
+    w->row = mem_array((uint64_t)row, sizeof *w->row);
+    return w->weight && w->bias && w->row ? YOLO_OK : err_memory(w->error, (uint64_t)weight * sizeof *w->weight);
+}
+
+/* Are the options in range? Height and width are rounded up to what the network can halve. */
+static yolo_status onnx_check(const net *net, yolo_export_options *o, yolo_error *error) {
+    enum { LARGEST = YOLO_MAX_DIM / 32 * 32 };
+    if (o->format && strcmp(o->format, "onnx")) return err_set(error, YOLO_ERROR_USAGE, "format=%.40s: this version writes onnx", o->format);
+    if (o->opset < ONNX_FIRST_OPSET || o->opset > ONNX_LAST_OPSET)
+        return err_set(error, YOLO_ERROR_USAGE, "opset=%d: expected %d to %d", o->opset, ONNX_FIRST_OPSET, ONNX_LAST_OPSET);
+    if (o->height < 1 || o->width < 1 || o->height > LARGEST || o->width > LARGEST)
+        return err_set(error, YOLO_ERROR_USAGE, "imgsz=%d,%d: expected 1 to %d pixels each way", o->height, o->width, LARGEST);
+    const det_options detect = {.conf = o->conf, .iou = o->iou, .max_det = o->max_det};
+    yolo_status status = det_check(net, &(int){1}, &detect, error);
+    if (status != YOLO_OK) return status;
+    if (o->max_det > NMS_MOST) return err_set(error, YOLO_ERROR_USAGE, "max_det=%d: expected 1 to %d", o->max_det, NMS_MOST);
+    o->height = (o->height + net->max_stride - 1) / net->max_stride * net->max_stride;
+    o->width = (o->width + net->max_stride - 1) / net->max_stride * net->max_stride;
+    return net_check_size(net, o->batch, o->height, o->width, error);
+}
+
+/* Writes the model to options->out, which is not NULL. */
+static yolo_status onnx_export(const pt_model *m, const yolo_export_options *options, yolo_export_report *report, yolo_error *error) {
+    yolo_export_options checked = *options;
+    onnx_graph graph = {.net = &m->net, .options = &checked};
+    onnx_writer writer = {.graph = &graph, .params = m->params, .error = error};
+    str before = {0}, behind = {0};
+    uint64_t bytes = 0;
+    yolo_status status = onnx_check(&m->net, &checked, error);
+    if (status == YOLO_OK) status = onnx_build(&graph, error);
+    if (status == YOLO_OK) status = onnx_frame(&graph, m, &before, &behind, &bytes, error);
+    if (status == YOLO_OK) status = onnx_reserve(&writer);
+    if (status == YOLO_OK) status = onnx_write_file(&writer, options->out, &before, &behind);
+    if (status == YOLO_OK) {
+        snprintf(report->path, sizeof report->path, "%s", options->out);
+        report->bytes = (int64_t)bytes;
+        onnx_shapes(&graph, report->input, report->output);
+    }
+    str_free(&before);
+    str_free(&behind);
+    onnx_free(&graph);
+    mem_free(writer.weight);
+    mem_free(writer.bias);
+    mem_free(writer.row);
+    return status;
+}
+
+/* ==== 29 yolo_: public interface ================================================================================ */
 
 yolo_status yolo_image_read(yolo_image *image, const char *path, yolo_error *error) { return codec_read(path, image, error); }
 
@@ -25528,6 +26305,26 @@ yolo_status yolo_info(const char *path, char **text, yolo_error *error) {
     if (status == YOLO_OK) *text = out.text;
     else str_free(&out);
     pt_free(&checkpoint);
+    return status;
+}
+
+yolo_export_options yolo_export_defaults(void) {
+    return (yolo_export_options){.format = "onnx", .height = 640, .width = 640, .batch = 1, .opset = ONNX_FIRST_OPSET, .conf = 0.25f, .iou = 0.7f, .max_det = 300};
+}
+
+yolo_status yolo_export(yolo_export_options options, yolo_export_report *report, yolo_error *error) {
+    pt_model checkpoint = {0};
+    yolo_open_options open = yolo_open_defaults();
+    char *beside = NULL;
+    memset(report, 0, sizeof *report);
+    if (!options.model) return err_set(error, YOLO_ERROR_USAGE, "no model given: expected the path of a checkpoint");
+    if (!options.out && !(options.out = beside = path_with_extension(options.model, ".onnx"))) return err_memory(error, strlen(options.model));
+    yolo_status status = YOLO_OK;
+    if (!strcmp(options.out, options.model)) status = err_set(error, YOLO_ERROR_USAGE, "%s: is the model itself, expected another name", options.out);
+    if (status == YOLO_OK) status = pt_load(options.model, &open, &checkpoint, error);
+    if (status == YOLO_OK) status = onnx_export(&checkpoint, &options, report, error);
+    pt_free(&checkpoint);
+    mem_free(beside);
     return status;
 }
 
@@ -25714,7 +26511,7 @@ yolo_status yolo_demo(yolo_demo_options options, yolo_train_report *report, yolo
     return status;
 }
 
-/* ==== 29 cli_: command line =====================================================================================
+/* ==== 30 cli_: command line =====================================================================================
    A caller of yolo.h like any other; of the sections above it uses os_ for the terminal and the helpers of err_,
    log_ and str_. One table of options a verb: parsing, defaults, ranges and `yolo help VERB` all come from it.
    Results go to stdout, logs and progress to stderr. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted. */
@@ -25731,6 +26528,7 @@ typedef struct cli_classes { int count, ids[CLI_MAX_CLASSES]; } cli_classes;
 typedef struct cli_values {
     yolo_train_options train;
     yolo_demo_options demo;
+    yolo_export_options export;
     const char *model, *source, *data, *out, *names, *split, *mode, *existing, *save_json, *device, *isa, *project, *name, *progress, *resume;
     int imgsz, width, batch, max_det, repeats, line_width, threads, ranks, seed;
     double conf, iou, share;
@@ -25942,6 +26740,24 @@ static const cli_option cli_predict_options[] = {
     CLI_ROW_PROGRESS,
     CLI_ROW_NOTHING("batch", "1"),
     CLI_ROW_NOTHING("half", "false"),
+};
+
+static const cli_option cli_export_options[] = {
+    CLI_ROW_MODEL,
+    {"format", CLI_CHOICE, CLI_AT(export.format), "onnx", 0, 0, "onnx", "kind of file to write"},
+    {"out", CLI_TEXT, CLI_AT(out), "", 0, 0, "FILE", "nothing = beside the model, with .onnx for its extension"},
+    {"imgsz", CLI_CLASSES, CLI_AT(classes), "640", 0, 0, "640 or 448,640", "side of the input, or its height and width, in pixels"},
+    {"batch", CLI_WHOLE, CLI_AT(export.batch), "1", 1, 1024, "pictures", "at a time; with dynamic=true any number"},
+    {"dynamic", CLI_BOOL, CLI_AT(export.dynamic), "false", 0, 0, "", "batch, height and width are free (height, width: of 32)"},
+    {"half", CLI_BOOL, CLI_AT(export.half), "false", 0, 0, "", "half precision inside; input and output stay float"},
+    {"nms", CLI_BOOL, CLI_AT(export.nms), "false", 0, 0, "", "suppression in the graph; output (batch, max_det, 6)"},
+    {"conf", CLI_NUMBER, CLI_AT(conf), "0.25", 0, 1, "", "with nms: lowest confidence of a box"},
+    {"iou", CLI_NUMBER, CLI_AT(iou), "0.7", 0, 1, "", "with nms: overlap above which the weaker box goes"},
+    {"max_det", CLI_WHOLE, CLI_AT(max_det), "300", 1, 30000, "", "with nms: most boxes of a picture"},
+    {"agnostic_nms", CLI_BOOL, CLI_AT(agnostic_nms), "false", 0, 0, "", "with nms: classes suppress each other"},
+    {"opset", CLI_WHOLE, CLI_AT(export.opset), "17", 17, 22, "", "version of ONNX's operators"},
+    CLI_ROW_NOTHING("simplify", "true"), CLI_ROW_NOTHING("device", ""), CLI_ROW_NOTHING("workspace", ""), CLI_ROW_NOTHING("verbose", "true"),
+    CLI_ROW_NOTHING("optimize", "false"), CLI_ROW_NOTHING("keras", "false"), CLI_ROW_NOTHING("int8", "false"),
 };
 
 static const cli_option cli_info_options[] = {
@@ -26514,6 +27330,42 @@ static int cli_run_demo(cli_run *run) {
     return status == YOLO_OK ? 0 : cli_fail(run, &error);
 }
 
+/* "[1, 3, 640, 640]"; what is free by its name. */
+static void cli_print_shape(const char *what, const int64_t *dims, const char *const *names, int count) {
+    printf("%s [", what);
+    for (int i = 0; i < count; i++) {
+        if (dims[i] < 0) printf("%s%s", i ? ", " : "", names[i]);
+        else printf("%s%lld", i ? ", " : "", (long long)dims[i]);
+    }
+    printf("]");
+}
+
+static int cli_run_export(cli_run *run) {
+    static const char *const input[] = {"batch", "", "height", "width"}, *const output[] = {"batch", "", "anchors"};
+    const cli_values *values = &run->values;
+    yolo_export_options options = values->export;
+    yolo_export_report report;
+    yolo_error error;
+    yolo_status status = YOLO_OK;
+    const int sides = values->classes.count;
+    options.model = values->model;
+    options.out = cli_or_null(values->out);
+    if (sides != 1 && sides != 2) status = err_set(&error, YOLO_ERROR_USAGE, "imgsz: %d numbers, expected a side, or height,width", sides);
+    options.height = values->classes.ids[0];
+    options.width = values->classes.ids[sides - 1 > 0];
+    options.conf = (float)values->conf;
+    options.iou = (float)values->iou;
+    options.max_det = values->max_det;
+    options.agnostic_nms = values->agnostic_nms;
+    if (status == YOLO_OK) status = yolo_export(options, &report, &error);
+    if (status != YOLO_OK) return cli_fail(run, &error);
+    printf("%s: %.1f MB, ", report.path, (double)report.bytes * 1e-6);
+    cli_print_shape("images", report.input, input, 4);
+    cli_print_shape(" -> output0", report.output, output, 3);
+    printf("\n");
+    return 0;
+}
+
 static int cli_run_info(cli_run *run) {
     yolo_error error;
     char *text = NULL;
@@ -26596,6 +27448,8 @@ static const cli_verb cli_verbs[] = {
      CLI_OPTIONS(cli_label_options), {"model", "source"}, NULL, NULL, cli_run_label},
     {"predict", "annotated pictures, labels and crops into runs/detect/predict", "yolo predict model=best.pt source=photos save_txt=true",
      CLI_OPTIONS(cli_predict_options), {"model", "source"}, NULL, NULL, cli_run_predict},
+    {"export", "write a model as ONNX, as ultralytics' export does", "yolo export model=best.pt format=onnx",
+     CLI_OPTIONS(cli_export_options), {"model"}, NULL, NULL, cli_run_export},
     {"info", "what is in a checkpoint, without running any code in it", "yolo info best.pt",
      CLI_OPTIONS(cli_info_options), {"model"}, NULL, "model", cli_run_info},
     {"devices", "CPU features, GPUs, driver and NCCL", "yolo devices", NULL, 0, {NULL}, NULL, NULL, cli_run_devices},
@@ -26655,7 +27509,6 @@ static void cli_print_verb_help(const cli_verb *verb) {
 
 /* Verbs of the whole program that this version does not have. */
 static const char *const cli_absent[][2] = {
-    {"export", "this version does not export yet"},
     {"ui", "this version has no page yet"},
 };
 

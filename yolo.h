@@ -170,6 +170,36 @@ yolo_status yolo_model_save(const yolo_model *model, const char *path, bool half
 yolo_status yolo_info(const char *path, char **text, yolo_error *error);
 void yolo_text_free(char *text);
 
+/* Names, meanings and defaults are those of ultralytics' export arguments. */
+typedef struct yolo_export_options {
+    const char *model;   /* checkpoint (.pt), or description (.yaml: untrained) */
+    const char *format;  /* "onnx"; NULL = that */
+    const char *out;     /* file to write; NULL = beside the model, with .onnx for its extension */
+    int height, width;   /* of the input, pixels; rounded up to a multiple of the stride; 640, 640 */
+    int batch;           /* pictures at a time; 1 */
+    bool dynamic;        /* batch, height and width (multiples of the stride) are chosen when it is run */
+    bool half;           /* fp16 weights and arithmetic up to the heads; input, boxes and scores stay float */
+    int opset;           /* version of ONNX's operators: 17 to 22; 17 */
+    bool nms;            /* with suppression, as yolo_predict does it: */
+    float conf, iou;     /* 0.25, 0.7 */
+    int max_det;         /* 300 */
+    bool agnostic_nms;
+} yolo_export_options;
+
+yolo_export_options yolo_export_defaults(void);
+
+typedef struct yolo_export_report {
+    char path[1000];     /* the file */
+    int64_t bytes;
+    int64_t input[4], output[3]; /* shapes; -1 = dynamic */
+} yolo_export_report;
+
+/* Writes an ONNX file: temporary file, flush, rename. The same model and options give the same bytes.
+   Input "images": floats (batch,3,height,width), RGB in 0..1. Output "output0": (batch,4+classes,anchors), centre and size in pixels of the
+   input, then a score a class; with `nms` (batch,max_det,6): left, top, right, bottom, score, class by falling score, then rows of zeros.
+   Any number of threads may export at once. */
+yolo_status yolo_export(yolo_export_options options, yolo_export_report *report, yolo_error *error);
+
 /* ---- 4 predict and val --------------------------------------------------------------------------------------- */
 
 typedef struct yolo_predict_options {
