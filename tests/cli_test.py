@@ -115,8 +115,8 @@ def help_and_version():
     done = yolo()
     says(done, "prepare", "label", "predict", "help VERB")
     assert yolo("help").out == done.out == yolo("--help").out == yolo("detect").out
-    assert "export" not in [line.split()[0] for line in done.out.splitlines() if line.startswith("  ")]
-    for verb in ("prepare", "train", "val", "label", "predict", "info", "bench", "demo"):
+    assert "ui" not in [line.split()[0] for line in done.out.splitlines() if line.startswith("  ")]
+    for verb in ("prepare", "train", "val", "label", "predict", "export", "info", "bench", "demo"):
         text = yolo("help", verb).out
         assert text == yolo(verb, "--help").out == yolo("detect", verb, "-h").out
         assert all(len(line) <= 116 for line in text.splitlines()), text
@@ -157,9 +157,8 @@ def wrong_usage():
 
 @test
 def absent_verbs():
-    for verb in ("export", "ui"):
-        done = yolo("detect", verb, "data=x.yaml", status=1)
-        says(done, f"yolo {verb}: this version", "yet")
+    done = yolo("detect", "ui", "data=x.yaml", status=1)
+    says(done, "yolo ui: this version", "yet")
 
 
 @test
@@ -551,6 +550,25 @@ def info_of_a_description():
     says(done, "Detect", "SiLU")
     write("own.yaml", "nc: 2\nbackbone:\n  - [-1, 1, Conv, [16, 3, 2]]\n")
     says(yolo("info", "own.yaml", status=1), "own.yaml: ")
+
+
+@test
+def export():
+    done = yolo("export", "model=yolov8n.yaml", "format=onnx", "imgsz=96,64", "batch=2", "simplify=true")
+    assert done.out.startswith("yolov8n.onnx: ") and done.out.endswith("images [2, 3, 96, 64] -> output0 [2, 84, 126]\n") and not done.err, done.out
+    assert b"images" in read("yolov8n.onnx") and tree(".") == ["yolov8n.onnx"]
+    done = yolo("export", "model=yolov8n.yaml", "out=a.onnx", "imgsz=[60]", "--dynamic", "--nms", "max_det=7", "half=true")
+    says(done, "images [batch, 3, height, width] -> output0 [batch, 7, 6]")
+    assert os.path.getsize("a.onnx") < 0.52 * os.path.getsize("yolov8n.onnx")
+    for arguments, parts, status in (
+        (["model=yolov8n.yaml", "format=engine"], ["format=engine", "expected onnx"], 2),
+        (["model=yolov8n.yaml", "imgsz=1,2,3"], ["3 numbers", "height,width"], 2),
+        (["model=yolov8n.yaml", "opset=12"], ["opset=12", "17 to 22"], 2),
+        (["model=none.pt"], ["none.pt"], 1),
+        (["model=yolov8n.yaml", "out=nowhere/a.onnx"], ["nowhere/a.onnx"], 1),
+    ):
+        says(yolo("export", *arguments, status=status), *parts)
+    assert tree(".") == ["a.onnx", "yolov8n.onnx"]
 
 
 @test

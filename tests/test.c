@@ -128,6 +128,7 @@ static const test_case tests_planted[] = {
 #include "test_demo.c"
 #include "test_train.c"
 #include "test_ranks.c"
+#include "test_onnx.c"
 #include "test_img.c"
 #include "test_plot.c"
 #include "test_faults.c"
@@ -169,6 +170,7 @@ static const test_area test_areas[] = {
     {"demo", tests_demo, YOLO_COUNT(tests_demo)},
     {"train", tests_train, YOLO_COUNT(tests_train)},
     {"ranks", tests_ranks, YOLO_COUNT(tests_ranks)},
+    {"onnx", tests_onnx, YOLO_COUNT(tests_onnx)},
     {"img", tests_img, YOLO_COUNT(tests_img)},
     {"plot", tests_plot, YOLO_COUNT(tests_plot)},
     {"faults", tests_faults, YOLO_COUNT(tests_faults)},

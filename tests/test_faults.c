@@ -7,7 +7,7 @@ static const char faults_net[] =
     "  - [-1, 1, Conv, [256, 3, 2]]\n  - [-1, 1, SPPF, [256, 5]]\nhead:\n  - [-1, 1, nn.Upsample, [None, 2, 'nearest']]\n"
     "  - [[-1, 2], 1, Concat, [1]]\n  - [-1, 3, C2f, [256]]\n  - [[7, 4], 1, Detect, [nc]]\n";
 
-typedef struct faults_paths { char tree[1024], net[1100], pt[1100], again[1100], picture[1100], jpeg[1100], png[1100], classes[1100], set[1100], labels[1100], out[1100], data[1100]; } faults_paths;
+typedef struct faults_paths { char tree[1024], net[1100], pt[1100], again[1100], picture[1100], jpeg[1100], png[1100], onnx[1100], classes[1100], set[1100], labels[1100], out[1100], data[1100]; } faults_paths;
 static faults_paths faults;
 
 static yolo_status faults_open(const char *path, yolo_model **model, yolo_error *error) {
@@ -64,6 +64,16 @@ static yolo_status faults_info(yolo_error *error) {
     yolo_status status = yolo_info(faults.pt, &text, error);
     yolo_text_free(text);
     return status;
+}
+
+static yolo_status faults_export(yolo_error *error) {
+    yolo_export_options options = yolo_export_defaults();
+    yolo_export_report report;
+    options.model = faults.pt;
+    options.out = faults.onnx;
+    options.height = options.width = 64;
+    options.nms = true;
+    return yolo_export(options, &report, error);
 }
 
 static yolo_status faults_predict(yolo_error *error) {
@@ -159,7 +169,7 @@ static bool faults_ready(void) {
     if (ready) return ready > 0;
     snprintf(faults.tree, sizeof faults.tree, "%s", test_temp("faults")); /* test_temp allocates: not during a call */
     const struct { char *path; const char *name; } places[] = {
-        {faults.net, "/yolov8n.yaml"}, {faults.pt, "/model.pt"}, {faults.again, "/again.pt"}, {faults.jpeg, "/write.jpeg"}, {faults.png, "/write.PNG"},
+        {faults.net, "/yolov8n.yaml"}, {faults.pt, "/model.pt"}, {faults.again, "/again.pt"}, {faults.onnx, "/export.onnx"}, {faults.jpeg, "/write.jpeg"}, {faults.png, "/write.PNG"},
         {faults.set, "-set"}, {faults.out, "-labels"}, {faults.data, "/data.yaml"}, {faults.classes, "/classes.txt"}};
     for (int i = 0; i < YOLO_COUNT(places); i++) snprintf(places[i].path, sizeof faults.net, "%s%s", faults.tree, places[i].name);
     static const char data[] = "path: .\ntrain: .\nval: .\nnames: [one, two]\n", classes[] = "one\ntwo\n", labels[] = "0 0.5 0.5 0.5 0.5\n1 0.25 0.25 0.1 0.1\n";
@@ -211,6 +221,7 @@ static void test_faults_dataset(void) { faults_run(faults_dataset, false); }
 static void test_faults_from_yaml(void) { faults_run(faults_from_yaml, false); }
 static void test_faults_checkpoint(void) { faults_run(faults_checkpoint, false); }
 static void test_faults_info(void) { faults_run(faults_info, false); }
+static void test_faults_export(void) { faults_run(faults_export, false); }
 static void test_faults_predict(void) { faults_run(faults_predict, false); }
 static void test_faults_prepare(void) { faults_run(faults_prepare, true); }
 static void test_faults_val(void) { faults_run(faults_val, true); }
@@ -225,6 +236,7 @@ static const test_case tests_faults[] = {
     {"from_yaml", "building a network when memory is short", test_faults_from_yaml},
     {"checkpoint", "reading and writing a checkpoint when memory is short", test_faults_checkpoint},
     {"info", "describing a checkpoint when memory is short", test_faults_info},
+    {"export", "writing an ONNX file when memory is short", test_faults_export},
     {"predict", "finding objects when memory is short", test_faults_predict},
     {"prepare", "preparing data when memory is short", test_faults_prepare},
     {"val", "validating when memory is short", test_faults_val},

@@ -22,13 +22,14 @@ static int tool_input(char **a) {
     img_letterbox plan = img_letterbox_plan(image.width, image.height, side, true, 32);
     const int32_t shape[3] = {1, plan.height, plan.width};
     const size_t count = (size_t)plan.height * (size_t)plan.width * 3;
-    ten t = {mem_array(count, sizeof(float)), 1, plan.height, plan.width, 3, 3};
+    float *pixels = mem_array(count, sizeof *pixels);
     FILE *out = os_open(a[2], "wb");
-    if (!t.data || !out || img_letterbox_run(&image, &plan, &t, 0, &error) != YOLO_OK) return 1;
+    if (!pixels || !out) return 1;
+    img_letterbox_run(&plan, &image, pixels);
     fwrite(shape, sizeof shape, 1, out);
-    fwrite(t.data, sizeof(float), count, out);
+    fwrite(pixels, sizeof *pixels, count, out);
     printf("%.9g %.9g %d %d\n", (double)plan.scaled_width / image.width, (double)plan.scaled_height / image.height, plan.pad_left, plan.pad_top);
-    mem_free(t.data);
+    mem_free(pixels);
     yolo_image_free(&image);
     return fclose(out) != 0;
 }
