@@ -258,6 +258,11 @@ static void test_gpu_label_folder(void) {
     CHECK_MSG(again.hash == have.hash && again.count == have.count, "other threads give other bits");
     label_free(&again);
 #ifdef TEST_EMULATED
+    emulate_set_device_count(3);
+    label_good(&again, source, "2,0,1", false, 2);
+    CHECK_MSG(again.hash == have.hash && again.count == have.count, "three GPUs give other bits");
+    label_free(&again);
+    emulate_set_device_count(2);
     emulate_set_lazy(0);
 #endif
     label_free(&have);
@@ -391,27 +396,168 @@ static void test_gpu_label_memory(void) {
     label_free(&want);
 }
 
-/* Every call of CUDA fails once: a sentence, nothing left on the device. */
-static void test_gpu_label_faults(void) {
+/* What there is on all devices. */
+typedef struct label_held { size_t bytes[4]; int handles; } label_held;
+static label_held label_hold(void) {
+    return (label_held){{emulate_allocated(0), emulate_allocated(1), emulate_allocated(2), emulate_allocated(-1)}, emulate_handles()};
+}
+
+static void label_check_held(const label_held *before, const char *what) {
+    const label_held now = label_hold();
+    CHECK_MSG(!memcmp(now.bytes, before->bytes, sizeof now.bytes) && now.handles == before->handles, "%s: something is left", what);
+}
+
+/* Every call of CUDA fails once, or it and all that come after it: a sentence, nothing left on any device. */
+static void label_faults(const char *device, bool for_good, int step) {
     static label_run run;
-    char source[900];
+    char source[900], what[64];
     int told = 0;
     if (!label_folder(source, sizeof source)) return;
-    const size_t before = emulate_allocated(0), pinned = emulate_allocated(-1);
-    const int handles = emulate_handles();
-    for (int64_t n = 1; n < 100000; n += 1 + n / 2) {
+    const label_held before = label_hold();
+    for (int64_t n = 1; n < 100000; n += 1 + n * step / 2) {
         yolo_error error = {0};
+        snprintf(what, sizeof what, "device=%s, call %d", device, (int)n);
         emulate_fail_after(n);
-        const yolo_status status = label_go(&run, source, "0", true, 2, &error);
+        if (for_good) emulate_fail_with(0, true);
+        const yolo_status status = label_go(&run, source, device, true, 2, &error);
         const bool failed = emulate_failed();
         emulate_fail_after(0);
         label_free(&run);
-        CHECK_MSG(emulate_allocated(0) == before && emulate_allocated(-1) == pinned && emulate_handles() == handles, "call %d: something is left", (int)n);
+        if (!for_good) label_check_held(&before, what);
         if (!failed) break;
         told += status != YOLO_OK;
-        CHECK_MSG(status == YOLO_OK || error.message[0], "call %d: %d without a sentence", (int)n, status);
+        CHECK_MSG(status == YOLO_OK || error.message[0], "%s: %d without a sentence", what, status);
     }
-    CHECK(told > 8);
+    CHECK(told > 5);
+}
+
+static void test_gpu_label_faults(void) {
+    label_faults("0", false, 1);
+    label_faults("1,0", false, 3);
+    label_faults("0,1", true, 3);
+}
+
+/* ---- pictures shared out over three GPUs ---- */
+
+enum { LABEL_GPUS = 3 };
+static os_atomic label_begun[LABEL_GPUS]; /* batches */
+static int label_fatal;                   /* the GPU whose second batch fails; -1 = none */
+
+/* Each GPU's first batch is begun before any is done. */
+static yolo_status label_meet(int rank, yolo_error *error) {
+    const double start = os_clock();
+    const long batch = os_atomic_add(&label_begun[rank], 1) + 1;
+    bool all = false;
+    while (!all && os_clock() - start < 60) {
+        all = true;
+        for (int r = 0; r < LABEL_GPUS; r++) all &= os_atomic_get(&label_begun[r]) > (label_fatal == r && rank != r && batch > 1);
+    }
+    if (!all) return err_set(error, YOLO_ERROR_DEVICE, "a GPU has nothing to do");
+    return rank == label_fatal && batch == 2 ? err_set(error, YOLO_ERROR_DEVICE, "GPU %d: lost", rank) : YOLO_OK;
+}
+
+typedef struct label_list { char paths[LABEL_PICTURES][900]; uint64_t hash; int count; } label_list;
+
+static const char *label_path(void *user, int64_t index) { return ((label_list *)user)->paths[index]; }
+
+static yolo_status label_result(void *user, pipe_picture *picture, yolo_error *error) {
+    label_list *list = user;
+    (void)error;
+    CHECK(picture->index == list->count++);
+    if (picture->boxes.count) list->hash = hash_bytes(picture->boxes.items, (size_t)picture->boxes.count * sizeof *picture->boxes.items, list->hash);
+    return YOLO_OK;
+}
+
+/* The folder in batches of 4, all GPUs at work. */
+static yolo_status label_share(const char *device, int fatal, uint64_t *hash, yolo_error *error) {
+    static label_list list;
+    char source[900];
+    yolo_model *model = label_folder(source, sizeof source) ? label_model(device) : NULL;
+    if (!model) return YOLO_ERROR_IO;
+    for (int i = 0; i < LABEL_PICTURES; i++) snprintf(list.paths[i], sizeof list.paths[i], "%.*s/%02d.png", (int)(path_name(source) - source - 1), source, i);
+    const pipe_job job = {.net = &model->checkpoint.net, .weights = &model->weights, .threads = 2, .batch = 4, .count = LABEL_PICTURES, .path = label_path,
+                          .imgsz = 64, .rect = true, .detect = {.conf = 0.1f, .iou = 0.7f, .max_det = 100}, .result = label_result, .user = &list};
+    list.hash = 0;
+    list.count = 0;
+    for (int r = 0; r < LABEL_GPUS; r++) os_atomic_set(&label_begun[r], 0);
+    label_fatal = fatal;
+    pipe_test_visit = model->weights.count == LABEL_GPUS ? label_meet : NULL;
+    const yolo_status status = pipe_run(&job, error);
+    pipe_test_visit = NULL;
+    CHECK(status != YOLO_OK || list.count == LABEL_PICTURES);
+    *hash = list.hash;
+    yolo_model_close(model);
+    return status;
+}
+
+/* Three GPUs find what one finds, to the bit, with all at work; one that fails is named, and all is given back. */
+static void test_gpu_label_share(void) {
+    uint64_t want = 0, have = 0;
+    yolo_error error = {0};
+    CHECK_MSG(label_share("0", -1, &want, &error) == YOLO_OK && want, "%s", error.message);
+    emulate_set_device_count(LABEL_GPUS);
+    const label_held before = label_hold();
+    for (int lazy = 0; lazy <= 2; lazy += 2) {
+        emulate_set_lazy((uint64_t)lazy);
+        CHECK_MSG(label_share(lazy ? "1,2,0" : "auto", -1, &have, &error) == YOLO_OK && have == want, "%s", error.message);
+    }
+    emulate_set_lazy(0);
+    CHECK(label_share("0,1,2", 1, &have, &error) == YOLO_ERROR_DEVICE);
+    CHECK_MSG(!strcmp(error.message, "rank 1 of 3: GPU 1: lost"), "%s", error.message);
+    label_check_held(&before, "a GPU that is lost");
+    emulate_set_device_count(2);
+}
+
+/* One GPU has less memory than the other: all take the batch that there is room for on it; where it has none, it is named. */
+static void test_gpu_label_uneven(void) {
+    yg_gpu *gpu = NULL;
+    char reason[256];
+    yolo_error error = {0};
+    yolo_model *model = label_model("0,1");
+    if (!model) return;
+    const pipe_job job = {.net = &model->checkpoint.net, .weights = &model->weights, .count = 4 * PIPE_BATCH, .imgsz = 640};
+    const int whole = pipe_fitting_batch(&job);
+    CHECK(yg_open(&gpu, 1, reason, sizeof reason) == 0);
+    void *taken = yg_alloc(gpu, ((size_t)1 << 30) + ((size_t)500 << 20));
+    const int less = pipe_fitting_batch(&job);
+    CHECK_MSG(taken && less < whole && less == pipe_fitting_batch_of(&job, 1, whole) && pipe_fitting_batch_of(&job, 0, whole) == whole, "batches of %d, %d", whole, less);
+    yolo_model_close(model);
+    void *rest = yg_alloc(gpu, ((size_t)450 << 20));
+    yolo_open_options open = yolo_open_defaults();
+    open.device = "0,1";
+    CHECK(rest && yolo_model_open(&model, "yolov8s.yaml", open, &error) == YOLO_ERROR_MEMORY);
+    CHECK_MSG(!strncmp(error.message, "rank 1 of 2: GPU 1: ", 20), "%s", error.message);
+    open.ranks = 3;
+    CHECK(yolo_model_open(&model, "yolov8n.yaml", open, &error) == YOLO_ERROR_USAGE && strstr(error.message, "3 ranks on 2 GPUs"));
+    yg_free(gpu, taken);
+    yg_free(gpu, rest);
+    yg_close(gpu);
+}
+
+/* Validation by one GPU and by three. */
+static void test_gpu_label_val(void) {
+    char source[900], yaml[900], text[1200];
+    yolo_metrics metrics[2] = {{0}};
+    yolo_error error = {0};
+    if (!label_folder(source, sizeof source)) return;
+    snprintf(yaml, sizeof yaml, "%s/drawn/data.yaml", test_temp("gpu_label"));
+    int length = snprintf(text, sizeof text, "train: .\nval: .\nnames:\n");
+    for (int i = 0; i < DEMO_KINDS; i++) length += snprintf(text + length, sizeof text - (size_t)length, "  %d: %s\n", i, demo_names[i]);
+    CHECK(path_write(yaml, text, (size_t)length, false, &error) == YOLO_OK);
+    emulate_set_device_count(3);
+    for (int i = 0; i < 2; i++) {
+        yolo_model *model = label_model(i ? "auto" : "1");
+        yolo_val_options options = yolo_val_defaults();
+        options.data = yaml;
+        options.imgsz = 96;
+        options.batch = 1;
+        CHECK(model && model->weights.count == (i ? 3 : 1));
+        CHECK_MSG(yolo_val(model, options, &metrics[i], &error) == YOLO_OK && metrics[i].images == 4, "%s", error.message);
+        yolo_model_close(model);
+    }
+    CHECK_MSG(metrics[0].map50 > 0.1 && metrics[0].map50 == metrics[1].map50 && metrics[0].map50_95 == metrics[1].map50_95, "mAP50 %g, %g", metrics[0].map50, metrics[1].map50);
+    for (int i = 0; i < 2; i++) yolo_metrics_free(&metrics[i]);
+    emulate_set_device_count(2);
 }
 #endif
 
@@ -427,5 +573,8 @@ static const test_case tests_gpu_label[] = {
 #ifdef TEST_EMULATED
     {"memory", "batches shrink to what the device has; a sentence when nothing fits", test_gpu_label_memory},
     {"faults", "calls that fail: a sentence, nothing left behind", test_gpu_label_faults},
+    {"share", "three GPUs find what one finds; one that is lost is named", test_gpu_label_share},
+    {"uneven", "GPUs of other sizes: one batch for all; a GPU that is full is named", test_gpu_label_uneven},
+    {"val", "three GPUs measure what one measures", test_gpu_label_val},
 #endif
 };
