@@ -50,6 +50,15 @@ static const char *test_temp(const char *name) {
     return path;
 }
 
+/* A millisecond for other threads. */
+static void test_rest(void) {
+#ifdef _WIN32
+    Sleep(1);
+#else
+    nanosleep(&(struct timespec){0, 1000000}, NULL);
+#endif
+}
+
 /* Reference dumps, see tests/reference.py. */
 typedef struct ref_array { char name[96]; bool integer; int rank; int dims[8]; int64_t count; const float *data; const int32_t *ints; } ref_array;
 typedef struct ref_file { uint8_t *bytes; ref_array arrays[512]; int count; } ref_file;

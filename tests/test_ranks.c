@@ -485,15 +485,6 @@ static int ranks_same_labels(const char *have, const char *want) {
     return there;
 }
 
-/* A millisecond for other threads. */
-static void ranks_rest(void) {
-#ifdef _WIN32
-    Sleep(1);
-#else
-    nanosleep(&(struct timespec){0, 1000000}, NULL);
-#endif
-}
-
 static os_atomic ranks_begun[COM_MAX]; /* batches of each rank */
 static int ranks_others;               /* that rank 1 waits for before its first picture */
 
@@ -507,7 +498,7 @@ static long ranks_begun_beside(int rank) {
 static yolo_status ranks_overtaken(int rank, yolo_error *error) {
     const double start = os_clock();
     if (os_atomic_add(&ranks_begun[rank], 1) || rank != 1) return YOLO_OK;
-    while (ranks_begun_beside(1) < ranks_others && os_clock() - start < 30) ranks_rest();
+    while (ranks_begun_beside(1) < ranks_others && os_clock() - start < 30) test_rest();
     return ranks_begun_beside(1) < ranks_others ? err_set(error, YOLO_ERROR_DEVICE, "the others have stopped at %ld", ranks_begun_beside(1)) : YOLO_OK;
 }
 
@@ -540,7 +531,7 @@ static void test_ranks_label(void) {
 static yolo_status ranks_third_fails(int rank, yolo_error *error) {
     const double start = os_clock();
     const long begun = os_atomic_add(&ranks_begun[rank], 1) + 1;
-    while (rank != 2 && begun == 10 && os_atomic_get(&ranks_begun[2]) < 3 && os_clock() - start < 30) ranks_rest();
+    while (rank != 2 && begun == 10 && os_atomic_get(&ranks_begun[2]) < 3 && os_clock() - start < 30) test_rest();
     return rank == 2 && begun == 3 ? err_memory(error, 1 << 20) : YOLO_OK;
 }
 
