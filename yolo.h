@@ -48,7 +48,7 @@
 
    LIMITATIONS
      Detection only (no segmentation, pose or classification); blocks of YOLOv8 (Conv, C2f, SPPF, Concat,
-     Upsample, Detect); fp32 on the CPU. This version computes on the CPU only.
+     Upsample, Detect); fp32 on the CPU.
 
    BUILD MACROS
      YOLO_NO_CUDA      leave the GPU part out: yolo.c alone, without kernels.cu
@@ -247,6 +247,8 @@ typedef struct yolo_metrics {
     int class_count;
 } yolo_metrics;
 
+/* Measures the model on a data set. Any number of ranks (see yolo_open_options) gives the same numbers, on the CPU to the bit. Free
+   *metrics with yolo_metrics_free; it is empty on error. */
 yolo_status yolo_val(yolo_model *model, yolo_val_options options, yolo_metrics *metrics, yolo_error *error);
 void yolo_metrics_free(yolo_metrics *metrics);
 
@@ -334,7 +336,9 @@ typedef struct yolo_label_report {
 } yolo_label_report;
 
 /* Labels every picture of a folder. A damaged picture is logged with its reason and never stops the run. The report
-   is filled in on error and interruption too, with what was done; running again continues. */
+   is filled in on error and interruption too, with what was done; running again continues. Of several ranks (see
+   yolo_open_options) whichever is free takes the next pictures: on the CPU, and on GPUs that are alike, any number of ranks writes
+   the same bytes. A rank that fails ends the run; the message names it, and the files that are there by then are whole. */
 yolo_status yolo_label(yolo_model *model, yolo_label_options options, yolo_label_report *report, yolo_error *error);
 void yolo_label_report_free(yolo_label_report *report);
 
