@@ -248,6 +248,20 @@ static os_kind os_path_kind(const char *path) {
 #endif
 }
 
+/* Bytes of a file, without opening it; -1 where there is none. */
+static int64_t os_path_size(const char *path) {
+#ifdef _WIN32
+    WIN32_FILE_ATTRIBUTE_DATA info;
+    wchar_t *wide = os_wide(path);
+    bool there = wide && GetFileAttributesExW(wide, GetFileExInfoStandard, &info) && !(info.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY);
+    free(wide);
+    return there ? (int64_t)((uint64_t)info.nFileSizeHigh << 32 | info.nFileSizeLow) : -1;
+#else
+    struct stat info;
+    return stat(path, &info) || !S_ISREG(info.st_mode) ? -1 : (int64_t)info.st_size;
+#endif
+}
+
 /* Makes one folder; true when it exists afterwards. */
 static bool os_make_directory(const char *path) {
 #ifdef _WIN32
@@ -19074,6 +19088,7 @@ typedef struct ev_set {
     int64_t most;                   /* targets in a picture */
     uint64_t largest;               /* bytes of a decoded picture */
     int damaged;                    /* pictures without a readable header: left out */
+    int64_t background, bad_lines, duplicates; /* pictures without a target; label lines left out: bad, there twice */
     bool told;                      /* that `most` is above max_det */
 } ev_set;
 
@@ -19123,6 +19138,9 @@ static yolo_status ev_read_labels(ev_set *set, ev_picture *picture, const ev_lab
     }
     picture->target_count = set->target_count - picture->first_target;
     set->most = YOLO_MAX(set->most, picture->target_count);
+    set->background += !picture->target_count;
+    set->bad_lines += lines.bad_lines;
+    set->duplicates += lines.duplicates;
     lbl_list_free(&lines);
     return status;
 }
@@ -20486,9 +20504,99 @@ static yolo_status prep_group_alike(const prep_look *looks, int64_t count, int64
     return good ? YOLO_OK : err_memory(error, (uint64_t)count * 16);
 }
 
+/* ---- files that are the same */
+
+enum { PREP_MAX_PICTURE = 1 << 30 };
+
+/* The hash of a file's bytes; false where there is none to read. */
+static bool prep_hash(const char *path, uint64_t seed, uint64_t *hash) {
+    uint8_t *bytes;
+    size_t size;
+    if (os_path_kind(path) != OS_FILE || path_read(path, PREP_MAX_PICTURE, &bytes, &size, NULL) != YOLO_OK) return false;
+    *hash = hash_bytes(bytes, size, seed);
+    mem_free(bytes);
+    return true;
+}
+
+typedef struct prep_file { const char *path; uint64_t key; bool val; } prep_file;
+
+typedef struct prep_same {
+    int64_t train, val, across;  /* there more than once in a set; of val also in train */
+    const char *pair[2];         /* the first of val that is in train, and what it is there; NULL = none */
+} prep_same;
+
+typedef enum prep_same_step { PREP_BY_SIZE, PREP_BY_MIDDLE, PREP_BY_ALL, PREP_STEPS } prep_same_step;
+typedef struct prep_same_work { prep_file *files; int64_t first; prep_same_step step; } prep_same_work;
+
+/* The hash of 4 KiB in the middle of a file: cameras begin all their files alike. */
+static uint64_t prep_hash_middle(const char *path) {
+    uint8_t bytes[4096];
+    FILE *file = os_open(path, "rb");
+    if (!file) return 0;
+    int64_t size = os_file_size(file);
+    size_t read = size > 0 && size < PREP_MAX_PICTURE && !fseek(file, (long)(size / 2), SEEK_SET) ? fread(bytes, 1, sizeof bytes, file) : 0;
+    fclose(file);
+    return hash_bytes(bytes, read, 0);
+}
+
+/* Adds to a file's key what this step looks at. A file that cannot be read is like none: the loader tells of it. */
+static void prep_same_key(void *context, int index, int worker) {
+    const prep_same_work *w = context;
+    prep_file *f = &w->files[w->first + index];
+    uint64_t hash = 0;
+    (void)worker;
+    if (w->step == PREP_BY_SIZE) hash = (uint64_t)os_path_size(f->path);
+    else if (w->step == PREP_BY_MIDDLE) hash = prep_hash_middle(f->path);
+    else if (!prep_hash(f->path, 0, &hash)) hash = hash_bytes(f->path, strlen(f->path), 1);
+    const uint64_t keys[] = {f->key, hash};
+    f->key = hash_bytes(keys, sizeof keys, 0);
+}
+
+static int prep_file_order(const void *a, const void *b) {
+    const prep_file *x = a, *y = b;
+    return x->key != y->key ? (x->key < y->key ? -1 : 1) : x->val != y->val ? x->val - y->val : strcmp(x->path, y->path);
+}
+
+/* Of files in order only those stay whose key another has too; their number. */
+static int64_t prep_same_keep(prep_file *files, int64_t count) {
+    int64_t kept = 0;
+    for (int64_t i = 0, end; i < count; i = end) {
+        for (end = i + 1; end < count && files[end].key == files[i].key;) end++;
+        for (int64_t k = i; end > i + 1 && k < end; k++) files[kept++] = files[k];
+    }
+    return kept;
+}
+
+/* Finds files with the same bytes. Few are read: those of the same size, and whole only those whose middles are the same.
+   The array, with `key` zero, is used up. */
+static yolo_status prep_find_same(prep_file *files, int64_t count, thr_pool *pool, prep_same *same, yolo_error *error) {
+    enum { PART = 1024 };
+    memset(same, 0, sizeof *same);
+    for (int step = 0; step < PREP_STEPS; step++) {
+        for (int64_t first = 0; first < count; first += PART) {
+            prep_same_work work = {files, first, (prep_same_step)step};
+            if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted while files were compared");
+            thr_parallel_for(pool, (int)YOLO_MIN(PART, count - first), prep_same_key, &work);
+        }
+        if (count > 1) qsort(files, (size_t)count, sizeof *files, prep_file_order);
+        count = prep_same_keep(files, count);
+    }
+    for (int64_t i = 0, end; i < count; i = end) {
+        int64_t val = 0;
+        for (end = i; end < count && files[end].key == files[i].key; end++) val += files[end].val;
+        int64_t train = end - i - val;
+        same->train += YOLO_MAX(train - 1, 0);
+        same->val += YOLO_MAX(val - 1, 0);
+        if (!train || !val) continue;
+        same->across += val;
+        if (!same->pair[0] || strcmp(files[end - 1].path, same->pair[0]) < 0) same->pair[0] = files[end - 1].path, same->pair[1] = files[i].path;
+    }
+    return YOLO_OK;
+}
+
 /* ---- a run */
 
-enum { PREP_MAX_PICTURE = 1 << 30, PREP_CHUNK = 32 };
+enum { PREP_CHUNK = 32 };
 
 typedef enum prep_fate { PREP_TAKEN, PREP_DAMAGED, PREP_DUPLICATE } prep_fate;
 
@@ -21280,16 +21388,6 @@ static yolo_status prep_write_rows(prep_job *job, bool before) {
 }
 
 /* ---- writing */
-
-/* The hash of a file's bytes; false where there is none to read. */
-static bool prep_hash(const char *path, uint64_t seed, uint64_t *hash) {
-    uint8_t *bytes;
-    size_t size;
-    if (os_path_kind(path) != OS_FILE || path_read(path, PREP_MAX_PICTURE, &bytes, &size, NULL) != YOLO_OK) return false;
-    *hash = hash_bytes(bytes, size, seed);
-    mem_free(bytes);
-    return true;
-}
 
 static yolo_status prep_make_parent(prep_job *job, const char *path) {
     char *folder = path_parent(path);
@@ -23909,6 +24007,78 @@ static yolo_status tr_make_loader(tr_run *run, uint64_t cache, yolo_error *error
     return status;
 }
 
+/* Files that are in the sets more than once: what is in both makes the validation look better than it is. */
+static yolo_status tr_check_same(tr_run *run, yolo_error *error) {
+    int64_t train = run->loader->pictures, val = run->validation ? run->validation_set.count : 0;
+    prep_file *files = mem_array((uint64_t)(train + val), sizeof *files);
+    prep_same same;
+    if (!files) return err_memory(error, (uint64_t)(train + val) * sizeof *files);
+    for (int64_t i = 0; i < train; i++) files[i].path = run->loader->items[i].path;
+    for (int64_t i = 0; i < val; i++) files[train + i] = (prep_file){.path = run->validation_set.pictures[i].path, .val = true};
+    yolo_status status = prep_find_same(files, train + val, run->pool, &same, error);
+    mem_free(files);
+    if (status != YOLO_OK || !(same.train || same.val || same.across)) return status;
+    char pair[2 * DATA_PATH_SIZE] = "";
+    if (same.across) snprintf(pair, sizeof pair, "; %lld of val in train too, which makes val look better than it is (%s is %s)", (long long)same.across, same.pair[0], same.pair[1]);
+    log_write(&run->log, YOLO_LOG_WARNING, "same pictures by their bytes: %lld more than once in train, %lld in val%s", (long long)same.train, (long long)same.val, pair);
+    return YOLO_OK;
+}
+
+/* " in train: a, b, c and 4 more", or nothing where each class has a label. */
+static void tr_missing_classes(const tr_run *run, const int64_t *instances, const char *set, str *s) {
+    enum { MOST = 8 };
+    int missing = 0;
+    for (int c = 0; c < run->class_count; c++) {
+        if (instances[c]) continue;
+        if (++missing <= MOST) str_format(s, "%s%s", missing > 1 ? ", " : set, run->names[c]);
+    }
+    if (missing > MOST) str_format(s, " and %d more", missing - MOST);
+}
+
+static yolo_status tr_check_classes(tr_run *run, yolo_error *error) {
+    const ev_set *val = &run->validation_set;
+    int64_t *instances = mem_array((uint64_t)YOLO_MAX(run->class_count, 1), sizeof *instances);
+    str missing = {0};
+    if (!instances) return err_memory(error, (uint64_t)run->class_count * sizeof *instances);
+    for (int64_t i = 0; i < val->target_count; i++) instances[val->targets[i].class_id]++;
+    tr_missing_classes(run, run->loader->instances, " in train: ", &missing);
+    if (run->validation) tr_missing_classes(run, instances, missing.length ? "; in val: " : " in val: ", &missing);
+    mem_free(instances);
+    if (missing.length) log_write(&run->log, YOLO_LOG_WARNING, "classes without a label%s", missing.text);
+    bool failed = missing.failed;
+    str_free(&missing);
+    return failed ? err_memory(error, 65536) : YOLO_OK;
+}
+
+/* Boxes that are next to nothing when the network sees them. */
+static void tr_check_tiny(const tr_run *run) {
+    enum { TINY = 4 };
+    const dl_loader *dl = run->loader;
+    int64_t tiny = 0;
+    for (int64_t i = 0; i < dl->pictures; i++)
+        for (int64_t k = 0; k < dl->items[i].label_count; k++) {
+            const aug_label *l = &dl->labels[dl->items[i].first_label + k];
+            tiny += l->w * (float)dl->items[i].width < TINY && l->h * (float)dl->items[i].height < TINY;
+        }
+    if (tiny)
+        log_write(&run->log, YOLO_LOG_WARNING, "%lld of %lld boxes are under %d x %d pixels at imgsz=%d, too small to be learnt", (long long)tiny, (long long)dl->label_count, TINY, TINY, run->imgsz);
+}
+
+/* What is wrong with the data, in few lines and without decoding a picture; the loader told of train before. */
+static yolo_status tr_check_data(tr_run *run, yolo_error *error) {
+    const ev_set *val = &run->validation_set;
+    char left[100] = "";
+    if (val->bad_lines || val->duplicates)
+        snprintf(left, sizeof left, "; %lld label lines left out as bad, %lld as there twice", (long long)val->bad_lines, (long long)val->duplicates);
+    if (run->validation)
+        log_write(&run->log, left[0] ? YOLO_LOG_WARNING : YOLO_LOG_INFO, "val: %lld pictures, %lld labels, %lld background, %d damaged%s", (long long)val->count,
+                  (long long)val->target_count, (long long)val->background, val->damaged, left);
+    yolo_status status = tr_check_same(run, error);
+    if (status == YOLO_OK) status = tr_check_classes(run, error);
+    if (status == YOLO_OK) tr_check_tiny(run);
+    return status;
+}
+
 static yolo_status tr_make_optimizer(tr_run *run, yolo_error *error) {
     yolo_train_options *o = &run->options;
     opt_settings settings = {.kind = OPT_AUTO, .lr0 = o->lr0, .lrf = o->lrf, .momentum = o->momentum, .weight_decay = o->weight_decay,
@@ -24072,6 +24242,7 @@ static yolo_status tr_set_up(tr_run *run, pt_model *last, yolo_error *error) {
     if (status == YOLO_OK) status = tr_open_validation(run, error);
     if (status == YOLO_OK) status = tr_plan(run, &cache, error);
     if (status == YOLO_OK) status = tr_make_loader(run, cache, error);
+    if (status == YOLO_OK) status = tr_check_data(run, error);
     if (status == YOLO_OK) status = tr_make_optimizer(run, error);
     if (status == YOLO_OK) status = tr_make_ranks(run, error);
     if (status == YOLO_OK && last->state) status = tr_restore(run, last, run->last, error);

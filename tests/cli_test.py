@@ -6,7 +6,7 @@ COMMAND is ./yolo or "wine /path/yolo.exe". Python's standard library only. Work
 models are built-in descriptions with random weights, but where a test wants the checkpoint in DIR (default: ../shared
 beside the checkout). Prints a line a test, then "N passed, N failed, N skipped"; exit status 1 when any failed.
 """
-import os, re, shlex, shutil, signal, struct, subprocess, sys, tempfile, time, zlib
+import json, os, re, shlex, shutil, signal, struct, subprocess, sys, tempfile, time, zlib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 KOREAN = "사진 모음"
@@ -538,6 +538,56 @@ def prepare_and_val():
 
 
 @test
+def prepare_reports():
+    labelled("in", 10)
+    write("in/003.txt", "9 0.5 0.5 0.4 0.4\n0 0.5 0.5 0.4 0.4\n")
+    shutil.copy("in/001.png", "in/copy \"1\".png")
+    write("in/고장.png", "no picture")
+    done = yolo("prepare", "source=in", "out=in/set", "val=30")
+    says(done, "in/고장.png", "in/003.txt:1: class 9", "same picture as", "out=in/set lies within source=in", "duplicates (same content)")
+    report = json.loads(read("in/set/report.json"))
+    counts = report["counts"]
+    assert counts["train"] + counts["val"] == 10 and counts["duplicates"] == counts["damaged"] == counts["bad_lines"] == 1, counts
+    assert report["damaged"][0]["picture"] == "고장.png" and report["damaged"][0]["reason"], report["damaged"]
+    assert report["duplicates"] == [{"picture": "copy \"1\".png", "of": "001.png", "other_label": False}], report["duplicates"]
+    assert report["bad_lines"] == ["in/003.txt:1: class 9 out of range [0,2)"], report["bad_lines"]
+    assert [c["name"] for c in report["classes"]] == ["고양이", "dog"] and sum(c["train_pictures"] + c["val_pictures"] for c in report["classes"]) == 10
+    assert all(c["train_pictures"] and c["val_pictures"] for c in report["classes"]), report["classes"]
+    says(yolo("prepare", "source=in", "out=in", status=2), "out=in: is the source itself")
+    says(yolo("prepare", "source=nowhere", "out=x", status=1), "nowhere: no such folder")
+    write("mine/images/train/a.png", png(40, 40, 99))
+    says(yolo("prepare", "source=in", "out=mine"), "was there before and is not prepare's")
+    assert read("mine/images/train/a.png") == png(40, 40, 99)
+
+
+@test
+def prepare_killed():
+    """Killed at any moment, the same command ends as if it had not been."""
+    if wine:
+        raise Skip("no signals under wine")
+    for i in range(300):
+        write(f"in/{i % 7}/{i:03}.png", png(24, 24 + i % 3, i))
+        write(f"in/{i % 7}/{i:03}.txt", f"{i % 2} 0.5 0.5 0.4 0.4\n")
+    write("in/classes.txt", "a\nb\n")
+    yolo("prepare", "source=in", "out=whole")
+    killed = 0
+    for delay in (0.01, 0.03, 0.06, 0.1, 0.15):
+        process = subprocess.Popen(command + ["prepare", "source=in", "out=out"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.time() + 20
+        while time.time() < deadline and process.poll() is None and not os.path.exists("out/split.tsv"):
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.kill()
+        killed += process.wait() != 0
+    assert killed, "each was over before it could be killed"
+    yolo("prepare", "source=in", "out=out")
+    names = tree("whole")
+    assert tree("out") == names
+    for name in names:
+        assert name == "report.json" or read(f"out/{name}") == read(f"whole/{name}"), name
+
+
+@test
 def info_of_a_checkpoint():
     done = yolo("info", checkpoint())
     says(done, "3,157,200", "SiLU", "person")
@@ -681,6 +731,25 @@ def own_set(names, labels, out="set", copies=1):
             write(f"{out}/labels/{i:03}.txt", text)
     write(f"{out}/data.yaml", "train: images\nval: images\nnames:\n" + "".join(f"  {i}: {name}\n" for i, name in enumerate(names)))
     return f"data={out}/data.yaml"
+
+
+@test
+def train_checks_the_data():
+    labels = ["0 0.5 0.5 0.4 0.4\n", "0 0.5 0.5 0.4 0.4\n7 0.5 0.5 0.1 0.1\n", "1 0.5 0.5 0.02 0.03\n", ""]
+    for i, text in enumerate(labels):
+        write(f"set/images/train/{i}.png", png(64, 64, i))
+        write(f"set/labels/train/{i}.txt", text)
+        write(f"set/images/val/{i}.png", png(64, 64, i if i == 2 else 10 + i))
+        write(f"set/labels/val/{i}.txt", text)
+    write("set/images/train/again.png", png(64, 64, 1))
+    write("set/labels/train/again.txt", labels[0])
+    write("set/data.yaml", "train: images/train\nval: images/val\nnames: [cat, 개, bird]\n")
+    done = train("data=set/data.yaml", "project=r", "name=a")
+    says(done, "train: 5 pictures, 4 labels, 1 background, 0 damaged", "val: 4 pictures, 3 labels, 1 background, 0 damaged; 1 label lines left out as bad",
+         "same pictures by their bytes: 1 more than once in train, 0 in val; 1 of val in train too", "images/val/2.png is", "classes without a label in train: bird; in val: bird",
+         "1 of 4 boxes are under 4 x 4 pixels at imgsz=32")
+    clean = train(drawn("drawn", 16), "project=r", "name=b", "imgsz=160")
+    assert "same pictures" not in clean.err and "under 4 x 4" not in clean.err, clean.err
 
 
 @test

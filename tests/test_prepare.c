@@ -274,9 +274,187 @@ static void test_prepare_alike(void) {
     data_list_free(&found);
 }
 
+/* A picture of `from`, a little brighter and without a label. */
+static void test_put_brighter(const char *from, const char *to, double factor) {
+    yolo_image image = {0};
+    yolo_error error;
+    CHECK_MSG(codec_read(from, &image, &error) == YOLO_OK, "%s", error.message);
+    for (size_t k = 0; k < (size_t)image.width * (size_t)image.height * 3; k++) image.pixels[k] = (uint8_t)YOLO_MIN(image.pixels[k] * factor + 0.5, 255.0);
+    CHECK_MSG(codec_write(to, &image, &error) == YOLO_OK, "%s", error.message);
+    mem_free(image.pixels);
+}
+
+/* The side of a picture in out: 1 val, 0 train, -1 neither, -2 both. */
+static int test_side(const char *out, const char *name) {
+    bool train = test_there(test_in(out, "images/train"), name), val = test_there(test_in(out, "images/val"), name);
+    return train && val ? -2 : val ? 1 : train ? 0 : -1;
+}
+
+/* A new near-duplicate follows the picture that is there, from scratch too, and even where that is gone from the source. */
+static void test_prepare_follow(void) {
+    enum { N = 60, CHANGED = 20 };
+    char source[512], out[600], fresh[600], name[40], twin[40];
+    snprintf(source, sizeof source, "%s", test_folder("follow"));
+    snprintf(out, sizeof out, "%s", test_folder("follow out"));
+    snprintf(fresh, sizeof fresh, "%s", test_folder("follow fresh"));
+    yolo_error error = {0};
+    yolo_prepare_report r;
+    test_lines lines = {0};
+    int sides[N], val = 0;
+    CHECK_MSG(demo_draw(source, 3, 0, N, &error) == YOLO_OK, "%s", error.message);
+    yolo_prepare_options options = test_prepare_options(source, out, &lines);
+    options.val = 0.4;
+    CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == N && !r.near_duplicates && !r.leaks, "%s: %d alike", error.message, (int)r.near_duplicates);
+    data_list found = {0};
+    CHECK(data_walk(source, &found, &error) == YOLO_OK && found.count == N);
+    for (int i = 0; i < N; i++) {
+        sides[i] = test_side(out, path_name(found.paths[i]));
+        val += sides[i] == 1;
+        CHECK(sides[i] >= 0);
+    }
+    CHECK(val > 10 && val < 40);
+    for (int i = 0; i < CHANGED; i++) {
+        snprintf(name, sizeof name, "changed/%02d.png", i);
+        snprintf(twin, sizeof twin, "changed/again%02d.jpg", i);
+        CHECK(path_make_directories(test_in(source, "changed"), &error) == YOLO_OK);
+        test_put_brighter(found.paths[i], test_in(source, name), 1.03);
+        if (i % 2) test_put_brighter(found.paths[i], test_in(source, twin), 0.97);
+    }
+    for (int way = 0; way < 2; way++) { /* into the same folder, and into a new one */
+        options.out = way ? fresh : out;
+        lines = (test_lines){0};
+        CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.near_duplicates == CHANGED + CHANGED / 2 && !r.leaks, "%s: %d alike, %d leaks", error.message, (int)r.near_duplicates, (int)r.leaks);
+        CHECK_MSG(strstr(lines.text, ": looks like ") && strstr(lines.text, "22 more near-duplicates"), "%s", lines.text);
+        for (int i = 0; i < N; i++) {
+            int side = test_side(options.out, path_name(found.paths[i]));
+            CHECK(way || side == sides[i]);
+            snprintf(name, sizeof name, "changed/%02d.png", i);
+            snprintf(twin, sizeof twin, "changed/again%02d.jpg", i);
+            if (i < CHANGED) CHECK_MSG(test_side(options.out, name) == side && (i % 2 == 0 || test_side(options.out, twin) == side), "%s: %d", name, side);
+        }
+    }
+    for (int i = 0; i < CHANGED; i++) { /* another one of those that are gone */
+        snprintf(name, sizeof name, "changed/%02d.png", i);
+        snprintf(twin, sizeof twin, "later/%02d.png", i);
+        CHECK(path_make_directories(test_in(source, "later"), &error) == YOLO_OK);
+        test_put_brighter(found.paths[i], test_in(source, twin), 1.01);
+        CHECK(os_remove(test_in(source, name)) && os_remove(found.paths[i]));
+        snprintf(name, sizeof name, "changed/again%02d.jpg", i);
+        if (i % 2) CHECK(os_remove(test_in(source, name)));
+    }
+    options.out = out;
+    CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == N && !r.near_duplicates, "%s", error.message);
+    for (int i = 0; i < N; i++) {
+        snprintf(twin, sizeof twin, "later/%02d.png", i);
+        CHECK_MSG(test_side(out, i < CHANGED ? twin : path_name(found.paths[i])) == sides[i], "%d", i);
+    }
+    options.alike = false; /* each by itself */
+    options.out = fresh;
+    CHECK(yolo_prepare(options, &r, &error) == YOLO_OK && !r.near_duplicates);
+    data_list_free(&found);
+}
+
+/* Rare classes are on both sides; the first run decides, whatever comes later. */
+static void test_prepare_classes(void) {
+    enum { RARE = 8 };
+    char source[512], out[600], place[100];
+    snprintf(source, sizeof source, "%s", test_folder("rare"));
+    test_put(test_in(source, "classes.txt"), "common\na\nb\nc\nd\ne\nf\ng\nh\n");
+    for (int i = 0; i < 200; i++) {
+        snprintf(place, sizeof place, "common/%d.bmp", i);
+        test_put_picture(test_in(source, place), (uint32_t)i + 1);
+        snprintf(place, sizeof place, "common/%d.txt", i);
+        test_put(test_in(source, place), "0 0.5 0.5 0.2 0.2\n");
+    }
+    for (int i = 0; i < RARE * 3; i++) { /* three of each: 0.6 of a picture are due to val */
+        char label[60];
+        snprintf(place, sizeof place, "rare/%d.bmp", i);
+        test_put_picture(test_in(source, place), (uint32_t)i + 1001);
+        snprintf(place, sizeof place, "rare/%d.txt", i);
+        snprintf(label, sizeof label, "%d 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.1 0.1\n", i / 3 + 1);
+        test_put(test_in(source, place), label);
+    }
+    yolo_error error = {0};
+    yolo_prepare_report r;
+    test_lines lines = {0};
+    int moved = 0;
+    for (int seed = 0; seed < 6; seed++) {
+        snprintf(out, sizeof out, "%s", test_folder("rare out"));
+        yolo_prepare_options options = test_prepare_options(source, out, &lines);
+        options.seed = (uint64_t)seed;
+        lines = (test_lines){0};
+        CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == 200 + RARE * 3, "%s", error.message);
+        CHECK_MSG(!strstr(lines.text, "no box in"), "%s", lines.text);
+        for (int i = 0; i < RARE; i++) {
+            int val = 0;
+            for (int k = 0; k < 3; k++) {
+                snprintf(place, sizeof place, "rare/%d.bmp", i * 3 + k);
+                val += test_side(out, place);
+            }
+            CHECK_MSG(val == 1 || val == 2, "class %d: %d in val", i + 1, val);
+        }
+        const char *report = test_content(test_in(out, "report.json"));
+        for (const char *p = strstr(report, "moved_for_a_class"), *end = p ? strstr(p, "]") : NULL; p && (p = strstr(p + 1, "\"picture\"")) != NULL && p < end;) moved++;
+    }
+    CHECK_MSG(moved > 6, "%d moved of 48 classes, half of which chance leaves out of val", moved);
+    int sides[RARE * 3]; /* a new picture that the draw puts into val changes nothing */
+    for (int i = 0; i < RARE * 3; i++) snprintf(place, sizeof place, "rare/%d.bmp", i), sides[i] = test_side(out, place);
+    for (int i = 0; i < 40; i++) {
+        char label[60];
+        snprintf(place, sizeof place, "new/%d.bmp", i);
+        test_put_picture(test_in(source, place), (uint32_t)i + 5001);
+        snprintf(place, sizeof place, "new/%d.txt", i);
+        snprintf(label, sizeof label, "%d 0.5 0.5 0.2 0.2\n", i % RARE + 1);
+        test_put(test_in(source, place), label);
+    }
+    yolo_prepare_options options = test_prepare_options(source, out, &lines);
+    options.seed = 5;
+    CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == 240 + RARE * 3, "%s", error.message);
+    for (int i = 0; i < RARE * 3; i++) {
+        snprintf(place, sizeof place, "rare/%d.bmp", i);
+        CHECK_MSG(test_side(out, place) == sides[i], "%s", place);
+    }
+}
+
+/* Names that are one to some file systems. */
+static void test_prepare_names(void) {
+    static const char *const same[][2] = {
+        {"A", "a"}, {"\xc3\xa9", "e\xcc\x81"}, {"\xc3\x89", "e\xcc\x81"}, {"\xea\xb0\x81", "\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8"},
+        {"\xe3\x81\x8c", "\xe3\x81\x8b\xe3\x82\x99"}, {"\xe3\x83\x91", "\xe3\x83\x8f\xe3\x82\x9a"}, {"\xd0\xb9", "\xd0\xb8\xcc\x86"}, {"\xc5\x8d", "o\xcc\x84"},
+        {"\xce\xa9", "\xcf\x89"}, {"\xce\xac", "\xce\xb1\xcc\x81"}, {"\xd0\x94", "\xd0\xb4"}, {"\xe1\xbb\x87", "e\xcc\xa3\xcc\x82"}};
+    static const char *const other[][2] = {{"a", "b"}, {"\xea\xb0\x80", "\xeb\x82\x98"}, {"\xe3\x81\x8b", "\xe3\x81\x8d"}, {"\xd0\xb0", "\xd0\xb1"}, {"e", "\xc3\xa9"}};
+    arena memory = {0};
+    for (int k = 0; k < YOLO_COUNT(same) + YOLO_COUNT(other); k++) {
+        const char *const *pair = k < YOLO_COUNT(same) ? same[k] : other[k - YOLO_COUNT(same)];
+        char *a = prep_fold_name(&memory, pair[0], strlen(pair[0])), *b = prep_fold_name(&memory, pair[1], strlen(pair[1]));
+        CHECK_MSG(a && b && !strcmp(a, b) == (k < YOLO_COUNT(same)), "%s and %s: %s and %s", pair[0], pair[1], a, b);
+    }
+    char source[512], out[600], name[60];
+    snprintf(source, sizeof source, "%s", test_folder("names"));
+    snprintf(out, sizeof out, "%s", test_folder("names out"));
+    test_put(test_in(source, "classes.txt"), "a\n");
+    for (int k = 0; k < 2 * YOLO_COUNT(same); k++) { /* folders called images are left out of the names in out */
+        snprintf(name, sizeof name, "%s%02d%s.bmp", k % 2 ? "images/" : "", k / 2, same[k / 2][k % 2]);
+        test_put_picture(test_in(source, name), (uint32_t)k + 1);
+    }
+    yolo_error error = {0};
+    yolo_prepare_report r;
+    data_list found = {0};
+    CHECK_MSG(yolo_prepare(test_prepare_options(source, out, NULL), &r, &error) == YOLO_OK && r.train + r.val == 2 * YOLO_COUNT(same), "%s", error.message);
+    CHECK_MSG(data_walk(out, &found, &error) == YOLO_OK && found.count == 2 * YOLO_COUNT(same), "%d", (int)found.count);
+    for (int64_t i = 0; i < found.count; i++)
+        for (int64_t k = 0; k < i; k++) {
+            const char *x = path_name(found.paths[i]), *y = path_name(found.paths[k]);
+            char *a = prep_fold_name(&memory, x, strlen(x)), *b = prep_fold_name(&memory, y, strlen(y));
+            CHECK_MSG(a && b && strcmp(a, b), "%s and %s", x, y);
+        }
+    data_list_free(&found);
+    arena_free(&memory);
+}
+
 /* The index finds what comparing all with all finds; many pictures of one scene and even ones take no longer. */
 static void test_prepare_groups(void) {
-    enum { N = 2000, MANY = 40000 };
+    enum { N = 2000, MANY = 20000 };
     prep_look *looks = mem_array(MANY, sizeof *looks);
     int64_t *group = mem_array(MANY, sizeof *group), *slow = mem_array(N, sizeof *slow);
     rng r = {.key = 5};
@@ -400,7 +578,10 @@ static const test_case tests_prepare[] = {
     {"prepare_modes", "copy, link, list; wrong options; interruption", test_prepare_modes},
     {"prepare_faults", "every allocation fails once; the next run finishes", test_prepare_faults},
     {"prepare_alike", "photographs changed a little are near-duplicates, others are not", test_prepare_alike},
-    {"prepare_groups", "near-duplicates among many as by comparing all; 40,000 pictures", test_prepare_groups},
+    {"prepare_follow", "near-duplicates are on the side of what they look like, new ones too", test_prepare_follow},
+    {"prepare_classes", "rare classes are on both sides and stay there", test_prepare_classes},
+    {"prepare_names", "names that are one to some file systems: case, NFC and NFD", test_prepare_names},
+    {"prepare_groups", "near-duplicates among many as by comparing all; 20,000 pictures", test_prepare_groups},
     {"prepare_mutations", "300 damaged or hostile files in out", test_prepare_mutations},
     {"prepare_cut_off", "a truncated photograph is noticed", test_prepare_cut_off},
     {"prepare_coco", "the 128 photographs", test_prepare_coco},
