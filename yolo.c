@@ -1152,7 +1152,11 @@ typedef struct com_nccl {
     int (*comm_init_rank)(void **comm, int size, com_nccl_id id, int rank);
     int (*comm_destroy)(void *comm);
     int (*comm_abort)(void *comm);
+    int (*comm_get_async_error)(void *comm, int *result);
+    int (*group_start)(void);
+    int (*group_end)(void);
     int (*all_reduce)(const void *from, void *to, size_t count, int type, int operation, void *comm, void *stream);
+    int (*broadcast)(const void *from, void *to, size_t count, int type, int root, void *comm, void *stream);
 } com_nccl;
 
 /* The library from where it may be: beside this program, on the loader's path, in CUDA's folder; NULL when it is nowhere. It is not
@@ -1180,7 +1184,8 @@ static bool com_nccl_read(com_nccl *nccl, void *library, char *reason, size_t si
     const struct { const char *name; void *at; } functions[] = {
         {"ncclGetVersion", &nccl->get_version}, {"ncclGetErrorString", &nccl->get_error_string}, {"ncclGetUniqueId", &nccl->get_unique_id},
         {"ncclCommInitRank", &nccl->comm_init_rank}, {"ncclCommDestroy", &nccl->comm_destroy}, {"ncclCommAbort", &nccl->comm_abort},
-        {"ncclAllReduce", &nccl->all_reduce}};
+        {"ncclCommGetAsyncError", &nccl->comm_get_async_error}, {"ncclGroupStart", &nccl->group_start}, {"ncclGroupEnd", &nccl->group_end},
+        {"ncclAllReduce", &nccl->all_reduce}, {"ncclBroadcast", &nccl->broadcast}};
     for (int i = 0; i < YOLO_COUNT(functions); i++) {
         void *symbol = os_library_symbol(library, functions[i].name);
         memcpy(functions[i].at, &symbol, sizeof symbol);

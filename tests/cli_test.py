@@ -210,6 +210,35 @@ def devices():
     assert re.search(r"^GPU ", out, re.M) and re.search(r"^NCCL ", out, re.M), out
 
 
+NCCL = ["ncclGetVersion", "ncclGetErrorString", "ncclGetUniqueId", "ncclCommInitRank", "ncclCommDestroy", "ncclCommAbort",
+        "ncclCommGetAsyncError", "ncclGroupStart", "ncclGroupEnd", "ncclAllReduce", "ncclBroadcast"]
+
+
+@test
+def nccl_that_will_not_do():
+    """A library beside the program goes before all others; one that lacks a function, or is of another version, is refused by name."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if wine or sys.platform != "linux" or not compiler:
+        raise Skip("wants Linux and a C compiler")
+    os.makedirs("with nccl")
+    shutil.copy(command[0], "with nccl/yolo")
+    library = os.path.join(os.getcwd(), "with nccl", "libnccl.so.2")
+
+    def line(version, names):
+        source = "".join(f"int {name}(int *v) {{ {f'*v = {version};' if name == 'ncclGetVersion' else '(void)v;'} return 0; }}\n" for name in names)
+        write("nccl.c", source)
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, "nccl.c"], check=True)
+        out = subprocess.run(["with nccl/yolo", "devices"], stdout=subprocess.PIPE, check=True).stdout.decode()
+        return re.search(r"^NCCL +(.*)$", out, re.M).group(1)
+
+    for lacks in NCCL:
+        found = line(22703, [name for name in NCCL if name != lacks])
+        assert found == f"{library}: there is no {lacks} in it", found
+    assert line(30001, NCCL) == f"{library}: expected version 2, found 3", line(30001, NCCL)
+    assert line(22703, NCCL) == f"{library}, version 2.27.3", line(22703, NCCL)
+    assert line(2804, NCCL) == f"{library}, version 2.8.4", line(2804, NCCL)
+
+
 @test
 def results_that_cannot_be_written():
     if wine or not os.path.exists("/dev/full"):

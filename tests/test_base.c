@@ -168,11 +168,12 @@ static void test_nccl(void) {
         CHECK_MSG(strstr(reason, "not found: ") && strstr(reason, "nccl"), "%s", reason);
         SKIP("there is no NCCL here");
     }
+    printf("  %s, version %d.%d.%d\n", nccl.path, nccl.version[0], nccl.version[1], nccl.version[2]);
 #ifdef TEST_OWN_CODE
     SKIP("the sanitizer sees into our own code alone");
 #endif
     CHECK(nccl.version[0] == 2 && nccl.version[1] >= 0 && nccl.version[1] < 100 && nccl.version[2] < 100);
-    CHECK(!strcmp(nccl.get_error_string(0), "no error"));
+    CHECK(!strcmp(nccl.get_error_string(0), "no error") && nccl.group_start() == 0 && nccl.group_end() == 0);
     memset(&a, 0, sizeof a);
     memset(&b, 0, sizeof b);
     CHECK(nccl.get_unique_id(&a) == 0 && nccl.get_unique_id(&b) == 0 && memcmp(&a, &b, sizeof a));
