@@ -5942,11 +5942,6 @@ void yg_measure_peaks(yg_gpu *gpu, yg_type type, yg_peaks *peaks) {
    Guessed, to be measured: size of the chunks, number of threads, what is small. */
 
 enum {
-    K_TEAM_SLOTS = 2,
-    K_TEAM_CHUNK = 4 << 20,   /* bytes of pinned memory a slot and rank */
-    K_TEAM_SMALL = 32 << 10,  /* bytes up to which everyone adds up all */
-    K_TEAM_THREADS = 512,
-    K_TEAM_BLOCKS = 32,       /* at most: the backward pass wants the multiprocessors, too */
     K_TEAM_EACH = 4,          /* loads of a thread on their way, times the ranks */
     K_TEAM_PATTERN = 300007,  /* floats that prove a way */
     K_TEAM_PATIENCE = 5       /* seconds until a device that does not answer is given up */
@@ -5955,14 +5950,14 @@ enum {
 /* What one rank has of a team. */
 struct k_member {
     yg_gpu *gpu;
-    cudaStream_t streams[K_TEAM_SLOTS];
+    cudaStream_t streams[YG_TEAM_SLOTS];
     cudaEvent_t filled;                 /* the values to be summed are there */
-    cudaEvent_t ready[K_TEAM_SLOTS];    /* and may be read by the others */
-    cudaEvent_t summed[K_TEAM_SLOTS];   /* the segment is added up */
-    cudaEvent_t fetched[K_TEAM_SLOTS];  /* nothing more is read of others' pinned memory */
-    cudaEvent_t done[K_TEAM_SLOTS];     /* of all sums begun */
-    unsigned char *chunks[K_TEAM_SLOTS]; /* pinned */
-    void *values[K_TEAM_SLOTS];
+    cudaEvent_t ready[YG_TEAM_SLOTS];    /* and may be read by the others */
+    cudaEvent_t summed[YG_TEAM_SLOTS];   /* the segment is added up */
+    cudaEvent_t fetched[YG_TEAM_SLOTS];  /* nothing more is read of others' pinned memory */
+    cudaEvent_t done[YG_TEAM_SLOTS];     /* of all sums begun */
+    unsigned char *chunks[YG_TEAM_SLOTS]; /* pinned */
+    void *values[YG_TEAM_SLOTS];
     unsigned turn;
 };
 
@@ -5975,15 +5970,15 @@ struct yg_team {
 struct k_team_views { const void *in[YG_RANKS]; void *out[YG_RANKS]; int ins, outs; };
 
 /* out[..][i] = in[0][i] + in[1][i] + ...; an `out` may be an `in`. A thread: K_TEAM_EACH elements of a round. Twin: com_add_float. */
-template <typename T> static __global__ void __launch_bounds__(K_TEAM_THREADS) k_team_sum(const K_CONSTANT k_team_views views, int64_t count) {
-    const int64_t round = (int64_t)gridDim.x * K_TEAM_THREADS * K_TEAM_EACH;
-    for (int64_t at = (int64_t)blockIdx.x * K_TEAM_THREADS * K_TEAM_EACH + threadIdx.x; at < count; at += round) {
+template <typename T> static __global__ void __launch_bounds__(YG_TEAM_THREADS) k_team_sum(const K_CONSTANT k_team_views views, int64_t count) {
+    const int64_t round = (int64_t)gridDim.x * YG_TEAM_THREADS * K_TEAM_EACH;
+    for (int64_t at = (int64_t)blockIdx.x * YG_TEAM_THREADS * K_TEAM_EACH + threadIdx.x; at < count; at += round) {
         T sums[K_TEAM_EACH], more[K_TEAM_EACH];
         for (int rank = 0; rank < views.ins; rank++) {
             const T *in = static_cast<const T *>(views.in[rank]);
 #pragma unroll
             for (int j = 0; j < K_TEAM_EACH; j++)
-                if (at + j * K_TEAM_THREADS < count) more[j] = in[at + j * K_TEAM_THREADS];
+                if (at + j * YG_TEAM_THREADS < count) more[j] = in[at + j * YG_TEAM_THREADS];
 #pragma unroll
             for (int j = 0; j < K_TEAM_EACH; j++) sums[j] = rank ? sums[j] + more[j] : more[j];
         }
@@ -5991,16 +5986,16 @@ template <typename T> static __global__ void __launch_bounds__(K_TEAM_THREADS) k
             T *out = static_cast<T *>(views.out[rank]);
 #pragma unroll
             for (int j = 0; j < K_TEAM_EACH; j++)
-                if (at + j * K_TEAM_THREADS < count) out[at + j * K_TEAM_THREADS] = sums[j];
+                if (at + j * YG_TEAM_THREADS < count) out[at + j * YG_TEAM_THREADS] = sums[j];
         }
     }
 }
 
 static cudaError_t k_team_launch(const k_team_views &views, int64_t count, bool wide, cudaStream_t stream) {
-    const unsigned blocks = (unsigned)k_min(k_ceil_div(count, K_TEAM_THREADS * K_TEAM_EACH), (int64_t)K_TEAM_BLOCKS);
+    const unsigned blocks = (unsigned)k_min(k_ceil_div(count, YG_TEAM_THREADS * K_TEAM_EACH), (int64_t)YG_TEAM_BLOCKS);
     if (!count) return cudaSuccess;
-    if (wide) K_LAUNCH(k_team_sum<double>, dim3(blocks), K_TEAM_THREADS, 0, stream, views, count);
-    else K_LAUNCH(k_team_sum<float>, dim3(blocks), K_TEAM_THREADS, 0, stream, views, count);
+    if (wide) K_LAUNCH(k_team_sum<double>, dim3(blocks), YG_TEAM_THREADS, 0, stream, views, count);
+    else K_LAUNCH(k_team_sum<float>, dim3(blocks), YG_TEAM_THREADS, 0, stream, views, count);
     return cudaGetLastError();
 }
 
@@ -6129,25 +6124,25 @@ static cudaError_t k_member_open(k_member *m, yg_way way) {
     cudaError_t error = cudaSetDevice(m->gpu->index);
     if (error == cudaSuccess) error = cudaDeviceGetStreamPriorityRange(&least, &greatest);
     if (error == cudaSuccess) error = cudaEventCreateWithFlags(&m->filled, cudaEventDisableTiming);
-    for (int slot = 0; slot < K_TEAM_SLOTS && error == cudaSuccess; slot++) {
+    for (int slot = 0; slot < YG_TEAM_SLOTS && error == cudaSuccess; slot++) {
         cudaEvent_t *const events[] = {&m->ready[slot], &m->summed[slot], &m->fetched[slot], &m->done[slot]};
         error = cudaStreamCreateWithPriority(&m->streams[slot], cudaStreamNonBlocking, greatest); /* others wait for this one */
         for (int i = 0; i < 4 && error == cudaSuccess; i++) error = cudaEventCreateWithFlags(events[i], cudaEventDisableTiming);
         if (way == YG_THROUGH_HOST && error == cudaSuccess)
-            error = cudaHostAlloc(&m->chunks[slot], K_TEAM_CHUNK, cudaHostAllocPortable | cudaHostAllocMapped);
+            error = cudaHostAlloc(&m->chunks[slot], YG_TEAM_CHUNK, cudaHostAllocPortable | cudaHostAllocMapped);
     }
     return error;
 }
 
 static void k_member_wait(const k_member *m) {
     (void)cudaSetDevice(m->gpu->index);
-    for (int slot = 0; slot < K_TEAM_SLOTS; slot++)
+    for (int slot = 0; slot < YG_TEAM_SLOTS; slot++)
         if (m->streams[slot]) (void)cudaStreamSynchronize(m->streams[slot]);
 }
 
 static void k_member_close(k_member *m) {
     (void)cudaSetDevice(m->gpu->index);
-    for (int slot = 0; slot < K_TEAM_SLOTS; slot++) {
+    for (int slot = 0; slot < YG_TEAM_SLOTS; slot++) {
         cudaEvent_t const events[] = {m->ready[slot], m->summed[slot], m->fetched[slot], m->done[slot]};
         for (cudaEvent_t event : events)
             if (event) (void)cudaEventDestroy(event);
@@ -6241,9 +6236,9 @@ static bool k_team_library(yg_team *team, int rank, int64_t count, bool wide, in
 static bool k_team_turn(yg_team *team, int rank, void *values, int64_t count, bool wide) {
     k_member *m = &team->members[rank];
     const yg_way way = team->plan.way;
-    const int slot = way == YG_BY_LIBRARY ? 0 : (int)(m->turn++ % K_TEAM_SLOTS); /* a library wants its calls in order */
+    const int slot = way == YG_BY_LIBRARY ? 0 : (int)(m->turn++ % YG_TEAM_SLOTS); /* a library wants its calls in order */
     const int64_t size = wide ? 8 : 4;
-    const bool alone = way == YG_THROUGH_HOST && count * size <= K_TEAM_SMALL;
+    const bool alone = way == YG_THROUGH_HOST && count * size <= YG_TEAM_SMALL;
     if (!k_team_offer(team, m, values, count * size, slot) || !team->plan.meet(team->plan.users[rank])) return false;
     if (way == YG_BY_LIBRARY) return k_team_library(team, rank, count, wide, slot);
     const int64_t first = alone ? 0 : count * rank / team->plan.size * size, end = alone ? count * size : count * (rank + 1) / team->plan.size * size;
@@ -6253,7 +6248,7 @@ static bool k_team_turn(yg_team *team, int rank, void *values, int64_t count, bo
 }
 
 bool yg_sum(yg_team *team, int rank, void *values, int64_t count, bool wide) {
-    const int64_t size = wide ? 8 : 4, most = team->plan.way == YG_THROUGH_HOST ? K_TEAM_CHUNK / size : count;
+    const int64_t size = wide ? 8 : 4, most = team->plan.way == YG_THROUGH_HOST ? YG_TEAM_CHUNK / size : count;
     bool good = !team->members[rank].gpu->error;
     for (int64_t first = 0; first < count && good; first += most)
         good = k_team_turn(team, rank, static_cast<unsigned char *>(values) + first * size, k_min(most, count - first), wide);
@@ -6263,10 +6258,10 @@ bool yg_sum(yg_team *team, int rank, void *values, int64_t count, bool wide) {
 bool yg_sums_finish(yg_team *team, int rank) {
     k_member *m = &team->members[rank];
     bool good = !m->gpu->error;
-    for (int slot = 0; slot < K_TEAM_SLOTS && good; slot++) good = k_team_note(m, m->done[slot], m->streams[slot]);
+    for (int slot = 0; slot < YG_TEAM_SLOTS && good; slot++) good = k_team_note(m, m->done[slot], m->streams[slot]);
     good = good && team->plan.meet(team->plan.users[rank]);
     for (int q = 0; q < team->plan.size && good; q++)
-        for (int slot = 0; slot < K_TEAM_SLOTS && good; slot++)
+        for (int slot = 0; slot < YG_TEAM_SLOTS && good; slot++)
             if (q == rank || team->plan.way == YG_DIRECTLY) good = k_team_wait(m, m->gpu->stream, team->members[q].done[slot]);
     return good;
 }

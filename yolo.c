@@ -24704,7 +24704,8 @@ enum {
 };
 
 yolo_bench_options yolo_bench_defaults(void) {
-    return (yolo_bench_options){.imgsz = 640, .batch = 1, .repeats = 20, .optimizer = "SGD", .heading = true};
+    return (yolo_bench_options){.imgsz = 640, .batch = 1, .repeats = 20, .optimizer = "SGD", .heading = true, .gpu = "auto", .link = "all", .sums = "auto",
+                                .per_machine = 4};
 }
 
 static int bench_compare(const void *left, const void *right) {
@@ -25196,6 +25197,12 @@ static void bench_count_update(bench_kinds *kinds, const opt_state *opt) {
     }
 }
 
+/* The parts of a step from its calls, added to what is there. */
+static void bench_add_parts(const bench_train *t, const yg_call *calls, int count, double *ms) {
+    for (int part = 0; part < BENCH_PARTS; part++)
+        for (int k = (int)t->laps[part]; k < (int)t->laps[part + 1] && k < count; k++) ms[part] += calls[k].what ? calls[k].ms : 0;
+}
+
 /* Whole steps, call by call: the parts of one, and with kernels=true the kinds of calls. */
 static yolo_status bench_kernels_of_step(bench_train *t, yolo_error *error) {
     tr_run *run = &t->run;
@@ -25213,13 +25220,13 @@ static yolo_status bench_kernels_of_step(bench_train *t, yolo_error *error) {
         status = bench_step(t, error);
         const int count = yg_watched(gpu, &calls);
         bench_count_calls(&kinds, calls, count);
-        for (int part = 0; part < BENCH_PARTS; part++)
-            for (int k = (int)t->laps[part]; k < (int)t->laps[part + 1] && k < count; k++) ms[part] += calls[k].what ? calls[k].ms / BENCH_WATCHED : 0;
+        bench_add_parts(t, calls, count, ms);
     }
     yg_watch(gpu, 0);
     if (t->c->options->kernels) yg_measure_peaks(gpu, run->place.half ? YG_F16 : YG_F32, &peaks);
     if (status == YOLO_OK) status = run_gpu_error(gpu, error);
     if (status != YOLO_OK) return status;
+    for (int part = 0; part < BENCH_PARTS; part++) ms[part] /= BENCH_WATCHED;
     bench_parts(t, ms, ", each call by itself");
     bench_count_update(&kinds, run->opt);
     if (t->c->options->kernels) bench_kind_table(&kinds, &peaks, t->c->out);
@@ -25278,16 +25285,488 @@ static yolo_status bench_training(const bench_case *c, yolo_error *error) {
     return status;
 }
 
+/* ---- benchmark: scaling, foretold ----
+   How long a step would take on several GPUs: what one GPU computes, measured here or estimated from figures of a named one, and the sums
+   of gradients of yg_sum, in the parts that the trainer cuts, as events on the wires. All GPUs are alike, so one of them is followed. */
+
+enum { BENCH_LINKS = 11, BENCH_PHASES = 3, BENCH_RESIDENT = 1536 /* threads of a multiprocessor; 2048 on A100 and Hopper */ };
+
+/* Where the numbers come from: [d] the maker's data sheet or architecture paper, [m] measured by this program, see tests/RESULTS.md,
+   [s] a standard's line rate, [a] assumed. */
+#define BENCH_H200_PRODUCTS 647e12             /* [m] fp16 products and float sums a second, by mma.sync */
+#define BENCH_H200_COPIES 3970e9               /* [m] bytes a second */
+#define BENCH_COPIED (BENCH_H200_COPIES / 4800e9) /* of a data sheet's bandwidth, what copies reach */
+#define BENCH_WIRE 0.8                         /* [a] of a line rate, what is left beside headers, flow control and gaps */
+#define BENCH_DIMMS 0.6                        /* [a] of the host memory's peak, what reads and writes of several GPUs reach together */
+#define BENCH_OTHERS 0.712                     /* [m] of the copies' rate, what kernels reach that move memory */
+
+typedef struct bench_gpu {
+    const char *name;
+    double products, copies; /* a second: [d] dense fp16 with float sums, [d] bytes of memory */
+    int multiprocessors, pcie, nvlink; /* [d] generations; 0 = none */
+    bool peer;               /* reaches others' memory over PCIe */
+} bench_gpu;
+
+static const bench_gpu bench_gpus[] = {
+    {"rtx3090", 71e12, 936e9 * BENCH_COPIED, 82, 4, 0, false},
+    {"rtx4090", 165.2e12, 1008e9 * BENCH_COPIED, 128, 4, 0, false},
+    {"rtx5090", 209.5e12, 1792e9 * BENCH_COPIED, 170, 5, 0, false},
+    {"l40s", 362e12, 864e9 * BENCH_COPIED, 142, 4, 0, true},
+    {"a100", 312e12, 2039e9 * BENCH_COPIED, 108, 4, 3, true},
+    {"h100", BENCH_H200_PRODUCTS, 3350e9 * BENCH_COPIED, 132, 5, 4, true}, /* the H200's processor with other memory */
+    {"h200", BENCH_H200_PRODUCTS, BENCH_H200_COPIES, 132, 5, 4, true},
+};
+
+typedef struct bench_link {
+    const char *name;
+    yg_way way;          /* that the program takes there */
+    double rate, memory; /* bytes a second: a GPU's, or a machine's of a network, each way; of host memory that all sums go through, 0 = none */
+    double latency;      /* [a] seconds of a step of a sum */
+    int pcie, nvlink;    /* generations */
+    bool peer;
+} bench_link;
+
+/* [d] NVLink: 600 and 900 GB/s both ways together. [s] PCIe x16: 8, 16, 32 GT/s a lane in 128 of 130 bits. [d] Host memory of servers with
+   that PCIe: 6 channels of DDR4-2666, 8 of DDR4-3200, 12 of DDR5-4800. [s] Ethernet. */
+static const bench_link bench_links[BENCH_LINKS] = {
+    {"nvlink4", YG_BY_LIBRARY, 450e9, 0, 5e-6, 0, 4, true},
+    {"nvlink3", YG_BY_LIBRARY, 300e9, 0, 5e-6, 0, 3, true},
+    {"pcie5-peer", YG_BY_LIBRARY, 63.0e9, 0, 10e-6, 5, 0, true},
+    {"pcie4-peer", YG_BY_LIBRARY, 31.5e9, 0, 10e-6, 4, 0, true},
+    {"pcie3-peer", YG_BY_LIBRARY, 15.75e9, 0, 10e-6, 3, 0, true},
+    {"pcie5-host", YG_THROUGH_HOST, 63.0e9, 460.8e9, 20e-6, 5, 0, false},
+    {"pcie4-host", YG_THROUGH_HOST, 31.5e9, 204.8e9, 20e-6, 4, 0, false},
+    {"pcie3-host", YG_THROUGH_HOST, 15.75e9, 128e9, 20e-6, 3, 0, false},
+    {"ethernet100", YG_BY_LIBRARY, 12.5e9, 204.8e9, 50e-6, 0, 0, false},
+    {"ethernet25", YG_BY_LIBRARY, 3.125e9, 204.8e9, 50e-6, 0, 0, false},
+    {"ethernet10", YG_BY_LIBRARY, 1.25e9, 204.8e9, 50e-6, 0, 0, false},
+};
+
+static const char *const bench_ways[] = {[YG_DIRECTLY] = "direct", [YG_THROUGH_HOST] = "host", [YG_BY_LIBRARY] = "nccl"};
+
+static bool bench_network(const bench_link *link) { return !link->pcie && !link->nvlink; }
+
+/* ---- what a step's sums take */
+
+typedef struct bench_team { const bench_link *link; yg_way way; int size, machines; } bench_team;
+
+/* A part of a sum that waits for the one before: bytes that leave a GPU and come to it, and that the host's memory moves for all. */
+typedef struct bench_phase { double out, in, memory, latency; } bench_phase;
+
+/* The phases in which `bytes` are added up, see K16; of NCCL a ring's 2 (N - 1) steps together. */
+static int bench_phases(const bench_team *team, double bytes, bench_phase *phases) {
+    const double n = team->size, others = bytes * (n - 1) / n, latency = team->link->latency;
+    if (team->way == YG_BY_LIBRARY) {
+        phases[0] = (bench_phase){2 * others, 2 * others, 4 * others * n / team->machines, 2 * (n - 1) * latency};
+        return 1;
+    }
+    if (team->way == YG_DIRECTLY) { /* others read here as much as is read there, and so it is with what is written */
+        phases[0] = (bench_phase){2 * others, 2 * others, 0, 2 * latency};
+        return 1;
+    }
+    const bool small = bytes <= YG_TEAM_SMALL;
+    phases[0] = (bench_phase){bytes, 0, n * bytes, latency};
+    phases[1] = small ? (bench_phase){0, (n - 1) * bytes, n * (n - 1) * bytes, latency} : (bench_phase){bytes / n, others, n * bytes, latency};
+    phases[2] = (bench_phase){0, others, n * others, latency};
+    return small ? 2 : BENCH_PHASES;
+}
+
+/* Until when the ways out and in and the host's memory are taken. */
+typedef struct bench_wires { double out, in, memory; } bench_wires;
+
+/* Seconds that a phase wants of each. */
+static bench_wires bench_wants(const bench_team *team, const bench_phase *p) {
+    const double rate = team->link->rate * BENCH_WIRE, memory = team->link->memory * BENCH_DIMMS;
+    return (bench_wires){p->out / rate, p->in / rate, memory > 0 ? p->memory / memory : 0};
+}
+
+/* When a phase that is due at `at` finds free what it wants. */
+static double bench_begin(double at, const bench_wires *wants, const bench_wires *taken) {
+    if (wants->out > 0) at = YOLO_MAX(at, taken->out);
+    if (wants->in > 0) at = YOLO_MAX(at, taken->in);
+    return wants->memory > 0 ? YOLO_MAX(at, taken->memory) : at;
+}
+
+/* Takes it. Returns the phase's end; latency keeps nothing busy. */
+static double bench_take(double begin, const bench_wires *wants, double latency, bench_wires *taken) {
+    if (wants->out > 0) taken->out = begin + wants->out;
+    if (wants->in > 0) taken->in = begin + wants->in;
+    if (wants->memory > 0) taken->memory = begin + wants->memory;
+    return begin + latency + YOLO_MAX(YOLO_MAX(wants->out, wants->in), wants->memory);
+}
+
+/* A stream and the turn that it is at: elements of a bucket from `first` on; the phase that is next, due at `at`. */
+typedef struct bench_stream { int bucket, phase; int64_t first; double at; } bench_stream;
+
+/* What is to be summed: ready, when each bucket is whole, and ends, when its sum is there. */
+typedef struct bench_job { const bench_team *team; const grad_bucket *buckets; int count; const double *ready; double *ends; } bench_job;
+
+static int64_t bench_most(const bench_job *job, int bucket) {
+    return job->team->way == YG_THROUGH_HOST ? YG_TEAM_CHUNK / (int64_t)sizeof(float) : job->buckets[bucket].count;
+}
+
+/* On to the turn that is `turns` later. */
+static void bench_advance(const bench_job *job, bench_stream *stream, int turns) {
+    for (; turns && stream->bucket < job->count; turns--) {
+        stream->first += bench_most(job, stream->bucket);
+        if (stream->first >= job->buckets[stream->bucket].count) stream->bucket++, stream->first = 0;
+    }
+    if (stream->bucket < job->count) stream->at = YOLO_MAX(stream->at, job->ready[stream->bucket]);
+}
+
+/* A phase that a stream may begin. */
+typedef struct bench_event { bench_stream *stream; bench_wires wants; double begin, latency; bool last; } bench_event;
+
+/* Of the streams' next phases the one that can begin first; `stream` NULL: all is done. */
+static bench_event bench_choose(const bench_job *job, bench_stream *streams, int count, const bench_wires *taken) {
+    bench_event first = {0};
+    for (int i = 0; i < count; i++) {
+        bench_stream *s = &streams[i];
+        bench_phase phases[BENCH_PHASES];
+        if (s->bucket >= job->count) continue;
+        const int64_t left = job->buckets[s->bucket].count - s->first, most = bench_most(job, s->bucket);
+        const int phase_count = bench_phases(job->team, (double)(YOLO_MIN(left, most) * (int64_t)sizeof(float)), phases);
+        bench_event next = {s, bench_wants(job->team, &phases[s->phase]), 0, phases[s->phase].latency, s->phase == phase_count - 1};
+        next.begin = bench_begin(s->at, &next.wants, taken);
+        if (!first.stream || next.begin < first.begin) first = next;
+    }
+    return first;
+}
+
+/* The events of all sums. Returns when the last one is there. */
+static double bench_sum_buckets(const bench_job *job) {
+    const int count = job->team->way == YG_BY_LIBRARY ? 1 : YG_TEAM_SLOTS; /* as k_team_turn */
+    bench_stream streams[YG_TEAM_SLOTS] = {{0}};
+    bench_wires taken = {0, 0, 0};
+    double last = 0;
+    for (int i = 0; i < job->count; i++) job->ends[i] = 0;
+    for (int i = 0; i < count; i++) streams[i].at = job->ready[0], bench_advance(job, &streams[i], i);
+    for (bench_event next = bench_choose(job, streams, count, &taken); next.stream; next = bench_choose(job, streams, count, &taken)) {
+        bench_stream *s = next.stream;
+        s->at = bench_take(next.begin, &next.wants, next.latency, &taken);
+        s->phase = next.last ? 0 : s->phase + 1;
+        if (!next.last) continue;
+        last = YOLO_MAX(last, s->at);
+        job->ends[s->bucket] = YOLO_MAX(job->ends[s->bucket], s->at);
+        bench_advance(job, s, count);
+    }
+    return last;
+}
+
+/* ---- what a step takes */
+
+/* Seconds of a step on one GPU: up to the backward, each operator's backward, the update. */
+typedef struct bench_cost { double before, *backward, update; int multiprocessors; } bench_cost;
+
+typedef struct bench_forecast { double step, sums, exposed; } bench_forecast; /* seconds; sums: by themselves; exposed: what the step is longer by */
+
+/* When each bucket is whole, counted from the start of the step, in the order of tr_backward. Returns when the backward has ended. */
+static double bench_ready(const bench_cost *cost, int op_count, const grad_bucket *buckets, int count, double *ready) {
+    double at = cost->before;
+    int end = op_count;
+    for (int i = 0; i < count; i++) {
+        while (end > buckets[i].op) at += cost->backward[--end];
+        ready[i] = at;
+    }
+    while (end > 0) at += cost->backward[--end];
+    return at;
+}
+
+/* A step of one GPU of a team. While they run, sums take their threads' share of the device from the backward. */
+static bench_forecast bench_foretell(const bench_team *team, const bench_cost *cost, int op_count, const grad_bucket *buckets, int count) {
+    const double at_once[GRAD_BUCKETS + 1] = {0};
+    double ready[GRAD_BUCKETS + 1], ends[GRAD_BUCKETS + 1];
+    bench_forecast f = {0, 0, 0};
+    const double end = bench_ready(cost, op_count, buckets, count, ready);
+    if (team->size > 1) {
+        const double threads = cost->multiprocessors * (double)BENCH_RESIDENT, share = threads > 0 ? YOLO_MIN(1, YG_TEAM_BLOCKS * YG_TEAM_THREADS / threads) : 0;
+        f.sums = bench_sum_buckets(&(bench_job){team, buckets, count, at_once, ends});
+        f.exposed = YOLO_MAX(bench_sum_buckets(&(bench_job){team, buckets, count, ready, ends}) - end, 0) + share * YOLO_MIN(f.sums, end - ready[0]);
+    }
+    f.step = end + f.exposed + cost->update;
+    return f;
+}
+
+/* ---- the cost of a step, from a GPU's figures */
+
+/* [m] What kernels reach on the H200, of its peaks: convolutions of yolov8x at batch 64 forward, of the input and of the weights, where both
+   sides have 256 channels and where not. */
+static const double bench_reached[2][3] = {{184e12 / BENCH_H200_PRODUCTS, 195e12 / BENCH_H200_PRODUCTS, 181e12 / BENCH_H200_PRODUCTS},
+                                           {349e12 / BENCH_H200_PRODUCTS, 316e12 / BENCH_H200_PRODUCTS, 275e12 / BENCH_H200_PRODUCTS}};
+
+/* [m] How much of the speed at batch 64 is left at a smaller one: of yolov8x, 236.97 of 262.81 pictures a second at 16; taken for less, too. */
+static double bench_batch_share(int n) {
+    const double least = 236.97 / 262.81;
+    return n >= 64 ? 1 : n <= 16 ? least : least + (1 - least) * log2(n / 16.0) / 2;
+}
+
+static double bench_elements(const net *net, int tensor, const bench_case *c) {
+    const int down = net->buffers[net->tensors[tensor].buffer].down;
+    return (double)c->n * (c->h / down) * (c->w / down) * net->tensors[tensor].channels;
+}
+
+/* Seconds of an operator. Activations have 2 bytes; a batch norm reads and writes each in the forward, and in the backward reads two for
+   its sums, then two again, and writes one. */
+static void bench_estimate_op(const bench_case *c, const bench_gpu *gpu, int i, double *forward, double *backward) {
+    const net *net = &c->model->checkpoint.net;
+    const net_op *op = &net->ops[i];
+    const double out = bench_elements(net, op->out, c), moved = 2 * (bench_elements(net, op->in, c) + out) / (gpu->copies * BENCH_OTHERS);
+    *forward = op->unread ? 0 : moved;
+    *backward = moved;
+    if (op->kind != NET_CONV) return;
+    const double seconds = net_op_flops(net, op, c->n, c->h, c->w) / gpu->products;
+    const double *reached = bench_reached[net->tensors[op->in].channels >= 256 && net->tensors[op->out].channels >= 256];
+    *forward = YOLO_MAX(seconds / reached[0], moved);
+    *backward = YOLO_MAX(seconds / reached[2], moved) + (op->in == net->input ? 0 : YOLO_MAX(seconds / reached[1], moved));
+    if (op->bn < 0) return;
+    const double pass = 2 * out / gpu->copies * BENCH_H200_COPIES;
+    *forward += 2 * pass / 3242e9; /* [m], as the next */
+    *backward += 2 * pass / 2614e9 + 3 * pass / 2842e9;
+}
+
+/* Input, loss, launches and what else is small is left out. On the H200 that comes out within 14 % of what is measured of m, l and x, and at up to
+   2.4 times the speed of n and s, which errs on the safe side: less time to hide sums in. The update is SGD's with clipping and moving
+   average, 10 reads and writes of floats. */
+static void bench_estimate(const bench_case *c, const bench_gpu *gpu, bench_cost *cost) {
+    const net *net = &c->model->checkpoint.net;
+    const double share = bench_batch_share(c->n);
+    cost->before = 0;
+    for (int i = 0; i < net->op_count; i++) {
+        double forward;
+        bench_estimate_op(c, gpu, i, &forward, &cost->backward[i]);
+        cost->before += forward / share;
+        cost->backward[i] /= share;
+    }
+    cost->update = 10.0 * sizeof(float) * (double)net->param_elements / (gpu->copies * BENCH_OTHERS);
+    cost->multiprocessors = gpu->multiprocessors;
+}
+
+/* ---- the cost of a step, measured */
+
+/* The parts of a step and each operator's backward, in seconds of any length; those of a GPU with each call by itself. */
+static void bench_time_ops_cpu(bench_train *t, double *parts, double *backward) {
+    const int repeats = t->c->options->repeats;
+    for (int i = 0; i < BENCH_PARTS; i++) parts[i] = bench_median(t->parts + (size_t)i * (size_t)repeats, repeats);
+    for (int i = t->run.model.net.op_count - 1; i >= 0; i--) {
+        const double start = os_clock();
+        grad_backward_ops(t->run.grad, t->run.gradients, i, i + 1);
+        backward[i] = os_clock() - start;
+    }
+}
+
+#ifdef YOLO_NO_CUDA
+static yolo_status bench_time_ops(bench_train *t, double *parts, double *backward, yolo_error *error) {
+    (void)error;
+    bench_time_ops_cpu(t, parts, backward);
+    return YOLO_OK;
+}
+#else
+static yolo_status bench_time_ops(bench_train *t, double *parts, double *backward, yolo_error *error) {
+    tr_run *run = &t->run;
+    yg_gpu *gpu = run->place.device;
+    const yg_call *calls;
+    const int ops = run->model.net.op_count;
+    if (!gpu) {
+        bench_time_ops_cpu(t, parts, backward);
+        return YOLO_OK;
+    }
+    run->lap = bench_lap, run->lap_user = t, t->watched = true;
+    yg_watch(gpu, bench_room(&run->model.net));
+    yolo_status status = bench_step(t, error);
+    bench_add_parts(t, calls, yg_watched(gpu, &calls), parts);
+    yg_watch(gpu, bench_room(&run->model.net));
+    for (int i = ops - 1; i >= 0; i--) {
+        backward[i] = yg_watching(gpu); /* the first of its calls */
+        if (run->grad->ops[i].back) grad_gpu_backward_op(run->grad, i);
+    }
+    const int count = yg_watched(gpu, &calls);
+    for (int i = ops - 1; i >= 0; i--) {
+        const int first = (int)backward[i], end = i ? (int)backward[i - 1] : count;
+        backward[i] = 0;
+        for (int k = first; k < end; k++) backward[i] += calls[k].ms;
+    }
+    yg_watch(gpu, 0);
+    return status == YOLO_OK ? run_gpu_error(gpu, error) : status;
+}
+#endif
+
+/* What whole steps take, shared out as their parts and operators are. */
+static void bench_share_out(const double *parts, double step, int ops, bench_cost *cost) {
+    double all = 0, backward = 0;
+    for (int i = 1; i < BENCH_PARTS; i++) all += parts[i]; /* without the loader's */
+    for (int i = 0; i < ops; i++) backward += cost->backward[i];
+    const double most = step * parts[TR_BACKWARD + 1] / all;
+    for (int i = 0; i < ops; i++) cost->backward[i] *= most / backward;
+    cost->update = step * parts[BENCH_PARTS - 1] / all;
+    cost->before = step - most - cost->update;
+}
+
+static yolo_status bench_measure_cost(const bench_case *c, bench_cost *cost, yolo_error *error) {
+    const int repeats = c->options->repeats;
+    bench_train *t = mem_array(1, sizeof *t);
+    double *ms = mem_array((uint64_t)repeats, sizeof *ms), seconds = 0, parts[BENCH_PARTS] = {0};
+    yg_device device;
+    if (t) t->c = c, t->parts = mem_array((uint64_t)repeats * BENCH_PARTS, sizeof *t->parts);
+    yolo_status status = t && ms && t->parts ? YOLO_OK : err_memory(error, (uint64_t)repeats * BENCH_PARTS * sizeof *ms);
+    if (status == YOLO_OK) status = bench_train_open(t, error);
+    if (status == YOLO_OK && !t->run.gpu) t->run.lap = bench_lap, t->run.lap_user = t;
+    if (status == YOLO_OK) status = bench_steps(t, ms, &seconds, error);
+    if (status == YOLO_OK) status = bench_time_ops(t, parts, cost->backward, error);
+    if (status == YOLO_OK) bench_share_out(parts, seconds / repeats, t->run.model.net.op_count, cost);
+    cost->multiprocessors = run_gpu_device(c->model->places.items[0], &device) ? device.multiprocessors : 0;
+    if (t) bench_train_close(t);
+    mem_free(t);
+    mem_free(ms);
+    return status;
+}
+
+/* ---- the table */
+
+typedef struct bench_scale {
+    const bench_case *c;
+    const bench_gpu *gpu;   /* NULL = measured */
+    const char *name;
+    bench_cost cost;
+    grad_bucket buckets[GRAD_BUCKETS + 1];
+    int bucket_count;
+    double alone;           /* pictures a second of one GPU */
+} bench_scale;
+
+/* What a tool that trains through PyTorch's DDP has reached on 1, 2 and 4 GPUs. */
+static double bench_reference(int size) { return size == 1 ? 1 : size == 2 ? 1.8 : size == 4 ? 3.3 : 0; }
+
+/* The pictures a second of one GPU that has the whole batch to itself; 0 = not known. */
+static double bench_all_alone(const bench_scale *s, int size) {
+    return s->gpu ? s->alone * bench_batch_share(s->c->n * size) / bench_batch_share(s->c->n) : size == 1 ? s->alone : 0;
+}
+
+static void bench_scale_row(bench_scale *s, const bench_team *team) {
+    const net *net = &s->c->model->checkpoint.net;
+    const bench_forecast f = bench_foretell(team, &s->cost, net->op_count, s->buckets, s->bucket_count);
+    const double rate = team->size * s->c->n / f.step, reference = team->machines > 1 ? 0 : bench_reference(team->size);
+    char gpus[32], whole[32] = "-", other[32] = "-";
+    if (team->size == 1) s->alone = rate;
+    const double all = bench_all_alone(s, team->size);
+    if (team->machines > 1) snprintf(gpus, sizeof gpus, "%d x %d", team->machines, team->size / team->machines);
+    else snprintf(gpus, sizeof gpus, "%d", team->size);
+    if (all > 0) snprintf(whole, sizeof whole, "%.2f", rate / all);
+    if (reference > 0) snprintf(other, sizeof other, "%.1f", reference);
+    str_format(s->c->out, "%-12s %-6s %7s %6d %9.2f %9.2f %10.2f %9.1f %8.2f %9.1f%% %9s %9s\n", team->size > 1 ? team->link->name : "-",
+               team->size > 1 ? bench_ways[team->way] : "-", gpus, team->size * s->c->n, f.step * 1000, f.sums * 1000, f.exposed * 1000, rate, rate / s->alone,
+               100 * rate / s->alone / team->size, whole, other);
+}
+
+static void bench_scale_head(const bench_scale *s) {
+    double backward = 0;
+    str *out = s->c->out;
+    for (int i = 0; i < s->c->model->checkpoint.net.op_count; i++) backward += s->cost.backward[i];
+    str_format(out, "PREDICTED, not measured: training on several GPUs, %d pictures a GPU, %dx%d\n", s->c->n, s->c->h, s->c->w);
+    str_format(out, "  one GPU: %s; to the backward %.2f ms, backward %.2f ms, update %.2f ms\n", s->name, s->cost.before * 1000, backward * 1000, s->cost.update * 1000);
+    if (s->gpu) str_add(out, "  that is an estimate: each layer's FLOPs and bytes, by the stated peaks of that GPU and what these kernels reach of an H200's (tests/RESULTS.md)\n");
+    else str_add(out, "  that is measured: whole steps, shared out as their parts and layers are\n");
+    str_format(out, "  sums: %.1f MB of gradients in %d parts, as the trainer cuts them; wires at %.0f %%, host memory at %.0f %% of their stated rates\n",
+               (double)s->c->model->checkpoint.net.param_elements * sizeof(float) * 1e-6, s->bucket_count, 100 * BENCH_WIRE, 100 * BENCH_DIMMS);
+    str_add(out, "  left out: the loader (img/s is what it has to deliver), validation, checkpoints, the host's calls, what slows all GPUs of a machine (heat, power)\n");
+    str_format(out, "%-12s %-6s %7s %6s %9s %9s %10s %9s %8s %10s %9s %9s\n", "link", "sums", "GPUs", "batch", "step ms", "sums ms", "exposed ms", "img/s", "speed-up",
+               "efficiency", "of whole*", "DDP tool");
+}
+
+/* Does such a GPU have such a link? */
+static bool bench_fits(const bench_gpu *gpu, const bench_link *link) {
+    if (!gpu || bench_network(link)) return true;
+    return link->nvlink ? link->nvlink == gpu->nvlink : link->pcie <= gpu->pcie && (!link->peer || gpu->peer);
+}
+
+/* How sums are made over a link; false where they cannot be made as `sums` says. */
+static bool bench_way_of(const bench_link *link, const char *sums, yg_way *way) {
+    *way = link->way;
+    for (int i = 0; i < YOLO_COUNT(bench_ways); i++)
+        if (!strcmp(sums, bench_ways[i])) *way = (yg_way)i;
+    return *way == YG_BY_LIBRARY || (!bench_network(link) && (*way == YG_DIRECTLY ? link->peer : link->memory > 0));
+}
+
+static void bench_scale_link(bench_scale *s, const bench_link *link) {
+    const int each = bench_network(link) ? s->c->options->per_machine : 1;
+    bench_team team = {.link = link, .machines = 1};
+    if (!bench_way_of(link, s->c->options->sums, &team.way)) return;
+    for (int n = 2; n <= 8; n *= 2) {
+        team.size = n * each;
+        team.machines = bench_network(link) ? n : 1;
+        bench_scale_row(s, &team);
+    }
+}
+
+static void bench_scale_table(bench_scale *s) {
+    const char *wanted = s->c->options->link;
+    const bool all = !strcmp(wanted, "all");
+    bench_scale_head(s);
+    bench_scale_row(s, &(bench_team){.link = bench_links, .size = 1, .machines = 1});
+    for (int i = 0; i < BENCH_LINKS; i++)
+        if (all ? bench_fits(s->gpu, &bench_links[i]) : !strcmp(wanted, bench_links[i].name)) bench_scale_link(s, &bench_links[i]);
+    str_add(s->c->out, "* against one GPU that has the whole batch to itself, which larger batches let work faster; for that it may lack memory\n");
+}
+
+/* The GPU that is named; NULL: it is to be measured. */
+static yolo_status bench_find_gpu(const char *name, bool gpu_here, const bench_gpu **gpu, yolo_error *error) {
+    char names[300] = "auto, this";
+    *gpu = NULL;
+    if (!strcmp(name, "auto")) name = gpu_here ? "this" : "rtx4090";
+    if (!strcmp(name, "this")) return YOLO_OK;
+    for (int i = 0; i < YOLO_COUNT(bench_gpus); i++) {
+        const size_t length = strlen(names);
+        snprintf(names + length, sizeof names - length, ", %s", bench_gpus[i].name);
+        if (!strcmp(name, bench_gpus[i].name)) *gpu = &bench_gpus[i];
+    }
+    return *gpu ? YOLO_OK : err_set(error, YOLO_ERROR_USAGE, "gpu=%s: expected one of %s", name, names);
+}
+
+/* Is there such a link, and such a way to sum over it? */
+static yolo_status bench_check_link(const char *name, const char *sums, yolo_error *error) {
+    char names[300] = "all";
+    bool linked = false, summed = false;
+    for (int i = 0; i < BENCH_LINKS; i++) {
+        const size_t length = strlen(names);
+        const bool named = !strcmp(name, "all") || !strcmp(name, bench_links[i].name);
+        yg_way way;
+        snprintf(names + length, sizeof names - length, ", %s", bench_links[i].name);
+        linked |= named;
+        summed |= named && bench_way_of(&bench_links[i], sums, &way);
+    }
+    if (!linked) return err_set(error, YOLO_ERROR_USAGE, "link=%s: expected one of %s", name, names);
+    return summed ? YOLO_OK : err_set(error, YOLO_ERROR_USAGE, "sums=%s: gradients cannot be added up so over link=%s", sums, name);
+}
+
+static yolo_status bench_scaling(const bench_case *c, yolo_error *error) {
+    const net *net = &c->model->checkpoint.net;
+    bench_scale *s = mem_array(1, sizeof *s);
+    yg_device device;
+    const bool gpu_here = run_gpu_device(c->model->places.items[0], &device);
+    if (!s) return err_memory(error, sizeof *s);
+    s->c = c;
+    s->cost.backward = mem_array((uint64_t)net->op_count, sizeof *s->cost.backward);
+    s->bucket_count = grad_buckets(net, TR_BUCKET, s->buckets);
+    yolo_status status = s->cost.backward && s->bucket_count ? bench_find_gpu(c->options->gpu, gpu_here, &s->gpu, error) : err_memory(error, sizeof *s);
+    if (status == YOLO_OK) status = bench_check_link(c->options->link, c->options->sums, error);
+    s->name = s->gpu ? s->gpu->name : gpu_here ? device.name : "this machine's CPU";
+    if (status == YOLO_OK && s->gpu) bench_estimate(c, s->gpu, &s->cost);
+    if (status == YOLO_OK && !s->gpu) status = bench_measure_cost(c, &s->cost, error);
+    if (status == YOLO_OK) bench_scale_table(s);
+    mem_free(s->cost.backward);
+    mem_free(s);
+    return status;
+}
+
 yolo_status yolo_bench(yolo_model *model, yolo_bench_options options, char **text, yolo_error *error) {
     const int stride = model->checkpoint.net.max_stride, width = options.width ? options.width : options.imgsz;
     str out = {0};
     *text = NULL;
     if (options.imgsz < 1 || width < 1 || options.batch < 1 || options.batch > TR_MAX_BATCH || options.repeats < 1 || options.imgsz > 16384 || width > 16384)
         return err_set(error, YOLO_ERROR_USAGE, "bench: expected imgsz, width, batch and repeats of 1 or more, at most %d pictures and 16384 pixels", TR_MAX_BATCH);
-    if (options.train && width != options.imgsz) return err_set(error, YOLO_ERROR_USAGE, "bench: training is on squares; width=%d is for the forward pass", options.width);
+    if (options.scaling && (options.per_machine < 1 || options.per_machine > 16)) return err_set(error, YOLO_ERROR_USAGE, "bench: per_machine=%d: expected 1 to 16 GPUs", options.per_machine);
+    if ((options.train || options.scaling) && width != options.imgsz) return err_set(error, YOLO_ERROR_USAGE, "bench: training is on squares; width=%d is for the forward pass", options.width);
     const bench_case c = {.model = model, .options = &options, .out = &out, .n = options.batch, .h = (options.imgsz + stride - 1) / stride * stride,
                           .w = (width + stride - 1) / stride * stride};
-    yolo_status status = options.train ? bench_training(&c, error) : bench_forward(&c, error);
+    yolo_status status = options.scaling ? bench_scaling(&c, error) : options.train ? bench_training(&c, error) : bench_forward(&c, error);
     if (status == YOLO_OK && out.failed) status = err_memory(error, 1 << 16);
     if (status == YOLO_OK) *text = out.text;
     else str_free(&out);
@@ -26705,10 +27184,10 @@ typedef struct cli_values {
     yolo_train_options train;
     yolo_demo_options demo;
     yolo_export_options export;
-    const char *model, *source, *data, *out, *names, *split, *mode, *existing, *save_json, *device, *isa, *project, *name, *progress, *resume;
-    int imgsz, width, batch, max_det, repeats, line_width, threads, ranks, seed;
+    const char *model, *source, *data, *out, *names, *split, *mode, *existing, *save_json, *device, *isa, *project, *name, *progress, *resume, *gpu, *link, *sums;
+    int imgsz, width, batch, max_det, repeats, line_width, threads, ranks, seed, per_machine;
     double conf, iou, share;
-    bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, tune, train_step, verbose, alike;
+    bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, tune, train_step, verbose, alike, scaling;
     cli_classes classes;
 } cli_values;
 
@@ -26952,6 +27431,11 @@ static const cli_option cli_bench_options[] = {
     {"layers", CLI_BOOL, CLI_AT(layers), "false", 0, 0, "", "forward pass: a line an operator as well"},
     {"kernels", CLI_BOOL, CLI_AT(kernels), "false", 0, 0, "", "on a GPU: its peaks, and each kind of kernel beside them"},
     {"tune", CLI_BOOL, CLI_AT(tune), "false", 0, 0, "", "on a GPU: tiles of convolutions by measuring"},
+    {"scaling", CLI_BOOL, CLI_AT(scaling), "false", 0, 0, "", "predicts training steps on several GPUs, batch= on each"},
+    {"gpu", CLI_TEXT, CLI_AT(gpu), "auto", 0, 0, "this|rtx4090|h200|...", "of scaling: this = measured here; else estimated"},
+    {"link", CLI_TEXT, CLI_AT(link), "all", 0, 0, "nvlink4|pcie4-host|...", "of scaling: between the GPUs"},
+    {"sums", CLI_CHOICE, CLI_AT(sums), "auto", 0, 0, "auto|direct|host|nccl", "of scaling; auto: nccl, but host where no GPU reaches another"},
+    {"per_machine", CLI_WHOLE, CLI_AT(per_machine), "4", 1, 16, "GPUs", "of scaling: in each machine of an ethernet"},
     {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
     CLI_ROW_DEVICE,
     CLI_ROW_THREADS,
@@ -27567,6 +28051,7 @@ static yolo_status cli_bench(cli_run *run, const char *path, bool several, bool 
     snprintf(name, sizeof name, "%.*s", YOLO_MIN((int)strcspn(base, "."), 60), base);
     options.imgsz = v->imgsz, options.width = v->width, options.repeats = v->repeats;
     options.layers = v->layers, options.kernels = v->kernels, options.tune = v->tune, options.train = v->train_step;
+    options.scaling = v->scaling, options.gpu = v->gpu, options.link = v->link, options.sums = v->sums, options.per_machine = v->per_machine;
     options.data = *v->data ? v->data : NULL;
     options.optimizer = v->train.optimizer;
     options.name = several ? name : NULL;

@@ -358,6 +358,12 @@ typedef struct yolo_bench_options {
     bool kernels;            /* on a GPU: its measured peaks, and a line per kind of kernel beside them */
     bool tune;               /* on a GPU: the tiles of convolutions are measured first, the figures are those of the fastest, and a line
                                 is added for each convolution whose tile would have been another */
+    bool scaling;            /* what training steps would take on 1, 2, 4 and 8 GPUs, and on as many machines, `batch` pictures a GPU: predicted */
+    const char *gpu;         /* ... of such GPUs: "this" is measured on the model's device, "rtx4090" and others are estimated from their makers'
+                                figures; "auto" = this where the model is on a GPU, else rtx4090 */
+    const char *link;        /* ... over "nvlink4", "pcie4-peer", "pcie4-host", "ethernet10", ...; "all" = all that such a GPU may have */
+    const char *sums;        /* ... added up "direct", through "host" memory, by "nccl"; "auto" = as the program would */
+    int per_machine;         /* ... and as many GPUs in each machine of an ethernet, 1 to 16; 4 */
     bool heading;            /* the line above the figures; true */
     const char *name;        /* first column of the figures; NULL = none */
 } yolo_bench_options;
@@ -776,7 +782,9 @@ void yg_measure_peaks(yg_gpu *gpu, yg_type type, yg_peaks *peaks);
 
 /* ---- sums over several devices, K16 */
 
-enum { YG_RANKS = 16 };
+/* Of sums: bytes of pinned memory a slot and rank, bytes up to which everyone adds up all, and threads and blocks at most of a kernel:
+   the backward pass wants the multiprocessors, too. */
+enum { YG_RANKS = 16, YG_TEAM_SLOTS = 2, YG_TEAM_CHUNK = 4 << 20, YG_TEAM_SMALL = 32 << 10, YG_TEAM_THREADS = 512, YG_TEAM_BLOCKS = 32 };
 typedef struct yg_team yg_team;
 
 typedef enum yg_way {

@@ -240,6 +240,15 @@ def nccl_that_will_not_do():
 
 
 @test
+def bench_scaling():
+    done = yolo("bench", "scaling=true", "model=yolov8n.yaml", "batch=16", "link=pcie4-host", "gpu=rtx4090", "device=cpu")
+    says(done, "PREDICTED, not measured", "one GPU: rtx4090", "DDP tool")
+    assert len(re.findall(r"^pcie4-host +host +[248] ", done.out, re.M)) == 3, done.out
+    says(yolo("bench", "scaling=true", "model=yolov8n.yaml", "gpu=rtx", "device=cpu", status=2), "gpu=rtx: expected one of auto, this, rtx3090")
+    says(yolo("bench", "scaling=true", "model=yolov8n.yaml", "per_machine=0", "device=cpu", status=2), "per_machine")
+
+
+@test
 def results_that_cannot_be_written():
     if wine or not os.path.exists("/dev/full"):
         raise Skip("no /dev/full")

@@ -148,6 +148,23 @@ static void test_gpu_bench_tune(void) {
     }
 }
 
+/* The cost of a step is shared out over parts and operators, every one with a time of its own. */
+static void test_gpu_bench_scaling(void) {
+    yolo_error error = {0};
+    yolo_model *model = gpu_bench_model(&error);
+    yolo_bench_options o = gpu_bench_options(false);
+    o.repeats = 1;
+    CHECK_MSG(model != NULL, "%s", error.message);
+    const bench_case c = {.model = model, .options = &o, .n = 1, .h = 32, .w = 32};
+    const net *net = &model->checkpoint.net;
+    bench_cost cost = {.backward = mem_array((uint64_t)net->op_count, sizeof(double))};
+    CHECK_MSG(bench_measure_cost(&c, &cost, &error) == YOLO_OK, "%s", error.message);
+    CHECK(cost.before > 0 && cost.update > 0 && cost.multiprocessors > 0);
+    for (int i = 0; i < net->op_count; i++) CHECK_MSG(net->ops[i].kind != NET_CONV || cost.backward[i] > 0, "operator %d: %g", i, cost.backward[i]);
+    mem_free(cost.backward);
+    yolo_model_close(model);
+}
+
 #ifdef TEST_EMULATED
 /* Every call of CUDA fails once: a sentence, nothing left on the device. */
 static void test_gpu_bench_faults(void) {
@@ -187,6 +204,7 @@ static const test_case tests_gpu_bench[] = {
     {"peaks", "copies and products of each type have a peak", test_gpu_peaks},
     {"forward", "passes, operators and kinds of kernels have lines", test_gpu_bench_forward},
     {"steps", "training steps on drawn and on decoded pictures; the model stays", test_gpu_bench_train},
+    {"scaling", "what a step costs, part by part and operator by operator", test_gpu_bench_scaling},
     {"tune", "tiles by measuring: a sum, a line where the tile is not the rule's", test_gpu_bench_tune},
 #ifdef TEST_EMULATED
     {"faults", "calls that fail: a sentence, nothing left behind", test_gpu_bench_faults},

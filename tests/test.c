@@ -138,6 +138,7 @@ static const test_case tests_planted[] = {
 #include "test_train.c"
 #include "test_ranks.c"
 #include "test_onnx.c"
+#include "test_scale.c"
 #include "test_img.c"
 #include "test_plot.c"
 #include "test_faults.c"
@@ -180,6 +181,7 @@ static const test_area test_areas[] = {
     {"train", tests_train, YOLO_COUNT(tests_train)},
     {"ranks", tests_ranks, YOLO_COUNT(tests_ranks)},
     {"onnx", tests_onnx, YOLO_COUNT(tests_onnx)},
+    {"scale", tests_scale, YOLO_COUNT(tests_scale)},
     {"img", tests_img, YOLO_COUNT(tests_img)},
     {"plot", tests_plot, YOLO_COUNT(tests_plot)},
     {"faults", tests_faults, YOLO_COUNT(tests_faults)},

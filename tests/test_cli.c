@@ -192,7 +192,8 @@ static void test_cli_defaults(void) {
     yolo_bench_options bench = yolo_bench_defaults();
     CHECK(v->imgsz == bench.imgsz && v->width == bench.width && v->classes.count == 1 && v->classes.ids[0] == bench.batch && v->repeats == bench.repeats &&
           v->layers == bench.layers && v->kernels == bench.kernels && v->tune == bench.tune && v->train_step == bench.train && !*v->data && !bench.data &&
-          !strcmp(v->train.optimizer, bench.optimizer));
+          !strcmp(v->train.optimizer, bench.optimizer) && v->scaling == bench.scaling && !strcmp(v->gpu, bench.gpu) && !strcmp(v->link, bench.link) &&
+          !strcmp(v->sums, bench.sums) && v->per_machine == bench.per_machine);
     yolo_open_options open = yolo_open_defaults();
     CHECK(v->threads == open.threads && (!open.device || !strcmp(v->device, open.device)) && (!open.isa || !strcmp(v->isa, open.isa)));
 }
