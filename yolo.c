@@ -674,6 +674,19 @@ static yolo_status err_set(yolo_error *error, yolo_status status, const char *fo
     return status;
 }
 
+/* Makes of what *error says a warning: all went well, but for that. */
+static yolo_status err_warn(yolo_error *error) {
+    if (error) error->status = YOLO_OK;
+    return YOLO_OK;
+}
+
+/* Nothing happened yet: a message that is there afterwards is a failure's or, with YOLO_OK, a warning. */
+static void err_clear(yolo_error *error) {
+    if (!error) return;
+    error->status = YOLO_OK;
+    error->message[0] = 0;
+}
+
 /* "PATH: VERB: reason of the operating system". Call it before anything else touches errno. */
 static yolo_status err_os(yolo_error *error, const char *path, const char *verb) {
     char reason[256];
@@ -2826,13 +2839,14 @@ static yolo_status codec_jpeg_frame(codec_file *file, int marker, cur segment, c
     return status;
 }
 
-/* The next marker that matters and its segment, behind whatever entropy-coded data lies before it; 0 when the file ends. */
+/* The next marker that matters and its segment, behind whatever entropy-coded data lies before it. 0 when the file ends: then
+   *segment is empty and lies where what is whole ends. */
 static int codec_jpeg_next(cur *c, cur *segment) {
     int marker = 0;
-    *segment = cur_make(NULL, 0);
     while (!c->failed && (marker == 0 || marker == 1 || (marker >= 0xd0 && marker <= 0xd8))) { /* data, restarts, starts */
         const uint8_t *found = c->at < c->size ? memchr(c->bytes + c->at, 0xff, c->size - c->at) : NULL;
         c->at = found ? (size_t)(found - c->bytes) : c->size;
+        *segment = cur_make(c->bytes + c->at, 0);
         for (marker = 0xff; marker == 0xff && !c->failed;) marker = (int)cur_be(c, 1);
     }
     if (marker == 0xd9 || c->failed) return c->failed ? 0 : marker;
@@ -2859,7 +2873,6 @@ static bool codec_jpeg_codes_fit(cur segment) {
 /* Walks the segments up to the first scan. */
 static yolo_status codec_jpeg_header(codec_file *file, codec_header *header, yolo_error *error) {
     cur *c = &file->bytes, segment;
-    bool adobe = false;
     cur_seek(c, 2);
     for (int marker = 0; marker != 0xda;) {
         marker = codec_jpeg_next(c, &segment);
@@ -2873,11 +2886,8 @@ static yolo_status codec_jpeg_header(codec_file *file, codec_header *header, yol
             if (status != YOLO_OK) return status;
         } else if (marker == 0xe1 && segment.size > 6 && !memcmp(segment.bytes, "Exif\0\0", 6))
             header->orientation = codec_exif_orientation(segment.bytes + 6, segment.size - 6);
-        else if (marker == 0xee && segment.size >= 12 && !memcmp(segment.bytes, "Adobe", 5)) adobe = true;
     }
     if (!header->width) return codec_damaged(file, error, "JPEG scan before its frame header");
-    if (header->channels == 4 && !adobe)
-        return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: CMYK JPEG without Adobe's marker is not supported; convert it to RGB", file->path);
     return YOLO_OK;
 }
 
@@ -2892,8 +2902,8 @@ static yolo_status codec_take_stb(const codec_file *file, int width, int height,
     return YOLO_OK;
 }
 
-/* The three loops of a JPEG whose rounding is seen in the pixels, as libjpeg does them, because ultralytics' pixels come
-   from there: stb's own differ by up to 3 levels, which moves scores in the third digit. The rest is stb's. */
+/* The loops of a JPEG whose rounding is seen in the pixels, as libjpeg does them, because ultralytics' pixels come from there:
+   stb's own differ by up to 3 levels, which moves scores in the third digit. stb reads headers, tables and blocks. */
 
 /* One dimension of the inverse DCT (Loeffler, Ligtenberg, Moschytz 1989; 13-bit constants of libjpeg's jidctint.c) of all
    eight columns; the result is transposed, so that two calls make the whole. Sums wrap and results saturate to 16 bits,
@@ -2940,9 +2950,8 @@ static void codec_jpeg_colour(stbi_uc *out, const stbi_uc *y, const stbi_uc *blu
 
 /* A row of twice the width between two rows of chroma, weights 9 3 3 1, rounded down and up in turn; two columns or
    fewer are repeated. jdsample.c h2v2_fancy_upsample, h2v2_upsample */
-static stbi_uc *codec_jpeg_upsample(stbi_uc *out, stbi_uc *near_row, stbi_uc *far_row, int width, int unused) {
+static const uint8_t *codec_jpeg_upsample(uint8_t *out, const uint8_t *near_row, const uint8_t *far_row, int width) {
     int before = 0, here = 3 * near_row[0] + far_row[0];
-    (void)unused;
     for (int i = 0; width <= 2 && i < 2 * width; i++) out[i] = near_row[i / 2];
     if (width <= 2) return out;
     for (int i = 0; i < width; i++) {
@@ -2955,45 +2964,199 @@ static stbi_uc *codec_jpeg_upsample(stbi_uc *out, stbi_uc *near_row, stbi_uc *fa
     return out;
 }
 
-/* stb's decoder of a JPEG, with the loops above, at the beginning of `bytes`; NULL when memory runs out. */
-static stbi__jpeg *codec_jpeg_open(const cur *bytes, stbi__context *source) {
-    stbi__jpeg *decoder = mem_array(1, sizeof *decoder);
-    if (!decoder) return NULL;
-    stbi__start_mem(source, bytes->bytes, (int)bytes->size);
-    source->img_n = 0;
-    decoder->s = source;
-    stbi__setup_jpeg(decoder);
-    decoder->idct_block_kernel = codec_jpeg_idct;
-    decoder->YCbCr_to_RGB_kernel = codec_jpeg_colour;
-    decoder->resample_row_hv_2_kernel = codec_jpeg_upsample;
-    return decoder;
-}
-
-/* What stbi_load_from_memory does for a JPEG; NULL and stb's reason on failure. */
-static uint8_t *codec_jpeg_decode(const cur *bytes, int *width, int *height) {
-    stbi__context source;
-    stbi__jpeg *decoder = codec_jpeg_open(bytes, &source);
-    int channels;
-    if (!decoder) {
-        stbi__err("outofmem", "Out of memory");
-        return NULL;
+/* A row of twice the width, weights 3 1, rounded down and up in turn; two columns or fewer are repeated. jdsample.c h2v1_fancy_upsample */
+static void codec_jpeg_widen(uint8_t *out, const uint8_t *in, int width) {
+    for (int i = 0; i < width; i++) {
+        int before = in[YOLO_MAX(i - 1, 0)], after = in[YOLO_MIN(i + 1, width - 1)];
+        out[2 * i] = (uint8_t)(width > 2 ? (3 * in[i] + before + 1) >> 2 : in[i]);
+        out[2 * i + 1] = (uint8_t)(width > 2 ? (3 * in[i] + after + 2) >> 2 : in[i]);
     }
-    uint8_t *pixels = load_jpeg_image(decoder, width, height, &channels, 3);
-    mem_free(decoder);
-    return pixels;
 }
 
-enum { CODEC_MAX_SCANS = 100 };
+/* Row y of a component in full width, in `line` or where it lies. */
+static const uint8_t *codec_jpeg_row(const stbi__jpeg *j, int component, int y, uint8_t *line) {
+    int across = j->img_h_max / j->img_comp[component].h, down = j->img_v_max / j->img_comp[component].v;
+    int width = ((int)j->s->img_x + across - 1) / across, stride = j->img_comp[component].w2, at = y / down;
+    uint8_t *row = j->img_comp[component].data + (size_t)at * (size_t)stride;
+    int other = YOLO_CLAMP(at + (y % 2 ? 1 : -1), 0, j->img_comp[component].y - 1);
+    uint8_t *beside = j->img_comp[component].data + (size_t)other * (size_t)stride;
+    if (across == 1 && down == 1) return row;
+    if (across == 2 && down == 2) return codec_jpeg_upsample(line, row, beside, width);
+    if (across == 2 && down == 1) codec_jpeg_widen(line, row, width);
+    else if (across == 1 && down == 2) for (int x = 0; x < width; x++) line[x] = (uint8_t)((3 * row[x] + beside[x] + 1 + y % 2) >> 2);
+    else for (int x = 0; x < width * across; x++) line[x] = row[x / across];
+    return line;
+}
 
-/* A small file that claims a huge picture is refused before memory is taken for it; so is one of endless scans, each of
-   which costs the time of a whole picture, and one whose end is missing, because what follows would be made up. */
-static yolo_status codec_jpeg_check(codec_file *file, const codec_header *header, yolo_error *error) {
+
+/* ---- JPEG: scans ---- */
+
+/* A JPEG being decoded. The file's own bytes end at `end`; where it is cut short, zeros follow, more than a block can take, and an end
+   marker. `rows` of pixels are whole in the scan at hand. */
+typedef struct codec_jpeg {
+    stbi__jpeg stb;
+    stbi__context source;
+    const uint8_t *end;
+    bool over; /* the data ended before the scan did */
+    int scans, rows;
+} codec_jpeg;
+
+enum { CODEC_MAX_SCANS = 100, CODEC_JPEG_PAD = 1 << 15 };
+
+static void codec_jpeg_open(codec_jpeg *d, const uint8_t *bytes, size_t size, size_t own) {
+    *d = (codec_jpeg){.end = bytes + own};
+    stbi__start_mem(&d->source, bytes, (int)size);
+    d->stb.s = &d->source;
+    stbi__setup_jpeg(&d->stb);
+    d->stb.idct_block_kernel = codec_jpeg_idct;
+}
+
+/* Block x, y of a component, from the data. */
+static bool codec_jpeg_block(stbi__jpeg *j, int n, int x, int y) {
+    stbi__huffman *means = &j->huff_dc[j->img_comp[n].hd], *rest = &j->huff_ac[j->img_comp[n].ha];
+    stbi__int16 *fast = j->fast_ac[j->img_comp[n].ha];
+    if (j->progressive) {
+        short *coefficients = j->img_comp[n].coeff + 64 * (x + (ptrdiff_t)y * j->img_comp[n].coeff_w);
+        return j->spec_start ? stbi__jpeg_decode_block_prog_ac(j, coefficients, rest, fast) : stbi__jpeg_decode_block_prog_dc(j, coefficients, means, n);
+    }
+    short data[64];
+    if (!stbi__jpeg_decode_block(j, data, means, rest, fast, n, j->dequant[j->img_comp[n].tq])) return false;
+    codec_jpeg_idct(j->img_comp[n].data + ((ptrdiff_t)y * j->img_comp[n].w2 + x) * 8, j->img_comp[n].w2, data);
+    return true;
+}
+
+/* Have more bits been used than the file has? */
+static bool codec_jpeg_over(const codec_jpeg *d) {
+    ptrdiff_t behind = d->source.img_buffer - d->end;
+    return behind > 0 && 8 * behind > d->stb.code_bits;
+}
+
+/* Behind the last block of a restart interval. False where no restart follows. */
+static bool codec_jpeg_restart(stbi__jpeg *j) {
+    if (j->code_bits < 24) stbi__grow_buffer_unsafe(j);
+    if (!STBI__RESTART(j->marker)) return false;
+    stbi__jpeg_reset(j);
+    return true;
+}
+
+/* A scan: of one component its blocks, of several by groups that cover the same pixels. False where the data are damaged. */
+static bool codec_jpeg_scan(codec_jpeg *d) {
+    stbi__jpeg *j = &d->stb;
+    bool single = j->scan_n == 1;
+    int first = j->order[0], height = 8 * j->img_v_max / (single ? j->img_comp[first].v : 1);
+    int across = single ? (j->img_comp[first].x + 7) >> 3 : j->img_mcu_x, down = single ? (j->img_comp[first].y + 7) >> 3 : j->img_mcu_y;
+    if (j->progressive && !single && j->spec_start) return stbi__err("can't merge dc and ac", "Corrupt JPEG");
+    stbi__jpeg_reset(j);
+    d->scans++;
+    for (int y = 0; y < down; y++)
+        for (int x = 0; x < across; x++) {
+            d->rows = y * height;
+            for (int k = 0; k < j->scan_n; k++) {
+                int n = j->order[k], h = single ? 1 : j->img_comp[n].h, v = single ? 1 : j->img_comp[n].v;
+                for (int i = 0; i < h * v; i++)
+                    if (!codec_jpeg_block(j, n, x * h + i % h, y * v + i / h)) return d->over = codec_jpeg_over(d);
+            }
+            if ((d->over = codec_jpeg_over(d))) return true;
+            if (--j->todo > 0 || (y == down - 1 && x == across - 1)) continue;
+            if ((d->over = !codec_jpeg_restart(j))) return true;
+        }
+    d->rows = (int)j->s->img_y;
+    return true;
+}
+
+/* Goes on behind the next marker where a scan's data did not end with one. */
+static void codec_jpeg_seek(stbi__jpeg *j) {
+    while (j->marker == STBI__MARKER_none && !stbi__at_eof(j->s))
+        if (stbi__get8(j->s) == 0xff) j->marker = stbi__get8(j->s);
+}
+
+/* All scans, into the planes of the components; what no data tell is gray. False where stb says what is wrong. */
+static bool codec_jpeg_scans(codec_jpeg *d) {
+    stbi__jpeg *j = &d->stb;
+    if (!stbi__decode_jpeg_header(j, STBI__SCAN_load)) return false;
+    for (int n = 0; n < d->source.img_n; n++) memset(j->img_comp[n].data, 128, (size_t)j->img_comp[n].w2 * (size_t)j->img_comp[n].h2);
+    for (int marker = stbi__get_marker(j); !stbi__EOI(marker) && !d->over; marker = stbi__get_marker(j)) {
+        if (stbi__SOS(marker)) {
+            if (!stbi__process_scan_header(j) || !codec_jpeg_scan(d)) return false;
+            codec_jpeg_seek(j);
+        } else if (stbi__DNL(marker)) stbi__skip(j->s, stbi__get16be(j->s) - 2); /* the height stood in the frame header */
+        else if (!stbi__process_marker(j, marker)) return false;
+    }
+    stbi__jpeg_finish(j);
+    return true;
+}
+
+/* Decodes the file into d, which the caller frees by codec_jpeg_close on error too. `own`: the bytes of it that are whole. */
+static yolo_status codec_jpeg_decode(codec_jpeg *d, const codec_file *file, const uint8_t *bytes, size_t size, size_t own, yolo_error *error) {
+    codec_jpeg_open(d, bytes, size, own);
+    stbi__jpeg *j = &d->stb;
+    if (!codec_jpeg_scans(d)) return codec_take_stb(file, (int)d->source.img_x, (int)d->source.img_y, NULL, NULL, error);
+    for (int c = 0; c < d->source.img_n; c++)
+        if (j->img_h_max % j->img_comp[c].h || j->img_v_max % j->img_comp[c].v)
+            return codec_damaged(file, error, "JPEG whose components are not subsampled by whole numbers");
+    return YOLO_OK;
+}
+
+static void codec_jpeg_close(codec_jpeg *d) {
+    stbi__cleanup_jpeg(&d->stb);
+    mem_free(d);
+}
+
+/* ---- JPEG: colours ---- */
+
+/* Inks of a row, 255 = none, over black as OpenCV mixes them. Adobe's programs store them so; others, 255 = full. */
+static void codec_jpeg_inks(uint8_t *out, const uint8_t *const rows[4], int width, int flip) {
+    for (int x = 0; x < width; x++, out += 3)
+        for (int c = 0, black = rows[3][x] ^ flip; c < 3; c++) out[c] = (uint8_t)(black - ((255 - (rows[c][x] ^ flip)) * black >> 8));
+}
+
+/* A row of components to RGB. `turned` has room for a row. Which colours they are, is libjpeg's choice (jdapimin.c). */
+static void codec_jpeg_rgb(const stbi__jpeg *j, uint8_t *out, const uint8_t *const rows[4], int width, uint8_t *turned) {
+    int count = j->s->img_n, adobe = j->app14_color_transform; /* -1 without Adobe's marker */
+    bool rgb = count == 3 && !j->jfif && (adobe < 0 ? j->rgb == 3 : adobe == 0);
+    if (count == 1 || rgb)
+        for (int x = 0; x < width; x++, out += 3) out[0] = rows[0][x], out[1] = rows[rgb][x], out[2] = rows[2 * rgb][x];
+    else if (count == 3) codec_jpeg_colour(out, rows[0], rows[1], rows[2], width, 3);
+    else if (adobe <= 0) codec_jpeg_inks(out, rows, width, adobe < 0 ? 255 : 0);
+    else { /* the inks, but for black, as YCbCr of what is left of the light */
+        codec_jpeg_colour(out, rows[0], rows[1], rows[2], width, 3);
+        for (int c = 0; c < 3; c++)
+            for (int x = 0; x < width; x++) turned[c * width + x] = (uint8_t)(255 - out[3 * x + c]);
+        codec_jpeg_inks(out, (const uint8_t *[]){turned, turned + width, turned + 2 * width, rows[3]}, width, 0);
+    }
+}
+
+static yolo_status codec_jpeg_put(const codec_jpeg *d, yolo_image *image, yolo_error *error) {
+    const stbi__jpeg *j = &d->stb;
+    int width = (int)d->source.img_x, height = (int)d->source.img_y;
+    size_t line = (size_t)width + 16;
+    uint8_t *lines = mem_array(7, line);
+    *image = (yolo_image){mem_alloc((size_t)width * (size_t)height * 3), width, height};
+    for (int y = 0; lines && image->pixels && y < height; y++) {
+        const uint8_t *rows[4];
+        for (int c = 0; c < d->source.img_n; c++) rows[c] = codec_jpeg_row(j, c, y, lines + (size_t)c * line);
+        codec_jpeg_rgb(j, image->pixels + (size_t)y * (size_t)width * 3, rows, width, lines + 4 * line);
+    }
+    bool good = lines && image->pixels;
+    mem_free(lines);
+    return good ? YOLO_OK : err_memory(error, (uint64_t)width * (uint64_t)height * 3);
+}
+
+/* ---- JPEG: files ---- */
+
+/* A small file that claims a huge picture is refused before memory is taken for it; so is one of endless scans, each of which costs the
+   time of a whole picture. *own becomes the bytes that are whole, fewer than the file has where its end is missing. */
+static yolo_status codec_jpeg_check(codec_file *file, const codec_header *header, size_t *own, yolo_error *error) {
     cur *c = &file->bytes, segment;
-    if (header->least > c->size)
+    *own = c->size;
+    if (header->least / 2 > c->size) /* half of the rows may be missing */
         return codec_damaged(file, error, "%d x %d pixels claimed, too many for a file of this size", header->width, header->height);
     for (int marker = 0, scans = 1; marker != 0xd9;) {
         marker = codec_jpeg_next(c, &segment);
-        if (!marker) return codec_damaged(file, error, "JPEG is cut short: no end marker");
+        if (!marker) {
+            *own = (size_t)(segment.bytes - c->bytes);
+            return YOLO_OK;
+        }
         if (marker == 0xda && ++scans > CODEC_MAX_SCANS) return codec_damaged(file, error, "JPEG of more than %d scans", CODEC_MAX_SCANS);
         if (marker == 0xc4 && !codec_jpeg_codes_fit(segment))
             return codec_damaged(file, error, "damaged JPEG Huffman table");
@@ -3001,12 +3164,39 @@ static yolo_status codec_jpeg_check(codec_file *file, const codec_header *header
     return YOLO_OK;
 }
 
+/* Tells that of a picture's rows only so many are there; YOLO_OK where these are enough to go on with, and then as a warning. */
+static yolo_status codec_cut(codec_file *file, const char *name, int rows, int height, yolo_error *error) {
+    cur_seek(&file->bytes, file->bytes.size);
+    yolo_status status = codec_damaged(file, error, "%s is cut short: %d of %d rows are there%s", name, rows, height,
+                                       rows < height - height / 2 ? ", expected at least half" : "");
+    return rows < height - height / 2 ? status : err_warn(error);
+}
+
+/* The bytes that are whole, then zeros and an end marker. */
+static uint8_t *codec_jpeg_pad(const cur *bytes, size_t own, size_t *size) {
+    *size = own + CODEC_JPEG_PAD + 2;
+    uint8_t *padded = mem_array(*size, 1);
+    if (!padded) return NULL;
+    memcpy(padded, bytes->bytes, own);
+    padded[*size - 2] = 0xff;
+    padded[*size - 1] = 0xd9;
+    return padded;
+}
+
 static yolo_status codec_jpeg_load(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error) {
-    yolo_status status = codec_jpeg_check(file, header, error);
+    size_t own, size = file->bytes.size;
+    yolo_status status = codec_jpeg_check(file, header, &own, error);
     if (status != YOLO_OK) return status;
-    int width = 0, height = 0;
-    uint8_t *pixels = codec_jpeg_decode(&file->bytes, &width, &height);
-    return codec_take_stb(file, width, height, pixels, image, error);
+    bool cut = file->bytes.failed;
+    uint8_t *padded = cut ? codec_jpeg_pad(&file->bytes, own, &size) : NULL;
+    codec_jpeg *d = mem_array(1, sizeof *d);
+    if (!d || (cut && !padded)) status = err_memory(error, size);
+    if (status == YOLO_OK) status = codec_jpeg_decode(d, file, cut ? padded : file->bytes.bytes, size, own, error);
+    if (status == YOLO_OK) status = codec_jpeg_put(d, image, error);
+    if (status == YOLO_OK && (cut || d->over)) status = codec_cut(file, "JPEG", d->scans > 1 ? header->height : d->rows, header->height, error);
+    if (d) codec_jpeg_close(d);
+    mem_free(padded);
+    return status;
 }
 
 /* Walks the chunks up to the first IDAT. */
@@ -3044,7 +3234,7 @@ static yolo_status codec_png_header(codec_file *file, codec_header *header, yolo
     return status;
 }
 
-/* The compressed data of all IDAT chunks, joined; *palette is the PLTE chunk's, or NULL. */
+/* The compressed data of all IDAT chunks, joined, as far as the file goes; *palette is the PLTE chunk's, or NULL. */
 static yolo_status codec_png_gather(codec_file *file, uint8_t **joined, size_t *size, const uint8_t **palette, int *colours, yolo_error *error) {
     cur *c = &file->bytes;
     *size = 0;
@@ -3055,17 +3245,17 @@ static yolo_status codec_png_gather(codec_file *file, uint8_t **joined, size_t *
     cur_seek(c, 33);
     for (;;) {
         uint64_t length = cur_be(c, 4), type = cur_be(c, 4);
-        const uint8_t *chunk = cur_take(c, length);
+        const uint8_t *chunk = c->bytes + c->at;
+        if (!cur_take(c, length)) length = c->size - c->at;
         cur_take(c, 4);
-        if (c->failed) return codec_damaged(file, error, "PNG is cut short");
-        if (type == 0x49454e44) return YOLO_OK;
-        if (type == 0x504c5445) {
+        if (type == 0x504c5445 && !c->failed) {
             *palette = chunk;
             *colours = (int)YOLO_MIN(length / 3, 256);
         } else if (type == 0x49444154) {
             memcpy(*joined + *size, chunk, (size_t)length);
             *size += (size_t)length;
         }
+        if (c->failed || type == 0x49454e44) return YOLO_OK;
     }
 }
 
@@ -3151,6 +3341,22 @@ static yolo_status codec_png_rows(const codec_file *file, const codec_header *he
     return YOLO_OK;
 }
 
+enum { CODEC_PNG_LONGEST = 258 }; /* a copy: what the last of a stream that was cut made, may be made up */
+
+/* Inflates the rows, and returns how many there are; fewer than all only of a file that was cut short, and none where it is interlaced. A
+   row that was not begun keeps a filter that there is not. */
+static int codec_png_inflate(const codec_file *file, const codec_header *header, uint8_t *raw, size_t size, const uint8_t *packed, size_t packed_size) {
+    size_t row = codec_png_row(header, header->width) + 1;
+    if (file->bytes.failed) memset(raw, 255, size);
+    stbi__err("damaged Deflate data", "Corrupt PNG"); /* where stb says nothing of its own */
+    int got = stbi_zlib_decode_buffer((char *)raw, (int)size, (const char *)packed, (int)packed_size);
+    if (got == (int)size) return header->height;
+    if (got >= 0) stbi__err("fewer rows than the picture has", "Corrupt PNG");
+    int begun = 0, unsure = 1 + (int)((CODEC_PNG_LONGEST + row - 1) / row);
+    while (file->bytes.failed && !header->interlaced && begun < header->height && raw[(size_t)begun * row] != 255) begun++;
+    return YOLO_MAX(begun - unsure, 0);
+}
+
 static yolo_status codec_png_load(codec_file *file, const codec_header *header, yolo_image *image, yolo_error *error) {
     uint64_t size = 0;
     for (int pass = header->interlaced ? 0 : -1; pass < (header->interlaced ? 7 : 0); pass++) {
@@ -3167,19 +3373,21 @@ static yolo_status codec_png_load(codec_file *file, const codec_header *header, 
     image->width = header->width;
     image->height = header->height;
     if (status == YOLO_OK && header->colour == 3 && !palette) status = codec_damaged(file, error, "PNG without its palette");
-    if (status == YOLO_OK && size / 1040 > packed) /* deflate packs 1032 to 1 at the very best */
+    if (status == YOLO_OK && size / 2080 > packed) /* deflate packs 1032 to 1 at the very best, and half may be missing */
         status = codec_damaged(file, error, "%d x %d pixels claimed, too many for %llu bytes of data", header->width,
                                header->height, (unsigned long long)packed);
     if (status == YOLO_OK && (!(raw = mem_alloc((size_t)size)) ||
                               !(image->pixels = mem_alloc((size_t)header->width * (size_t)header->height * 3))))
         status = err_memory(error, size + (uint64_t)header->width * (uint64_t)header->height * 3);
     if (status == YOLO_OK) {
-        int got = stbi_zlib_decode_buffer((char *)raw, (int)size, (const char *)joined, (int)packed);
-        if (got != (int)size)
-            status = err_set(error, YOLO_ERROR_FORMAT, "%s: damaged PNG data: %s", file->path,
-                             got < 0 ? stbi_failure_reason() : "fewer rows than the picture has");
+        codec_header part = *header;
+        part.height = codec_png_inflate(file, header, raw, (size_t)size, joined, packed);
+        size_t row = (size_t)header->width * 3;
+        memset(image->pixels + (size_t)part.height * row, 128, (size_t)(header->height - part.height) * row);
+        if (part.height) status = codec_png_rows(file, &part, raw, palette, colours, image, error);
+        if (file->bytes.failed && status == YOLO_OK) status = codec_cut(file, "PNG", part.height, header->height, error);
+        else if (!part.height) status = codec_take_stb(file, header->width, header->height, NULL, image, error);
     }
-    if (status == YOLO_OK) status = codec_png_rows(file, header, raw, palette, colours, image, error);
     mem_free(joined);
     mem_free(raw);
     return status;
@@ -5283,10 +5491,9 @@ static bool tif_unpack_fax(const tif_picture *t, tif_stream *s) {
 
 /* ---- TIFF: JPEG ---- */
 
-/* The tables all strips share, then the strip's own stream, as one file. Adobe's marker is there for the header's check alone: what the
-   components are, the directory says. */
+/* The tables all strips share, then the strip's own stream, as one file. */
 static uint8_t *tif_jpeg_join(const tif_picture *t, const tif_stream *s, size_t *size) {
-    static const uint8_t start[] = {0xff, 0xd8, 0xff, 0xee, 0, 14, 'A', 'd', 'o', 'b', 'e', 0, 100, 0, 0, 0, 0, 0};
+    static const uint8_t start[] = {0xff, 0xd8};
     const tif_field *tables = &t->fields[TIF_JPEG_TABLES];
     const uint8_t *shared = t->file->bytes.bytes + tables->at;
     size_t shared_size = tif_type_sizes[tables->type] == 1 && tables->count >= 4 ? (size_t)tables->count - 4 : 0; /* without its start and end */
@@ -5299,31 +5506,7 @@ static uint8_t *tif_jpeg_join(const tif_picture *t, const tif_stream *s, size_t 
     return joined;
 }
 
-/* A row of twice the width, weights 3 1, rounded down and up in turn; two columns or fewer are repeated. jdsample.c h2v1_fancy_upsample */
-static void tif_jpeg_widen(uint8_t *out, const uint8_t *in, int width) {
-    for (int i = 0; i < width; i++) {
-        int before = in[YOLO_MAX(i - 1, 0)], after = in[YOLO_MIN(i + 1, width - 1)];
-        out[2 * i] = (uint8_t)(width > 2 ? (3 * in[i] + before + 1) >> 2 : in[i]);
-        out[2 * i + 1] = (uint8_t)(width > 2 ? (3 * in[i] + after + 2) >> 2 : in[i]);
-    }
-}
-
-/* Row y of a component in full width, in `line` or where it lies. */
-static const uint8_t *tif_jpeg_row(const stbi__jpeg *j, int component, int y, uint8_t *line) {
-    int across = j->img_h_max / j->img_comp[component].h, down = j->img_v_max / j->img_comp[component].v;
-    int width = ((int)j->s->img_x + across - 1) / across, stride = j->img_comp[component].w2, at = y / down;
-    uint8_t *row = j->img_comp[component].data + (size_t)at * (size_t)stride;
-    int other = YOLO_CLAMP(at + (y % 2 ? 1 : -1), 0, j->img_comp[component].y - 1);
-    uint8_t *beside = j->img_comp[component].data + (size_t)other * (size_t)stride;
-    if (across == 1 && down == 1) return row;
-    if (across == 2 && down == 2) return codec_jpeg_upsample(line, row, beside, width, 2);
-    if (across == 2 && down == 1) tif_jpeg_widen(line, row, width);
-    else if (across == 1 && down == 2) for (int x = 0; x < width; x++) line[x] = (uint8_t)((3 * row[x] + beside[x] + 1 + y % 2) >> 2);
-    else for (int x = 0; x < width * across; x++) line[x] = row[x / across];
-    return line;
-}
-
-/* The samples of a decoded stream, as rows of a chunk; YCbCr becomes RGB. */
+/* The samples of a decoded stream, as rows of a chunk; what they are, the directory says; YCbCr becomes RGB. */
 static bool tif_jpeg_rows(const tif_picture *t, tif_stream *s, const stbi__jpeg *j) {
     size_t line = (size_t)t->chunk_width + 16;
     uint8_t *lines = mem_array(4, line);
@@ -5331,7 +5514,7 @@ static bool tif_jpeg_rows(const tif_picture *t, tif_stream *s, const stbi__jpeg 
     for (int y = 0; lines && s->made < s->wanted; y++, s->made += t->row_size) {
         const uint8_t *rows[4];
         uint8_t *out = s->out + s->made;
-        for (int c = 0; c < count; c++) rows[c] = tif_jpeg_row(j, c, y, lines + (size_t)c * line);
+        for (int c = 0; c < count; c++) rows[c] = codec_jpeg_row(j, c, y, lines + (size_t)c * line);
         if (t->photometric == TIF_YCC && count == 3) codec_jpeg_colour(out, rows[0], rows[1], rows[2], t->chunk_width, 3);
         else
             for (int x = 0; x < t->chunk_width; x++)
@@ -5344,22 +5527,20 @@ static bool tif_jpeg_rows(const tif_picture *t, tif_stream *s, const stbi__jpeg 
 static yolo_status tif_jpeg_decode(const tif_picture *t, tif_stream *s, codec_file *joined, yolo_error *error) {
     codec_header header = {.orientation = 1};
     yolo_status status = codec_jpeg_header(joined, &header, error);
-    if (status == YOLO_OK) status = codec_jpeg_check(joined, &header, error);
+    size_t own;
+    if (status == YOLO_OK) status = codec_jpeg_check(joined, &header, &own, error);
+    if (status == YOLO_OK && joined->bytes.failed) status = codec_damaged(joined, error, "JPEG is cut short: no end marker");
     if (status != YOLO_OK) return status;
     int rows = (int)(s->wanted / t->row_size);
     if (header.width != t->chunk_width || header.height < rows || header.height > YOLO_MAX(t->chunk_height, rows) || header.channels != (t->planar ? 1 : t->samples))
         return codec_damaged(joined, error, "JPEG of %d x %d pixels of %d samples, expected %d x %d of %d", header.width, header.height, header.channels,
                              t->chunk_width, rows, t->planar ? 1 : t->samples);
-    stbi__context source;
-    stbi__jpeg *j = codec_jpeg_open(&joined->bytes, &source);
-    if (!j) return err_memory(error, sizeof *j);
-    bool good = stbi__decode_jpeg_image(j), divisible = true;
-    for (int c = 0; good && c < source.img_n; c++) divisible &= !(j->img_h_max % j->img_comp[c].h) && !(j->img_v_max % j->img_comp[c].v);
-    if (!good) status = codec_take_stb(joined, header.width, header.height, NULL, NULL, error);
-    else if (!divisible) status = codec_damaged(joined, error, "JPEG whose components are not subsampled by whole numbers");
-    else if (!tif_jpeg_rows(t, s, j)) status = err_memory(error, 4 * (uint64_t)t->chunk_width);
-    stbi__cleanup_jpeg(j);
-    mem_free(j);
+    codec_jpeg *d = mem_array(1, sizeof *d);
+    if (!d) return err_memory(error, sizeof *d);
+    status = codec_jpeg_decode(d, joined, joined->bytes.bytes, joined->bytes.size, own, error);
+    if (status == YOLO_OK && d->over) status = codec_damaged(joined, error, "JPEG ends in row %d of %d", d->rows, header.height);
+    if (status == YOLO_OK && !tif_jpeg_rows(t, s, &d->stb)) status = err_memory(error, 4 * (uint64_t)t->chunk_width);
+    codec_jpeg_close(d);
     return status;
 }
 
@@ -5735,12 +5916,13 @@ static yolo_status codec_orient(yolo_image *image, int orientation, yolo_error *
     return YOLO_OK;
 }
 
-/* Decodes a picture; `path` is for messages. On error *image is left empty. */
+/* Decodes a picture; `path` is for messages. On error *image is left empty. A message with YOLO_OK says what is missing. */
 static yolo_status codec_read_memory(const char *path, const uint8_t *bytes, size_t size, yolo_image *image, yolo_error *error) {
     codec_file file = {path, cur_make(bytes, size)};
     const codec_format *format;
     codec_header header;
     *image = (yolo_image){0};
+    err_clear(error);
     yolo_status status = codec_begin(&file, &format, &header, error);
     if (status == YOLO_OK) status = format->load(&file, &header, image, error);
     if (status == YOLO_OK) status = codec_orient(image, header.orientation, error);
@@ -15912,6 +16094,7 @@ typedef struct pipe_picture {
     int64_t index;
     const char *path;
     const char *damage;      /* why it could not be read, or NULL; then there are no boxes and width is 0 */
+    const char *warning;     /* what is missing of it, or NULL */
     int width, height;       /* of the original, after orientation */
     yolo_image image;        /* in `result` only with keep_images; `work` may draw into it */
     yolo_boxes boxes;        /* pixels of the original, or of the network with network_boxes; by falling score */
@@ -16110,6 +16293,7 @@ static void pipe_load(const pipe_job *job, pipe_slot *slot, int64_t index) {
         picture->damage = slot->damage.message;
         return;
     }
+    if (slot->damage.message[0]) picture->warning = slot->damage.message;
     picture->decode_ms = (os_clock() - start) * 1e3;
     picture->width = picture->image.width;
     picture->height = picture->image.height;
@@ -18015,6 +18199,7 @@ typedef struct dl_item {
     int file_width, file_height;
     int64_t first_label, label_count;
     dl_state state;           /* from here on under the mutex */
+    bool told;                /* that part of it is missing */
     int holders;
     uint64_t used;            /* when last, for what does not stay */
     uint8_t *pixels;          /* not to be changed while held */
@@ -18073,7 +18258,7 @@ struct dl_loader {
     int64_t cached;           /* pictures */
     int64_t *passing;         /* those of them that do not stay */
     int64_t passing_count;
-    str news;                 /* damaged pictures to be told by the calling thread, a NUL behind each */
+    str news;                 /* of damaged pictures, to be told by the calling thread, a NUL behind each */
     int64_t *order;           /* items in the order of the epoch */
     int epoch;
     bool mosaic, closing;
@@ -18315,9 +18500,11 @@ static yolo_status dl_load(dl_loader *dl, dl_item *item, yolo_error *error) {
         else dl->passing[dl->passing_count++] = item - dl->items;
         dl->cached_bytes += bytes;
         dl->cached++;
-    } else if (!memory) {
-        dl->damaged++;
-        str_append(&dl->news, error->message, strlen(error->message) + 1);
+    } else if (!memory) dl->damaged++;
+    if (error->message[0] && !memory && !item->told) {
+        str_format(&dl->news, "%s%s", error->message, status == YOLO_OK ? "" : "; the next picture stands in for it");
+        str_append(&dl->news, "", 1);
+        item->told = true;
     }
     os_condition_wake_all(&dl->changed);
     return memory ? status : YOLO_OK;
@@ -18646,14 +18833,14 @@ static yolo_status dl_collect(dl_loader *dl, dl_slot *slot, int n, yolo_error *e
     return YOLO_OK;
 }
 
-/* Tells of pictures that turned out to be damaged, in the calling thread, so that lines of the log are one after another. */
+/* Tells of pictures that turned out to be damaged or cut short, in the calling thread, so that lines of the log are one after another. */
 static void dl_tell_news(dl_loader *dl) {
     os_mutex_lock(&dl->mutex);
     str news = dl->news;
     memset(&dl->news, 0, sizeof dl->news);
     os_mutex_unlock(&dl->mutex);
     for (int64_t at = 0; at < news.length; at += (int64_t)strlen(news.text + at) + 1)
-        log_write(&dl->options.log, YOLO_LOG_WARNING, "%s; the next picture stands in for it", news.text + at);
+        log_write(&dl->options.log, YOLO_LOG_WARNING, "%s", news.text + at);
     str_free(&news);
 }
 
@@ -19082,7 +19269,7 @@ typedef struct ev_picture {
     int width, height, net_width, net_height;
     int64_t first_target, target_count;
     int64_t order;
-    bool damaged;                   /* was found so when it was decoded, and said so */
+    bool told;                      /* what is wrong with it, as found when it was decoded */
 } ev_picture;
 
 typedef struct ev_set {
@@ -19435,11 +19622,11 @@ static yolo_status ev_result(void *user, pipe_picture *picture, yolo_error *erro
     ev_picture *known = &run->set->pictures[picture->index];
     yolo_status status = YOLO_OK;
     log_meter_step(&run->meter, picture->index + 1);
-    if (picture->damage) {
-        if (!known->damaged) log_write(&run->options->log, YOLO_LOG_WARNING, "%s", picture->damage);
-        known->damaged = true;
-        run->out->metrics.damaged++;
-    } else status = ev_add_picture(run, picture, error);
+    const char *complaint = picture->damage ? picture->damage : picture->warning;
+    if (complaint && !known->told) log_write(&run->options->log, YOLO_LOG_WARNING, "%s", complaint);
+    known->told |= complaint != NULL;
+    if (picture->damage) run->out->metrics.damaged++;
+    else status = ev_add_picture(run, picture, error);
     if (status != YOLO_OK) return status;
     if (run->extra->gains) ev_add_losses(run, picture->index, picture->damage);
     ev_add_sheet(run, picture);
@@ -20611,7 +20798,7 @@ typedef struct prep_picture {
     char *place, *label_place; /* below out: images/train/a/b.jpg, labels/train/a/b.txt */
     uint64_t content;        /* hash of the file */
     int64_t size;
-    char *complaint;         /* mem_: why it is damaged */
+    char *complaint;         /* mem_: why it is damaged, or what is missing of it */
     const char *label;       /* text of the label to write; NULL = there is none */
     size_t label_size;
     uint64_t label_hash;
@@ -20808,9 +20995,8 @@ static void prep_examine(void *context, int index, int worker) {
     }
     if (status == YOLO_OK && job->options.alike) prep_look_at(&image, &job->looks[job->first + index]);
     mem_free(image.pixels);
-    if (status == YOLO_OK) return;
-    p->fate = PREP_DAMAGED;
-    p->complaint = str_copy(error.message);
+    if (error.message[0]) p->complaint = str_copy(error.message);
+    if (status != YOLO_OK) p->fate = PREP_DAMAGED;
 }
 
 /* The label to write: valid lines as boxes, to the precision of a float. */
@@ -20875,7 +21061,10 @@ static yolo_status prep_examine_all(prep_job *job) {
             prep_picture *p = &job->pictures[i];
             yolo_status status = YOLO_OK;
             if (p->fate == PREP_DAMAGED) log_write(&job->options.log, YOLO_LOG_WARNING, "left out: %s", p->complaint ? p->complaint : p->path);
-            else status = prep_read_label(job, p);
+            else {
+                if (p->complaint) log_write(&job->options.log, YOLO_LOG_WARNING, "%s", p->complaint);
+                status = prep_read_label(job, p);
+            }
             if (status != YOLO_OK) return status;
         }
         log_meter_step(&job->meter, job->list ? end : end / 2);
@@ -22154,10 +22343,10 @@ static yolo_status lab_result(void *user, pipe_picture *picture, yolo_error *err
     lab_run *run = user;
     yolo_label_report *report = run->report;
     (void)error;
-    if (picture->damage) {
-        report->damaged++;
-        log_write(&run->options->log, YOLO_LOG_WARNING, "%s", picture->damage);
-    } else if (run->items[picture->index].skipped) report->skipped++;
+    const char *complaint = picture->damage ? picture->damage : picture->warning;
+    if (complaint) log_write(&run->options->log, YOLO_LOG_WARNING, "%s", complaint);
+    if (picture->damage) report->damaged++;
+    else if (run->items[picture->index].skipped) report->skipped++;
     else {
         *(picture->boxes.count ? &report->labelled : &report->empty) += 1;
         report->boxes += picture->boxes.count;

@@ -127,8 +127,12 @@ typedef struct yolo_boxes {
     int count;
 } yolo_boxes;
 
-/* Reads a JPEG, PNG, BMP or WebP (of an animation the first frame) by its content, not its name; EXIF orientation is applied,
-   opacity dropped. On error *image is left empty. */
+/* Reads a JPEG, PNG, BMP, TIFF or WebP (of a TIFF or an animation the first picture) by its content, not its name. In every format alike:
+   orientation is applied as EXIF's tag 274 has it, 1 to 8, anything else is 1; opacity is dropped, what it hides shows, as cv2.imread does;
+   gray is spread to RGB; samples of n bits are rounded to round(v * 255 / (2^n - 1)), floats are 0 black to 1 white; of CMYK each colour is
+   what the ink and black leave of the light. A JPEG or PNG (not an interlaced one) that is cut short gives the rows it has, and gray
+   below, if these are half of them or more: then YOLO_OK comes with a message in *error; without one, it is empty. On error *image is left
+   empty. */
 yolo_status yolo_image_read(yolo_image *image, const char *path, yolo_error *error);
 /* Writes by extension: .jpg (quality 95) or .png. Written beside and renamed. */
 yolo_status yolo_image_write(const yolo_image *image, const char *path, yolo_error *error);
