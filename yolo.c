@@ -2756,7 +2756,7 @@ static void *codec_grow(void *old, size_t old_size, size_t size) {
 /* What the head of a file says. */
 typedef struct codec_header {
     int width, height;   /* as stored, before orientation */
-    int orientation;     /* EXIF 1..8 */
+    int orientation;     /* EXIF 1..8; while the header is read 0 = not told yet */
     int channels, depth; /* PNG: samples a pixel and bits a sample */
     int colour;          /* PNG colour type */
     bool interlaced;     /* PNG */
@@ -2793,21 +2793,23 @@ static yolo_status codec_check_size(const codec_file *file, const codec_header *
 /* An unsigned integer of either byte order. */
 static uint64_t codec_int(cur *c, bool big, int count) { return big ? cur_be(c, count) : cur_le(c, count); }
 
-/* The orientation in an EXIF block (a small TIFF file): 1..8, and 1 where it says nothing sensible. */
-static int codec_exif_orientation(const uint8_t *bytes, size_t size) {
-    cur c = cur_make(bytes, size);
+/* Takes the orientation from an EXIF block: a small TIFF file, which some writers begin as in a JPEG. Only its first directory is looked
+   at, and only where no block before it had one; a number that is none of 1 to 8 is 1. */
+static void codec_exif(codec_header *header, const uint8_t *bytes, size_t size) {
+    size_t skip = size > 6 && !memcmp(bytes, "Exif\0\0", 6) ? 6 : 0;
+    cur c = cur_make(bytes + skip, size - skip);
     uint64_t order = cur_be(&c, 2);
     bool big = order == 0x4d4d;
-    if ((!big && order != 0x4949) || codec_int(&c, big, 2) != 42) return 1;
+    if ((!big && order != 0x4949) || codec_int(&c, big, 2) != 42) return;
     cur_seek(&c, codec_int(&c, big, 4));
-    int entries = (int)codec_int(&c, big, 2);
-    for (int i = 0; i < entries && !c.failed; i++) {
+    for (int entries = (int)codec_int(&c, big, 2); entries && !header->orientation; entries--) {
         uint64_t tag = codec_int(&c, big, 2), type = codec_int(&c, big, 2), count = codec_int(&c, big, 4);
-        uint64_t value = codec_int(&c, big, 2);
-        cur_take(&c, 2);
-        if (tag == 0x112 && !c.failed) return type == 3 && count == 1 && value >= 1 && value <= 8 ? (int)value : 1;
+        cur value = cur_make(cur_take(&c, 4), 4);
+        if (c.failed) return;
+        if (tag != 0x112 || !count || (type != 1 && type != 3 && type != 4)) continue; /* bytes, of 16 bits, of 32 */
+        uint64_t orientation = codec_int(&value, big, type == 1 ? 1 : type == 3 ? 2 : 4);
+        header->orientation = orientation >= 1 && orientation <= 8 ? (int)orientation : 1;
     }
-    return 1;
 }
 
 /* A JPEG's frame header: `marker` is SOFn. */
@@ -2885,7 +2887,7 @@ static yolo_status codec_jpeg_header(codec_file *file, codec_header *header, yol
             yolo_status status = codec_jpeg_frame(file, marker, segment, header, error);
             if (status != YOLO_OK) return status;
         } else if (marker == 0xe1 && segment.size > 6 && !memcmp(segment.bytes, "Exif\0\0", 6))
-            header->orientation = codec_exif_orientation(segment.bytes + 6, segment.size - 6);
+            codec_exif(header, segment.bytes, segment.size);
     }
     if (!header->width) return codec_damaged(file, error, "JPEG scan before its frame header");
     return YOLO_OK;
@@ -3104,10 +3106,10 @@ static void codec_jpeg_close(codec_jpeg *d) {
 
 /* ---- JPEG: colours ---- */
 
-/* Inks of a row, 255 = none, over black as OpenCV mixes them. Adobe's programs store them so; others, 255 = full. */
-static void codec_jpeg_inks(uint8_t *out, const uint8_t *const rows[4], int width, int flip) {
+/* Inks of a row, 255 = none as Adobe's programs store them, mixed with black as OpenCV does. */
+static void codec_jpeg_inks(uint8_t *out, const uint8_t *const rows[4], int width) {
     for (int x = 0; x < width; x++, out += 3)
-        for (int c = 0, black = rows[3][x] ^ flip; c < 3; c++) out[c] = (uint8_t)(black - ((255 - (rows[c][x] ^ flip)) * black >> 8));
+        for (int c = 0, black = rows[3][x]; c < 3; c++) out[c] = (uint8_t)(black - ((255 - rows[c][x]) * black >> 8));
 }
 
 /* A row of components to RGB. `turned` has room for a row. Which colours they are, is libjpeg's choice (jdapimin.c). */
@@ -3117,12 +3119,12 @@ static void codec_jpeg_rgb(const stbi__jpeg *j, uint8_t *out, const uint8_t *con
     if (count == 1 || rgb)
         for (int x = 0; x < width; x++, out += 3) out[0] = rows[0][x], out[1] = rows[rgb][x], out[2] = rows[2 * rgb][x];
     else if (count == 3) codec_jpeg_colour(out, rows[0], rows[1], rows[2], width, 3);
-    else if (adobe <= 0) codec_jpeg_inks(out, rows, width, adobe < 0 ? 255 : 0);
+    else if (adobe <= 0) codec_jpeg_inks(out, rows, width);
     else { /* the inks, but for black, as YCbCr of what is left of the light */
         codec_jpeg_colour(out, rows[0], rows[1], rows[2], width, 3);
         for (int c = 0; c < 3; c++)
             for (int x = 0; x < width; x++) turned[c * width + x] = (uint8_t)(255 - out[3 * x + c]);
-        codec_jpeg_inks(out, (const uint8_t *[]){turned, turned + width, turned + 2 * width, rows[3]}, width, 0);
+        codec_jpeg_inks(out, (const uint8_t *[]){turned, turned + width, turned + 2 * width, rows[3]}, width);
     }
 }
 
@@ -3166,6 +3168,7 @@ static yolo_status codec_jpeg_check(codec_file *file, const codec_header *header
 
 /* Tells that of a picture's rows only so many are there; YOLO_OK where these are enough to go on with, and then as a warning. */
 static yolo_status codec_cut(codec_file *file, const char *name, int rows, int height, yolo_error *error) {
+    file->bytes = cur_make(file->bytes.bytes, file->bytes.size);
     cur_seek(&file->bytes, file->bytes.size);
     yolo_status status = codec_damaged(file, error, "%s is cut short: %d of %d rows are there%s", name, rows, height,
                                        rows < height - height / 2 ? ", expected at least half" : "");
@@ -3229,7 +3232,7 @@ static yolo_status codec_png_header(codec_file *file, codec_header *header, yolo
         const uint8_t *chunk = cur_take(c, length);
         cur_take(c, 4);
         if (c->failed || type == 0x49454e44) return codec_damaged(file, error, "PNG without picture data");
-        if (type == 0x65584966) header->orientation = codec_exif_orientation(chunk, (size_t)length); /* eXIf */
+        if (type == 0x65584966) codec_exif(header, chunk, (size_t)length); /* eXIf */
     }
     return status;
 }
@@ -4866,17 +4869,14 @@ static yolo_status wbp_begin(codec_file *file, cur *c, bool whole, yolo_error *e
     return YOLO_OK;
 }
 
-/* The orientation, from the chunk "EXIF", which some writers begin as in a JPEG. */
+/* The orientation, from the chunk "EXIF". */
 static yolo_status wbp_read_exif(codec_file *file, codec_header *header, yolo_error *error) {
     cur c;
     yolo_status status = wbp_begin(file, &c, true, error);
-    while (status == YOLO_OK && c.at < c.size) {
+    while (status == YOLO_OK && c.at < c.size && !header->orientation) {
         wbp_chunk chunk;
         status = wbp_next(file, &c, &chunk, error);
-        if (status != YOLO_OK || strcmp(chunk.name, "EXIF")) continue;
-        size_t skip = chunk.data.size > 6 && !memcmp(chunk.data.bytes, "Exif\0\0", 6) ? 6 : 0;
-        header->orientation = codec_exif_orientation(chunk.data.bytes + skip, chunk.data.size - skip);
-        break;
+        if (status == YOLO_OK && !strcmp(chunk.name, "EXIF")) codec_exif(header, chunk.data.bytes, chunk.data.size);
     }
     return status;
 }
@@ -5525,7 +5525,7 @@ static bool tif_jpeg_rows(const tif_picture *t, tif_stream *s, const stbi__jpeg 
 }
 
 static yolo_status tif_jpeg_decode(const tif_picture *t, tif_stream *s, codec_file *joined, yolo_error *error) {
-    codec_header header = {.orientation = 1};
+    codec_header header = {0};
     yolo_status status = codec_jpeg_header(joined, &header, error);
     size_t own;
     if (status == YOLO_OK) status = codec_jpeg_check(joined, &header, &own, error);
@@ -5882,14 +5882,16 @@ static const codec_format codec_formats[] = {
 /* Finds the format and reads the header. */
 static yolo_status codec_begin(codec_file *file, const codec_format **format, codec_header *header, yolo_error *error) {
     const cur *c = &file->bytes;
-    *header = (codec_header){.orientation = 1};
+    *header = (codec_header){0};
     *format = NULL;
     if (!c->size) return err_set(error, YOLO_ERROR_FORMAT, "%s: the file is empty", file->path);
     for (int i = 0; i < YOLO_COUNT(codec_formats); i++) {
         *format = &codec_formats[i];
         if (c->size < (size_t)(*format)->magic_size || memcmp(c->bytes, (*format)->magic, (size_t)(*format)->magic_size)) continue;
         if (!(*format)->header) break;
-        return (*format)->header(file, header, error);
+        yolo_status status = (*format)->header(file, header, error);
+        header->orientation = YOLO_MAX(header->orientation, 1);
+        return status;
     }
     if (!(*format)->header && c->size >= 4 && !memcmp(c->bytes, (*format)->magic, 4))
         return err_set(error, YOLO_ERROR_UNSUPPORTED, "%s: %s is not supported; convert it to JPEG or PNG", file->path, (*format)->name);

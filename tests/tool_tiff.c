@@ -1,6 +1,7 @@
-/* tool_tiff.c - decodes pictures for tests/oracle_tiff.py.
+/* tool_tiff.c - decodes pictures for tests/oracle_tiff.py and tests/oracle_formats.py.
 
-   tool_tiff                 reads lines "IN<tab>OUT" and writes each picture as PPM; prints "ok" or the reason a line
+   tool_tiff                 reads lines "IN<tab>OUT" and writes each picture as PPM; prints a line: "ok", "ok, but " and what is
+                             missing, or the reason
    Build: cc -O3 -DYOLO_NO_CUDA tests/tool_tiff.c -o build/tool_tiff -lm -lpthread -ldl */
 #define YOLO_NO_MAIN
 #include "../yolo.c"
@@ -21,7 +22,7 @@ int main(void) {
             fwrite(image.pixels, 3, (size_t)image.width * (size_t)image.height, file);
             fclose(file);
         }
-        printf("%s\n", status == YOLO_OK ? "ok" : error.message);
+        printf("%s%s\n", status != YOLO_OK ? "" : error.message[0] ? "ok, but " : "ok", error.message);
         fflush(stdout);
         mem_free(image.pixels);
     }
