@@ -146,7 +146,7 @@ build_windows() {
         mkdir -p build/include && ln -sfn /usr/include/stb build/include/stb
         flags="$flags -Ibuild/include"
     fi
-    run $cc $flags $align -DYOLO_NO_CUDA -o "$1" "$2" -static -lshell32 -Wl,--gc-sections -s
+    run $cc $flags $align -DYOLO_NO_CUDA -o "$1" "$2" -static -lshell32 -lws2_32 -Wl,--gc-sections -s
     ls -l "$1"
 }
 

@@ -67,19 +67,29 @@
 #ifdef _WIN32
 #define WIN32_LEAN_AND_MEAN
 #define NOMINMAX
+#include <winsock2.h>
+#include <ws2tcpip.h>
 #include <windows.h>
 #include <direct.h>
 #include <io.h>
 #include <process.h>
 #include <shellapi.h>
 #include <psapi.h>
+#ifdef _MSC_VER
+#pragma comment(lib, "ws2_32.lib")
+#endif
 #else
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #endif
@@ -583,6 +593,235 @@ static void os_program_folder(char *path, size_t size) {
 #endif
 }
 
+/* What a launcher has set for this process; NULL = nothing. */
+static const char *os_environment(const char *name) { return getenv(name); }
+
+/* ---- TCP. Sockets never block but in os_socket_wait: a call that could not go on at once says so. */
+
+#ifdef _WIN32
+typedef SOCKET os_socket_handle;
+typedef WSAPOLLFD os_socket_state;
+#else
+typedef int os_socket_handle;
+typedef struct pollfd os_socket_state;
+#endif
+typedef intptr_t os_socket;
+#define OS_NO_SOCKET ((os_socket)-1)
+
+enum { OS_READ = 1, OS_WRITE = 2, OS_WAITS = 8 /* sockets at a time, at least */ };
+
+typedef struct os_wait { os_socket socket; int wanted, ready; } os_wait; /* of OS_READ and OS_WRITE; a failure is both */
+
+/* Before the first socket of a process. */
+static bool os_network_begin(void) {
+#ifdef _WIN32
+    WSADATA data;
+    return !WSAStartup(MAKEWORD(2, 2), &data);
+#else
+    return true;
+#endif
+}
+
+static void os_socket_close(os_socket s) {
+    if (s == OS_NO_SOCKET) return;
+#ifdef _WIN32
+    closesocket((os_socket_handle)s);
+#else
+    close((os_socket_handle)s);
+#endif
+}
+
+/* Ends what is sent: the other side reads to the end. */
+static void os_socket_finish(os_socket s) {
+#ifdef _WIN32
+    shutdown((os_socket_handle)s, SD_SEND);
+#else
+    shutdown((os_socket_handle)s, SHUT_WR);
+#endif
+}
+
+/* Was the last failure only that a call could not go on at once? */
+static bool os_socket_busy(void) {
+#ifdef _WIN32
+    const int code = WSAGetLastError();
+    return code == WSAEWOULDBLOCK || code == WSAEINPROGRESS || code == WSAEINTR;
+#else
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINPROGRESS || errno == EINTR;
+#endif
+}
+
+static void os_socket_prepare(os_socket s) {
+    const int on = 1;
+#ifdef _WIN32
+    u_long asynchronous = 1;
+    ioctlsocket((os_socket_handle)s, FIONBIO, &asynchronous);
+    setsockopt((os_socket_handle)s, IPPROTO_TCP, TCP_NODELAY, (const char *)&on, sizeof on);
+#else
+    fcntl((os_socket_handle)s, F_SETFL, O_NONBLOCK);
+    fcntl((os_socket_handle)s, F_SETFD, FD_CLOEXEC);
+    setsockopt((os_socket_handle)s, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+#ifdef SO_NOSIGPIPE
+    setsockopt((os_socket_handle)s, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+#endif
+}
+
+/* A socket that takes connections at *port, of IPv6 and IPv4 where the system has both; *port 0 = one that is free, which it becomes. */
+static os_socket os_socket_listen_as(int family, int *port) {
+    struct sockaddr_storage address;
+    struct sockaddr_in6 *six = (struct sockaddr_in6 *)&address;
+    struct sockaddr_in *four = (struct sockaddr_in *)&address;
+    socklen_t length = family == AF_INET6 ? sizeof *six : sizeof *four;
+    const int on = 1, off = 0;
+    memset(&address, 0, sizeof address);
+    if (family == AF_INET6) six->sin6_family = AF_INET6, six->sin6_addr = in6addr_any, six->sin6_port = htons((uint16_t)*port);
+    else four->sin_family = AF_INET, four->sin_addr.s_addr = htonl(INADDR_ANY), four->sin_port = htons((uint16_t)*port);
+    const os_socket s = (os_socket)socket(family, SOCK_STREAM, IPPROTO_TCP);
+    if (s == OS_NO_SOCKET) return s;
+    os_socket_prepare(s);
+    if (family == AF_INET6) setsockopt((os_socket_handle)s, IPPROTO_IPV6, IPV6_V6ONLY, (const char *)&off, sizeof off);
+#ifdef _WIN32
+    setsockopt((os_socket_handle)s, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, (const char *)&on, sizeof on);
+#else
+    setsockopt((os_socket_handle)s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on); /* a port of a process that has just ended */
+#endif
+    if (!bind((os_socket_handle)s, (struct sockaddr *)&address, length) && !listen((os_socket_handle)s, 64) &&
+        !getsockname((os_socket_handle)s, (struct sockaddr *)&address, &length)) {
+        *port = ntohs(family == AF_INET6 ? six->sin6_port : four->sin_port);
+        return s;
+    }
+#ifdef _WIN32
+    const int code = WSAGetLastError();
+    os_socket_close(s);
+    WSASetLastError(code);
+#else
+    const int code = errno;
+    os_socket_close(s);
+    errno = code;
+#endif
+    return OS_NO_SOCKET;
+}
+
+static bool os_socket_taken(void) {
+#ifdef _WIN32
+    return WSAGetLastError() == WSAEADDRINUSE || WSAGetLastError() == WSAEACCES;
+#else
+    return errno == EADDRINUSE || errno == EACCES;
+#endif
+}
+
+static os_socket os_socket_listen(int *port) {
+    const os_socket s = os_socket_listen_as(AF_INET6, port);
+    return s != OS_NO_SOCKET || os_socket_taken() ? s : os_socket_listen_as(AF_INET, port);
+}
+
+/* The next connection, with the number of its machine, or OS_NO_SOCKET. */
+static os_socket os_socket_accept(os_socket listener, char *host, size_t size) {
+    struct sockaddr_storage address;
+    socklen_t length = sizeof address;
+    const os_socket s = (os_socket)accept((os_socket_handle)listener, (struct sockaddr *)&address, &length);
+    if (s == OS_NO_SOCKET) return s;
+    os_socket_prepare(s);
+    if (getnameinfo((struct sockaddr *)&address, length, host, (socklen_t)size, NULL, 0, NI_NUMERICHOST)) *host = 0;
+    return s;
+}
+
+/* Waits until one of the sockets is ready, `milliseconds` at most; OS_NO_SOCKET among them counts as none. */
+static void os_socket_wait(os_wait *waits, int count, int milliseconds) {
+    os_socket_state states[64];
+    int used = 0, at[64];
+    for (int i = 0; i < count && used < 64; i++) {
+        waits[i].ready = 0;
+        if (waits[i].socket == OS_NO_SOCKET || !waits[i].wanted) continue;
+        at[used] = i;
+        states[used] = (os_socket_state){.fd = (os_socket_handle)waits[i].socket};
+        states[used++].events = (short)((waits[i].wanted & OS_READ ? POLLIN : 0) | (waits[i].wanted & OS_WRITE ? POLLOUT : 0));
+    }
+#ifdef _WIN32
+    const int ready = used ? WSAPoll(states, (ULONG)used, milliseconds) : (Sleep((DWORD)milliseconds), 0);
+#else
+    const int ready = poll(states, (nfds_t)used, milliseconds);
+#endif
+    for (int k = 0; k < used && ready > 0; k++) {
+        const short r = states[k].revents;
+        if (r & (POLLERR | POLLHUP | POLLNVAL)) waits[at[k]].ready = OS_READ | OS_WRITE;
+        if (r & POLLIN) waits[at[k]].ready |= OS_READ;
+        if (r & POLLOUT) waits[at[k]].ready |= OS_WRITE;
+    }
+}
+
+/* Bytes that went out, 0 = none for now, -1 = the connection is gone. */
+static int64_t os_socket_send(os_socket s, const void *bytes, size_t size) {
+    size = YOLO_MIN(size, (size_t)1 << 20);
+#ifdef _WIN32
+    const int64_t sent = send((os_socket_handle)s, bytes, (int)size, 0);
+#elif defined(MSG_NOSIGNAL)
+    const int64_t sent = send((os_socket_handle)s, bytes, size, MSG_NOSIGNAL);
+#else
+    const int64_t sent = send((os_socket_handle)s, bytes, size, 0);
+#endif
+    return sent >= 0 ? sent : os_socket_busy() ? 0 : -1;
+}
+
+/* Bytes that came, 0 = none for now, -1 = the connection is gone or was closed. */
+static int64_t os_socket_receive(os_socket s, void *bytes, size_t size) {
+    size = YOLO_MIN(size, (size_t)1 << 20);
+#ifdef _WIN32
+    const int64_t came = recv((os_socket_handle)s, bytes, (int)size, 0);
+#else
+    const int64_t came = recv((os_socket_handle)s, bytes, size, 0);
+#endif
+    return came > 0 ? came : came < 0 && os_socket_busy() ? 0 : -1;
+}
+
+/* Tries one address for `seconds`; the reason of a failure is where os_reason looks. */
+static os_socket os_socket_try(const struct addrinfo *to, double seconds) {
+    const os_socket s = (os_socket)socket(to->ai_family, to->ai_socktype, to->ai_protocol);
+    int code = 0;
+    socklen_t length = sizeof code;
+    if (s == OS_NO_SOCKET) return s;
+    os_socket_prepare(s);
+    if (!connect((os_socket_handle)s, to->ai_addr, (socklen_t)to->ai_addrlen)) return s;
+    if (os_socket_busy()) {
+        os_wait wait = {s, OS_WRITE, 0};
+        os_socket_wait(&wait, 1, (int)(seconds * 1000));
+        if (wait.ready && !getsockopt((os_socket_handle)s, SOL_SOCKET, SO_ERROR, (char *)&code, &length) && !code) return s;
+#ifdef _WIN32
+        if (!code) code = WSAETIMEDOUT;
+    } else code = WSAGetLastError();
+    os_socket_close(s);
+    WSASetLastError(code);
+#else
+        if (!code) code = ETIMEDOUT;
+    } else code = errno;
+    os_socket_close(s);
+    errno = code;
+#endif
+    return OS_NO_SOCKET;
+}
+
+/* A connection to host:port, or OS_NO_SOCKET with the reason. */
+static os_socket os_socket_connect(const char *host, int port, double seconds, char *reason, size_t size) {
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP}, *found = NULL;
+    char service[16];
+    os_socket s = OS_NO_SOCKET;
+    snprintf(service, sizeof service, "%d", port);
+    if (getaddrinfo(host, service, &hints, &found)) {
+        snprintf(reason, size, "no machine of that name is known");
+        return s;
+    }
+    for (const struct addrinfo *to = found; to && s == OS_NO_SOCKET; to = to->ai_next) s = os_socket_try(to, seconds);
+    if (s == OS_NO_SOCKET) os_reason(reason, size);
+    freeaddrinfo(found);
+    return s;
+}
+
+/* The name of this machine. */
+static void os_host_name(char *name, size_t size) {
+    if (gethostname(name, (int)size)) snprintf(name, size, "?");
+    name[size - 1] = 0;
+}
+
 /* Threads, locks, conditions, atomics: the intersection of POSIX and Win32. */
 #ifdef _WIN32
 typedef HANDLE os_thread;
@@ -988,7 +1227,7 @@ static void thr_parallel_for(thr_pool *pool, int count, void (*body)(void *conte
 enum { COM_MAX = 64, COM_RECORD = 64, COM_CHUNK = 1024 };
 
 typedef struct com_group com_group;
-typedef struct com_rank { com_group *group; int index; long turn; /* gathers so far */ os_thread thread; } com_rank;
+typedef struct com_rank { com_group *group; int index; /* of all */ long turn; /* gathers so far */ os_thread thread; } com_rank;
 
 typedef struct com_back {
     const char *name; /* for the log */
@@ -1004,17 +1243,19 @@ typedef yolo_status com_body(com_rank *rank, void *context, yolo_error *error);
 typedef struct com_offer { void *values; int64_t count; } com_offer; /* what a rank brings to a sum */
 
 struct com_group {
-    int size;
+    int size, first, here;   /* ranks of all processes; this one's: the first of them, and how many */
     const com_back *back;
-    struct com_gpus *gpus; /* of ranks that are GPUs */
-    com_rank ranks[COM_MAX];
+    struct com_gpus *gpus;   /* of ranks that are GPUs */
+    struct com_links *links; /* to other processes; NULL = there are none */
+    com_rank ranks[COM_MAX]; /* this process' */
     os_mutex mutex;
     os_condition changed;
     os_atomic arrived, meetings; /* at the meeting in hand; that are over */
     os_atomic failed;            /* 1 + the first rank that failed; 0 = none */
     yolo_error reason;           /* its; written before `failed` */
-    com_offer offers[COM_MAX];
-    char records[2][COM_MAX][COM_RECORD]; /* of this gather and of the last one, which a rank may still read */
+    bool told;                   /* the reason names who has failed; written before, too */
+    com_offer offers[COM_MAX];   /* this process' */
+    char records[2][COM_MAX][COM_RECORD]; /* all ranks'; of this gather and of the last one, which a rank may still read */
     com_body *body;
     void *context;
 };
@@ -1046,6 +1287,7 @@ static yolo_status com_blame(int rank, int size, const yolo_error *reason, yolo_
 /* What the group has failed of. */
 static yolo_status com_failure(com_group *g, yolo_error *error) {
     const int first = (int)os_atomic_get(&g->failed) - 1;
+    if (first >= 0 && g->told) return err_set(error, g->reason.status, "%s", g->reason.message);
     return first < 0 ? YOLO_OK : com_blame(first, g->size, &g->reason, error);
 }
 
@@ -1056,7 +1298,7 @@ static yolo_status com_host_meet(com_rank *rank, yolo_error *error) {
     com_group *g = rank->group;
     if (os_atomic_get(&g->failed)) return com_failure(g, error);
     const long meeting = os_atomic_get(&g->meetings);
-    if (os_atomic_add(&g->arrived, 1) + 1 == g->size) {
+    if (os_atomic_add(&g->arrived, 1) + 1 == g->here) {
         os_atomic_set(&g->arrived, 0);
         os_mutex_lock(&g->mutex);
         os_atomic_add(&g->meetings, 1);
@@ -1088,18 +1330,30 @@ static yolo_status com_host_enter(com_rank *rank, yolo_error *error) {
     return visited == YOLO_OK ? com_host_meet(rank, error) : visited;
 }
 
-/* Elements [first, end) of what all ranks offer become their sum, in every rank's memory. */
+/* com_total_: elements [first, first + count) of what this process' ranks offer, added to those of `below` (NULL = nothing).
+   com_add_: elements [first, end) become their sum, in every rank's memory. */
 #define COM_ADD(type) \
+    static void com_total_##type(const com_group *g, const type *below, int64_t first, size_t count, type *sums) { \
+        memcpy(sums, below ? below : (const type *)g->offers[0].values + first, count * sizeof *sums); \
+        for (int r = below ? 0 : 1; r < g->here; r++) { \
+            const type *more = (const type *)g->offers[r].values + first; \
+            for (size_t i = 0; i < count; i++) sums[i] += more[i]; \
+        } \
+    } \
     static void com_add_##type(const com_group *g, int64_t first, int64_t end) { \
         type sums[COM_CHUNK]; \
         for (; first < end; first += COM_CHUNK) { \
             const size_t count = (size_t)YOLO_MIN(COM_CHUNK, end - first); \
-            memcpy(sums, (const type *)g->offers[0].values + first, count * sizeof *sums); \
-            for (int r = 1; r < g->size; r++) { \
-                const type *more = (const type *)g->offers[r].values + first; \
-                for (size_t i = 0; i < count; i++) sums[i] += more[i]; \
-            } \
-            for (int r = 0; r < g->size; r++) memcpy((type *)g->offers[r].values + first, sums, count * sizeof *sums); \
+            com_total_##type(g, NULL, first, count, sums); \
+            for (int r = 0; r < g->here; r++) memcpy((type *)g->offers[r].values + first, sums, count * sizeof *sums); \
+        } \
+    } \
+    static void com_fold_##type(const com_group *g, const void *below, int64_t first, int64_t count) { \
+        type sums[COM_CHUNK]; \
+        for (int64_t at = 0; at < count; at += COM_CHUNK) { \
+            const size_t some = (size_t)YOLO_MIN(COM_CHUNK, count - at); \
+            com_total_##type(g, below ? (const type *)below + at : NULL, first + at, some, sums); \
+            memcpy((type *)g->offers[0].values + first + at, sums, some * sizeof *sums); \
         } \
     }
 COM_ADD(float)
@@ -1148,6 +1402,691 @@ static yolo_status com_host_finish(com_rank *rank, yolo_error *error) { return c
 
 static const com_back com_host = {"host threads, sums in the order of the ranks", com_host_sum_f32, com_host_sum_f64, com_host_broadcast,
                                   com_host_gather, com_host_finish};
+
+/* ---- ranks of several processes, on one machine or several ----
+   Process 0 listens at an address that all know. The others come there, say who they are and on what terms they work, and are let in
+   when the terms agree. From then on
+   - a connection of each with process 0 carries a sign of life every second, from a thread that does nothing else: a process that
+     computes for long is not taken for lost. It carries last words, too: what a process has failed of, or that it is done.
+   - a chain of connections, 0 - 1 - 2 ..., carries what ranks tell each other. A sum runs up the chain, each process adding its own
+     ranks to it, and the whole runs down again while the rest is still on its way up. These are the additions that the ranks of one
+     process make, in the same order: the same bits, however the ranks are spread.
+   What comes in is bounded before it is believed, and a stranger at the door is sent away. But whoever can reach the port and knows
+   these messages can end a training: they are for networks of one's own.
+
+   1. Behind com_net_open, the watch thread alone uses the connections with process 0, and a process' first rank the chain.
+   2. What other processes fail of is told in links->lost. A first rank looks at it while it waits for the chain, where all ranks of its
+      process are in the same call, and makes it the group's failure: rule 4 of the ranks holds.
+   3. Whoever learns of a failure tells it once to all that it is connected with. So one process is named, by the same words, on all. */
+
+enum {
+    COM_VERSION = 1, COM_HEAD = 24, COM_TERMS = 16384 /* bytes of the largest message */, COM_NAME = 64, COM_GUESTS = 16 /* at the door at a time */,
+    COM_PIECE = 65536, COM_TICK = 50 /* milliseconds of a wait */
+};
+#define COM_MAGIC 0x4f4c4f59u
+#define COM_GUEST_SECONDS 10.0 /* in which a guest has said who he is */
+
+typedef enum com_kind {
+    COM_HELLO = 1, COM_WELCOME, COM_REFUSED, COM_LINK, COM_ALIVE, COM_FAILED, COM_DONE, COM_SUM, COM_BROADCAST, COM_GATHER, COM_KINDS
+} com_kind;
+
+typedef struct com_head { int kind; uint32_t from /* process */, word /* port, status or turn */; uint64_t size; /* of what follows, bytes */ } com_head;
+
+typedef struct com_plan {
+    int process, processes, here; /* this one, of so many, with so many ranks each */
+    const char *address;          /* where process 0 listens */
+    int port;
+    const char *terms;            /* what must be alike in all, a line each */
+    double patience, silence;     /* seconds: until all have come, and without a sign of life */
+    const yolo_log *log;
+} com_plan;
+
+/* A connection that messages come by. */
+typedef struct com_talk {
+    os_socket socket;
+    char host[COM_NAME], number[COM_NAME]; /* what it calls its machine, and what the network does */
+    int port;                     /* where its process takes the next one of the chain */
+    size_t got, waiting;          /* bytes in `in` and in `out` */
+    double heard;
+    bool done;                    /* it has said so */
+    uint8_t in[COM_HEAD + COM_TERMS], out[4 * COM_HEAD + sizeof(((yolo_error *)0)->message)];
+} com_talk;
+
+typedef struct com_links {
+    com_plan plan;
+    com_talk *talks;              /* process 0: with each; the others: talks[0] */
+    com_talk *guests;
+    os_socket listener, before, after; /* before, after: the chain */
+    int port;                     /* of the listener */
+    uint64_t token;               /* of this group of processes */
+    double deadline;              /* of the meeting */
+    uint32_t turn;                /* exchanges so far */
+    os_thread watch;
+    bool watching;
+    os_atomic lost, leaving, over; /* over: process 0 is done */
+    yolo_error words;             /* of lost; written before it */
+    uint8_t piece[COM_PIECE];
+} com_links;
+
+static void com_put(uint8_t *to, uint64_t value, int bytes) {
+    for (int i = 0; i < bytes; i++) to[i] = (uint8_t)(value >> 8 * i);
+}
+
+static uint64_t com_get(const uint8_t *from, int bytes) {
+    uint64_t value = 0;
+    for (int i = 0; i < bytes; i++) value |= (uint64_t)from[i] << 8 * i;
+    return value;
+}
+
+/* Little endian: magic, version, kind, from, word, size. */
+static void com_write_head(uint8_t *to, const com_head *h) {
+    com_put(to, COM_MAGIC, 4);
+    com_put(to + 4, COM_VERSION, 2);
+    com_put(to + 6, (uint64_t)h->kind, 2);
+    com_put(to + 8, h->from, 4);
+    com_put(to + 12, h->word, 4);
+    com_put(to + 16, h->size, 8);
+}
+
+/* False when it is none. */
+static bool com_read_head(const uint8_t *from, com_head *h) {
+    *h = (com_head){(int)com_get(from + 6, 2), (uint32_t)com_get(from + 8, 4), (uint32_t)com_get(from + 12, 4), com_get(from + 16, 8)};
+    return com_get(from, 4) == COM_MAGIC && com_get(from + 4, 2) == COM_VERSION && h->kind >= COM_HELLO && h->kind < COM_KINDS;
+}
+
+/* What follows the head of the message that is whole, as text. */
+static void com_text(const com_talk *t, size_t from, char *text, size_t size) {
+    size_t length = YOLO_MIN(t->got - YOLO_MIN(t->got, COM_HEAD + from), size - 1);
+    memcpy(text, t->in + COM_HEAD + from, length);
+    text[length] = 0;
+    for (char *c = text; *c; c++)
+        if ((unsigned char)*c < ' ' && *c != '\n') *c = '?';
+}
+
+typedef enum com_news { COM_NOTHING, COM_MESSAGE, COM_GONE, COM_RUBBISH } com_news;
+
+/* Reads on. COM_MESSAGE: one is whole, its head in *head; t->got = 0 makes room for the next. */
+static com_news com_hear(com_talk *t, com_head *head) {
+    for (;;) {
+        size_t wanted = COM_HEAD;
+        if (t->got >= COM_HEAD) {
+            if (!com_read_head(t->in, head) || head->size > COM_TERMS) return COM_RUBBISH;
+            wanted += (size_t)head->size;
+        }
+        if (t->got == wanted && wanted >= COM_HEAD && t->got >= COM_HEAD) return COM_MESSAGE;
+        const int64_t came = os_socket_receive(t->socket, t->in + t->got, wanted - t->got);
+        if (came <= 0) return came ? COM_GONE : COM_NOTHING;
+        t->got += (size_t)came;
+        t->heard = os_clock();
+    }
+}
+
+/* Sends on what waits; false when the connection is gone. */
+static bool com_flush(com_talk *t) {
+    const int64_t sent = t->waiting ? os_socket_send(t->socket, t->out, t->waiting) : 0;
+    if (sent < 0) return false;
+    memmove(t->out, t->out + sent, t->waiting - (size_t)sent);
+    t->waiting -= (size_t)sent;
+    return true;
+}
+
+/* A message goes out as soon as it can; one for which there is no room is left out. */
+static void com_say(const com_links *l, com_talk *t, com_kind kind, uint32_t word, const void *bytes, size_t size) {
+    const com_head head = {kind, (uint32_t)l->plan.process, word, size};
+    if (t->socket == OS_NO_SOCKET || t->waiting + COM_HEAD + size > sizeof t->out) return;
+    com_write_head(t->out + t->waiting, &head);
+    if (size) memcpy(t->out + t->waiting + COM_HEAD, bytes, size);
+    t->waiting += COM_HEAD + size;
+    com_flush(t);
+}
+
+/* "rank 2 (host tower)", "ranks 4 to 7 (host tower)". */
+static const char *com_who(const com_links *l, int process, const char *host, char *text, size_t size) {
+    const int here = l->plan.here;
+    if (here == 1) snprintf(text, size, "rank %d (host %s)", process, host);
+    else snprintf(text, size, "ranks %d to %d (host %s)", process * here, process * here + here - 1, host);
+    return text;
+}
+
+/* Sends all of it, or receives it, before the deadline. */
+static bool com_move(os_socket s, bool out, void *bytes, size_t size, double deadline) {
+    for (size_t at = 0; at < size;) {
+        const int64_t moved = out ? os_socket_send(s, (char *)bytes + at, size - at) : os_socket_receive(s, (char *)bytes + at, size - at);
+        if (moved < 0 || (!moved && os_clock() > deadline)) return false;
+        os_wait wait = {s, out ? OS_WRITE : OS_READ, 0};
+        if (!moved) os_socket_wait(&wait, 1, COM_TICK);
+        at += (size_t)moved;
+    }
+    return true;
+}
+
+/* ---- the meeting */
+
+/* The first line in which two texts differ, as "lr0: 0.1 against lr0: 0.2"; false when there is none. */
+static bool com_differ(const char *a, const char *b, char *text, size_t size) {
+    for (;;) {
+        const size_t na = strcspn(a, "\n"), nb = strcspn(b, "\n");
+        if (na != nb || memcmp(a, b, na)) {
+            snprintf(text, size, "%.*s, but %.*s in rank 0", (int)YOLO_MIN(na, 200), na ? a : "nothing", (int)YOLO_MIN(nb, 200), nb ? b : "nothing");
+            return true;
+        }
+        if (!a[na] && !b[nb]) return false;
+        a += na + (a[na] != 0);
+        b += nb + (b[nb] != 0);
+    }
+}
+
+/* Why a guest of process 0 cannot be let in; false when he can. */
+static bool com_objects(const com_links *l, const com_talk *guest, const com_head *head, const char *host, char *sentence, size_t size) {
+    static const char one_more[] = "two processes say that they are this one: each needs a RANK of its own";
+    char who[160], difference[500], terms[COM_TERMS + 1];
+    com_head other;
+    com_text(guest, COM_NAME, terms, sizeof terms);
+    com_who(l, (int)YOLO_MIN(head->from, 1000000), host, who, sizeof who);
+    if (com_differ(terms, l->plan.terms, difference, sizeof difference)) {
+        snprintf(sentence, size, "%s cannot take part: %s; all processes need the same", who, difference);
+        return true;
+    }
+    com_talk *held = head->from > 0 && head->from < (uint32_t)l->plan.processes ? &l->talks[head->from] : NULL;
+    if (held && held->socket != OS_NO_SOCKET && com_hear(held, &other) != COM_NOTHING) { /* he has gone, and this is his successor */
+        os_socket_close(held->socket);
+        held->socket = OS_NO_SOCKET;
+    }
+    if (held && held->socket == OS_NO_SOCKET) return false;
+    snprintf(sentence, size, "%s cannot take part: %s", who, one_more);
+    return true;
+}
+
+typedef yolo_status com_guest(com_links *l, com_talk *guest, const com_head *head, yolo_error *error);
+
+/* Process 0: one of the others. */
+static yolo_status com_admit(com_links *l, com_talk *guest, const com_head *head, yolo_error *error) {
+    char host[COM_NAME], sentence[900];
+    const size_t opening = strcspn(l->plan.terms, ":"); /* of the terms, by which this program is known */
+    if (head->kind != COM_HELLO || head->size < COM_NAME + opening || memcmp(guest->in + COM_HEAD + COM_NAME, l->plan.terms, opening)) return YOLO_OK;
+    com_text(guest, 0, host, sizeof host);
+    if (com_objects(l, guest, head, host, sentence, sizeof sentence)) {
+        com_say(l, guest, COM_REFUSED, 0, sentence, strlen(sentence));
+        os_socket_finish(guest->socket);
+        return err_set(error, YOLO_ERROR_USAGE, "%s", sentence);
+    }
+    com_talk *t = &l->talks[head->from];
+    snprintf(t->number, sizeof t->number, "%s", guest->number);
+    t->socket = guest->socket;
+    t->port = (int)(head->word & 0xffff);
+    t->got = t->waiting = 0;
+    snprintf(t->host, sizeof t->host, "%s", host);
+    guest->socket = OS_NO_SOCKET;
+    return YOLO_OK;
+}
+
+/* Any process: the next one of the chain. */
+static yolo_status com_link(com_links *l, com_talk *guest, const com_head *head, yolo_error *error) {
+    (void)error;
+    if (head->kind != COM_LINK || head->from != (uint32_t)l->plan.process + 1 || head->size != 8 || com_get(guest->in + COM_HEAD, 8) != l->token) return YOLO_OK;
+    l->after = guest->socket;
+    guest->socket = OS_NO_SOCKET;
+    return YOLO_OK;
+}
+
+/* How many of those that are waited for have not come. */
+static int com_missing(const com_links *l, com_guest *body, int *first) {
+    int missing = 0;
+    if (body == com_link) return l->after == OS_NO_SOCKET;
+    for (int p = l->plan.processes - 1; p > 0; p--)
+        if (l->talks[p].socket == OS_NO_SOCKET) missing++, *first = p;
+    return missing;
+}
+
+/* Lets guests in and hears what they say; who says nothing for long, or rubbish, goes. */
+static yolo_status com_door(com_links *l, com_guest *body, yolo_error *error) {
+    os_wait waits[COM_GUESTS + 1] = {{l->listener, OS_READ, 0}};
+    char host[COM_NAME];
+    com_head head;
+    yolo_status status = YOLO_OK;
+    for (int i = 0; i < COM_GUESTS; i++) waits[i + 1] = (os_wait){l->guests[i].socket, OS_READ, 0};
+    os_socket_wait(waits, COM_GUESTS + 1, COM_TICK);
+    for (int i = 0; i < COM_GUESTS && status == YOLO_OK; i++) {
+        com_talk *guest = &l->guests[i];
+        com_news news = guest->socket == OS_NO_SOCKET ? COM_NOTHING : com_hear(guest, &head);
+        if (news == COM_MESSAGE) status = body(l, guest, &head, error), news = COM_GONE;
+        if (guest->socket != OS_NO_SOCKET && (news != COM_NOTHING || os_clock() - guest->heard > COM_GUEST_SECONDS)) {
+            os_socket_close(guest->socket);
+            guest->socket = OS_NO_SOCKET;
+        }
+    }
+    for (int i = 0; i < COM_GUESTS && status == YOLO_OK; i++) {
+        com_talk *guest = &l->guests[i];
+        if (guest->socket != OS_NO_SOCKET) continue;
+        if ((guest->socket = os_socket_accept(l->listener, host, sizeof host)) == OS_NO_SOCKET) break;
+        guest->got = guest->waiting = 0;
+        guest->heard = os_clock();
+        snprintf(guest->number, sizeof guest->number, "%s", host);
+    }
+    return status;
+}
+
+/* Waits at the door until all that `body` lets in have come. */
+static yolo_status com_receive(com_links *l, com_guest *body, yolo_error *error) {
+    int first = l->plan.process + 1, missing;
+    char who[160];
+    yolo_status status = YOLO_OK;
+    while (status == YOLO_OK && (missing = com_missing(l, body, &first)) > 0) {
+        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted while waiting for %d of %d processes", missing, l->plan.processes);
+        if (os_clock() > l->deadline)
+            return err_set(error, YOLO_ERROR_IO, "%d of %d processes have not come to %s:%d within %g s, the first that is missing is %s; start one for each RANK below "
+                           "WORLD_SIZE", missing, l->plan.processes, l->plan.address, l->plan.port, l->plan.patience, com_who(l, first, "not known", who, sizeof who));
+        status = com_door(l, body, error);
+    }
+    return status;
+}
+
+/* Process 0 tells everyone where the one before him in the chain is; "" = on process 0's machine. */
+static void com_welcome(com_links *l) {
+    uint8_t bytes[8 + COM_NAME];
+    for (int p = 1; p < l->plan.processes; p++) {
+        const char *host = p > 1 ? l->talks[p - 1].number : "";
+        if (!strncmp(host, "127.", 4) || !strcmp(host, "::1") || !strncmp(host, "::ffff:127.", 11)) host = "";
+        memset(bytes, 0, sizeof bytes);
+        com_put(bytes, l->token, 8);
+        snprintf((char *)bytes + 8, COM_NAME, "%s", host);
+        com_say(l, &l->talks[p], COM_WELCOME, (uint32_t)(p > 1 ? l->talks[p - 1].port : l->port), bytes, sizeof bytes);
+        l->talks[p].heard = os_clock();
+    }
+}
+
+/* Process 0: from the first guest to the chain. */
+static yolo_status com_lead_meeting(com_links *l, yolo_error *error) {
+    yolo_status status = com_receive(l, com_admit, error);
+    if (status == YOLO_OK) {
+        const double now[2] = {os_clock(), (double)time(NULL)};
+        uint64_t words[2];
+        memcpy(words, now, sizeof words);
+        l->token = words[0] * 0x9e3779b97f4a7c15u ^ words[1] ^ (uint64_t)(uintptr_t)l;
+        com_welcome(l);
+        return com_receive(l, com_link, error);
+    }
+    for (int p = 1; p < l->plan.processes; p++) {
+        if (l->talks[p].socket == OS_NO_SOCKET) continue;
+        com_say(l, &l->talks[p], COM_REFUSED, status == YOLO_ERROR_INTERRUPTED, error->message, strlen(error->message));
+        os_socket_finish(l->talks[p].socket);
+    }
+    return status;
+}
+
+/* Says who this is, and waits for the answer. */
+static com_news com_introduce(com_links *l, com_head *head) {
+    com_talk *t = &l->talks[0];
+    const size_t length = strlen(l->plan.terms);
+    const com_head hello = {COM_HELLO, (uint32_t)l->plan.process, (uint32_t)l->port, COM_NAME + length};
+    uint8_t *bytes = t->in; /* nothing has come yet */
+    memset(bytes, 0, COM_HEAD + COM_NAME);
+    com_write_head(bytes, &hello);
+    os_host_name((char *)bytes + COM_HEAD, COM_NAME);
+    memcpy(bytes + COM_HEAD + COM_NAME, l->plan.terms, length);
+    if (!com_move(t->socket, true, bytes, COM_HEAD + COM_NAME + length, l->deadline)) return COM_GONE;
+    t->got = t->waiting = 0;
+    for (;;) {
+        os_wait wait = {t->socket, OS_READ, 0};
+        const com_news news = com_hear(t, head);
+        if (news != COM_NOTHING || err_interrupted() || os_clock() > l->deadline) return news;
+        os_socket_wait(&wait, 1, COM_TICK);
+    }
+}
+
+/* One of the others: knocks at process 0's door until it opens. */
+static yolo_status com_knock(com_links *l, com_head *head, yolo_error *error) {
+    const com_plan *p = &l->plan;
+    com_talk *t = &l->talks[0];
+    char reason[512] = "no answer";
+    com_news news = COM_NOTHING;
+    while (news == COM_NOTHING || news == COM_GONE) {
+        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted while waiting for rank 0");
+        if (os_clock() > l->deadline)
+            return err_set(error, YOLO_ERROR_IO, "rank 0 did not answer at %s:%d within %g s: %.300s; is it running, and is that its address?", p->address, p->port,
+                           p->patience, reason);
+        os_wait pause = {OS_NO_SOCKET, 0, 0};
+        os_socket_close(t->socket);
+        t->socket = os_socket_connect(p->address, p->port, YOLO_CLAMP(l->deadline - os_clock(), 0.1, 5), reason, sizeof reason);
+        news = t->socket == OS_NO_SOCKET ? COM_NOTHING : com_introduce(l, head);
+        if (news == COM_GONE) snprintf(reason, sizeof reason, "it closed the connection");
+        if (news != COM_MESSAGE) os_socket_wait(&pause, 1, 4 * COM_TICK);
+    }
+    if (news == COM_MESSAGE && head->kind == COM_REFUSED) {
+        com_text(t, 0, reason, sizeof reason);
+        return err_set(error, head->word ? YOLO_ERROR_INTERRUPTED : YOLO_ERROR_USAGE, "%s", reason);
+    }
+    if (news == COM_MESSAGE && head->kind == COM_WELCOME && head->size == 8 + COM_NAME) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_FORMAT, "what answers at %s:%d is not rank 0 of this version of yolo; name another MASTER_PORT, or use the same program everywhere",
+                   p->address, p->port);
+}
+
+/* The same, from the first knock to the chain. */
+static yolo_status com_join_meeting(com_links *l, yolo_error *error) {
+    com_head head;
+    char host[COM_NAME], reason[512];
+    uint8_t link[COM_HEAD + 8];
+    yolo_status status = com_knock(l, &head, error);
+    if (status != YOLO_OK) return status;
+    l->token = com_get(l->talks[0].in + COM_HEAD, 8);
+    com_text(&l->talks[0], 8, host, sizeof host);
+    l->talks[0].got = 0;
+    snprintf(l->talks[0].host, sizeof l->talks[0].host, "%s", l->plan.address);
+    const char *to = *host ? host : l->plan.address;
+    l->before = os_socket_connect(to, (int)head.word, YOLO_CLAMP(l->deadline - os_clock(), 1, 30), reason, sizeof reason);
+    if (l->before == OS_NO_SOCKET)
+        return err_set(error, YOLO_ERROR_IO, "rank %d cannot be reached from here at %s:%u: %.300s; a firewall between the machines?", (l->plan.process - 1) * l->plan.here, to,
+                       (unsigned)head.word, reason);
+    com_write_head(link, &(com_head){COM_LINK, (uint32_t)l->plan.process, 0, 8});
+    com_put(link + COM_HEAD, l->token, 8);
+    if (!com_move(l->before, true, link, sizeof link, l->deadline)) return err_set(error, YOLO_ERROR_IO, "rank %d closed its connection", (l->plan.process - 1) * l->plan.here);
+    return l->plan.process + 1 < l->plan.processes ? com_receive(l, com_link, error) : YOLO_OK;
+}
+
+/* ---- the watch */
+
+/* The first loss counts. */
+static void com_lose(com_group *g, yolo_status status, const char *words) {
+    com_links *l = g->links;
+    os_mutex_lock(&g->mutex);
+    if (!os_atomic_get(&l->lost)) {
+        err_set(&l->words, status, "%s", words);
+        os_atomic_set(&l->lost, 1);
+    }
+    os_condition_wake_all(&g->changed);
+    os_mutex_unlock(&g->mutex);
+}
+
+/* The loss as the failure of this process' ranks. */
+static yolo_status com_give_up(com_group *g, yolo_error *error) {
+    os_mutex_lock(&g->mutex);
+    if (!os_atomic_get(&g->failed)) {
+        g->reason = g->links->words;
+        g->told = true;
+        os_atomic_set(&g->failed, 1);
+    }
+    os_condition_wake_all(&g->changed);
+    os_mutex_unlock(&g->mutex);
+    return com_failure(g, error);
+}
+
+/* What a process has said. */
+static void com_watch_message(com_group *g, com_talk *t, const com_head *head) {
+    char text[sizeof g->reason.message];
+    t->got = 0;
+    if (head->kind == COM_DONE) t->done = true;
+    if (head->kind == COM_DONE && g->links->plan.process) {
+        os_mutex_lock(&g->mutex);
+        os_atomic_set(&g->links->over, 1);
+        os_condition_wake_all(&g->changed);
+        os_mutex_unlock(&g->mutex);
+    }
+    if (head->kind != COM_FAILED) return;
+    t->got = COM_HEAD + (size_t)head->size;
+    com_text(t, 0, text, sizeof text);
+    t->got = 0;
+    t->done = true; /* it will go */
+    com_lose(g, head->word > YOLO_OK && head->word <= YOLO_ERROR_INTERRUPTED ? (yolo_status)head->word : YOLO_ERROR_IO, text);
+}
+
+/* Hears a process out. `awake`: this one has been, too, since it was last asked. */
+static void com_watch_one(com_group *g, int process, com_talk *t, double now, bool awake) {
+    com_links *l = g->links;
+    char who[160], words[400] = "";
+    com_head head;
+    com_news news;
+    while ((news = com_hear(t, &head)) == COM_MESSAGE) com_watch_message(g, t, &head);
+    if (!com_flush(t)) news = COM_GONE;
+    com_who(l, process, t->host, who, sizeof who);
+    const char *are = l->plan.here > 1 ? "are" : "is";
+    if (news == COM_GONE && !t->done) snprintf(words, sizeof words, "%s %s gone: the connection was closed", who, are);
+    if (news == COM_RUBBISH) snprintf(words, sizeof words, "%s %s gone: what comes from there is no message", who, are);
+    if (news == COM_NOTHING && !t->done && awake && now - t->heard > l->plan.silence)
+        snprintf(words, sizeof words, "%s %s gone: no sign of life for %g s", who, are, l->plan.silence);
+    if (*words) com_lose(g, YOLO_ERROR_IO, words);
+    if (news == COM_NOTHING) return; /* also where it is silent: it may wake, and read why the others have ended */
+    os_socket_close(t->socket);
+    t->socket = OS_NO_SOCKET;
+}
+
+/* The process' last words, then until the others have closed, or a second. */
+static void com_watch_end(const com_links *l, int count, bool told) {
+    const double until = os_clock() + 1;
+    os_wait pause = {OS_NO_SOCKET, 0, 0};
+    for (int i = 0; i < count && !told; i++) com_say(l, &l->talks[i], COM_DONE, 0, NULL, 0);
+    for (bool open = true; open && os_clock() < until; os_socket_wait(&pause, 1, 5)) {
+        open = false;
+        for (int i = 0; i < count; i++) {
+            com_talk *t = &l->talks[i];
+            int64_t came = 1;
+            if (t->socket == OS_NO_SOCKET) continue;
+            if (com_flush(t) && !t->waiting) os_socket_finish(t->socket);
+            while (came > 0) came = os_socket_receive(t->socket, t->in, sizeof t->in);
+            open = open || !came;
+        }
+    }
+}
+
+/* Tells all of a failure, once, and of being alive. */
+static void com_watch_tell(com_group *g, int count, bool *told, bool beat) {
+    com_links *l = g->links;
+    yolo_error words = {0};
+    if (os_atomic_get(&l->lost)) words = l->words;
+    else com_failure(g, &words);
+    for (int i = 0; i < count; i++) {
+        com_talk *t = &l->talks[i];
+        if (words.status != YOLO_OK && !*told) com_say(l, t, COM_FAILED, (uint32_t)words.status, words.message, strlen(words.message));
+        if (beat && !t->waiting) com_say(l, t, COM_ALIVE, 0, NULL, 0);
+    }
+    *told |= words.status != YOLO_OK;
+}
+
+static OS_THREAD_RESULT OS_THREAD_CALL com_watch_main(void *argument) {
+    com_group *g = argument;
+    com_links *l = g->links;
+    os_wait waits[COM_MAX];
+    const int count = l->plan.process ? 1 : l->plan.processes;
+    const double beat = YOLO_MIN(1, l->plan.silence / 4);
+    double said = 0, last = os_clock();
+    bool told = false;
+    for (;;) {
+        const double now = os_clock();
+        const bool leaving = os_atomic_get(&l->leaving), due = now - said >= beat;
+        for (int i = 0; i < count; i++)
+            if (l->talks[i].socket != OS_NO_SOCKET) com_watch_one(g, i, &l->talks[i], now, now - last < l->plan.silence / 2);
+        com_watch_tell(g, count, &told, due);
+        if (leaving) break;
+        for (int i = 0; i < count; i++) waits[i] = (os_wait){l->talks[i].socket, OS_READ, 0};
+        os_socket_wait(waits, count, COM_TICK);
+        if (due) said = now;
+        last = now;
+    }
+    com_watch_end(l, count, told);
+    return 0;
+}
+
+/* ---- the chain */
+
+/* Waits for the chain; false when a process is lost. A connection of the chain that is gone waits for the reason, a while. */
+static bool com_chain_wait(com_group *g, os_wait *waits, int count, int broken) {
+    com_links *l = g->links;
+    char words[200];
+    for (int tick = 0; broken >= 0 && tick < 60 && !os_atomic_get(&l->lost); tick++) {
+        os_wait pause = {OS_NO_SOCKET, 0, 0};
+        os_socket_wait(&pause, 1, COM_TICK);
+    }
+    if (broken >= 0) {
+        snprintf(words, sizeof words, "rank %d is gone: it closed its connection of the chain", broken * l->plan.here);
+        com_lose(g, YOLO_ERROR_IO, words);
+    } else if (!os_atomic_get(&l->lost)) os_socket_wait(waits, count, COM_TICK);
+    return !os_atomic_get(&l->lost);
+}
+
+/* Bytes [*at, ready) on their way; false when the connection is gone. */
+static bool com_push(os_socket s, const uint8_t *bytes, int64_t *at, int64_t ready) {
+    int64_t moved = 1;
+    while (*at < ready && (moved = os_socket_send(s, bytes + *at, (size_t)(ready - *at))) > 0) *at += moved;
+    return moved >= 0;
+}
+
+static bool com_pull(os_socket s, uint8_t *bytes, int64_t *at, int64_t ready) {
+    int64_t moved = 1;
+    while (*at < ready && (moved = os_socket_receive(s, bytes + *at, (size_t)(ready - *at))) > 0) *at += moved;
+    return moved >= 0;
+}
+
+/* Bytes that come from one neighbour (none = they are here) and go to others. */
+static bool com_pass(com_group *g, os_socket from, int from_process, const os_socket *to, uint8_t *bytes, int64_t size) {
+    int64_t came = from == OS_NO_SOCKET ? size : 0, gone[2] = {to[0] == OS_NO_SOCKET ? size : 0, to[1] == OS_NO_SOCKET ? size : 0};
+    const int process = g->links->plan.process;
+    while (came < size || gone[0] < size || gone[1] < size) {
+        const int64_t before = came + gone[0] + gone[1];
+        int broken = -1;
+        if (came < size && !com_pull(from, bytes, &came, size)) broken = from_process;
+        if (gone[0] < came && !com_push(to[0], bytes, &gone[0], came)) broken = process - 1;
+        if (gone[1] < came && !com_push(to[1], bytes, &gone[1], came)) broken = process + 1;
+        os_wait waits[] = {{from, came < size ? OS_READ : 0, 0}, {to[0], gone[0] < came ? OS_WRITE : 0, 0}, {to[1], gone[1] < came ? OS_WRITE : 0, 0}};
+        if ((broken >= 0 || came + gone[0] + gone[1] == before) && !com_chain_wait(g, waits, 3, broken)) return false;
+    }
+    return true;
+}
+
+/* The head of an exchange, along the chain: all processes must be at the same one. */
+static bool com_chain_begin(com_group *g, com_kind kind, os_socket from, int from_process, const os_socket *to, int64_t size) {
+    com_links *l = g->links;
+    const com_head mine = {kind, 0, l->turn++, (uint64_t)size};
+    com_head head = {0};
+    uint8_t bytes[COM_HEAD];
+    char words[300];
+    com_write_head(bytes, &mine);
+    if (!com_pass(g, from, from_process, to, bytes, COM_HEAD)) return false;
+    if (com_read_head(bytes, &head) && head.kind == mine.kind && head.word == mine.word && head.size == mine.size) return true;
+    snprintf(words, sizeof words, "rank %d is at another place: expected exchange %u of kind %d with %llu bytes, found exchange %u of kind %d with %llu bytes",
+             from_process * l->plan.here, (unsigned)mine.word, mine.kind, (unsigned long long)mine.size, (unsigned)head.word, head.kind, (unsigned long long)head.size);
+    com_lose(g, YOLO_ERROR_FORMAT, words);
+    return false;
+}
+
+/* Adds this process' ranks to elements [first, first + count), whose sum over the ranks below is `below` (NULL = there are none), in offers[0]. */
+typedef void com_fold(const com_group *g, const void *below, int64_t first, int64_t count);
+
+/* How far a sum is, in bytes: come from below, with this process' ranks, gone up; whole ones come from above, gone down. */
+typedef struct com_flow { int64_t size, came, added, up, whole, down; } com_flow;
+
+/* What can be done without waiting; the process whose connection is gone, or -1. */
+static int com_flow_step(com_group *g, com_flow *f, com_fold *fold, int64_t unit) {
+    com_links *l = g->links;
+    uint8_t *values = g->offers[0].values;
+    const int64_t room = YOLO_MIN(f->size, f->added + COM_PIECE);
+    if (l->before == OS_NO_SOCKET) {
+        if (f->added - f->up < COM_PIECE) f->came = room;
+    } else {
+        int64_t got = f->came - f->added;
+        if (f->came < room && !com_pull(l->before, l->piece, &got, room - f->added)) return l->plan.process - 1;
+        f->came = f->added + got;
+    }
+    const int64_t ready = (f->came - f->added) / unit * unit;
+    if (ready) fold(g, l->before == OS_NO_SOCKET ? NULL : l->piece, f->added / unit, ready / unit);
+    memmove(l->piece, l->piece + ready, (size_t)(f->came - f->added - ready));
+    f->added += ready;
+    if (l->after == OS_NO_SOCKET) f->up = f->whole = f->added;
+    else if (!com_push(l->after, values, &f->up, f->added) || !com_pull(l->after, values, &f->whole, f->up)) return l->plan.process + 1;
+    if (l->before == OS_NO_SOCKET) f->down = f->whole;
+    else if (!com_push(l->before, values, &f->down, f->whole)) return l->plan.process - 1;
+    return -1;
+}
+
+/* offers[0] becomes the sum over all ranks of all processes. False when a process is lost. */
+static bool com_chain_sum(com_group *g, com_kind kind, com_fold *fold, int64_t count, int64_t unit) {
+    com_links *l = g->links;
+    com_flow f = {.size = count * unit};
+    if (!com_chain_begin(g, kind, l->before, l->plan.process - 1, (const os_socket[]){OS_NO_SOCKET, l->after}, f.size)) return false;
+    while (f.down < f.size) {
+        const com_flow before = f;
+        const int broken = com_flow_step(g, &f, fold, unit);
+        os_wait waits[] = {{l->before, (f.came < f.size ? OS_READ : 0) | (f.down < f.whole ? OS_WRITE : 0), 0},
+                           {l->after, (f.whole < f.up ? OS_READ : 0) | (f.up < f.added ? OS_WRITE : 0), 0}};
+        if ((broken >= 0 || !memcmp(&before, &f, sizeof f)) && !com_chain_wait(g, waits, 2, broken)) return false;
+    }
+    return true;
+}
+
+/* All ranks of the process are in the call, and its first one is done with the chain. */
+static yolo_status com_net_met(com_rank *rank, bool good, yolo_error *error) {
+    return good ? com_host_meet(rank, error) : com_give_up(rank->group, error);
+}
+
+static bool com_is_first(const com_rank *rank) { return rank->index == rank->group->first; }
+
+static yolo_status com_net_sum(com_rank *rank, void *values, int64_t count, com_fold *fold, int64_t unit, yolo_error *error) {
+    com_group *g = rank->group;
+    g->offers[rank->index - g->first] = (com_offer){values, count};
+    yolo_status status = com_host_enter(rank, error);
+    if (status != YOLO_OK) return status;
+    for (int r = 0; r < g->here; r++) YOLO_ASSERT(g->offers[r].count == count);
+    status = com_net_met(rank, !com_is_first(rank) || com_chain_sum(g, COM_SUM, fold, count, unit), error);
+    if (status != YOLO_OK) return status;
+    if (!com_is_first(rank) && count) memcpy(values, g->offers[0].values, (size_t)(count * unit));
+    return com_host_meet(rank, error);
+}
+
+static yolo_status com_net_sum_f32(com_rank *rank, float *values, int64_t count, yolo_error *error) {
+    return com_net_sum(rank, values, count, com_fold_float, sizeof(float), error);
+}
+
+static yolo_status com_net_sum_f64(com_rank *rank, double *values, int64_t count, yolo_error *error) {
+    return com_net_sum(rank, values, count, com_fold_double, sizeof(double), error);
+}
+
+/* The bytes of process `from` go both ways along the chain. */
+static bool com_chain_broadcast(com_group *g, int from, uint8_t *bytes, int64_t size) {
+    const com_links *l = g->links;
+    const int process = l->plan.process;
+    const os_socket source = process < from ? l->after : process > from ? l->before : OS_NO_SOCKET;
+    const os_socket to[] = {process <= from ? l->before : OS_NO_SOCKET, process >= from ? l->after : OS_NO_SOCKET};
+    const int neighbour = process < from ? process + 1 : process - 1;
+    return com_chain_begin(g, COM_BROADCAST, source, neighbour, to, size) && com_pass(g, source, neighbour, to, bytes, size);
+}
+
+static yolo_status com_net_broadcast(com_rank *rank, int root, void *bytes, size_t size, yolo_error *error) {
+    com_group *g = rank->group;
+    const int from = root / g->here, holder = from == g->links->plan.process ? root - g->first : 0;
+    g->offers[rank->index - g->first] = (com_offer){bytes, (int64_t)size};
+    yolo_status status = com_host_enter(rank, error);
+    if (status != YOLO_OK) return status;
+    for (int r = 0; r < g->here; r++) YOLO_ASSERT(g->offers[r].count == (int64_t)size);
+    status = com_net_met(rank, !com_is_first(rank) || com_chain_broadcast(g, from, g->offers[holder].values, (int64_t)size), error);
+    if (status != YOLO_OK) return status;
+    if (bytes != g->offers[holder].values && size) memcpy(bytes, g->offers[holder].values, size); /* ranks of a process may share it */
+    return com_host_meet(rank, error);
+}
+
+/* Records are bits that nobody else has set. */
+static void com_fold_records(const com_group *g, const void *below, int64_t first, int64_t count) {
+    uint8_t *records = (uint8_t *)g->offers[0].values + first;
+    for (int64_t i = 0; i < count && below; i++) records[i] |= ((const uint8_t *)below)[i];
+}
+
+static bool com_chain_gather(com_group *g, char (*records)[COM_RECORD]) {
+    for (int r = 0; r < g->size; r++)
+        if (r < g->first || r >= g->first + g->here) memset(records[r], 0, COM_RECORD);
+    g->offers[0] = (com_offer){records, (int64_t)g->size * COM_RECORD};
+    return com_chain_sum(g, COM_GATHER, com_fold_records, (int64_t)g->size * COM_RECORD, 1);
+}
+
+static yolo_status com_net_gather(com_rank *rank, const void *record, size_t size, void *all, yolo_error *error) {
+    com_group *g = rank->group;
+    char (*records)[COM_RECORD] = g->records[rank->turn++ & 1];
+    memset(records[rank->index], 0, COM_RECORD);
+    if (size) memcpy(records[rank->index], record, size);
+    yolo_status status = com_host_enter(rank, error);
+    if (status == YOLO_OK) status = com_net_met(rank, !com_is_first(rank) || com_chain_gather(g, records), error);
+    for (int r = 0; r < g->size && size && status == YOLO_OK; r++) memcpy((char *)all + (size_t)r * size, records[r], size);
+    return status;
+}
+
+static const com_back com_net = {"TCP between processes, sums in the order of the ranks", com_net_sum_f32, com_net_sum_f64, com_net_broadcast, com_net_gather,
+                                 com_host_finish};
 
 /* ---- NCCL, NVIDIA's library of sums over GPUs, where it is installed. What its header says is told here, so that no header of it is
    needed and any 2.x will do: results, types and operations are ints, a communicator is a pointer. */
@@ -1327,12 +2266,23 @@ static yolo_status com_gather(com_rank *rank, const void *record, size_t size, v
 /* Waits for the sums that this rank has begun. */
 static yolo_status com_finish(com_rank *rank, yolo_error *error) { return rank->group->size == 1 ? YOLO_OK : rank->group->back->finish(rank, error); }
 
-/* A group of `size` ranks; NULL for want of memory. */
+static void com_links_close(com_links *l) {
+    os_socket_close(l->listener);
+    os_socket_close(l->before);
+    os_socket_close(l->after);
+    for (int i = 0; l->talks && i < l->plan.processes; i++) os_socket_close(l->talks[i].socket);
+    for (int i = 0; l->guests && i < COM_GUESTS; i++) os_socket_close(l->guests[i].socket);
+    mem_free(l->talks);
+    mem_free(l->guests);
+    mem_free(l);
+}
+
+/* A group of `size` ranks of this process; NULL for want of memory. */
 static com_group *com_open(int size, const com_back *back) {
     com_group *g = mem_array(1, sizeof *g);
     YOLO_ASSERT(size >= 1 && size <= COM_MAX);
     if (!g) return NULL;
-    g->size = size;
+    g->size = g->here = size;
     g->back = back;
     for (int r = 0; r < size; r++) g->ranks[r] = (com_rank){.group = g, .index = r};
     os_mutex_init(&g->mutex);
@@ -1345,6 +2295,11 @@ static void com_close(com_group *g) {
 #ifndef YOLO_NO_CUDA
     if (g->gpus) com_gpus_close(g);
 #endif
+    if (g->links && g->links->watching) {
+        os_atomic_set(&g->links->leaving, 1);
+        os_thread_join(g->links->watch);
+    }
+    if (g->links) com_links_close(g->links);
     os_condition_destroy(&g->changed);
     os_mutex_destroy(&g->mutex);
     mem_free(g);
@@ -1358,24 +2313,94 @@ static OS_THREAD_RESULT OS_THREAD_CALL com_main(void *argument) {
     return 0;
 }
 
-/* Runs body(rank, context) on every rank and returns when all have ended: the failure of the first rank that failed, if any.
-   One call at a time; the group is whole again afterwards. */
+/* Runs body(rank, context) on every rank of this process and returns when they have ended: the failure of the first rank of all that
+   failed, if any. One call at a time; the group is whole again afterwards, but one of several processes is not. */
 static yolo_status com_run(com_group *g, com_body *body, void *context, yolo_error *error) {
     int started = 1;
     yolo_error reason = {0};
     g->body = body;
     g->context = context;
     os_atomic_set(&g->arrived, 0);
+    if (g->links && os_atomic_get(&g->links->lost)) return com_give_up(g, error);
+    if (g->links && os_atomic_get(&g->failed)) return com_failure(g, error);
     os_atomic_set(&g->failed, 0);
-    for (int r = 0; r < g->size; r++) g->ranks[r].turn = 0; /* after a failure they differ */
-    while (started < g->size && os_thread_start(&g->ranks[started].thread, com_main, &g->ranks[started])) started++;
-    if (started < g->size) {
+    for (int r = 0; r < g->here; r++) g->ranks[r].turn = 0; /* after a failure they differ */
+    while (started < g->here && os_thread_start(&g->ranks[started].thread, com_main, &g->ranks[started])) started++;
+    if (started < g->here) {
         err_set(&reason, YOLO_ERROR_MEMORY, "the system gives no thread for it");
         com_fail(&g->ranks[started], YOLO_ERROR_MEMORY, &reason);
     }
     com_main(&g->ranks[0]);
     for (int r = 1; r < started; r++) os_thread_join(g->ranks[r].thread);
     return com_failure(g, error);
+}
+
+/* ---- a group of several processes begins and ends */
+
+/* Room for the connections, and the port that this process listens at. */
+static yolo_status com_links_open(com_links **out, const com_plan *plan, yolo_error *error) {
+    com_links *l = mem_array(1, sizeof *l);
+    *out = NULL;
+    if (!l) return err_memory(error, sizeof *l);
+    l->plan = *plan;
+    l->listener = l->before = l->after = OS_NO_SOCKET;
+    l->deadline = os_clock() + plan->patience;
+    l->port = plan->process ? 0 : plan->port;
+    l->talks = mem_array((uint64_t)plan->processes, sizeof *l->talks);
+    l->guests = mem_array(COM_GUESTS, sizeof *l->guests);
+    for (int i = 0; l->talks && i < plan->processes; i++) l->talks[i].socket = OS_NO_SOCKET;
+    for (int i = 0; l->guests && i < COM_GUESTS; i++) l->guests[i].socket = OS_NO_SOCKET;
+    yolo_status status = l->talks && l->guests && strlen(plan->terms) + COM_NAME <= COM_TERMS ? YOLO_OK : err_memory(error, sizeof *l->talks);
+    if (status == YOLO_OK && (!os_network_begin() || (l->listener = os_socket_listen(&l->port)) == OS_NO_SOCKET)) {
+        char reason[256];
+        os_reason(reason, sizeof reason);
+        status = err_set(error, YOLO_ERROR_IO, "port %d cannot be listened at: %s; name another MASTER_PORT", l->port, reason);
+    }
+    if (status == YOLO_OK) *out = l;
+    else com_links_close(l);
+    return status;
+}
+
+/* A group whose ranks are those of `processes` processes, `here` each. Returns when all have come; *out NULL on failure. */
+static yolo_status com_net_open(com_group **out, const com_plan *plan, yolo_error *error) {
+    com_links *l;
+    *out = NULL;
+    YOLO_ASSERT(plan->processes > 1 && plan->here > 0 && plan->processes * plan->here <= COM_MAX);
+    yolo_status status = com_links_open(&l, plan, error);
+    if (status != YOLO_OK) return status;
+    log_write(plan->log, YOLO_LOG_INFO, "process %d of %d: meeting at %s:%d", plan->process, plan->processes, plan->address, plan->port);
+    status = plan->process ? com_join_meeting(l, error) : com_lead_meeting(l, error);
+    com_group *g = status == YOLO_OK ? com_open(plan->here, &com_net) : NULL;
+    if (status == YOLO_OK && !g) status = err_memory(error, sizeof *g);
+    if (status != YOLO_OK) {
+        com_links_close(l);
+        return status;
+    }
+    l->plan.terms = NULL; /* the caller's */
+    g->links = l;
+    g->size = plan->processes * plan->here;
+    g->first = plan->process * plan->here;
+    for (int r = 0; r < g->here; r++) g->ranks[r].index += g->first;
+    for (int i = 0; i < plan->processes; i++) l->talks[i].heard = os_clock();
+    l->watching = os_thread_start(&l->watch, com_watch_main, g);
+    if (l->watching) *out = g;
+    else com_close(g);
+    return l->watching ? YOLO_OK : err_set(error, YOLO_ERROR_MEMORY, "the system gives no thread to watch the other processes");
+}
+
+/* The end of what this process does: all hear what it has failed of, if anything. Process 0 is waited for, whose failure is everyone's.
+   Returns the failure that counts. */
+static yolo_status com_part(com_group *g, yolo_status status, yolo_error *error) {
+    com_links *l = g ? g->links : NULL;
+    if (!l) return status;
+    if (status != YOLO_OK) {
+        com_fail(&g->ranks[0], status, error);
+        return os_atomic_get(&l->lost) ? com_give_up(g, error) : status;
+    }
+    os_mutex_lock(&g->mutex);
+    while (l->plan.process && !os_atomic_get(&l->over) && !os_atomic_get(&l->lost)) os_condition_wait(&g->changed, &g->mutex);
+    os_mutex_unlock(&g->mutex);
+    return os_atomic_get(&l->lost) && l->plan.process ? com_give_up(g, error) : YOLO_OK;
 }
 
 #ifndef YOLO_NO_CUDA
@@ -18187,6 +19212,7 @@ typedef struct dl_options {
     uint64_t seed;
     uint64_t cache_bytes;     /* for decoded pictures between uses; 0 = what the mosaic's window takes */
     double fraction;          /* of the pictures, 0..1; above 1: so many of them */
+    int ranks, first, here;   /* that share each batch; only the parts of `here` of them are made, from `first` on; 0 ranks = one */
     const int *classes;       /* keep labels of these only; NULL = all */
     int class_count;
     aug_settings augmentation;
@@ -18656,7 +19682,17 @@ static yolo_status dl_make_plain(dl_worker *w, int64_t *index, uint8_t *out, yol
     return good ? YOLO_OK : err_memory(error, (uint64_t)item->label_count * sizeof(loss_target));
 }
 
-/* Makes the picture at a position of the epoch in its slot. */
+/* Where rank `rank` of `ranks` begins in a batch of n pictures: one more for the first ones where it does not come out even. */
+static int dl_part(int n, int rank, int ranks) { return rank * (n / ranks) + YOLO_MIN(rank, n % ranks); }
+
+/* Is a picture of a batch in the parts that are made? */
+static bool dl_is_mine(const dl_loader *dl, int64_t batch, int place) {
+    const dl_options *o = &dl->options;
+    const int n = (int)YOLO_MIN(o->batch, dl->pictures - batch * o->batch);
+    return !o->ranks || (place >= dl_part(n, o->first, o->ranks) && place < dl_part(n, o->first + o->here, o->ranks));
+}
+
+/* Makes the picture at a position of the epoch in its slot; those of other processes' parts stay as they are, without boxes. */
 static yolo_status dl_make(dl_worker *w, int64_t position, yolo_error *error) {
     dl_loader *dl = w->loader;
     const dl_options *o = &dl->options;
@@ -18664,14 +19700,16 @@ static yolo_status dl_make(dl_worker *w, int64_t position, yolo_error *error) {
     int place = (int)(position % o->batch);
     dl_slot *slot = dl_slot_of(dl, batch);
     dl_scene *kept = slot->scenes ? &slot->scenes[place] : NULL;
+    slot->boxes[place].count = 0;
+    slot->pictures[place] = index;
+    if (!dl_is_mine(dl, batch, place)) return YOLO_OK;
     w->scene.width = o->rect ? dl->rect_width[batch] : o->imgsz;
     w->scene.height = o->rect ? dl->rect_height[batch] : o->imgsz;
     uint8_t *out = kept ? NULL : slot->pixels + (size_t)w->scene.width * (size_t)w->scene.height * 3 * (size_t)place;
     yolo_status status = o->augment ? dl_make_augmented(w, position, &index, out, error) : dl_make_plain(w, &index, out, error);
     if (kept && status == YOLO_OK) dl_keep(w, kept);
     else dl_release(w);
-    slot->pictures[place] = index;
-    slot->boxes[place].count = 0;
+    slot->pictures[place] = index; /* or what stands in for it */
     if (status == YOLO_OK && !aug_boxes_append(&slot->boxes[place], w->boxes[0].items, w->boxes[0].count))
         status = err_memory(error, (uint64_t)w->boxes[0].count * sizeof(loss_target));
     return status;
@@ -22442,7 +23480,10 @@ static yolo_status lab_label(const yolo_model *model, const yolo_label_options *
       through their parts. The gradient of a step is the sum of what the ranks' parts give, each part's loss times its pictures,
       divided by its own scores; with sync_bn, scores and batch norms are those of the whole batch.
       REF ultralytics/engine/trainer.py, world_size. Running statistics are rank 0's.
-   6. Gradients that no step has used when an epoch ends are added up into rank 0's, so that last.pt holds them all. */
+   6. Gradients that no step has used when an epoch ends are added up into rank 0's, so that last.pt holds them all.
+   7. Several processes share each batch as ranks of one do. Each has its own copy of everything, makes the pictures of its own ranks,
+      and takes the same steps with the same sums; its first rank leads there. Process 0 alone validates, writes and logs, and tells
+      the others behind each epoch how to go on. */
 
 enum { TR_ATTEMPTS = 3, TR_SHEETS = 3, TR_MAX_BATCH = 1024, TR_BUCKET = 1 << 20 /* elements of a gradient that are added up at once */ };
 
@@ -22491,7 +23532,7 @@ static yolo_train_options tr_defaults(void) {
         .fraction = 1, .lr0 = 0.01, .lrf = 0.01, .momentum = 0.937, .weight_decay = 0.0005, .warmup_epochs = 3,
         .warmup_momentum = 0.8, .warmup_bias_lr = 0.1, .box = 7.5, .cls = 0.5, .dfl = 1.5, .nbs = 64, .hsv_h = 0.015, .hsv_s = 0.7,
         .hsv_v = 0.4, .translate = 0.1, .scale = 0.5, .fliplr = 0.5, .mosaic = 1, .iou = 0.7, .max_det = 300, .plots = true,
-        .val = true, .device = "auto", .isa = "auto", .ranks = 1};
+        .val = true, .device = "auto", .isa = "auto", .ranks = 1, .peer_timeout = 60};
 }
 
 static const char *tr_text_at(const yolo_train_options *o, size_t field) {
@@ -22660,13 +23701,15 @@ struct tr_run {
     bool *frozen;               /* an entry a layer */
     dl_loader *loader;
     com_group *group;
-    tr_rank *ranks; int rank_count;
+    tr_rank *ranks; int rank_count; /* of this process */
+    int world;                  /* ranks of all processes */
     grad_bucket buckets[GRAD_BUCKETS + 1]; int bucket_count;
     grad_pass *grad;            /* rank 0's */
     opt_state *opt;
     float *gradients;           /* rank 0's */
     ev_set validation_set;
     run_copies weights;         /* for validation, over all ranks */
+    int agreed;                 /* batch, of all processes */
     int batch, imgsz, largest;  /* pictures a step; side of the input, the largest with multi_scale */
     uint64_t device_pictures;   /* bytes of the GPU for decoded pictures */
     const char *last;           /* the checkpoint that is resumed */
@@ -22683,6 +23726,7 @@ struct tr_run {
     /* Of the epoch in hand. */
     int attempts;               /* lost in a row */
     dl_batch *batch_now;        /* of all ranks */
+    int targets;                /* of it, on all ranks */
     int lost;                   /* 1 + the rank whose loss is not finite; 0 = none */
     loss_parts losses;          /* means of its batches, of the first `measured` */
     int64_t measured;
@@ -22696,6 +23740,12 @@ struct tr_run {
     log_meter meter;
     void (*lap)(void *user, tr_part part); void *lap_user; /* called by each rank behind each part of a batch; NULL = nobody measures */
 };
+
+/* Is this the process that validates, writes and logs? */
+static bool tr_leads(const tr_run *run) { return run->options.peers.rank == 0; }
+
+/* Does a rank lead in its process? */
+static bool tr_is_first(const tr_rank *rank) { return rank == rank->run->ranks; }
 
 static void tr_lap(const tr_run *run, tr_part part) {
     if (run->lap) run->lap(run->lap_user, part);
@@ -22746,13 +23796,13 @@ static yolo_status tr_check_options(const yolo_train_options *o, yolo_error *err
         {"hsv_v", o->hsv_v, 0, 1}, {"degrees", o->degrees, 0, 180}, {"translate", o->translate, 0, 1}, {"scale", o->scale, 0, 1},
         {"shear", o->shear, -89, 89}, {"perspective", o->perspective, 0, 0.1}, {"flipud", o->flipud, 0, 1}, {"fliplr", o->fliplr, 0, 1},
         {"bgr", o->bgr, 0, 1}, {"mosaic", o->mosaic, 0, 1}, {"mixup", o->mixup, 0, 1}, {"cutmix", o->cutmix, 0, 1}, {"iou", o->iou, 0, 1},
-        {"max_det", o->max_det, 1, 30000}, {"threads", o->threads, 0, 256}, {"ranks", o->ranks, 1, COM_MAX}};
+        {"max_det", o->max_det, 1, 30000}, {"threads", o->threads, 0, 256}, {"ranks", o->ranks, 1, COM_MAX}, {"peer_timeout", o->peer_timeout, 1, 86400}};
     yolo_status status = YOLO_OK;
     for (int i = 0; i < YOLO_COUNT(ranges) && status == YOLO_OK; i++)
         status = tr_check_range(ranges[i].name, ranges[i].value, ranges[i].low, ranges[i].high, error);
     if (status == YOLO_OK && (o->batch > 1 || o->batch == 0) && (o->batch != floor(o->batch) || o->batch == 0))
         return err_set(error, YOLO_ERROR_USAGE, "batch=%g: expected a whole number of pictures, -1, or a share of the memory", o->batch);
-    if (status == YOLO_OK && o->batch >= 1) status = tr_check_even((int)o->batch, o->ranks, error);
+    if (status == YOLO_OK && o->batch >= 1) status = tr_check_even((int)o->batch, o->ranks * YOLO_MAX(o->peers.count, 1), error);
     opt_kind kind;
     if (status == YOLO_OK && o->optimizer && !opt_kind_of(o->optimizer, &kind))
         return err_set(error, YOLO_ERROR_USAGE, "optimizer=%.40s: expected auto, SGD, MuSGD, Adam, Adamax, AdamW, NAdam, RAdam or RMSProp", o->optimizer);
@@ -22925,7 +23975,7 @@ static uint64_t tr_least_pictures(const tr_run *run) { return run->place.device 
 
 /* Threads and pictures of a rank, at most. */
 static int tr_rank_threads(const tr_run *run) { return YOLO_MAX(thr_pool_size(run->pool) / run->rank_count, 1); }
-static int tr_rank_pictures(const tr_run *run, int batch) { return (batch + run->rank_count - 1) / run->rank_count; }
+static int tr_rank_pictures(const tr_run *run, int batch) { return (batch + run->world - 1) / run->world; }
 
 enum { TR_TARGETS = 1024 /* of a batch that the GPU has room for at first */, TR_MUON_BYTES = 64 << 20 /* that MuSGD's matrices work in */ };
 
@@ -23033,6 +24083,23 @@ static void tr_plan_pictures(tr_run *run, tr_memory *memory, uint64_t available)
     run->device_pictures = memory->pictures;
 }
 
+/* The smallest batch that any process has chosen. */
+static yolo_status tr_least_batch(com_rank *com, void *context, yolo_error *error) {
+    tr_run *run = context;
+    int batches[COM_MAX], least = run->batch;
+    const yolo_status status = com_gather(com, &least, sizeof least, batches, error);
+    for (int r = 0; r < run->world && status == YOLO_OK; r++) least = YOLO_MIN(least, batches[r]);
+    if (status == YOLO_OK && com->index == com->group->first) run->agreed = least;
+    return status;
+}
+
+static yolo_status tr_agree_batch(tr_run *run, yolo_error *error) {
+    run->agreed = run->batch;
+    const yolo_status status = run->group ? com_run(run->group, tr_least_batch, run, error) : YOLO_OK;
+    run->batch = run->agreed;
+    return status;
+}
+
 /* Settles the batch and the cache's budget by the memory there is. */
 static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
     const yolo_train_options *o = &run->options;
@@ -23043,7 +24110,8 @@ static yolo_status tr_plan(tr_run *run, uint64_t *cache, yolo_error *error) {
     int fitting;
     yolo_status status = tr_fitting_batch(run, (uint64_t)((double)available * share), &fitting, error);
     if (status != YOLO_OK) return status;
-    run->batch = o->batch >= 1 ? (int)o->batch : (int)YOLO_MIN(fitting, pictures) / run->rank_count * run->rank_count;
+    run->batch = o->batch >= 1 ? (int)o->batch : (int)YOLO_MIN(fitting, pictures) / run->world * run->world;
+    if (o->batch < 1 && (status = tr_agree_batch(run, error)) != YOLO_OK) return status;
     if ((status = tr_measure(run, YOLO_MAX((int)YOLO_MIN(run->batch, pictures), 1), &memory, error)) != YOLO_OK) return status;
     if (run->batch < 1 || (available && memory.total > available)) {
         if (!fitting)
@@ -23145,7 +24213,7 @@ static yolo_status tr_restore(tr_run *run, const pt_model *from, const char *pat
         status = pt_state_take(state, path, name, block, count, error);
     }
     for (int r = 0; r < run->rank_count; r++) memset(run->ranks[r].gradients, 0, (size_t)count * sizeof *run->gradients);
-    if (status == YOLO_OK && pt_state_block(state, "gradients")) status = pt_state_take(state, path, "gradients", run->gradients, count, error);
+    if (status == YOLO_OK && tr_leads(run) && pt_state_block(state, "gradients")) status = pt_state_take(state, path, "gradients", run->gradients, count, error);
     for (int i = 0; i < run->opt->group_count; i++) run->opt->groups[i].initial_lr = run->initial_lr[i] * run->rate;
     return status;
 }
@@ -23271,7 +24339,7 @@ static void tr_draw_sheet(tr_run *run, const char *name, const plot_picture *pic
 /* train_batchN.jpg: what the network is shown. */
 static void tr_sheet(tr_run *run, const dl_batch *batch, int64_t number) {
     plot_picture pictures[PLOT_SHEET];
-    const int count = YOLO_MIN(batch->n, PLOT_SHEET);
+    const int count = YOLO_MIN(dl_part(batch->n, run->rank_count, run->world), PLOT_SHEET); /* those that are made here */
     const size_t bytes = (size_t)batch->h * (size_t)batch->w * 3;
     char name[48];
     yolo_box *boxes = mem_array((uint64_t)batch->first[batch->n], sizeof *boxes);
@@ -23819,13 +24887,12 @@ static bool tr_mosaic(const tr_run *run) {
     return !close || run->done < run->epochs - close;
 }
 
-/* The rank's part of a batch: pictures that follow each other, one more for the first ranks where it does not come out even. */
+/* The rank's part of a batch: pictures that follow each other. */
 static void tr_take_part(tr_rank *rank, const dl_batch *batch, dl_batch *part) {
-    const int ranks = rank->run->rank_count, share = batch->n / ranks, more = batch->n % ranks;
-    const int from = rank->index * share + YOLO_MIN(rank->index, more);
+    const int ranks = rank->run->world, from = dl_part(batch->n, rank->index, ranks);
     *part = *batch;
     if (ranks == 1) return;
-    part->n = share + (rank->index < more);
+    part->n = dl_part(batch->n, rank->index + 1, ranks) - from;
     if (batch->pixels) part->pixels += (size_t)from * (size_t)batch->h * (size_t)batch->w * 3;
     if (batch->scenes) part->scenes += from;
     part->targets += batch->first[from];
@@ -23873,7 +24940,7 @@ static yolo_status tr_backward(tr_rank *rank, com_rank *com, bool due, yolo_erro
     const tr_run *run = rank->run;
     int end = run->model.net.op_count;
     yolo_status status = YOLO_OK;
-    if (run->rank_count == 1) {
+    if (run->world == 1) {
         grad_backward(rank->grad, rank->gradients);
         return YOLO_OK;
     }
@@ -23891,7 +24958,7 @@ static yolo_status tr_batch(tr_rank *rank, com_rank *com, const dl_batch *batch,
     tr_run *run = rank->run;
     const loss_target *targets;
     int h, w;
-    rank->grad->together = run->options.sync_bn && run->rank_count > 1 ? com : NULL;
+    rank->grad->together = run->options.sync_bn && run->world > 1 ? com : NULL;
     rank->grad->empty = !batch->n;
     if (!batch->n) {
         grad_forward(rank->grad, run->model.params);
@@ -23926,7 +24993,7 @@ static void tr_log_line_of(const tr_run *run, yolo_log_level level, const dl_bat
     double now = os_clock() - run->start, share = (run->done - run->first_epoch + (double)done / (double)batches) / (run->epochs - run->first_epoch);
     snprintf(epoch, sizeof epoch, "%d/%d", (int)run->done + 1, (int)run->epochs);
     log_duration(share > 0 ? now / share * (1 - share) : 0, left, sizeof left);
-    log_write(&run->log, level, "%11s%11s%11.4g%11.4g%11.4g%11d%11d%9.1f%10s", epoch, memory, mean->box, mean->cls, mean->dfl, batch->first[batch->n],
+    log_write(&run->log, level, "%11s%11s%11.4g%11.4g%11.4g%11d%11d%9.1f%10s", epoch, memory, mean->box, mean->cls, mean->dfl, run->targets,
               YOLO_MAX(batch->h, batch->w), run->trained_seconds > 0 ? (double)run->trained / run->trained_seconds : 0, left);
 }
 
@@ -23952,12 +25019,14 @@ static void tr_step(tr_run *run) {
 }
 
 /* What a rank tells the others of its part. */
-typedef struct tr_share { loss_parts losses; int n; } tr_share;
+typedef struct tr_share { loss_parts losses; int n, targets; } tr_share;
 
 /* The losses of a whole batch from the ranks' shares; run->lost where they are not finite. */
 static loss_parts tr_combine(tr_run *run, const tr_share *shares) {
     loss_parts whole = {0, 0, 0};
-    for (int r = 0; r < run->rank_count; r++) {
+    run->targets = 0;
+    for (int r = 0; r < run->world; r++) {
+        run->targets += shares[r].targets;
         const double weight = run->options.sync_bn ? 1 : (double)shares[r].n / run->batch_now->n;
         if (!shares[r].n) continue;
         if (!run->lost && !tr_is_finite(&shares[r].losses)) run->lost = r + 1;
@@ -23968,7 +25037,7 @@ static loss_parts tr_combine(tr_run *run, const tr_share *shares) {
     return whole;
 }
 
-/* Rank 0 finds what to do: batch i of the epoch, or its end. */
+/* The first rank of a process finds what to do: batch i of the epoch, or its end. */
 static yolo_status tr_next(tr_run *run, int64_t i, tr_task *task, yolo_error *error) {
     const int64_t batches = dl_batch_count(run->loader), number = (int64_t)run->done * batches + i;
     dl_batch *batch = NULL;
@@ -23980,23 +25049,24 @@ static yolo_status tr_next(tr_run *run, int64_t i, tr_task *task, yolo_error *er
     if (status != YOLO_OK || !batch) return status;
     run->batch_now = batch;
     *task = (tr_task){true, opt_due(run->opt), number};
-    if (tr_wants_sheet(run, number, batches)) tr_sheet(run, batch, number);
+    if (tr_leads(run) && tr_wants_sheet(run, number, batches)) tr_sheet(run, batch, number);
     return YOLO_OK;
 }
 
 /* A rank's share of a step: all but the step itself. The losses are those of the whole batch on rank 0. */
 static yolo_status tr_share_step(tr_rank *rank, com_rank *com, const tr_task *task, loss_parts *losses, yolo_error *error) {
     dl_batch part;
-    tr_share share = {{0, 0, 0}, 0}, shares[COM_MAX];
+    tr_share share = {{0, 0, 0}, 0, 0}, shares[COM_MAX];
     tr_take_part(rank, rank->run->batch_now, &part);
     share.n = part.n;
+    share.targets = part.first[part.n];
     yolo_status status = tr_batch(rank, com, &part, task, &share.losses, error);
     if (status == YOLO_OK) status = com_gather(com, &share, sizeof share, shares, error);
-    if (status == YOLO_OK && !rank->index) *losses = tr_combine(rank->run, shares);
+    if (status == YOLO_OK && tr_is_first(rank)) *losses = tr_combine(rank->run, shares);
     return status;
 }
 
-/* Rank 0 takes the step, with gradients that are summed up, while the others wait for its next word. */
+/* The first rank of a process takes the step, with gradients that are summed up, while the others wait for its next word. */
 static void tr_lead_step(tr_run *run, const tr_task *task, const loss_parts *losses, double start) {
     if (!run->gpu) tr_note_losses(run, losses);
     if (!run->lost && task->due) tr_step(run);
@@ -24012,18 +25082,18 @@ static void tr_clear_gradients(const tr_rank *rank) {
 /* An epoch on one rank. */
 static yolo_status tr_rank_epoch(com_rank *com, void *context, yolo_error *error) {
     tr_run *run = context;
-    tr_rank *rank = &run->ranks[com->index];
+    tr_rank *rank = &run->ranks[com->index - com->group->first];
     tr_task task;
     yolo_status status = YOLO_OK;
     for (int64_t i = 0; status == YOLO_OK; i++) {
         const double start = os_clock();
         loss_parts losses;
-        if (!rank->index) status = tr_next(run, i, &task, error);
+        if (tr_is_first(rank)) status = tr_next(run, i, &task, error);
         if (status == YOLO_OK) status = com_broadcast(com, 0, &task, sizeof task, error);
         if (status != YOLO_OK || !task.go) break;
         status = tr_share_step(rank, com, &task, &losses, error);
         if (status != YOLO_OK) break;
-        if (!rank->index) tr_lead_step(run, &task, &losses, start);
+        if (tr_is_first(rank)) tr_lead_step(run, &task, &losses, start);
         else if (task.due) tr_clear_gradients(rank);
     }
     if (status == YOLO_OK && task.due) {
@@ -24105,7 +25175,7 @@ static yolo_status tr_recover(tr_run *run, yolo_error *error) {
     double rate = run->rate / 2;
     char of[32] = "";
     pt_model model;
-    if (run->rank_count > 1) snprintf(of, sizeof of, " of rank %d", run->lost - 1);
+    if (run->world > 1) snprintf(of, sizeof of, " of rank %d", run->lost - 1);
     if (!run->options.save)
         return err_set(error, YOLO_ERROR_FORMAT, "the loss%s in epoch %d is not finite, and with save=false there is no state to go back to: check the "
                        "labels, or use a lower lr0", of, (int)run->done + 1);
@@ -24174,6 +25244,43 @@ static yolo_status tr_end_epoch(tr_run *run, bool *stop, yolo_error *error) {
     return status;
 }
 
+/* How to go on, as process 0 has it. */
+typedef struct tr_word { bool stop, lost; double numbers[TR_NUMBERS], opt_numbers[OPT_NUMBERS]; } tr_word;
+
+typedef struct tr_relay { tr_run *run; tr_word word; } tr_relay;
+
+/* Takes process 0's word, and behind a lost epoch its state. */
+static yolo_status tr_relay_word(com_rank *com, void *context, yolo_error *error) {
+    tr_relay *relay = context;
+    tr_run *run = relay->run;
+    const char *name;
+    const size_t bytes = (size_t)run->model.net.param_elements * sizeof(float);
+    tr_word word = relay->word;
+    yolo_status status = com_broadcast(com, 0, &word, sizeof word, error);
+    if (status == YOLO_OK && com->index == com->group->first) relay->word = word;
+    for (int i = 0; word.lost && i < opt_block_count(run->opt) && status == YOLO_OK; i++)
+        status = com_broadcast(com, 0, i ? opt_block(run->opt, i, &name) : run->model.params, bytes, error);
+    return status;
+}
+
+/* Behind an epoch: all processes go on as process 0 does. */
+static yolo_status tr_follow(tr_run *run, bool *stop, yolo_error *error) {
+    tr_relay relay = {run, {.stop = *stop, .lost = run->lost > 0}};
+    tr_range range;
+    if (!run->group->links) return YOLO_OK;
+    for (int i = 0; i < TR_NUMBERS; i++) relay.word.numbers[i] = *tr_number(run, i, &range);
+    for (int i = 0; i < OPT_NUMBERS; i++) relay.word.opt_numbers[i] = *opt_number(run->opt, i, &range.name);
+    const yolo_status status = com_run(run->group, tr_relay_word, &relay, error);
+    if (status != YOLO_OK || tr_leads(run)) return status;
+    for (int i = 0; i < TR_NUMBERS; i++) *tr_number(run, i, &range) = relay.word.numbers[i];
+    for (int i = 0; i < OPT_NUMBERS; i++) *opt_number(run->opt, i, &range.name) = relay.word.opt_numbers[i];
+    for (int i = 0; i < run->opt->group_count; i++) run->opt->groups[i].initial_lr = run->initial_lr[i] * run->rate;
+    opt_set_epochs(run->opt, (int)run->epochs);
+    for (int r = 0; r < run->rank_count && relay.word.lost; r++) tr_clear_gradients(&run->ranks[r]);
+    *stop = relay.word.stop;
+    return relay.word.lost ? tr_gpu_push(run, error) : YOLO_OK;
+}
+
 static yolo_status tr_epochs(tr_run *run, yolo_error *error) {
     yolo_status status = YOLO_OK;
     bool stop = run->done >= run->epochs;
@@ -24183,7 +25290,8 @@ static yolo_status tr_epochs(tr_run *run, yolo_error *error) {
     while (!stop && status == YOLO_OK) {
         tr_log_head(run);
         status = tr_train_epoch(run, error);
-        if (status == YOLO_OK) status = run->lost ? tr_recover(run, error) : tr_end_epoch(run, &stop, error);
+        if (status == YOLO_OK && tr_leads(run)) status = run->lost ? tr_recover(run, error) : tr_end_epoch(run, &stop, error);
+        if (status == YOLO_OK) status = tr_follow(run, &stop, error);
     }
     return status;
 }
@@ -24195,6 +25303,7 @@ static yolo_status tr_make_loader(tr_run *run, uint64_t cache, yolo_error *error
     dl_options options = {.imgsz = run->imgsz, .batch = run->batch, .stride = run->model.net.max_stride, .workers = YOLO_MIN(o->workers, os_core_count()), .pool = run->pool, .rect = o->rect,
         .shuffle = true, .augment = true, .scenes = run->place.device != NULL, .single_cls = o->single_cls, .seed = o->seed, .cache_bytes = cache, .fraction = o->fraction,
         .classes = o->classes, .class_count = o->class_count, .log = run->log,
+        .ranks = run->world, .first = o->peers.rank * run->rank_count, .here = run->rank_count,
         .augmentation = {.hsv_h = o->hsv_h, .hsv_s = o->hsv_s, .hsv_v = o->hsv_v, .degrees = o->degrees, .translate = o->translate,
             .scale = o->scale, .shear = o->shear, .perspective = o->perspective, .flipud = o->flipud, .fliplr = o->fliplr, .bgr = o->bgr,
             .mosaic = o->mosaic, .mixup = o->mixup, .cutmix = o->cutmix}};
@@ -24300,7 +25409,7 @@ static yolo_status tr_make_rank(tr_run *run, tr_rank *rank, yolo_error *error) {
     const net *net = &run->model.net;
     const int pictures = tr_rank_pictures(run, (int)YOLO_CLAMP((int64_t)run->pictures, 1, run->batch));
     rank->run = run;
-    rank->index = (int)(rank - run->ranks);
+    rank->index = (int)(rank - run->ranks) + run->options.peers.rank * run->rank_count;
     rank->pool = run->rank_count > 1 ? thr_pool_create(tr_rank_threads(run)) : run->pool;
     rank->gradients = mem_array((uint64_t)net->param_elements, sizeof *rank->gradients);
     rank->first = mem_array((uint64_t)pictures + 1, sizeof *rank->first);
@@ -24313,7 +25422,7 @@ static yolo_status tr_make_rank(tr_run *run, tr_rank *rank, yolo_error *error) {
 static yolo_status tr_make_ranks(tr_run *run, yolo_error *error) {
     const net *net = &run->model.net;
     yolo_status status = YOLO_OK;
-    run->group = com_open(run->rank_count, &com_host);
+    if (!run->group) run->group = com_open(run->rank_count, &com_host);
     run->ranks = mem_array((uint64_t)run->rank_count, sizeof *run->ranks);
     run->bucket_count = grad_buckets(net, TR_BUCKET, run->buckets);
     if (!run->group || !run->ranks || !run->bucket_count) return err_memory(error, sizeof *run->group);
@@ -24334,11 +25443,11 @@ static void tr_close_ranks(tr_run *run) {
         mem_free(rank->first);
     }
     mem_free(run->ranks);
-    com_close(run->group);
 }
 
 static yolo_status tr_open_validation(tr_run *run, yolo_error *error) {
     const yolo_train_options *o = &run->options;
+    if (!tr_leads(run)) run->validation = NULL;
     if (!run->validation) return YOLO_OK;
     const ev_labels labels = {.data_classes = run->data.class_count, .net_classes = run->class_count, .single_cls = o->single_cls,
                               .classes = o->classes, .class_count = o->class_count};
@@ -24361,10 +25470,12 @@ static void tr_log_start(const tr_run *run) {
 }
 
 static void tr_log_ranks(const tr_run *run) {
-    if (run->rank_count == 1) return;
+    if (run->world == 1) return;
     log_write(&run->log, YOLO_LOG_INFO, "MULTI-RANK TRAINING ENABLED");
-    log_write(&run->log, YOLO_LOG_INFO, "Number of CPU ranks: %d, %d thread%s each", run->rank_count, tr_rank_threads(run), tr_rank_threads(run) > 1 ? "s" : "");
-    log_write(&run->log, YOLO_LOG_INFO, "Total batch: %d, %d per rank; batch norm over %s", run->batch, run->batch / run->rank_count,
+    if (run->world > run->rank_count)
+        log_write(&run->log, YOLO_LOG_INFO, "Number of processes: %d, with %d rank%s each", run->options.peers.count, run->rank_count, run->rank_count > 1 ? "s" : "");
+    log_write(&run->log, YOLO_LOG_INFO, "Number of CPU ranks: %d, %d thread%s each", run->world, tr_rank_threads(run), tr_rank_threads(run) > 1 ? "s" : "");
+    log_write(&run->log, YOLO_LOG_INFO, "Total batch: %d, %d per rank; batch norm over %s", run->batch, run->batch / run->world,
               run->options.sync_bn ? "the whole batch" : "each rank's part");
     log_write(&run->log, YOLO_LOG_INFO, "Gradients are added up by %s, in %d part%s", run->group->back->name, run->bucket_count,
               run->bucket_count > 1 ? "s" : "");
@@ -24415,8 +25526,85 @@ static yolo_status tr_settle_epochs(tr_run *run, const pt_model *last, yolo_erro
 
 static yolo_status tr_settle_ranks(tr_run *run, yolo_error *error) {
     run->rank_count = run->options.ranks;
+    run->world = run->rank_count * YOLO_MAX(run->options.peers.count, 1);
+    if (run->place.device && run->options.peers.count > 1)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "WORLD_SIZE=%d: several processes train on CPUs in this version; use device=cpu", run->options.peers.count);
     if (!run->place.device || run->rank_count == 1) return YOLO_OK;
     return err_set(error, YOLO_ERROR_UNSUPPORTED, "ranks=%d: a training on a GPU has one rank in this version; use ranks=1, or device=cpu", run->rank_count);
+}
+
+/* Is an option one that each process may have as it likes? What data and weights are is compared by what is in them. */
+static bool tr_is_private(const tr_argument *argument) {
+    static const size_t fields[] = {TR_AT(model), TR_AT(data), TR_AT(pretrained), TR_AT(cache), TR_AT(device), TR_AT(workers), TR_AT(project), TR_AT(name),
+                                    TR_AT(exist_ok), TR_AT(save), TR_AT(save_period), TR_AT(plots), TR_AT(val), TR_AT(patience), TR_AT(time)};
+    for (int i = 0; i < YOLO_COUNT(fields); i++)
+        if (argument->field == fields[i]) return true;
+    return false;
+}
+
+/* What must be alike in all processes, a line each. */
+static yolo_status tr_terms(const tr_run *run, str *out, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    arena memory = {0};
+    val *map = val_new(&memory, VAL_MAP);
+    bool good = map != NULL;
+    str_format(out, "version: %s\nWORLD_SIZE: %d\n", YOLO_VERSION, o->peers.count);
+    for (int i = 0; i < YOLO_COUNT(tr_arguments) && good; i++)
+        if (!tr_is_private(&tr_arguments[i])) good = tr_add_arg(&memory, map, tr_arguments[i].name, tr_argument_val(&memory, &tr_arguments[i], o));
+    if (good) yaml_write(out, map);
+    str_add(out, "classes:");
+    for (int i = 0; o->classes && i < o->class_count; i++) str_format(out, " %d", o->classes[i]);
+    arena_free(&memory);
+    return good && !out->failed ? YOLO_OK : err_memory(error, 65536);
+}
+
+/* Meets the other processes, if there are any. */
+static yolo_status tr_meet(tr_run *run, yolo_error *error) {
+    const yolo_train_options *o = &run->options;
+    str terms = {0};
+    if (o->peers.count < 2) return YOLO_OK;
+    if (o->ranks < 1 || o->ranks > COM_MAX || run->world > COM_MAX)
+        return err_set(error, YOLO_ERROR_USAGE, "%d processes with %d ranks each: expected at most %d ranks together", o->peers.count, run->rank_count, COM_MAX);
+    yolo_status status = tr_terms(run, &terms, error);
+    const com_plan plan = {.process = o->peers.rank, .processes = o->peers.count, .here = run->rank_count, .address = o->peers.address, .port = o->peers.port,
+                           .terms = terms.text, .patience = 5 * o->peer_timeout, .silence = o->peer_timeout, .log = &run->outside};
+    if (status == YOLO_OK) status = com_net_open(&run->group, &plan, error);
+    str_free(&terms);
+    return status;
+}
+
+/* What a process starts from. */
+typedef struct tr_origin { uint64_t weights, data; int64_t pictures; int batch; } tr_origin;
+
+static uint64_t tr_data_hash(const tr_run *run) {
+    const dl_loader *dl = run->loader;
+    uint64_t hash = hash_bytes(dl->labels, (size_t)dl->label_count * sizeof *dl->labels, 0);
+    for (int64_t i = 0; i < dl->pictures; i++) {
+        const dl_item *item = &dl->items[i];
+        const int64_t numbers[] = {item->file_width, item->file_height, item->label_count};
+        hash = hash_bytes(numbers, sizeof numbers, hash_bytes(path_name(item->path), strlen(path_name(item->path)), hash));
+    }
+    return hash;
+}
+
+/* Compares what the processes start from; the sentence is the same in all. */
+static yolo_status tr_compare(com_rank *com, void *context, yolo_error *error) {
+    tr_run *run = context;
+    const int64_t count = run->model.net.param_elements;
+    tr_origin origin, all[COM_MAX];
+    memset(&origin, 0, sizeof origin);
+    origin = (tr_origin){hash_bytes(run->model.params, (size_t)count * sizeof(float), (uint64_t)run->done), tr_data_hash(run), (int64_t)run->pictures, run->batch};
+    const yolo_status status = com_gather(com, &origin, sizeof origin, all, error);
+    for (int r = 1; r < run->world && status == YOLO_OK; r++) {
+        if (all[r].pictures != all[0].pictures)
+            return err_set(error, YOLO_ERROR_USAGE, "rank %d has %lld pictures to train on, rank 0 has %lld: data= must name the same pictures everywhere", r,
+                           (long long)all[r].pictures, (long long)all[0].pictures);
+        if (all[r].data != all[0].data) return err_set(error, YOLO_ERROR_USAGE, "rank %d has other pictures or labels than rank 0: data= must name the same everywhere", r);
+        if (all[r].weights != all[0].weights)
+            return err_set(error, YOLO_ERROR_USAGE, "rank %d starts from other weights than rank 0: model=, pretrained= and what resume= goes on from must be the same everywhere", r);
+        if (all[r].batch != all[0].batch) return err_set(error, YOLO_ERROR_USAGE, "rank %d has batch %d, rank 0 has %d", r, all[r].batch, all[0].batch);
+    }
+    return status;
 }
 
 static yolo_status tr_new_folder(tr_run *run, yolo_error *error) {
@@ -24447,8 +25635,10 @@ static yolo_status tr_set_up(tr_run *run, pt_model *last, yolo_error *error) {
     if (status == YOLO_OK) opt_set_epochs(run->opt, (int)run->epochs);
     if (status == YOLO_OK) status = tr_gpu_open(run, error);
     if (status == YOLO_OK) status = tr_gpu_push(run, error);
+    if (status == YOLO_OK && run->group->links) status = com_run(run->group, tr_compare, run, error);
     if (status == YOLO_OK) status = tr_make_args(run, error);
-    if (status == YOLO_OK) status = tr_open_folder(run, error);
+    if (status != YOLO_OK || !tr_leads(run)) return status;
+    status = tr_open_folder(run, error);
     if (status == YOLO_OK) status = tr_write_args(run, error);
     if (status == YOLO_OK) status = tr_csv_begin(run, error);
     if (status == YOLO_OK && o->plots) tr_plot_labels(run);
@@ -24461,7 +25651,7 @@ static yolo_status tr_final(tr_run *run, yolo_error *error) {
     const ev_extra extra = {.curves = run->options.plots, .sheet = run->options.plots ? tr_validation_sheet : NULL, .user = run};
     pt_model model;
     ev_outcome_free(&run->outcome);
-    if (!run->validation || !run->options.save) return YOLO_OK;
+    if (!run->validation || !run->options.save || !tr_leads(run)) return YOLO_OK;
     log_write(&run->log, YOLO_LOG_INFO, "validating %s", best);
     yolo_status status = pt_read(best, &model, error);
     if (status == YOLO_OK) status = tr_look(run, model.params, &extra, &run->outcome, error);
@@ -24495,6 +25685,7 @@ static void tr_close(tr_run *run) {
     dl_destroy(run->loader);
     tr_gpu_close(run);
     tr_close_ranks(run);
+    com_close(run->group);
     run_copies_destroy(&run->weights);
     opt_destroy(run->opt);
     ev_outcome_free(&run->outcome);
@@ -24529,17 +25720,18 @@ static void tr_advise_batch(tr_run *run, yolo_error *error) {
 static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_error *error) {
     yolo_error reason;
     yolo_status status = tr_settle_epochs(run, last, error);
-    if (status == YOLO_OK) status = tr_check_options(&run->options, error);
     if (status == YOLO_OK) status = tr_settle_ranks(run, error);
-    if (status != YOLO_OK) return status;
-    tr_log_start(run);
-    status = tr_set_up(run, last, error);
+    if (status == YOLO_OK) status = tr_meet(run, error); /* early: what is wrong from here on is told to all */
+    if (status == YOLO_OK) status = tr_check_options(&run->options, error);
+    if (status == YOLO_OK) tr_log_start(run);
+    if (status == YOLO_OK) status = tr_set_up(run, last, error);
     pt_free(last);
-    if (status == YOLO_OK && !run->done && run->options.save) status = tr_save_last(run, error);
+    if (status == YOLO_OK && !run->done && run->options.save && tr_leads(run)) status = tr_save_last(run, error);
     if (status == YOLO_OK) status = tr_epochs(run, error);
     if (status == YOLO_OK) status = tr_final(run, error);
+    status = com_part(run->group, status, error);
     if (status == YOLO_ERROR_MEMORY && run->place.device && run->loader) tr_advise_batch(run, error);
-    if (status == YOLO_OK && run->options.plots) tr_excuse(run, plot_results(tr_path(run, "results.csv"), tr_path(run, "results.png"), &reason), &reason);
+    if (status == YOLO_OK && run->options.plots && tr_leads(run)) tr_excuse(run, plot_results(tr_path(run, "results.csv"), tr_path(run, "results.png"), &reason), &reason);
     if ((status == YOLO_ERROR_INTERRUPTED || (status != YOLO_OK && run->done > 0)) && run->log_file && run->options.save)
         log_write(&run->log, YOLO_LOG_INFO, "%d epochs are saved; to go on: yolo train resume=true model=%s", (int)run->done, tr_path(run, "weights/last.pt"));
     return status;
@@ -24549,9 +25741,9 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_error *error) 
 static tr_run *tr_create(const yolo_train_options *options, op_isa isa, run_place place) {
     tr_run *run = mem_array(1, sizeof *run);
     if (!run) return NULL;
-    *run = (tr_run){.options = *options, .place = place, .outside = options->log, .isa = isa, .item = "item", .rank_count = 1, .best_fitness = -1,
+    *run = (tr_run){.options = *options, .place = place, .outside = options->log, .isa = isa, .item = "item", .rank_count = 1, .world = 1, .best_fitness = -1,
                     .rate = 1, .loss_scale = 1, .precision = NAN, .recall = NAN, .map50 = NAN, .map50_95 = NAN};
-    run->log = (yolo_log){tr_log_line, run};
+    if (tr_leads(run)) run->log = (yolo_log){tr_log_line, run};
     run->pool = thr_pool_create(options->threads ? options->threads : os_core_count());
     if (run->pool) return run;
     mem_free(run);
@@ -25067,7 +26259,7 @@ static yolo_status bench_train_open(bench_train *t, yolo_error *error) {
     tr_run *run = &t->run;
     uint64_t cache = 0;
     yolo_status status = YOLO_OK;
-    *run = (tr_run){.options = tr_defaults(), .place = model->places.items[0], .isa = model->isa, .pool = model->pool, .item = "item", .rank_count = 1, .rate = 1, .loss_scale = 1};
+    *run = (tr_run){.options = tr_defaults(), .place = model->places.items[0], .isa = model->isa, .pool = model->pool, .item = "item", .rank_count = 1, .world = 1, .rate = 1, .loss_scale = 1};
     yolo_train_options *o = &run->options;
     o->data = c->options->data;
     o->batch = o->nbs = c->n; /* each batch is a step */
@@ -27196,6 +28388,49 @@ yolo_status yolo_run_folder(const char *project, const char *name, bool exist_ok
 
 void yolo_text_free(char *text) { mem_free(text); }
 
+/* How the launchers call what they tell a process: rank, processes, rank on its machine. */
+static const struct { const char *rank, *size, *local; } yolo_launchers[] = {
+    {"RANK", "WORLD_SIZE", "LOCAL_RANK"}, {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"},
+    {"PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"}, {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"}};
+
+/* A number that a launcher has set: low..high. */
+static yolo_status yolo_peers_number(const char *name, int low, int high, int *number, yolo_error *error) {
+    const char *text = os_environment(name);
+    char *end;
+    if (!text || !*text) return err_set(error, YOLO_ERROR_USAGE, "%s is not set: processes that train together need RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT", name);
+    const long value = strtol(text, &end, 10);
+    *number = (int)value;
+    if (text[0] >= '0' && text[0] <= '9' && !*end && value >= low && value <= high) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_USAGE, "%s=%.60s: expected a whole number, %d to %d", name, text, low, high);
+}
+
+/* MASTER_ADDR and MASTER_PORT. Where torchrun's own store listens at that port, the next one. */
+static yolo_status yolo_peers_address(yolo_peers *peers, yolo_error *error) {
+    const char *address = os_environment("MASTER_ADDR"), *store = os_environment("TORCHELASTIC_USE_AGENT_STORE");
+    if (!address || !*address || strlen(address) >= sizeof peers->address)
+        return err_set(error, YOLO_ERROR_USAGE, "MASTER_ADDR is not set, or is no address: expected the name of the machine of rank 0, for %d processes that train "
+                       "together; to train in one process alone, set RANK=0 and WORLD_SIZE=1", peers->count);
+    snprintf(peers->address, sizeof peers->address, "%s", address);
+    const yolo_status status = yolo_peers_number("MASTER_PORT", 1, 65535, &peers->port, error);
+    if (store && str_equal_fold(store, "true")) peers->port += peers->port < 65535 ? 1 : -1;
+    return status;
+}
+
+yolo_status yolo_peers_from_environment(yolo_peers *peers, yolo_error *error) {
+    int which = 0;
+    memset(peers, 0, sizeof *peers);
+    while (which < YOLO_COUNT(yolo_launchers) && !os_environment(yolo_launchers[which].rank)) which++;
+    if (which == YOLO_COUNT(yolo_launchers)) {
+        const bool half = os_environment("WORLD_SIZE") || (os_environment("MASTER_ADDR") && os_environment("MASTER_PORT"));
+        return half ? yolo_peers_number("RANK", 0, COM_MAX - 1, &peers->rank, error) : YOLO_OK;
+    }
+    yolo_status status = yolo_peers_number(yolo_launchers[which].size, 1, COM_MAX, &peers->count, error);
+    if (status == YOLO_OK) status = yolo_peers_number(yolo_launchers[which].rank, 0, peers->count - 1, &peers->rank, error);
+    if (status == YOLO_OK && os_environment(yolo_launchers[which].local))
+        status = yolo_peers_number(yolo_launchers[which].local, 0, COM_MAX - 1, &peers->local_rank, error);
+    return status == YOLO_OK && peers->count > 1 ? yolo_peers_address(peers, error) : status;
+}
+
 yolo_train_options yolo_train_defaults(void) { return tr_defaults(); }
 
 /* A checkpoint that ultralytics would download by its name. */
@@ -27211,6 +28446,10 @@ yolo_status yolo_train(yolo_train_options options, yolo_train_report *report, yo
     if (status == YOLO_OK) status = yolo_find_checkpoint(options.pretrained, error);
     op_isa isa;
     run_place place = run_cpu;
+    char gpu[16], reason[512];
+    const bool chooses = !options.device || !*options.device || str_equal_fold(options.device, "auto");
+    snprintf(gpu, sizeof gpu, "%d", options.peers.local_rank);
+    if (chooses && options.peers.count > 1 && dev_gpu_count(reason, sizeof reason) > 0) options.device = gpu;
     if (status == YOLO_OK) status = yolo_choose_isa(options.isa, &isa, error);
     if (status == YOLO_OK) status = dev_place(options.device, options.amp, &place, error);
     if (status == YOLO_OK) status = tr_train(&options, isa, place, report, error);
@@ -27483,6 +28722,7 @@ static const cli_option cli_train_options[] = {
     {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
     {"ranks", CLI_WHOLE, CLI_AT(train.ranks), "1", 1, 64, "", "device=cpu: so many ranks share each batch, as GPUs would"},
     {"sync_bn", CLI_BOOL, CLI_AT(train.sync_bn), "false", 0, 0, "", "batch norm and loss over the pictures of all ranks"},
+    {"peer_timeout", CLI_NUMBER, CLI_AT(train.peer_timeout), "60", 1, 86400, "seconds", "without a sign of life: a process is lost"},
     CLI_ROW_DEVICE,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
@@ -27976,7 +29216,7 @@ static yolo_status cli_training(cli_run *run, yolo_train_options *options, yolo_
     options->isa = values->isa;
     options->progress = run->progress;
     options->log = cli_logger(run);
-    return YOLO_OK;
+    return yolo_peers_from_environment(&options->peers, error);
 }
 
 static void cli_print_training(const yolo_train_report *report) {

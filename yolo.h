@@ -382,6 +382,20 @@ yolo_status yolo_bench(yolo_model *model, yolo_bench_options options, char **tex
 /* ---- 7 train, demo ------------------------------------------------------------------------------------------- */
 
 /* Names, meanings and defaults are those of ultralytics' training arguments. */
+/* Processes that train together, on one machine or several, all with the same options. They meet where process 0 listens, and
+   exchange sums and last words by TCP, unguarded: for networks of one's own. */
+typedef struct yolo_peers {
+    int count;               /* processes; 0 = this one alone */
+    int rank;                /* of this one, from 0; process 0 writes and logs, the others return the same status */
+    int local_rank;          /* among those of its machine; with device auto it takes the GPU of that number */
+    char address[256];       /* of process 0's machine: a name or number */
+    int port;
+} yolo_peers;
+
+/* What torchrun, mpirun and srun tell a process: RANK, WORLD_SIZE, LOCAL_RANK (or Open MPI's and SLURM's own), MASTER_ADDR and
+   MASTER_PORT, all of them or none. */
+yolo_status yolo_peers_from_environment(yolo_peers *peers, yolo_error *error);
+
 typedef struct yolo_train_options {
     const char *model;       /* checkpoint (.pt), description (.yaml) or bare name such as "yolov8n.yaml" */
     const char *data;        /* data.yaml */
@@ -423,6 +437,8 @@ typedef struct yolo_train_options {
     const char *device;      /* "auto", "cpu", "0"; NULL = auto: the first GPU that can be used, else the CPU */
     int threads;             /* compute threads; 0 = all cores */
     int ranks;               /* on the CPU: data-parallel ranks that share each batch evenly, and the threads; 1 */
+    yolo_peers peers;        /* other processes that share each batch, with as many ranks each; none */
+    double peer_timeout;     /* seconds without a sign of life after which a process is lost; five times that to meet; 60 */
     bool sync_bn;            /* ranks take batch norms and the loss over the whole batch, as one rank does; false: each its part's */
     const char *isa;         /* as in yolo_open_options */
     const char *activation;  /* "silu", "relu", "leakyrelu", "mish" for a model that starts anew; NULL = as described */

@@ -139,6 +139,98 @@ static void test_ranks_starts(void) {
     CHECK_MSG(after <= before, "%d threads before, %d after", before, after);
 }
 
+/* ---- groups of several processes, which are threads here ---- */
+
+typedef struct ranks_process {
+    com_plan plan;
+    com_body *body;
+    void *context;
+    yolo_status opened, status;
+    yolo_error error;
+    double seconds; /* from the start to the end */
+    os_thread thread;
+} ranks_process;
+
+static OS_THREAD_RESULT OS_THREAD_CALL ranks_process_main(void *argument) {
+    ranks_process *p = argument;
+    com_group *group = NULL;
+    const double start = os_clock();
+    p->opened = p->status = com_net_open(&group, &p->plan, &p->error);
+    if (p->opened == YOLO_OK) p->status = com_run(group, p->body, p->context, &p->error);
+    if (p->opened == YOLO_OK) p->status = com_part(group, p->status, &p->error);
+    com_close(group);
+    p->seconds = os_clock() - start;
+    return 0;
+}
+
+/* A port that nothing listens at. */
+static int ranks_port(void) {
+    int port = 0;
+    os_network_begin();
+    os_socket_close(os_socket_listen(&port));
+    return port;
+}
+
+static void ranks_processes_start(ranks_process *all, int processes, int here, com_body *body, void *context) {
+    const int port = ranks_port();
+    for (int p = 0; p < processes; p++) {
+        all[p] = (ranks_process){.plan = {.process = p, .processes = processes, .here = here, .address = "127.0.0.1", .port = port, .terms = "one: 1\ntwo: 2\n",
+                                          .patience = 20, .silence = 20}, .body = body, .context = context};
+    }
+}
+
+static void ranks_processes_run(ranks_process *all, int processes) {
+    for (int p = 0; p < processes; p++) CHECK(os_thread_start(&all[p].thread, ranks_process_main, &all[p]));
+    for (int p = 0; p < processes; p++) os_thread_join(all[p].thread);
+}
+
+typedef struct ranks_far { int64_t count; os_atomic wrong; } ranks_far;
+
+/* Sums as those of one process, to the bit; records and broadcasts. */
+static yolo_status ranks_far_body(com_rank *rank, void *context, yolo_error *error) {
+    ranks_far *t = context;
+    const int size = rank->group->size;
+    float *floats = mem_alloc((size_t)t->count * sizeof *floats);
+    double *doubles = mem_alloc((size_t)t->count * sizeof *doubles);
+    yolo_status status = YOLO_OK;
+    for (int round = 0; round < 3 && status == YOLO_OK; round++) {
+        int record[2] = {rank->index, round}, all[COM_MAX][2], word[3] = {rank->index, 0, round};
+        for (int64_t i = 0; i < t->count; i++) floats[i] = (float)ranks_value(rank->index, i + round), doubles[i] = ranks_value(rank->index, i + round);
+        status = com_sum_f32(rank, floats, t->count, error);
+        if (status == YOLO_OK) status = com_sum_f64(rank, doubles, t->count, error);
+        if (status == YOLO_OK) status = com_gather(rank, record, sizeof record, all, error);
+        if (status == YOLO_OK) status = com_broadcast(rank, (round * 5 + 1) % size, word, sizeof word, error);
+        if (status == YOLO_OK) status = com_finish(rank, error);
+        for (int64_t i = 0; i < t->count && status == YOLO_OK; i++) {
+            float single = (float)ranks_value(0, i + round);
+            double twice = ranks_value(0, i + round);
+            for (int r = 1; r < size; r++) single += (float)ranks_value(r, i + round), twice += ranks_value(r, i + round);
+            if (!(floats[i] == single) || !(doubles[i] == twice)) os_atomic_add(&t->wrong, 1);
+        }
+        for (int r = 0; r < size && status == YOLO_OK; r++)
+            if (all[r][0] != r || all[r][1] != round) os_atomic_add(&t->wrong, 1);
+        if (word[0] != (round * 5 + 1) % size || word[2] != round) os_atomic_add(&t->wrong, 1);
+    }
+    mem_free(floats);
+    mem_free(doubles);
+    return status;
+}
+
+static void test_ranks_far(void) {
+    const int shapes[][2] = {{2, 1}, {2, 2}, {3, 1}, {4, 3}};
+    const int64_t counts[] = {1, 1000, 40000};
+    for (int i = 0; i < YOLO_COUNT(shapes); i++) {
+        for (int k = 0; k < YOLO_COUNT(counts); k++) {
+            ranks_process all[4];
+            ranks_far t = {.count = counts[k]};
+            ranks_processes_start(all, shapes[i][0], shapes[i][1], ranks_far_body, &t);
+            ranks_processes_run(all, shapes[i][0]);
+            for (int p = 0; p < shapes[i][0]; p++) CHECK_MSG(all[p].status == YOLO_OK, "%s", all[p].error.message);
+            CHECK_MSG(!os_atomic_get(&t.wrong), "%d x %d, %lld elements: %ld wrong", shapes[i][0], shapes[i][1], (long long)counts[k], os_atomic_get(&t.wrong));
+        }
+    }
+}
+
 /* ---- the backward in parts ---- */
 
 /* A bucket is what it will be as soon as its operator has been through the backward; together they are the whole table. */
@@ -357,6 +449,56 @@ static void test_ranks_memory(void) {
     CHECK_MSG(tr_train(&again, op_isa_best(), run_cpu, &part, &error) == YOLO_OK, "%s", error.message);
     com_test_visit = NULL;
     CHECK(part.epochs == 3 && test_train_hash(&whole) && test_train_hash(&whole) == test_train_hash(&part));
+}
+
+typedef struct ranks_training { yolo_train_options options; yolo_train_report report; yolo_status status; yolo_error error; os_thread thread; } ranks_training;
+
+static OS_THREAD_RESULT OS_THREAD_CALL ranks_training_main(void *argument) {
+    ranks_training *t = argument;
+    t->status = tr_train(&t->options, op_isa_best(), run_cpu, &t->report, &t->error);
+    return 0;
+}
+
+/* Two processes, which are threads here, with two ranks each. */
+static void ranks_train_apart(ranks_training *both, const yolo_train_options *options) {
+    const int port = ranks_port();
+    for (int p = 0; p < 2; p++) {
+        both[p] = (ranks_training){.options = *options};
+        both[p].options.ranks = 2;
+        both[p].options.peers = (yolo_peers){.count = 2, .rank = p, .address = "127.0.0.1", .port = port};
+        CHECK(os_thread_start(&both[p].thread, ranks_training_main, &both[p]));
+    }
+    for (int p = 0; p < 2; p++) os_thread_join(both[p].thread);
+}
+
+/* Memory runs out in rank 2, which is another process': told in both, and nothing lost; then the rest, slowly. */
+static void test_ranks_apart(void) {
+    yolo_train_options o = test_train_small("ranks_apart_whole", 2), again = tr_defaults();
+    ranks_training both[2];
+    yolo_train_report whole;
+    yolo_error error = {0};
+    char last[1100];
+    o.ranks = 4;
+    os_atomic_set(&ranks_calls, 0);
+    ranks_fatal = 0;
+    com_test_visit = ranks_out_of_memory;
+    CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &whole, &error) == YOLO_OK, "%s", error.message);
+    ranks_fatal = (int)os_atomic_get(&ranks_calls) / 2;
+    os_atomic_set(&ranks_calls, 0);
+    o.name = "ranks_apart_part";
+    ranks_train_apart(both, &o);
+    for (int p = 0; p < 2; p++)
+        CHECK_MSG(both[p].status == YOLO_ERROR_MEMORY && !strcmp(both[p].error.message, "rank 2 of 4: out of memory: 1.0 MiB wanted"), "%d: %s", p, both[p].error.message);
+    CHECK(both[0].report.epochs == 1 && *both[0].report.folder && !*both[1].report.folder);
+    snprintf(last, sizeof last, "%s/weights/last.pt", both[0].report.folder);
+    com_test_visit = ranks_slow;
+    again.resume = true;
+    again.model = last;
+    again.threads = 2;
+    ranks_train_apart(both, &again);
+    com_test_visit = NULL;
+    for (int p = 0; p < 2; p++) CHECK_MSG(both[p].status == YOLO_OK && both[p].report.epochs == 3, "%d: %s", p, both[p].error.message);
+    CHECK(test_train_hash(&whole) && test_train_hash(&whole) == test_train_hash(&both[0].report));
 }
 
 /* Allocations fail one after the other while ranks are made and trained: an error or a training, no hang. */
@@ -594,11 +736,13 @@ static const test_case tests_ranks[] = {
     {"records", "records, broadcasts and barriers", test_ranks_records},
     {"abort", "a rank that fails stops the others, with its reason", test_ranks_abort},
     {"starts", "200 groups come and go", test_ranks_starts},
+    {"far", "sums, records and broadcasts of several processes, as those of one", test_ranks_far},
     {"buckets", "parts of the gradients are whole when they are said to be", test_ranks_buckets},
     {"sync", "with sync_bn any number of ranks trains alike", test_ranks_sync},
     {"four", "4 ranks leave the same state, whatever the threads", test_ranks_four},
     {"resume", "2 and 4 ranks, interrupted and resumed: the same bits", test_ranks_resume},
     {"memory", "out of memory in rank 2: told, and nothing lost; a slow rank", test_ranks_memory},
+    {"apart", "two processes: out of memory in rank 2, told in both; resumed, the bits of one process", test_ranks_apart},
     {"faults", "failed allocations in any rank end the training", test_ranks_faults},
     {"sentences", "infinite losses of a rank, batches that are not even", test_ranks_sentences},
     {"label", "1 to 5 ranks write the same labels, and none waits for a slow one", test_ranks_label},

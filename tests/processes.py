@@ -1,0 +1,322 @@
+"""processes.py - trainings of several processes on the loopback address: the same bits as one process, and nobody waits for the dead.
+
+  python3 tests/processes.py [./yolo] [seed=N] [NAME ...]
+
+Python's standard library only; POSIX. Trains resume.py's tiny network, and compares as that does. Processes are killed, stopped,
+slowed down, told different things, and disturbed by strangers: the others must end within seconds, say who was the cause, and leave
+a last.pt from which the training ends in the same bits. Prints a line a test, then "N passed, N failed, N skipped".
+"""
+import os, random, re, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+
+import resume
+from resume import LAST, NET, result, same
+
+EPOCHS = 4
+TIMEOUT = 2 # seconds without a sign of life
+# Batches of 8 into steps of 16: gradients wait over the ends of epochs.
+ARGUMENTS = ["data=drawn/set/data.yaml", "model=tiny.yaml", f"epochs={EPOCHS}", "imgsz=64", "batch=8", "nbs=16", "close_mosaic=1", "multi_scale=0.3",
+             "patience=0", "plots=false", "workers=1", "threads=2", "device=cpu", "project=runs", "name=run", "exist_ok=true"]
+LAUNCHERS = [("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+             ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")]
+CLEAN = {k: v for k, v in os.environ.items() if k not in sum(LAUNCHERS, ()) + ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")}
+
+tests = []
+
+
+def test(function):
+    tests.append(function)
+    return function
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Process:
+    """A training with an environment; its output goes to a file."""
+
+    def __init__(self, rank, environment, arguments):
+        self.path = f"output{rank}.txt"
+        with open(self.path, "wb") as log:
+            self.process = subprocess.Popen([yolo, "train", *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**CLEAN, **environment})
+
+    def text(self):
+        with open(self.path, errors="replace") as file:
+            return file.read()
+
+    def wait(self, limit):
+        try:
+            return self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.path} does not end: {self.text()[-800:]}")
+
+    def until(self, condition, limit=60):
+        end = time.monotonic() + limit
+        while not condition():
+            assert time.monotonic() < end, f"waited in vain: {self.text()[-800:]}"
+            assert self.process.poll() is None, f"ended early: {self.text()[-800:]}"
+            time.sleep(0.002)
+
+
+class Group:
+    """`count` processes, killed at the end of a `with`. `more` is what a rank has beside the others, `unset` what its environment lacks."""
+
+    def __init__(self, count, *arguments, launcher=0, port=None, host="127.0.0.1", more={}, size={}, environment={}, delay=None):
+        self.port = port or free_port()
+        names = LAUNCHERS[launcher]
+        self.all = []
+        for rank in range(count):
+            if rank and delay:
+                delay()
+            own = {names[0]: str(rank), names[1]: str(size.get(rank, count)), names[2]: str(rank), "MASTER_ADDR": host, "MASTER_PORT": str(self.port)}
+            self.all.append(Process(rank, {**own, **environment}, [*ARGUMENTS, *arguments, *more.get(rank, [])]))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        for p in self.all:
+            p.process.kill()
+            p.process.wait()
+
+    def end(self, statuses, limit=60):
+        """Waits for all, and for what each says in the end."""
+        start = time.monotonic()
+        found = [p.wait(limit - (time.monotonic() - start)) for p in self.all]
+        last = [(p.text().strip().split("\n") or [""])[-1] for p in self.all]
+        assert found == statuses, f"exit statuses {found}, expected {statuses}: {last}"
+        return last
+
+    def trains(self):
+        """Waits until steps are taken in an epoch behind the first."""
+        self.all[0].until(lambda: self.all[0].text().count("box_loss") > 1)
+
+
+def fresh(name):
+    resume.fresh(name)
+
+
+def whole():
+    """What one process with four ranks makes of it; once."""
+    if not hasattr(whole, "result"):
+        here = os.getcwd()
+        fresh("whole")
+        subprocess.run([yolo, "train", *ARGUMENTS, "ranks=4"], check=True, capture_output=True, env=CLEAN)
+        whole.result = result()
+        os.chdir(here)
+    return whole.result
+
+
+def without_ranks(found):
+    """How the four ranks are spread is written down with the options."""
+    for part in found.values():
+        if isinstance(part, dict):
+            part["train_args"].pop("ranks", None)
+    return found
+
+
+def go_on():
+    """From last.pt, by two processes: the end must be that of a run that was left alone."""
+    with Group(2, "resume=true", f"model={LAST}", "ranks=2") as g:
+        g.end([0, 0])
+    same(without_ranks(result()), without_ranks(whole()))
+
+
+def gone(last, who, status="gone"):
+    for text in last:
+        assert re.search(rf"{who}.*{status}", text), f"{text}: expected {who} to be named"
+
+
+@test
+def equal():
+    """Four processes, and two with two ranks each: the bits of one with four."""
+    for count, ranks, launcher in ((2, 2, 0), (4, 1, 1)):
+        fresh(f"equal-{count}")
+        with Group(count, f"ranks={ranks}", launcher=launcher) as g:
+            g.end([0] * count)
+            assert "box_loss" not in g.all[1].text() and os.listdir("runs") == ["run"], "more than process 0 writes"
+        same(without_ranks(result()), without_ranks(whole()))
+
+
+@test
+def synchronized():
+    """sync_bn over processes; host names; SLURM's and MPICH's variables."""
+    results = []
+    for count, ranks, launcher in ((1, 3, 0), (3, 1, 3), (1, 3, 2)):
+        fresh(f"sync-{launcher}")
+        with Group(count, f"ranks={ranks}", "sync_bn=true", "batch=9", "epochs=1", launcher=launcher, host="localhost") as g:
+            g.end([0] * count)
+        results.append(without_ranks(result()))
+    same(results[1], results[0])
+    same(results[2], results[0])
+
+
+@test
+def killed():
+    """kill -9 of any process at a random moment: the others name it, and nothing is lost."""
+    for victim in (1, 0, chance.randrange(2)):
+        fresh(f"killed-{len(os.listdir(resume.scratch))}")
+        with Group(2, "ranks=2") as g:
+            g.trains()
+            time.sleep(chance.random() * 0.5)
+            g.all[victim].process.kill()
+            start = time.monotonic()
+            last = g.end([1, -9] if victim else [-9, 1], 20)
+            assert time.monotonic() - start < 5, "too late"
+            gone([last[1 - victim]], "ranks 2 to 3" if victim else "ranks 0 to 1", "are gone: the connection was closed")
+        go_on()
+
+
+@test
+def stopped():
+    """SIGSTOP: gone after the time that is allowed; it hears so when it wakes."""
+    fresh("stopped")
+    with Group(3, "batch=9", f"peer_timeout={TIMEOUT}") as g:
+        g.trains()
+        g.all[2].process.send_signal(signal.SIGSTOP)
+        start = time.monotonic()
+        for p in g.all[:2]:
+            assert p.wait(20) == 1
+        took = time.monotonic() - start
+        assert TIMEOUT - 1.5 < took < TIMEOUT + 3, f"{took:.1f} s"
+        g.all[2].process.send_signal(signal.SIGCONT)
+        gone(g.end([1, 1, 1], 10), r"rank 2 \(host", "no sign of life|closed")
+
+
+@test
+def slow():
+    """A process that has a tenth of the time is waited for."""
+    fresh("slow")
+    with Group(2, "ranks=2", "epochs=2", "peer_timeout=1") as g:
+        g.trains()
+        for _ in range(8):
+            g.all[1].process.send_signal(signal.SIGSTOP)
+            time.sleep(0.4)
+            g.all[1].process.send_signal(signal.SIGCONT)
+            time.sleep(0.04)
+        g.end([0, 0])
+
+
+@test
+def interrupted():
+    """Ctrl-C in one process ends all, with 130; resumed, the same bits."""
+    fresh("interrupted")
+    with Group(2, "ranks=2") as g:
+        g.trains()
+        g.all[1].process.send_signal(signal.SIGINT)
+        gone(g.end([130, 130], 20), "interrupted", "")
+    go_on()
+
+
+@test
+def different():
+    """Other options, weights or pictures, and a WORLD_SIZE of its own: all say what differs."""
+    fresh("different")
+    with open("data.yaml", "w") as file:
+        file.write("path: drawn/set\n" + open("drawn/set/data.yaml").read().replace("images/train", "images/val"))
+    with open("other.yaml", "w") as file:
+        file.write(NET.replace("0.0625", "0.125"))
+    cases = [({1: ["lr0=0.02"]}, {}, r"rank 1 \(host .*lr0: 0.02, but lr0: 0.01 in rank 0", 2), ({1: ["ranks=2"]}, {}, "ranks: 2, but ranks: 1 in rank 0", 2),
+             ({}, {1: 3}, "WORLD_SIZE: 3, but WORLD_SIZE: 2 in rank 0", 2), ({1: ["model=other.yaml"]}, {}, "rank 1 starts from other weights", 2),
+             ({1: ["data=data.yaml"]}, {}, "rank 1 has .* pictures to train on", 2), ({1: ["data=none.yaml"]}, {}, "none.yaml", 1)]
+    for more, size, sentence, status in cases:
+        with Group(2, more=more, size=size) as g:
+            for text in g.end([status, status], 20):
+                assert re.search(sentence, text), f"{text}: expected {sentence}"
+    assert not os.path.exists("runs"), "a run has begun"
+    with Group(2, f"peer_timeout=1", size={0: 3, 1: 3}) as g:
+        assert "1 of 3 processes have not come" in g.end([1, 1], 20)[0]
+
+
+@test
+def environment():
+    """Variables that are half set, or damaged: a sentence each."""
+    fresh("environment")
+    good = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1234"}
+    cases = [({"RANK": None}, "RANK is not set"), ({"WORLD_SIZE": None}, "WORLD_SIZE is not set"), ({"RANK": "2"}, "RANK=2: expected a whole number, 0 to 1"),
+             ({"RANK": "-1"}, "RANK=-1"), ({"WORLD_SIZE": "2x"}, "WORLD_SIZE=2x"), ({"WORLD_SIZE": "99999999999"}, "WORLD_SIZE=9999"), ({"MASTER_ADDR": None}, "MASTER_ADDR is not set"),
+             ({"MASTER_ADDR": "a" * 300}, "MASTER_ADDR"), ({"MASTER_PORT": "0"}, "MASTER_PORT=0"), ({"MASTER_PORT": ""}, "MASTER_PORT"), ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x")]
+    for change, sentence in cases:
+        p = Process(0, {k: v for k, v in {**good, **change}.items() if v is not None}, ARGUMENTS)
+        assert p.wait(20) == 2 and sentence in p.text(), f"{change}: {p.text()[-300:]}"
+    p = Process(0, {"RANK": "0", "WORLD_SIZE": "1"}, [*ARGUMENTS, "epochs=1"])
+    assert p.wait(20) == 0 and "meeting" not in p.text(), "one process needs no other"
+
+
+@test
+def strangers():
+    """Rubbish and silence at the port, before and while the processes meet; a port that is taken; one where something else answers."""
+    fresh("strangers")
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        def chat():
+            while True:
+                try:
+                    client, _ = taken.accept()
+                    client.sendall(b"SSH-2.0-server of something else altogether\r\n")
+                except OSError:
+                    return
+        threading.Thread(target=chat, daemon=True).start()
+        with Group(2, port=port) as g:
+            last = g.end([1, 1], 20)
+            assert f"port {port} cannot be listened at" in last[0] and "is not rank 0 of this version" in last[1], last
+    port, held = free_port(), []
+    knocks = [b"GET / HTTP/1.1\r\n\r\n", b"", b"YOLO", b"YOLO\1\0\1\0" + b"\xff" * 16, b"YOLO\1\0\1\0" + bytes(8) + b"\0\1\0\0\0\0\0\0" + bytes(256), bytes(100000), None]
+
+    def come(words):
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            try:
+                held.append(socket.create_connection(("127.0.0.1", port), 5))
+                return held[-1].sendall(os.urandom(chance.randrange(1, 300)) if words is None else words)
+            except ConnectionRefusedError:
+                time.sleep(0.02)
+            except OSError:
+                return
+
+    def crowd():
+        for words in knocks + [None] * 20:
+            come(words)
+    with Group(2, "ranks=2", "epochs=2", port=port, delay=crowd) as g:
+        crowd()
+        g.end([0, 0], 40)
+    for s in held:
+        s.close()
+
+
+def run_one(function):
+    start = time.monotonic()
+    verdict, why = "ok", ""
+    try:
+        why = function() or ""
+    except Exception as failure:
+        verdict, why = "FAIL", f"line {failure.__traceback__.tb_next.tb_lineno if failure.__traceback__.tb_next else '?'}: {type(failure).__name__}: {str(failure)[:1500]}"
+    print(f"{verdict:4} {function.__name__:16} {time.monotonic() - start:6.1f} s  {function.__doc__.splitlines()[0]}  {why}", flush=True)
+    os.chdir(resume.scratch)
+    return verdict
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    names = [word for word in words if "=" not in word and os.sep not in word]
+    paths = [word for word in words if os.sep in word]
+    yolo = resume.yolo = os.path.abspath(paths[0] if paths else os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "yolo"))
+    seed = int(options.get("seed", time.time()))
+    chance = random.Random(seed)
+    resume.scratch = tempfile.mkdtemp(prefix="yolo-processes-")
+    os.chdir(resume.scratch)
+    subprocess.run([yolo, "demo", "epochs=0", "pictures=34", "imgsz=64", "out=drawn"], check=True, capture_output=True, env=CLEAN)
+    verdicts = [run_one(t) for t in tests if not names or t.__name__ in names]
+    os.chdir("/")
+    if "keep" not in options:
+        shutil.rmtree(resume.scratch, ignore_errors=True)
+    if "FAIL" in verdicts:
+        print(f"to repeat: seed={seed}")
+    print(f"{verdicts.count('ok')} passed, {verdicts.count('FAIL')} failed, 0 skipped")
+    sys.exit(1 if "FAIL" in verdicts or not verdicts.count("ok") else 0)
