@@ -28722,7 +28722,7 @@ static const cli_option cli_train_options[] = {
     {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
     {"ranks", CLI_WHOLE, CLI_AT(train.ranks), "1", 1, 64, "", "device=cpu: so many ranks share each batch, as GPUs would"},
     {"sync_bn", CLI_BOOL, CLI_AT(train.sync_bn), "false", 0, 0, "", "batch norm and loss over the pictures of all ranks"},
-    {"peer_timeout", CLI_NUMBER, CLI_AT(train.peer_timeout), "60", 1, 86400, "seconds", "for RANK, WORLD_SIZE, ...: silence that means a lost process"},
+    {"peer_timeout", CLI_NUMBER, CLI_AT(train.peer_timeout), "60", 1, 86400, "seconds", "several processes: silence that means one is lost"},
     CLI_ROW_DEVICE,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
