@@ -15824,6 +15824,15 @@ static void run_copies_destroy(run_copies *copies) {
     *copies = (run_copies){0};
 }
 
+/* Says who shares out the work, where there are several; failures go by these numbers. */
+static void run_copies_log(const run_copies *copies, const yolo_log *log) {
+    char place[300];
+    if (copies->count == 1) return;
+    if (!copies->of[0]->gpu) log_write(log, YOLO_LOG_INFO, "%d ranks share the CPU", copies->count);
+    for (int r = 0; r < copies->count && copies->of[0]->gpu; r++)
+        log_write(log, YOLO_LOG_INFO, "rank %d: %s", r, run_place_text(run_weights_place(copies->of[r]), place, sizeof place));
+}
+
 /* Bytes of workspace that the widest operator wants at the lane's size. */
 static size_t run_workspace(const run_lane *lane) {
     size_t most = 0;
@@ -20770,6 +20779,7 @@ static yolo_status ev_val(pipe_job *job, const yolo_val_options *options, yolo_m
         log_write(&options->log, YOLO_LOG_WARNING, "%s: %d classes, but the model has %d%s", options->data, data.class_count, job->net->class_count,
                   data.class_count > job->net->class_count ? "; labels of the others are left out" : "");
     if (status == YOLO_OK) status = ev_set_open(&set, list, &labels, options->rect, &options->log, error);
+    if (status == YOLO_OK) run_copies_log(job->weights, &options->log);
     if (status == YOLO_OK) status = ev_check(job, &set, options, &nothing, &outcome, error);
     *metrics = outcome.metrics;
     outcome.metrics.classes = NULL;
@@ -23414,6 +23424,7 @@ static yolo_status lab_look(lab_run *run, yolo_error *error) {
         .net = &model->checkpoint.net, .weights = &model->weights, .pool = model->pool, .threads = model->threads, .count = run->count, .path = lab_path,
         .imgsz = options->predict.imgsz, .rect = options->predict.rect, .detect = det_predict_options(&options->predict),
         .keep_images = options->save_images || options->save_crop, .work = lab_work, .result = lab_result, .user = run};
+    run_copies_log(&model->weights, &options->log);
     run->meter = log_meter_start(&options->log, options->progress, options->labels_subfolder ? "predict" : "label", "Progress", run->count);
     log_meter_step(&run->meter, 0);
     yolo_status status = run->count ? pipe_run(&job, error) : YOLO_OK;

@@ -314,7 +314,7 @@ def label_ranks_write_the_same():
         for ranks in (1, 2, 4):
             where = [f"out=labels{ranks}"] if verb == "label" else ["project=runs", f"name=run{ranks}"]
             folder = f"labels{ranks}" if verb == "label" else f"runs/run{ranks}"
-            says(yolo(verb, *MODEL, "source=in", "device=cpu", f"ranks={ranks}", *where, *UNSURE, *more), "36 pictures" if verb == "label" else "")
+            says(yolo(verb, *MODEL, "source=in", "device=cpu", f"ranks={ranks}", *where, *UNSURE, *more), "36 pictures", f"{ranks} ranks share the CPU" if ranks > 1 else "")
             trees.append({name: read(f"{folder}/{name}") for name in tree(folder)})
         assert len(trees[0]) > 33 and trees[0] == trees[1] == trees[2], [len(t) for t in trees]
     says(label("source=in", "ranks=65", status=2), "ranks=65: expected a whole number from 0 to 64")

@@ -701,6 +701,30 @@ static void test_ranks_lost(void) {
     CHECK(ranks_label(have, 65, 4, YOLO_EXISTING_SKIP, &report, &error) == YOLO_ERROR_USAGE && strstr(error.message, "65 ranks"));
 }
 
+/* Allocations fail one after the other while 3 ranks label: an error or labels, no hang, and nothing torn. */
+static void test_ranks_shortage(void) {
+    yolo_label_report report = {0};
+    yolo_error error = {0};
+    char want[600], have[600];
+    int failed = 0;
+    if (os_path_kind("weights/shapes.pt") != OS_FILE || !*ranks_tree()) SKIP("no weights/shapes.pt: run at the top of the repository");
+    snprintf(want, sizeof want, "%s", test_temp("ranks_short_want"));
+    snprintf(have, sizeof have, "%s", test_temp("ranks_short"));
+    CHECK(ranks_label(want, 1, 2, YOLO_EXISTING_REPLACE, &report, &error) == YOLO_OK);
+    for (long at = 400; at < 20000 && test_failures == 0; at += at / 12) {
+        memset(&error, 0, sizeof error);
+        os_atomic_set(&mem_fail_after, at);
+        const yolo_status status = ranks_label(have, 3, 3, YOLO_EXISTING_REPLACE, &report, &error);
+        const bool reached = os_atomic_get(&mem_fail_after) <= 0;
+        os_atomic_set(&mem_fail_after, 0);
+        failed += status != YOLO_OK;
+        CHECK_MSG(status == YOLO_OK || (status == YOLO_ERROR_MEMORY && error.message[0]), "allocation %ld: %d, \"%s\"", at, status, error.message);
+        if (!reached) break;
+    }
+    CHECK_MSG(failed > 2, "%d", failed);
+    ranks_same_labels(have, want);
+}
+
 /* Validation by 1 to 5 ranks, one of them slow: the same bits; by one that fails: a sentence. */
 static void test_ranks_val(void) {
     yolo_metrics want = {0}, have = {0};
@@ -747,5 +771,6 @@ static const test_case tests_ranks[] = {
     {"sentences", "infinite losses of a rank, batches that are not even", test_ranks_sentences},
     {"label", "1 to 5 ranks write the same labels, and none waits for a slow one", test_ranks_label},
     {"lost", "a rank fails among labels: named, whole files, and the rest by the same call again", test_ranks_lost},
+    {"shortage", "failed allocations in any rank end a labelling, or cost a picture", test_ranks_shortage},
     {"val", "1 to 5 ranks measure the same bits; one that fails is named", test_ranks_val},
 };
