@@ -81,7 +81,7 @@ static int tool_run(char **a) {
     FILE *in = os_open(a[1], "rb"), *out = os_open(a[2], "wb");
     if (!in || !out || fread(shape, sizeof shape, 1, in) != 1) return 1;
     yolo_status status = yolo_model_open(&model, a[0], open, &error);
-    if (status == YOLO_OK) status = run_lane_create(&lane, model->weights, &model->checkpoint.net, model->pool, shape[0], shape[1], shape[2], &error);
+    if (status == YOLO_OK) status = run_lane_create(&lane, model->weights.of[0], &model->checkpoint.net, model->pool, shape[0], shape[1], shape[2], &error);
     if (status != YOLO_OK) return tool_fail(&error);
     const size_t count = (size_t)shape[0] * (size_t)shape[1] * (size_t)shape[2] * 3;
     if (fread(run_lane_input(lane), sizeof(float), count, in) != count) return 1;
