@@ -22240,6 +22240,7 @@ typedef struct prep_split_work {
     prep_job *job;
     prep_member *members;
     int64_t count;
+    bool *due;               /* train and val, class by class and of all pictures: is one due to it? */
 } prep_split_work;
 
 /* The pictures in the order of their paths, then those of earlier runs. */
@@ -22329,14 +22330,16 @@ static void prep_tally_group(prep_split_work *w, int64_t g, bool val, int64_t ti
         if (w->members[i].picture) prep_tally(w->job, w->members[i].picture, val, times);
 }
 
-/* Moves a whole new group to the other side, unless one of its classes would be gone from this one then. */
+/* Moves a whole new group to the other side, unless one of its classes would be gone from this one then that is due to it. */
 static bool prep_move_group(prep_split_work *w, int64_t g, bool to, bool whatever) {
     prep_job *job = w->job;
     bool good = true;
     prep_tally_group(w, g, !to, -1);
     for (int64_t i = g; i >= 0 && !whatever; i = w->members[i].next)
-        for (int64_t b = 0; b < w->members[i].picture->box_count; b++)
-            good &= job->class_pictures[w->members[i].picture->boxes[b].class_id * 2 + !to] > 0;
+        for (int64_t b = 0; b < w->members[i].picture->box_count; b++) {
+            int at = w->members[i].picture->boxes[b].class_id * 2 + !to;
+            good &= job->class_pictures[at] > 0 || !w->due[at];
+        }
     prep_tally_group(w, g, good ? to : !to, 1);
     for (int64_t i = g; good && i >= 0; i = w->members[i].next) {
         w->members[i].side.val = to;
@@ -22352,7 +22355,7 @@ static bool prep_has_class(const prep_picture *p, int id) {
 }
 
 /* Brings a class to the side that lacks it, with the new group next to that side by the draw that can be moved; id =
-   class_count: any picture. */
+   class_count: any picture. To train whatever val loses: a class that is never seen is worse off than one never measured. */
 static void prep_settle_class(prep_split_work *w, int id, bool to) {
     bool any = id == w->job->class_count;
     double bound = to ? -1 : 2;
@@ -22364,7 +22367,7 @@ static void prep_settle_class(prep_split_work *w, int id, bool to) {
             bool next = to ? draw > bound && (best < 0 || draw < w->members[best].draw) : draw < bound && (best < 0 || draw > w->members[best].draw);
             if (next && m->picture && !first->known_val && !first->known_train && (any || prep_has_class(m->picture, id))) best = m->group;
         }
-        if (best < 0 || prep_move_group(w, best, to, any)) return;
+        if (best < 0 || prep_move_group(w, best, to, any || !to)) return;
         bound = w->members[best].draw;
     }
 }
@@ -22376,28 +22379,41 @@ static int prep_rank_order(const void *a, const void *b) {
     return x->pictures != y->pictures ? (x->pictures < y->pictures ? -1 : 1) : x->id - y->id;
 }
 
-/* From the rarest class to all pictures: each whose share on a side is a picture, rounded, has one there. */
-static yolo_status prep_settle(prep_split_work *w) {
+/* Counts the pictures of each class, and says to which sides one of them is due: where the share, rounded, is one. */
+static yolo_status prep_count_classes(prep_split_work *w) {
     prep_job *job = w->job;
-    int count = job->class_count + 1;
-    prep_rank *ranks = mem_array((uint64_t)count, sizeof *ranks);
-    job->class_pictures = mem_array((uint64_t)count * 2, sizeof *job->class_pictures);
-    job->class_seen = mem_array((uint64_t)count, sizeof *job->class_seen);
-    bool good = ranks && job->class_pictures && job->class_seen;
-    for (int64_t i = 0; good && i < w->count; i++)
+    uint64_t count = (uint64_t)job->class_count + 1;
+    job->class_pictures = mem_array(count * 2, sizeof *job->class_pictures);
+    job->class_seen = mem_array(count, sizeof *job->class_seen);
+    w->due = mem_array(count * 2, sizeof *w->due);
+    if (!job->class_pictures || !job->class_seen || !w->due) return err_memory(job->error, count * 40);
+    for (int64_t i = 0; i < w->count; i++)
         if (w->members[i].picture) prep_tally(job, w->members[i].picture, w->members[i].side.val, 1);
-    for (int c = 0; good && c < count; c++) ranks[c] = (prep_rank){job->class_pictures[c * 2] + job->class_pictures[c * 2 + 1], c};
-    if (good) qsort(ranks, (size_t)count, sizeof *ranks, prep_rank_order);
-    for (int k = 0; good && k < count; k++) {
-        int id = ranks[k].id;
-        for (int side = 0; side < 2; side++) {
-            double share = side ? job->share : 1 - job->share;
-            bool due = id == job->class_count ? share > 0 && ranks[k].pictures > 1 : share * (double)ranks[k].pictures >= 0.5;
-            if (due && !job->class_pictures[id * 2 + side]) prep_settle_class(w, id, side);
+    for (int id = 0; id <= job->class_count; id++) {
+        int64_t pictures = job->class_pictures[id * 2] + job->class_pictures[id * 2 + 1];
+        for (int val = 0; val < 2; val++) {
+            double share = val ? job->share : 1 - job->share;
+            w->due[id * 2 + val] = id == job->class_count ? share > 0 && pictures > 1 : share * (double)pictures >= 0.5;
         }
     }
+    return YOLO_OK;
+}
+
+/* Brings classes to where they are due and lacking, from the rarest to all pictures. */
+static yolo_status prep_settle(prep_split_work *w) {
+    prep_job *job = w->job;
+    yolo_status status = prep_count_classes(w);
+    int count = job->class_count + 1;
+    prep_rank *ranks = mem_array((uint64_t)count, sizeof *ranks);
+    if (status == YOLO_OK && !ranks) status = err_memory(job->error, (uint64_t)count * sizeof *ranks);
+    for (int c = 0; status == YOLO_OK && c < count; c++) ranks[c] = (prep_rank){job->class_pictures[c * 2] + job->class_pictures[c * 2 + 1], c};
+    if (status == YOLO_OK) qsort(ranks, (size_t)count, sizeof *ranks, prep_rank_order);
+    for (int k = 0; status == YOLO_OK && k < count * 2; k++) {
+        int at = ranks[k / 2].id * 2 + k % 2;
+        if (w->due[at] && !job->class_pictures[at]) prep_settle_class(w, at / 2, at % 2);
+    }
     mem_free(ranks);
-    return good ? YOLO_OK : err_memory(job->error, (uint64_t)count * 40);
+    return status;
 }
 
 /* What came out, to the pictures; as the sides that later runs know. */
@@ -22434,6 +22450,7 @@ static yolo_status prep_split(prep_job *job) {
     if (status == YOLO_OK) prep_draw_groups(&w);
     if (status == YOLO_OK) status = prep_settle(&w);
     if (status == YOLO_OK) status = prep_keep_sides(&w);
+    mem_free(w.due);
     mem_free(w.members);
     return status;
 }

@@ -356,10 +356,10 @@ static void test_prepare_follow(void) {
 
 /* Rare classes are on both sides; the first run decides, whatever comes later. */
 static void test_prepare_classes(void) {
-    enum { RARE = 8 };
+    enum { RARE = 8, SINGLE = 4 };
     char source[512], out[600], place[100];
     snprintf(source, sizeof source, "%s", test_folder("rare"));
-    test_put(test_in(source, "classes.txt"), "common\na\nb\nc\nd\ne\nf\ng\nh\n");
+    test_put(test_in(source, "classes.txt"), "common\na\nb\nc\nd\ne\nf\ng\nh\ni\nj\nk\nl\n");
     for (int i = 0; i < 200; i++) {
         snprintf(place, sizeof place, "common/%d.bmp", i);
         test_put_picture(test_in(source, place), (uint32_t)i + 1);
@@ -374,6 +374,14 @@ static void test_prepare_classes(void) {
         snprintf(label, sizeof label, "%d 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.1 0.1\n", i / 3 + 1);
         test_put(test_in(source, place), label);
     }
+    for (int i = 0; i < SINGLE; i++) { /* one of each: for train */
+        char label[60];
+        snprintf(place, sizeof place, "single/%d.bmp", i);
+        test_put_picture(test_in(source, place), (uint32_t)i + 2001);
+        snprintf(place, sizeof place, "single/%d.txt", i);
+        snprintf(label, sizeof label, "%d 0.5 0.5 0.2 0.2\n", RARE + 1 + i);
+        test_put(test_in(source, place), label);
+    }
     yolo_error error = {0};
     yolo_prepare_report r;
     test_lines lines = {0};
@@ -383,8 +391,8 @@ static void test_prepare_classes(void) {
         yolo_prepare_options options = test_prepare_options(source, out, &lines);
         options.seed = (uint64_t)seed;
         lines = (test_lines){0};
-        CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == 200 + RARE * 3, "%s", error.message);
-        CHECK_MSG(!strstr(lines.text, "no box in"), "%s", lines.text);
+        CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == 200 + RARE * 3 + SINGLE, "%s", error.message);
+        CHECK_MSG(strstr(lines.text, "no box in val of: i, j, k, l") && !strstr(lines.text, "no box in train"), "%s", lines.text);
         for (int i = 0; i < RARE; i++) {
             int val = 0;
             for (int k = 0; k < 3; k++) {
@@ -409,7 +417,7 @@ static void test_prepare_classes(void) {
     }
     yolo_prepare_options options = test_prepare_options(source, out, &lines);
     options.seed = 5;
-    CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == 240 + RARE * 3, "%s", error.message);
+    CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == 240 + RARE * 3 + SINGLE, "%s", error.message);
     for (int i = 0; i < RARE * 3; i++) {
         snprintf(place, sizeof place, "rare/%d.bmp", i);
         CHECK_MSG(test_side(out, place) == sides[i], "%s", place);
@@ -506,9 +514,9 @@ static void test_prepare_groups(void) {
     mem_free(slow);
 }
 
-/* A damaged or hostile prepared.tsv, classes.txt or label: an error or a result, and the source as it was. */
+/* A damaged or hostile prepared.tsv, split.tsv, classes.txt or label: an error or a result, and the source as it was. */
 static void test_prepare_mutations(void) {
-    static const char *const names[] = {"prepared.tsv", "classes.txt", "data.yaml"};
+    static const char *const names[] = {"prepared.tsv", "classes.txt", "data.yaml", "split.tsv"};
     char source[512], out[512], victim[600], path[600];
     snprintf(source, sizeof source, "%s", test_folder("prepare mutations"));
     snprintf(out, sizeof out, "%s", test_folder("prepare mutations out"));
@@ -525,12 +533,12 @@ static void test_prepare_mutations(void) {
         uint8_t *bytes;
         size_t size;
         CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == 3, "%s", error.message);
-        snprintf(path, sizeof path, "%s/%s", out, names[i % 3]);
+        snprintf(path, sizeof path, "%s/%s", out, names[i % YOLO_COUNT(names)]);
         if (path_read(path, 1 << 20, &bytes, &size, &error) != YOLO_OK) continue;
         for (int k = 0; k < 4 && size; k++) bytes[rng_next(&random) % size] = (uint8_t)rng_next(&random);
         CHECK(path_write(path, bytes, size - rng_next(&random) % (size / 2 + 1), false, &error) == YOLO_OK);
         mem_free(bytes);
-        options.val = (double)(rng_next(&random) % 101);
+        if (i % 8 == 0) options.val = (double)(rng_next(&random) % 101);
         if (yolo_prepare(options, &r, &error) != YOLO_OK) CHECK_MSG(os_remove(path), "%s", error.message);
     }
     snprintf(path, sizeof path, "%s/prepared.tsv", out); /* a row that leads outside */
