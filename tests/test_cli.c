@@ -194,6 +194,13 @@ static void test_cli_defaults(void) {
           v->layers == bench.layers && v->kernels == bench.kernels && v->tune == bench.tune && v->train_step == bench.train && !*v->data && !bench.data &&
           !strcmp(v->train.optimizer, bench.optimizer) && v->scaling == bench.scaling && !strcmp(v->gpu, bench.gpu) && !strcmp(v->link, bench.link) &&
           !strcmp(v->sums, bench.sums) && v->per_machine == bench.per_machine);
+    CHECK(test_cli_parse(&run, "export", "model=a", &error) == YOLO_OK);
+    yolo_export_options export = yolo_export_defaults();
+    CHECK(!strcmp(v->export.format, export.format) && v->classes.count == 1 && v->classes.ids[0] == export.height && export.height == export.width &&
+          v->export.batch == export.batch && v->export.dynamic == export.dynamic && v->export.half == export.half && v->export.nms == export.nms &&
+          v->export.opset == export.opset && (float)v->conf == export.conf && (float)v->iou == export.iou && v->max_det == export.max_det &&
+          v->agnostic_nms == export.agnostic_nms && !*v->out && !export.out);
+    CHECK(test_cli_parse(&run, "bench", "model=a", &error) == YOLO_OK);
     yolo_open_options open = yolo_open_defaults();
     CHECK(v->threads == open.threads && (!open.device || !strcmp(v->device, open.device)) && (!open.isa || !strcmp(v->isa, open.isa)));
 }
