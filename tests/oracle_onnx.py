@@ -349,10 +349,10 @@ def accepted(bench, model, shared, count):
             if line.split()[:1] == ["all"]:
                 return [float(w) for w in line.split()[-2:]]
 
-    for arguments, ours in (["dynamic=true"], ["batch=16"]), ([], ["rect=false", "batch=1"]):
+    # Pictures one by one: what shares a larger batch's rectangle is left to numpy's unstable sort, see oracle_val.py.
+    for arguments, ours in (["dynamic=true"], ["batch=1"]), ([], ["rect=false", "batch=1"]):
         path, _ = bench.export(model, *arguments)
-        options = {"batch": 16} if arguments else {}
-        box = YOLO(path, task="detect").val(data=data, device="cpu", plots=False, verbose=False, project=bench.folder, workers=0, **options).box
+        box = YOLO(path, task="detect").val(data=data, device="cpu", plots=False, verbose=False, project=bench.folder, workers=0, batch=1).box
         want = our_val(*ours)
         check(f"ultralytics' val {arguments}", abs(box.map50 - want[0]) <= 0.003 and abs(box.map - want[1]) <= 0.003,
               f"mAP50 {box.map50:.4f} and ours {want[0]:.4f}, mAP50-95 {box.map:.4f} and {want[1]:.4f}")
