@@ -28893,7 +28893,7 @@ static const cli_option cli_bench_options[] = {
     {"scaling", CLI_BOOL, CLI_AT(scaling), "false", 0, 0, "", "predicts training steps on several GPUs, batch= on each"},
     {"gpu", CLI_TEXT, CLI_AT(gpu), "auto", 0, 0, "this|rtx4090|h200|...", "of scaling: this = measured here; else estimated"},
     {"link", CLI_TEXT, CLI_AT(link), "all", 0, 0, "nvlink4|pcie4-host|...", "of scaling: between the GPUs"},
-    {"sums", CLI_CHOICE, CLI_AT(sums), "auto", 0, 0, "auto|direct|host|nccl", "of scaling; auto: nccl, or host where no GPU reaches another"},
+    {"sums", CLI_CHOICE, CLI_AT(sums), "auto", 0, 0, "auto|direct|host|nccl", "of scaling; auto: nccl, host where no GPU reaches another"},
     {"per_machine", CLI_WHOLE, CLI_AT(per_machine), "4", 1, 16, "GPUs", "of scaling: in each machine of an ethernet"},
     {"amp", CLI_BOOL, CLI_AT(train.amp), "true", 0, 0, "", "half precision on a GPU; without effect on the CPU"},
     CLI_ROW_DEVICE,
