@@ -1750,7 +1750,7 @@ static yolo_status com_knock(com_links *l, com_head *head, yolo_error *error) {
         t->socket = os_socket_connect(p->address, p->port, YOLO_CLAMP(l->deadline - os_clock(), 0.1, 5), reason, sizeof reason);
         news = t->socket == OS_NO_SOCKET ? COM_NOTHING : com_introduce(l, head);
         if (news == COM_GONE) snprintf(reason, sizeof reason, "it closed the connection");
-        if (news != COM_MESSAGE) os_socket_wait(&pause, 1, 4 * COM_TICK);
+        if (news != COM_MESSAGE) os_socket_wait(&pause, 1, COM_TICK);
     }
     if (news == COM_MESSAGE && head->kind == COM_REFUSED) {
         com_text(t, 0, reason, sizeof reason);

@@ -184,6 +184,79 @@ static void ranks_processes_run(ranks_process *all, int processes) {
     for (int p = 0; p < processes; p++) os_thread_join(all[p].thread);
 }
 
+/* Heads as they travel: what goes in comes out, and anything else is rubbish. */
+static void test_ranks_heads(void) {
+    const com_head good = {COM_FAILED, 0x01020304, 0xfffefdfc, COM_TERMS};
+    com_head head;
+    uint8_t bytes[COM_HEAD];
+    com_write_head(bytes, &good);
+    CHECK(com_read_head(bytes, &head) && head.kind == good.kind && head.from == good.from && head.word == good.word && head.size == good.size);
+    for (int i = 0; i < 8; i++) { /* magic, version and kind */
+        for (int bit = 0; bit < 8; bit++) {
+            bytes[i] ^= (uint8_t)(1 << bit);
+            const int kind = bytes[6] | bytes[7] << 8;
+            CHECK(com_read_head(bytes, &head) == (i >= 6 && kind > 0 && kind < COM_KINDS));
+            bytes[i] ^= (uint8_t)(1 << bit);
+        }
+    }
+}
+
+/* Waits for news of a connection. */
+static com_news ranks_hear(com_talk *t, com_head *head) {
+    com_news news = COM_NOTHING;
+    for (int i = 0; i < 100 && (news = com_hear(t, head)) == COM_NOTHING; i++) {
+        os_wait wait = {t->socket, OS_READ, 0};
+        os_socket_wait(&wait, 1, 50);
+    }
+    return news;
+}
+
+/* Messages cut into pieces, one behind the other, too large, damaged, and the end in the middle of one. */
+static void test_ranks_messages(void) {
+    char host[COM_NAME], reason[256], text[64];
+    int port = 0;
+    com_head head;
+    com_talk *t = mem_array(1, sizeof *t);
+    uint8_t bytes[4 * COM_HEAD];
+    CHECK(t && os_network_begin());
+    const os_socket listener = os_socket_listen(&port);
+    for (int round = 0; round < 5; round++) {
+        const os_socket s = os_socket_connect("127.0.0.1", port, 5, reason, sizeof reason);
+        os_wait wait = {listener, OS_READ, 0};
+        os_socket_wait(&wait, 1, 5000);
+        *t = (com_talk){.socket = os_socket_accept(listener, host, sizeof host)};
+        CHECK(s != OS_NO_SOCKET && t->socket != OS_NO_SOCKET);
+        com_write_head(bytes, &(com_head){COM_FAILED, 1, 2, 5});
+        memcpy(bytes + COM_HEAD, "a\1b\nc", 5);
+        com_write_head(bytes + COM_HEAD + 5, &(com_head){COM_ALIVE, 7, 0, 0});
+        if (round < 2) { /* whole, at once or byte by byte */
+            for (int at = 0, size = 2 * COM_HEAD + 5, step = round ? 1 : size; at < size; at += step) {
+                CHECK(os_socket_send(s, bytes + at, (size_t)step) == step);
+                if (round && at < COM_HEAD + 4) CHECK(com_hear(t, &head) == COM_NOTHING);
+            }
+            CHECK(ranks_hear(t, &head) == COM_MESSAGE && head.kind == COM_FAILED && head.from == 1 && head.word == 2 && head.size == 5);
+            com_text(t, 0, text, sizeof text);
+            CHECK(!strcmp(text, "a?b\nc"));
+            com_text(t, 9, text, sizeof text);
+            CHECK(!*text);
+            t->got = 0;
+            CHECK(ranks_hear(t, &head) == COM_MESSAGE && head.kind == COM_ALIVE && head.from == 7 && !head.size);
+        } else if (round == 2) {
+            com_write_head(bytes, &(com_head){COM_HELLO, 1, 0, COM_TERMS + 1});
+            CHECK(os_socket_send(s, bytes, COM_HEAD) == COM_HEAD && ranks_hear(t, &head) == COM_RUBBISH);
+        } else if (round == 3) {
+            com_write_head(bytes, &(com_head){COM_HELLO, 1, 0, UINT64_MAX});
+            CHECK(os_socket_send(s, bytes, COM_HEAD) == COM_HEAD && ranks_hear(t, &head) == COM_RUBBISH);
+        } else CHECK(os_socket_send(s, bytes, COM_HEAD + 2) == COM_HEAD + 2);
+        os_socket_close(s);
+        t->got = round < 2 ? 0 : t->got;
+        if (round != 2 && round != 3) CHECK(ranks_hear(t, &head) == COM_GONE);
+        os_socket_close(t->socket);
+    }
+    os_socket_close(listener);
+    mem_free(t);
+}
+
 typedef struct ranks_far { int64_t count; os_atomic wrong; } ranks_far;
 
 /* Sums as those of one process, to the bit; records and broadcasts. */
@@ -219,6 +292,8 @@ static yolo_status ranks_far_body(com_rank *rank, void *context, yolo_error *err
 static void test_ranks_far(void) {
     const int shapes[][2] = {{2, 1}, {2, 2}, {3, 1}, {4, 3}};
     const int64_t counts[] = {1, 1000, 40000};
+    int before = 0, after = 0;
+    os_list_directory("/proc/self/fd", ranks_count_entry, &before);
     for (int i = 0; i < YOLO_COUNT(shapes); i++) {
         for (int k = 0; k < YOLO_COUNT(counts); k++) {
             ranks_process all[4];
@@ -229,6 +304,8 @@ static void test_ranks_far(void) {
             CHECK_MSG(!os_atomic_get(&t.wrong), "%d x %d, %lld elements: %ld wrong", shapes[i][0], shapes[i][1], (long long)counts[k], os_atomic_get(&t.wrong));
         }
     }
+    os_list_directory("/proc/self/fd", ranks_count_entry, &after);
+    CHECK_MSG(after <= before, "%d files before, %d after", before, after);
 }
 
 /* ---- the backward in parts ---- */
@@ -501,6 +578,48 @@ static void test_ranks_apart(void) {
     CHECK(test_train_hash(&whole) && test_train_hash(&whole) == test_train_hash(&both[0].report));
 }
 
+/* A weight that is no number, once, at the beginning of the second epoch. */
+typedef struct ranks_poison { tr_run *run; os_atomic given; } ranks_poison;
+
+static void ranks_give(void *user, tr_part part) {
+    ranks_poison *poison = user;
+    if (part == TR_INPUT && poison->run->done == 1 && !os_atomic_add(&poison->given, 1)) poison->run->model.params[0] = NAN;
+}
+
+typedef struct ranks_lost { yolo_train_options options; yolo_train_report report; bool poisoned; yolo_status status; yolo_error error; os_thread thread; } ranks_lost;
+
+static OS_THREAD_RESULT OS_THREAD_CALL ranks_lost_main(void *argument) {
+    ranks_lost *t = argument;
+    pt_model last = {0};
+    tr_run *run = tr_create(&t->options, op_isa_best(), run_cpu);
+    ranks_poison poison = {.run = run};
+    if (t->poisoned) run->lap = ranks_give, run->lap_user = &poison;
+    t->status = tr_new_folder(run, &t->error);
+    if (t->status == YOLO_OK) t->status = tr_train_run(run, &last, &t->error);
+    tr_report(run, &t->report);
+    tr_close(run);
+    mem_free(run);
+    return 0;
+}
+
+/* An epoch whose loss is not finite in one process begins anew in both, from process 0's state: the bits of one process. */
+static void test_ranks_relay(void) {
+    const int port = ranks_port();
+    ranks_lost all[3];
+    test_train_ear ears[2] = {{.wanted = "is not finite: epoch 2 begins anew"}, {.wanted = "is not finite: epoch 2 begins anew"}};
+    for (int p = 0; p < 3; p++) { /* one alone, then two */
+        all[p] = (ranks_lost){.options = test_train_small(p ? "ranks_relay_both" : "ranks_relay_one", 2), .poisoned = p < 2};
+        all[p].options.ranks = p ? 2 : 4;
+        if (p < 2) all[p].options.log = (yolo_log){test_train_listen, &ears[p]};
+        if (p) all[p].options.peers = (yolo_peers){.count = 2, .rank = p - 1, .address = "127.0.0.1", .port = port};
+        CHECK(os_thread_start(&all[p].thread, ranks_lost_main, &all[p]));
+    }
+    for (int p = 0; p < 3; p++) os_thread_join(all[p].thread);
+    for (int p = 0; p < 3; p++) CHECK_MSG(all[p].status == YOLO_OK, "%d: %s", p, all[p].error.message);
+    CHECK(ears[0].heard && ears[1].heard && all[1].report.epochs == 3);
+    CHECK(test_train_hash(&all[0].report) && test_train_hash(&all[0].report) == test_train_hash(&all[1].report));
+}
+
 /* Allocations fail one after the other while ranks are made and trained: an error or a training, no hang. */
 static void test_ranks_faults(void) {
     int failed = 0;
@@ -760,6 +879,8 @@ static const test_case tests_ranks[] = {
     {"records", "records, broadcasts and barriers", test_ranks_records},
     {"abort", "a rank that fails stops the others, with its reason", test_ranks_abort},
     {"starts", "200 groups come and go", test_ranks_starts},
+    {"heads", "heads of messages, and damaged ones", test_ranks_heads},
+    {"messages", "messages in pieces, too large, and cut off", test_ranks_messages},
     {"far", "sums, records and broadcasts of several processes, as those of one", test_ranks_far},
     {"buckets", "parts of the gradients are whole when they are said to be", test_ranks_buckets},
     {"sync", "with sync_bn any number of ranks trains alike", test_ranks_sync},
@@ -767,6 +888,7 @@ static const test_case tests_ranks[] = {
     {"resume", "2 and 4 ranks, interrupted and resumed: the same bits", test_ranks_resume},
     {"memory", "out of memory in rank 2: told, and nothing lost; a slow rank", test_ranks_memory},
     {"apart", "two processes: out of memory in rank 2, told in both; resumed, the bits of one process", test_ranks_apart},
+    {"relay", "two processes: a lost epoch begins anew in both", test_ranks_relay},
     {"faults", "failed allocations in any rank end the training", test_ranks_faults},
     {"sentences", "infinite losses of a rank, batches that are not even", test_ranks_sentences},
     {"label", "1 to 5 ranks write the same labels, and none waits for a slow one", test_ranks_label},
