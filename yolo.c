@@ -21866,7 +21866,6 @@ typedef struct prep_picture {
     const struct prep_picture *alike; /* the first picture that looks like it */
     prep_fate fate;
     bool val;
-    bool known;              /* its side is an earlier run's */
     bool settled;            /* its side is another than drawn, for the sake of a class */
 } prep_picture;
 
@@ -22439,7 +22438,6 @@ static yolo_status prep_keep_sides(prep_split_work *w) {
         sides[i] = m->side;
         if (!m->picture) continue;
         m->picture->val = m->side.val;
-        m->picture->known = m->known;
         job->report->near_duplicates += m->picture->alike != NULL;
     }
     qsort(sides, (size_t)w->count, sizeof *sides, prep_side_order);
