@@ -1820,22 +1820,67 @@ static dim3 k_norm_block(int count) {
     return dim3(K_NORM_CHANNELS, rows);
 }
 
-void yg_norm_measure(yg_gpu *gpu, const yg_norm *norm, const yg_norm_rows *rows, const yg_ten *z, const float *moments, double eps, double momentum) {
-    if (gpu->error || !k_norm_fits(gpu, norm, z)) return;
-    const unsigned blocks = ((unsigned)z->c + K_NORM_CHANNELS - 1) / K_NORM_CHANNELS;
+static unsigned k_norm_blocks(int channels) { return ((unsigned)channels + K_NORM_CHANNELS - 1) / K_NORM_CHANNELS; }
+
+/* The tiles of a batch's moments, measured where there are none, merged where there are many. */
+static k_tiles k_norm_tiles(yg_gpu *gpu, const yg_ten *z, const float *moments) {
     k_tiles tiles = {moments, k_pixel_count(z), K_MOMENT_PIXELS, (int)k_ceil_div(k_pixel_count(z), K_MOMENT_PIXELS), z->c};
     if (!moments) K_BY_VECTOR(z->type, k_is_aligned(z), k_norm_moments_launch, gpu, z, &tiles);
     if (tiles.count > K_NORM_MERGED) {
         const int share = (int)k_ceil_div(tiles.count, K_NORM_SHARES), shares = (int)k_ceil_div(tiles.count, share);
         float *merged = k_scratch<float>(gpu, (size_t)shares * 2 * (size_t)z->c);
-        if (merged) K_LAUNCH(k_norm_merge, dim3(blocks, (unsigned)shares), k_norm_block(share), 0, gpu->stream, merged, tiles, share);
+        if (merged) K_LAUNCH(k_norm_merge, dim3(k_norm_blocks(z->c), (unsigned)shares), k_norm_block(share), 0, gpu->stream, merged, tiles, share);
         tiles.at = merged;
         tiles.each *= share;
         tiles.count = shares;
     }
+    return tiles;
+}
+
+void yg_norm_measure(yg_gpu *gpu, const yg_norm *norm, const yg_norm_rows *rows, const yg_ten *z, const float *moments, double eps, double momentum) {
+    if (gpu->error || !k_norm_fits(gpu, norm, z)) return;
+    const k_tiles tiles = k_norm_tiles(gpu, z, moments);
     if (gpu->error) return;
-    K_LAUNCH(k_norm_measure, blocks, k_norm_block(tiles.count), 0, gpu->stream, *norm, *rows, tiles, eps, momentum);
+    K_LAUNCH(k_norm_measure, k_norm_blocks(z->c), k_norm_block(tiles.count), 0, gpu->stream, *norm, *rows, tiles, eps, momentum);
     k_launched(gpu, "statistics of a batch");
+}
+
+/* The sums of z and of its squares, then the pixels, so that those of several batches can be added up. As k_norm_measure. Twin:
+   grad_share_statistics. */
+static __global__ void __launch_bounds__(K_NORM_ROWS *K_NORM_CHANNELS) k_norm_totals(double *totals, k_tiles tiles) {
+    const int c = (int)(blockIdx.x * K_NORM_CHANNELS + threadIdx.x);
+    double pixels, mean, squares;
+    d_norm_merge(&pixels, &mean, &squares, tiles, 0, tiles.count, c);
+    if (threadIdx.y || c >= tiles.channels) return;
+    totals[c] = mean * pixels;
+    totals[tiles.channels + c] = squares + mean * mean * pixels;
+    if (c == 0) totals[2 * tiles.channels] = pixels;
+}
+
+void yg_norm_totals(yg_gpu *gpu, double *totals, const yg_norm *norm, const yg_ten *z, const float *moments) {
+    if (gpu->error || !k_norm_fits(gpu, norm, z)) return;
+    const k_tiles tiles = k_norm_tiles(gpu, z, moments);
+    if (gpu->error) return;
+    K_LAUNCH(k_norm_totals, k_norm_blocks(z->c), k_norm_block(tiles.count), 0, gpu->stream, totals, tiles);
+    k_launched(gpu, "statistics of a part");
+}
+
+/* From such totals to a norm and running statistics. A thread is a channel. Twins: grad_share_statistics, op_norm_measure. */
+static __global__ void k_norm_take(yg_norm norm, yg_norm_rows rows, const double *totals, double eps, double momentum) {
+    const int c = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (c >= norm.channels) return;
+    const double pixels = totals[2 * norm.channels], mean = totals[c] / pixels;
+    const double variance = fmax(totals[norm.channels + c] / pixels - mean * mean, 0.0);
+    d_norm_set(norm, c, mean, variance, eps, rows.gamma[c], rows.beta[c]);
+    rows.running_mean[c] = (float)(rows.running_mean[c] * (1 - momentum) + mean * momentum);
+    rows.running_variance[c] = (float)(rows.running_variance[c] * (1 - momentum) + variance * pixels / fmax(pixels - 1, 1.0) * momentum);
+    if (c == 0) *rows.batches += 1.0f;
+}
+
+void yg_norm_take(yg_gpu *gpu, const yg_norm *norm, const yg_norm_rows *rows, const double *totals, double eps, double momentum) {
+    if (gpu->error) return;
+    K_LAUNCH(k_norm_take, ((unsigned)norm->channels + 127) / 128, 128, 0, gpu->stream, *norm, *rows, totals, eps, momentum);
+    k_launched(gpu, "statistics of all parts");
 }
 
 /* The running statistics. A thread is a channel. Twin: op_norm_set. */
@@ -1961,13 +2006,19 @@ static __global__ void __launch_bounds__(K_WALK_THREADS, 3) k_norm_sums(float *s
     for (int j = 0; j < V; j++) tile[j] = sum[j], tile[z.c + j] = sum[V + j];
 }
 
-/* From the tiles' sums to the gradients of gamma and beta and to the d_ arrays. blockIdx.x and threadIdx.x are channels, threadIdx.y goes
-   over tiles. Twin: op_norm_sums, op_norm_spread. */
-static __global__ void __launch_bounds__(K_NORM_ROWS *K_NORM_CHANNELS) k_norm_gradients(yg_norm norm, float *d_gamma, float *d_beta, k_tiles tiles) {
+/* The d_ arrays of a channel, from the sums of g and of the products over so many pixels. Twin: op_norm_spread. */
+static __device__ __forceinline__ void d_norm_spread(const yg_norm &norm, int c, double sum, double product, double inverse, double scale, double pixels) {
+    norm.d_shift[c] = (float)(scale / pixels * sum);
+    norm.d_mean[c] = (float)(scale / pixels * inverse * inverse * product);
+}
+
+/* From the tiles' sums to the gradients of gamma and beta and to the d_ arrays or, where they are wanted, totals: both sums, then the
+   pixels. blockIdx.x and threadIdx.x are channels, threadIdx.y goes over tiles. Twin: op_norm_sums. */
+static __global__ void __launch_bounds__(K_NORM_ROWS *K_NORM_CHANNELS) k_norm_gradients(yg_norm norm, float *d_gamma, float *d_beta, double *totals, k_tiles tiles) {
     __shared__ double shared[2][K_NORM_ROWS * K_NORM_CHANNELS];
     const int c = (int)(blockIdx.x * K_NORM_CHANNELS + threadIdx.x), rows = (int)blockDim.y;
     const bool writes = !threadIdx.y && c < tiles.channels;
-    const double inverse = writes ? norm.inverse[c] : 0.0f, scale = writes ? norm.scale[c] / (double)tiles.pixels : 0.0; /* early: memory is far */
+    const double inverse = writes ? norm.inverse[c] : 0.0f, scale = writes ? norm.scale[c] : 0.0f; /* early: memory is far */
     float g = 0.0f, products = 0.0f;
     for (int t = (int)threadIdx.y, end = c < tiles.channels ? tiles.count : 0; t < end; t += K_NORM_AHEAD * rows) {
         float a[K_NORM_AHEAD], b[K_NORM_AHEAD];
@@ -1981,8 +2032,25 @@ static __global__ void __launch_bounds__(K_NORM_ROWS *K_NORM_CHANNELS) k_norm_gr
     if (!writes) return;
     if (d_gamma) d_gamma[c] += (float)(product * inverse);
     if (d_beta) d_beta[c] += (float)sum;
-    norm.d_shift[c] = (float)(scale * sum);
-    norm.d_mean[c] = (float)(scale * inverse * inverse * product);
+    if (!totals) {
+        d_norm_spread(norm, c, sum, product, inverse, scale, (double)tiles.pixels);
+        return;
+    }
+    totals[c] = sum;
+    totals[tiles.channels + c] = product;
+    if (c == 0) totals[2 * tiles.channels] = (double)tiles.pixels;
+}
+
+/* A thread is a channel. */
+static __global__ void k_norm_spread(yg_norm norm, const double *totals) {
+    const int c = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (c < norm.channels) d_norm_spread(norm, c, totals[c], totals[norm.channels + c], norm.inverse[c], norm.scale[c], totals[2 * norm.channels]);
+}
+
+void yg_norm_spread(yg_gpu *gpu, const yg_norm *norm, const double *totals) {
+    if (gpu->error) return;
+    K_LAUNCH(k_norm_spread, ((unsigned)norm->channels + 127) / 128, 128, 0, gpu->stream, *norm, totals);
+    k_launched(gpu, "sums of all parts' gradients");
 }
 
 template <typename T, int V> static void k_norm_sums_launch(yg_gpu *gpu, const yg_norm *norm, const yg_ten *d_out, const yg_ten *z, k_tiles *tiles) {
@@ -1994,13 +2062,12 @@ template <typename T, int V> static void k_norm_sums_launch(yg_gpu *gpu, const y
     if (sums) K_LAUNCH((k_norm_sums<T, FEW>), walk.grid, walk.block, 0, gpu->stream, sums, k_view<T>(d_out), k_view<T>(z), *norm, walk);
 }
 
-void yg_norm_sums(yg_gpu *gpu, const yg_norm *norm, float *d_gamma, float *d_beta, const yg_ten *d_out, const yg_ten *z) {
+void yg_norm_sums(yg_gpu *gpu, const yg_norm *norm, float *d_gamma, float *d_beta, double *totals, const yg_ten *d_out, const yg_ten *z) {
     if (gpu->error || !k_norm_fits(gpu, norm, z) || !k_alike(gpu, d_out, z, "gradient of a batch norm")) return;
-    const unsigned blocks = ((unsigned)z->c + K_NORM_CHANNELS - 1) / K_NORM_CHANNELS;
     k_tiles tiles = {NULL, k_pixel_count(z), 0, 0, z->c};
     K_BY_VECTOR(z->type, k_norm_aligned(norm) && k_is_aligned(d_out) && k_is_aligned(z), k_norm_sums_launch, gpu, norm, d_out, z, &tiles);
     if (gpu->error) return;
-    K_LAUNCH(k_norm_gradients, blocks, k_norm_block(tiles.count), 0, gpu->stream, *norm, d_gamma, d_beta, tiles);
+    K_LAUNCH(k_norm_gradients, k_norm_blocks(z->c), k_norm_block(tiles.count), 0, gpu->stream, *norm, d_gamma, d_beta, totals, tiles);
     k_amount(gpu, 2 * k_bytes(z), 0);
     k_launched(gpu, "sums of a batch norm's gradient");
 }
@@ -4265,7 +4332,7 @@ struct k_loss_state {
     double *sums;
     float box_gain, cls_gain, dfl_gain;
     float least;                          /* narrower sides of targets are widened to it */
-    int pictures;
+    int pictures, whole;                  /* here, and of the batch whose score divides the losses */
     float *box;                           /* predicted, network pixels; 4 an anchor */
     int *claims, *target;                 /* how many targets claim the anchor; the assigned one, -1 = background */
     float *metric;                        /* of the assigned pair, then the soft target of its class */
@@ -4620,7 +4687,7 @@ static __device__ __forceinline__ void d_loss_side(float (&d)[YG_BINS], double *
     const float4 aim = make_float4(pixels[0] / cell.stride, pixels[1] / cell.stride, pixels[2] / cell.stride, pixels[3] / cell.stride);
     const float edge = side < 2 ? centre - bins.distance : centre + bins.distance, aim_edge = pixels[side] / cell.stride;
     const d_loss_ciou ciou = d_loss_ciou_of(box, aim);
-    const float scale = score / d_loss_divisor(state) * (float)state.pictures, focal = scale * state.dfl_gain / 4;
+    const float scale = score / d_loss_divisor(state) * (float)state.whole, focal = scale * state.dfl_gain / 4;
     float wanted = side < 2 ? centre - aim_edge : aim_edge - centre;
     wanted = wanted > 0 ? wanted : 0;
     wanted = wanted < YG_BINS - 1 - 0.01f ? wanted : YG_BINS - 1 - 0.01f;
@@ -4683,7 +4750,7 @@ static __global__ void __launch_bounds__(K_LOSS_THREADS, 4) k_loss_classes(k_dec
     const int vectors = (heads.classes + step - 1) / step, columns = vectors < K_LOSS_THREADS ? vectors : K_LOSS_THREADS, rows = K_LOSS_THREADS / columns;
     const int row = (int)threadIdx.x / columns, column = (int)threadIdx.x - row * columns, picture = (int)blockIdx.y;
     const int begin = (int)blockIdx.x * K_LOSS_TILE, end = begin + K_LOSS_TILE < heads.anchors ? begin + K_LOSS_TILE : heads.anchors;
-    const float scale = state.cls_gain / d_loss_divisor(state) * (float)state.pictures, loss_scale = state.scale ? *state.scale : 1;
+    const float scale = state.cls_gain / d_loss_divisor(state) * (float)state.whole, loss_scale = state.scale ? *state.scale : 1;
     double total = 0;
     for (int anchor = row < rows ? begin + row : end; anchor < end; anchor += rows) {
         const int64_t at = (int64_t)picture * heads.anchors + anchor;
@@ -4745,18 +4812,12 @@ static size_t k_loss_lay_out(const yg_loss *loss, void *workspace, k_loss_state 
     return used;
 }
 
-template <typename T, bool aligned> static void k_loss_run(yg_gpu *gpu, const yg_loss *loss, const k_loss_state &state) {
-    const bool wanted = loss->gradients[0].data != NULL;
+/* Which anchor gets which target, and the sum of scores. */
+template <typename T, bool aligned> static void k_loss_assign(yg_gpu *gpu, const yg_loss *loss, const k_loss_state &state) {
     const k_decode_heads<const T> heads = k_decode_view<const T>(loss->heads, loss->strides, loss->levels, loss->class_count);
-    const k_decode_heads<T> gradients = k_decode_view<T>(loss->gradients, loss->strides, wanted ? loss->levels : 0, loss->class_count);
     const k_loss_grids grids = k_loss_grids_of(heads.anchors);
     const unsigned n = (unsigned)state.pictures;
-    const int pictures = state.pictures;
-    const k_loss_total score = {{state.score_parts}, {state.sums + 3}, {1}, {pictures * (int)grids.anchors}};
-    const k_loss_total losses = {{state.box_parts, state.cls_parts, state.dfl_parts},
-                                 {state.sums, state.sums + 1, state.sums + 2},
-                                 {(double)loss->box, (double)loss->cls, (double)loss->dfl},
-                                 {pictures * (int)grids.quads, pictures * (int)grids.tiles, pictures * (int)grids.quads}};
+    const k_loss_total score = {{state.score_parts}, {state.sums + 3}, {1}, {state.pictures * (int)grids.anchors}};
     K_LAUNCH((k_loss_decode<T, aligned>), dim3(grids.quads, n), K_LOSS_THREADS, 0, gpu->stream, heads, state);
     if (loss->most_targets > 0) {
         K_LAUNCH((k_loss_claim<T>), (unsigned)loss->most_targets, K_LOSS_CLAIM_THREADS, 0, gpu->stream, heads, state);
@@ -4764,16 +4825,34 @@ template <typename T, bool aligned> static void k_loss_run(yg_gpu *gpu, const yg
     }
     K_LAUNCH(k_loss_score, dim3(grids.anchors, n), K_LOSS_THREADS, 0, gpu->stream, heads.anchors, state);
     K_LAUNCH(k_loss_add, 1, K_LOSS_THREADS, 0, gpu->stream, score);
+}
+
+/* Losses and gradients, when the score is there. */
+template <typename T, bool aligned> static void k_loss_finish(yg_gpu *gpu, const yg_loss *loss, const k_loss_state &state) {
+    const bool wanted = loss->gradients[0].data != NULL;
+    const k_decode_heads<const T> heads = k_decode_view<const T>(loss->heads, loss->strides, loss->levels, loss->class_count);
+    const k_decode_heads<T> gradients = k_decode_view<T>(loss->gradients, loss->strides, wanted ? loss->levels : 0, loss->class_count);
+    const k_loss_grids grids = k_loss_grids_of(heads.anchors);
+    const unsigned n = (unsigned)state.pictures;
+    const int pictures = state.pictures;
+    const k_loss_total losses = {{state.box_parts, state.cls_parts, state.dfl_parts},
+                                 {state.sums, state.sums + 1, state.sums + 2},
+                                 {(double)loss->box, (double)loss->cls, (double)loss->dfl},
+                                 {pictures * (int)grids.quads, pictures * (int)grids.tiles, pictures * (int)grids.quads}};
     K_LAUNCH((k_loss_boxes<T, aligned>), dim3(grids.quads, n), K_LOSS_THREADS, 0, gpu->stream, heads, gradients, state);
     K_LAUNCH((k_loss_classes<T, aligned>), dim3(grids.tiles, n), K_LOSS_THREADS, 0, gpu->stream, heads, gradients, state);
     K_LAUNCH(k_loss_add, 3, K_LOSS_THREADS, 0, gpu->stream, losses);
 }
 
-template <typename T> static void k_loss(yg_gpu *gpu, const yg_loss *loss, const k_loss_state &state) {
+enum k_loss_part { K_LOSS_ASSIGN = 1, K_LOSS_FINISH = 2 };
+
+template <typename T> static void k_loss(yg_gpu *gpu, const yg_loss *loss, const k_loss_state &state, int parts) {
     const bool wanted = loss->gradients[0].data != NULL;
     const bool aligned = k_decode_is_aligned(loss->heads, loss->levels) && (!wanted || k_decode_is_aligned(loss->gradients, loss->levels));
-    if (aligned) k_loss_run<T, true>(gpu, loss, state);
-    else k_loss_run<T, false>(gpu, loss, state);
+    if (parts & K_LOSS_ASSIGN && aligned) k_loss_assign<T, true>(gpu, loss, state);
+    else if (parts & K_LOSS_ASSIGN) k_loss_assign<T, false>(gpu, loss, state);
+    if (parts & K_LOSS_FINISH && aligned) k_loss_finish<T, true>(gpu, loss, state);
+    else if (parts & K_LOSS_FINISH) k_loss_finish<T, false>(gpu, loss, state);
 }
 
 size_t yg_loss_bytes(const yg_loss *loss) {
@@ -4781,7 +4860,7 @@ size_t yg_loss_bytes(const yg_loss *loss) {
     return k_loss_lay_out(loss, NULL, &state);
 }
 
-void yg_loss_detect(yg_gpu *gpu, const yg_loss *loss) {
+static void k_loss_call(yg_gpu *gpu, const yg_loss *loss, int parts) {
     if (gpu->error || !k_decode_check(gpu, "loss", loss->heads, loss->levels, loss->class_count)) return;
     if (loss->gradients[0].data && !k_decode_check(gpu, "gradients of the loss", loss->gradients, loss->levels, loss->class_count)) return;
     k_loss_state state = {};
@@ -4794,10 +4873,15 @@ void yg_loss_detect(yg_gpu *gpu, const yg_loss *loss) {
     state.dfl_gain = loss->dfl;
     state.least = (float)loss->strides[loss->levels > 1 ? 1 : 0];
     state.pictures = loss->heads[0].n;
+    state.whole = loss->whole ? loss->whole : state.pictures;
     k_loss_lay_out(loss, loss->workspace, &state);
-    K_BY_TYPE(loss->heads[0].type, k_loss, gpu, loss, state);
+    K_BY_TYPE(loss->heads[0].type, k_loss, gpu, loss, state, parts);
     k_launched(gpu, "loss");
 }
+
+void yg_loss_detect(yg_gpu *gpu, const yg_loss *loss) { k_loss_call(gpu, loss, K_LOSS_ASSIGN | K_LOSS_FINISH); }
+void yg_loss_assign(yg_gpu *gpu, const yg_loss *loss) { k_loss_call(gpu, loss, K_LOSS_ASSIGN); }
+void yg_loss_finish(yg_gpu *gpu, const yg_loss *loss) { k_loss_call(gpu, loss, K_LOSS_FINISH); }
 
 /* ==== K12 k_ d_ yg_: optimizers and moving average ===================================================================
    Twins of section 19 of yolo.c, over the same blocks of floats and the same pieces.

@@ -2239,13 +2239,16 @@ static void com_gpus_close(com_group *g) {
 
 /* ---- for all back ends */
 
+/* Is there nobody to meet? A single GPU meets itself where a way to add up was asked for. */
+static bool com_alone(const com_rank *rank) { return rank->group->size == 1 && !rank->group->gpus; }
+
 /* values[i] becomes the sum of all ranks' values[i]. */
 static yolo_status com_sum_f32(com_rank *rank, float *values, int64_t count, yolo_error *error) {
-    return rank->group->size == 1 ? YOLO_OK : rank->group->back->sum_f32(rank, values, count, error);
+    return com_alone(rank) ? YOLO_OK : rank->group->back->sum_f32(rank, values, count, error);
 }
 
 static yolo_status com_sum_f64(com_rank *rank, double *values, int64_t count, yolo_error *error) {
-    return rank->group->size == 1 ? YOLO_OK : rank->group->back->sum_f64(rank, values, count, error);
+    return com_alone(rank) ? YOLO_OK : rank->group->back->sum_f64(rank, values, count, error);
 }
 
 /* Everyone gets the bytes of rank `root`. */
@@ -2264,7 +2267,7 @@ static yolo_status com_gather(com_rank *rank, const void *record, size_t size, v
 }
 
 /* Waits for the sums that this rank has begun. */
-static yolo_status com_finish(com_rank *rank, yolo_error *error) { return rank->group->size == 1 ? YOLO_OK : rank->group->back->finish(rank, error); }
+static yolo_status com_finish(com_rank *rank, yolo_error *error) { return com_alone(rank) ? YOLO_OK : rank->group->back->finish(rank, error); }
 
 static void com_links_close(com_links *l) {
     os_socket_close(l->listener);
@@ -16331,6 +16334,7 @@ struct grad_gpu {
     yg_packing *packings; int packing_count;    /* how they get there; a copy is in front of them */
     yg_norm *norms; float *norm_arrays;         /* an entry an operator */
     uint8_t *workspace; size_t workspace_bytes; /* moments of a forward or what a weight gradient needs */
+    double *totals;                             /* of a batch norm, to be added up over the ranks; room for the widest */
 };
 
 static yg_type grad_gpu_type(const grad_pass *pass) { return pass->element == 2 ? YG_F16 : YG_F32; }
@@ -16411,7 +16415,7 @@ static bool grad_gpu_reserve(grad_pass *pass) {
 static void grad_gpu_destroy(grad_pass *pass) {
     grad_gpu *gpu = pass->gpu;
     if (!gpu) return;
-    void *const blocks[] = {gpu->block, gpu->params, gpu->gradients, gpu->packed, gpu->norm_arrays, gpu->workspace};
+    void *const blocks[] = {gpu->block, gpu->params, gpu->gradients, gpu->packed, gpu->norm_arrays, gpu->workspace, gpu->totals};
     for (int i = 0; i < YOLO_COUNT(blocks); i++) yg_free(gpu->gpu, blocks[i]);
     mem_free(gpu->convolutions);
     mem_free(gpu->packings);
@@ -16459,6 +16463,7 @@ static yolo_status grad_gpu_create(grad_pass *pass, yolo_error *error) {
     gpu->gradients = yg_alloc(gpu->gpu, table);
     gpu->packed = yg_alloc(gpu->gpu, packed);
     gpu->norm_arrays = yg_alloc(gpu->gpu, (size_t)pass->memory.weights - packed);
+    gpu->totals = yg_alloc(gpu->gpu, op_norm_doubles(NET_MAX_CHANNELS) * sizeof *gpu->totals);
     yg_clear(gpu->gpu, gpu->gradients, table);
     grad_gpu_place(pass, gpu->convolutions, gpu->packed);
     if (gpu->packed && gpu->params) grad_gpu_list_packings(gpu, net);
@@ -16471,6 +16476,29 @@ static yolo_status grad_gpu_create(grad_pass *pass, yolo_error *error) {
 static void grad_gpu_pack(const grad_pass *pass) {
     const grad_gpu *gpu = pass->gpu;
     yg_conv_pack_all(gpu->gpu, (const yg_packing *)gpu->packed, gpu->packings, gpu->packing_count);
+}
+
+/* The totals of a batch norm become those of all ranks. */
+static void grad_gpu_share(const grad_pass *pass, int i) {
+    com_sum_f64(pass->together, pass->gpu->totals, (int64_t)op_norm_doubles(pass->gpu->norms[i].channels), NULL);
+}
+
+/* What a pass without a picture does where the others share such totals. */
+static void grad_gpu_attend(const grad_pass *pass, int i) {
+    if (!pass->together) return;
+    yg_clear(pass->gpu->gpu, pass->gpu->totals, op_norm_doubles(pass->gpu->norms[i].channels) * sizeof *pass->gpu->totals);
+    grad_gpu_share(pass, i);
+}
+
+static void grad_gpu_measure_norm(const grad_pass *pass, int i, const yg_norm_rows *rows, const yg_ten *z, const float *moments) {
+    const grad_gpu *gpu = pass->gpu;
+    if (!pass->together) {
+        yg_norm_measure(gpu->gpu, &gpu->norms[i], rows, z, moments, pass->net->bn_eps, pass->net->bn_momentum);
+        return;
+    }
+    yg_norm_totals(gpu->gpu, gpu->totals, &gpu->norms[i], z, moments);
+    grad_gpu_share(pass, i);
+    yg_norm_take(gpu->gpu, &gpu->norms[i], rows, gpu->totals, pass->net->bn_eps, pass->net->bn_momentum);
 }
 
 static void grad_gpu_forward_conv(const grad_pass *pass, int i) {
@@ -16487,7 +16515,7 @@ static void grad_gpu_forward_conv(const grad_pass *pass, int i) {
     if (op->bn < 0) return;
     const yg_norm_rows rows = run_gpu_norm_rows(net, op->bn, gpu->params);
     if (frozen) yg_norm_frozen(gpu->gpu, &gpu->norms[i], &rows, net->bn_eps);
-    else yg_norm_measure(gpu->gpu, &gpu->norms[i], &rows, &z, moments, net->bn_eps, net->bn_momentum);
+    else grad_gpu_measure_norm(pass, i, &rows, &z, moments);
     yg_norm_fwd(gpu->gpu, &out, &z, &gpu->norms[i], op->residual >= 0 ? &residual : NULL);
 }
 
@@ -16496,7 +16524,8 @@ static void grad_gpu_forward(const grad_pass *pass) {
     for (int i = 0; i < pass->net->op_count; i++) {
         const net_op *op = &pass->net->ops[i];
         const yg_ten in = grad_gpu_activation(pass, op->in), out = grad_gpu_activation(pass, op->out);
-        if (op->unread) continue;
+        if (pass->empty && op->kind == NET_CONV && op->bn >= 0 && !pass->frozen[op->layer]) grad_gpu_attend(pass, i);
+        if (op->unread || pass->empty) continue;
         switch (op->kind) {
         case NET_CONV: grad_gpu_forward_conv(pass, i); break;
         case NET_MAXPOOL: yg_maxpool_fwd(pass->gpu->gpu, &out, &in, op->kernel, op->stride, op->padding); break;
@@ -16514,8 +16543,14 @@ static void grad_gpu_backward_conv(const grad_pass *pass, int i) {
     const yg_ten in = grad_gpu_in(pass, i), d = grad_gpu_gradient(pass, op->out), z = grad_gpu_view(pass, g->z), low = grad_gpu_low(pass, i);
     yg_ten d_residual = {0};
     if (g->residual) d_residual = grad_gpu_gradient(pass, op->residual);
-    if (op->bn >= 0 && g->learns)
-        yg_norm_sums(gpu->gpu, &gpu->norms[i], gpu->gradients + net->params[op->bn].offset, gpu->gradients + net->params[op->bn + 1].offset, &d, &z);
+    if (op->bn >= 0 && g->learns) {
+        yg_norm_sums(gpu->gpu, &gpu->norms[i], gpu->gradients + net->params[op->bn].offset, gpu->gradients + net->params[op->bn + 1].offset,
+                     pass->together ? gpu->totals : NULL, &d, &z);
+        if (pass->together) {
+            grad_gpu_share(pass, i);
+            yg_norm_spread(gpu->gpu, &gpu->norms[i], gpu->totals);
+        }
+    }
     if (op->bn >= 0) yg_norm_bwd(gpu->gpu, &d, g->residual ? &d_residual : NULL, g->residual == GRAD_ADD, &z, &gpu->norms[i]);
     else if (g->residual) yg_copy_bwd(gpu->gpu, &d_residual, &d, g->residual == GRAD_ADD);
     if (g->learns)
@@ -16530,6 +16565,10 @@ static void grad_gpu_backward_op(const grad_pass *pass, int i) {
     const net_op *op = &pass->net->ops[i];
     const grad_op *g = &pass->ops[i];
     yg_gpu *gpu = pass->gpu->gpu;
+    if (pass->empty) {
+        if (op->bn >= 0 && g->learns) grad_gpu_attend(pass, i);
+        return;
+    }
     for (int j = 0; j < g->fill_count; j++) {
         const grad_fill *fill = &pass->fills[g->first_fill + j];
         const yg_ten t = grad_gpu_view(pass, (net_tensor){pass->net->buffer_count + fill->buffer, fill->channel, fill->channels});
@@ -16547,11 +16586,12 @@ static void grad_gpu_backward_op(const grad_pass *pass, int i) {
     else yg_copy_bwd(gpu, &d_in, &d_out, g->in == GRAD_ADD);
 }
 
-/* The table of gradients += those of every row that learns, from the heads' gradients. */
-static void grad_gpu_backward(const grad_pass *pass) {
-    for (int i = pass->net->op_count - 1; i >= 0; i--)
+/* As grad_backward_ops, into the device's table of gradients, from the heads' gradients. */
+static void grad_gpu_backward_ops(const grad_pass *pass, int first, int end) {
+    for (int i = end - 1; i >= first; i--)
         if (pass->ops[i].back) grad_gpu_backward_op(pass, i);
 }
+
 #endif
 
 /* ---- on the CPU ---- */
@@ -23509,9 +23549,9 @@ static yolo_status lab_label(const yolo_model *model, const yolo_label_options *
    3. Within an epoch: results.csv, then best.pt, then last.pt.
    4. A loss that is not finite ends the epoch: the state of last.pt comes back, with half the learning rate, three times
       at most.
-   5. Several ranks share each batch: the pictures and their augmentation are the same for any number of them. Rank 0, in the
-      caller's thread, leads: it alone takes batches, steps, validates, writes and logs. The others go forward and backward
-      through their parts. The gradient of a step is the sum of what the ranks' parts give, each part's loss times its pictures,
+   5. Several ranks, threads of the CPU or GPUs, share each batch: the pictures and their augmentation are the same for any number of
+      them. Rank 0, in the caller's thread, leads: it alone takes batches, plans steps, writes and logs. The others go forward and
+      backward through their parts, and GPUs step their copies of the parameters. The gradient of a step is the sum of what the ranks' parts give, each part's loss times its pictures,
       divided by its own scores; with sync_bn, scores and batch norms are those of the whole batch.
       REF ultralytics/engine/trainer.py, world_size. Running statistics are rank 0's.
    6. Gradients that no step has used when an epoch ends are added up into rank 0's, so that last.pt holds them all.
@@ -23556,7 +23596,7 @@ static const tr_argument tr_arguments[] = {
     {"perspective", TR_NUMBER, TR_AT(perspective), false}, {"flipud", TR_NUMBER, TR_AT(flipud), false},
     {"fliplr", TR_NUMBER, TR_AT(fliplr), false}, {"bgr", TR_NUMBER, TR_AT(bgr), false}, {"mosaic", TR_NUMBER, TR_AT(mosaic), false},
     {"mixup", TR_NUMBER, TR_AT(mixup), false}, {"cutmix", TR_NUMBER, TR_AT(cutmix), false}, {"ranks", TR_INT, TR_AT(ranks), true},
-    {"sync_bn", TR_BOOL, TR_AT(sync_bn), false},
+    {"sync_bn", TR_BOOL, TR_AT(sync_bn), false}, {"allreduce", TR_TEXT, TR_AT(allreduce), true},
 };
 
 static yolo_train_options tr_defaults(void) {
@@ -23566,7 +23606,7 @@ static yolo_train_options tr_defaults(void) {
         .fraction = 1, .lr0 = 0.01, .lrf = 0.01, .momentum = 0.937, .weight_decay = 0.0005, .warmup_epochs = 3,
         .warmup_momentum = 0.8, .warmup_bias_lr = 0.1, .box = 7.5, .cls = 0.5, .dfl = 1.5, .nbs = 64, .hsv_h = 0.015, .hsv_s = 0.7,
         .hsv_v = 0.4, .translate = 0.1, .scale = 0.5, .fliplr = 0.5, .mosaic = 1, .iou = 0.7, .max_det = 300, .plots = true,
-        .val = true, .device = "auto", .isa = "auto", .ranks = 1, .peer_timeout = 60};
+        .val = true, .device = "auto", .allreduce = "auto", .isa = "auto", .ranks = 1, .peer_timeout = 60};
 }
 
 static const char *tr_text_at(const yolo_train_options *o, size_t field) {
@@ -23691,7 +23731,9 @@ static bool tr_is_default(const tr_argument *argument, const yolo_train_options 
 }
 
 /* Is it one that ultralytics does not know? Then it is written only where it says something. */
-static bool tr_is_own(const tr_argument *argument) { return argument->field == TR_AT(ranks) || argument->field == TR_AT(sync_bn); }
+static bool tr_is_own(const tr_argument *argument) {
+    return argument->field == TR_AT(ranks) || argument->field == TR_AT(sync_bn) || argument->field == TR_AT(allreduce);
+}
 
 /* ---- a run ---- */
 
@@ -23700,25 +23742,37 @@ typedef struct tr_run tr_run;
 
 typedef enum tr_part { TR_INPUT, TR_FORWARD, TR_LOSS, TR_BACKWARD } tr_part; /* of a batch */
 
-/* One of those that share a batch. On the CPU all have the run's parameters. */
+/* One of those that share a batch. On the CPU all have the run's parameters; on GPUs each has a copy of its own. */
 typedef struct tr_rank {
     tr_run *run;
     int index;
-    thr_pool *pool;             /* the run's where there is one rank */
+    run_place place;
+    tr_gpu *gpu;                /* NULL = CPU */
+    thr_pool *pool;             /* the run's where there is one rank; NULL = none, a GPU needs none */
     grad_pass *grad;
-    float *gradients;
+    float *gradients;           /* host memory; NULL for GPUs but the first */
     void *loss_memory; size_t loss_bytes;
     loss_target *scaled; int64_t scaled_capacity; /* of its part at another size */
     int *first;                 /* of its part, see dl_batch */
 } tr_rank;
+
+/* What a rank tells the others of its part of a batch; a GPU tells it of the batch before. */
+typedef struct tr_share {
+    loss_parts losses;
+    int n, targets;       /* pictures, boxes to be learned */
+    bool stepped;         /* a step on a GPU, */
+    yg_decision decision; /* and what became of it */
+} tr_share;
 
 /* What the ranks do next, as rank 0 has it. */
 typedef struct tr_task { bool go; /* there is a batch */ bool due; /* gradients are added up */ int64_t number; /* of the batch */ } tr_task;
 
 struct tr_run {
     yolo_train_options options; /* as they take effect */
-    run_place place;
-    tr_gpu *gpu;                /* NULL = CPU */
+    run_place place;            /* rank 0's, which validates */
+    run_places places;          /* of the ranks; the CPU's share one */
+    com_nccl nccl;
+    bool hangs;                 /* a GPU does not answer: none may be closed */
     yolo_log outside;           /* the caller's */
     yolo_log log;               /* to log.txt and outside */
     FILE *log_file;             /* open from the moment that the run can begin */
@@ -23757,6 +23811,7 @@ struct tr_run {
     double rate;                /* what the learning rates are multiplied with, after lost epochs */
     double pictures;            /* of the training set */
     double loss_scale, scaled_steps; /* fp16: what the loss is multiplied with, and the steps since that last changed */
+    double steps, updates, product; /* of the optimizer before the last step of the GPUs, which may turn out not to be taken */
     /* Of the epoch in hand. */
     int attempts;               /* lost in a row */
     dl_batch *batch_now;        /* of all ranks */
@@ -23811,11 +23866,11 @@ static yolo_status tr_check_range(const char *name, double value, double low, do
 }
 
 /* Do the ranks get as many pictures each? */
-static yolo_status tr_check_even(int batch, int ranks, yolo_error *error) {
+static yolo_status tr_check_even(int batch, int ranks, const char *what, yolo_error *error) {
     const int below = batch / ranks * ranks;
     if (below == batch) return YOLO_OK;
-    if (!below) return err_set(error, YOLO_ERROR_USAGE, "batch=%d is too small for %d ranks: use batch=%d, or fewer ranks", batch, ranks, ranks);
-    return err_set(error, YOLO_ERROR_USAGE, "batch=%d cannot be split evenly over %d ranks: use batch=%d or batch=%d", batch, ranks, below, below + ranks);
+    if (!below) return err_set(error, YOLO_ERROR_USAGE, "batch=%d is too small for %d %s: use batch=%d, or fewer %s", batch, ranks, what, ranks, what);
+    return err_set(error, YOLO_ERROR_USAGE, "batch=%d cannot be split evenly over %d %s: use batch=%d or batch=%d", batch, ranks, what, below, below + ranks);
 }
 
 static yolo_status tr_check_options(const yolo_train_options *o, yolo_error *error) {
@@ -23836,7 +23891,10 @@ static yolo_status tr_check_options(const yolo_train_options *o, yolo_error *err
         status = tr_check_range(ranges[i].name, ranges[i].value, ranges[i].low, ranges[i].high, error);
     if (status == YOLO_OK && (o->batch > 1 || o->batch == 0) && (o->batch != floor(o->batch) || o->batch == 0))
         return err_set(error, YOLO_ERROR_USAGE, "batch=%g: expected a whole number of pictures, -1, or a share of the memory", o->batch);
-    if (status == YOLO_OK && o->batch >= 1) status = tr_check_even((int)o->batch, o->ranks * YOLO_MAX(o->peers.count, 1), error);
+    static const char *const ways[] = {"auto", "nccl", "peer", "host"};
+    bool known = false;
+    for (int i = 0; i < YOLO_COUNT(ways); i++) known |= o->allreduce && str_equal_fold(o->allreduce, ways[i]);
+    if (status == YOLO_OK && !known) return err_set(error, YOLO_ERROR_USAGE, "allreduce=%.40s: expected auto, nccl, peer or host", o->allreduce ? o->allreduce : "");
     opt_kind kind;
     if (status == YOLO_OK && o->optimizer && !opt_kind_of(o->optimizer, &kind))
         return err_set(error, YOLO_ERROR_USAGE, "optimizer=%.40s: expected auto, SGD, MuSGD, Adam, Adamax, AdamW, NAdam, RAdam or RMSProp", o->optimizer);
@@ -24007,6 +24065,9 @@ static uint64_t tr_largest_picture(const tr_run *run) { return tr_picture_room((
 /* Bytes of the GPU that decoded pictures must have: all that one picture of a batch can show, and a gap. */
 static uint64_t tr_least_pictures(const tr_run *run) { return run->place.device ? (DL_HELD + 1) * tr_largest_picture(run) : 0; }
 
+/* Are gradients added up? */
+static bool tr_adds_up(const tr_run *run) { return run->group->size > 1 || run->group->gpus; }
+
 /* Threads and pictures of a rank, at most. */
 static int tr_rank_threads(const tr_run *run) { return YOLO_MAX(thr_pool_size(run->pool) / run->rank_count, 1); }
 static int tr_rank_pictures(const tr_run *run, int batch) { return (batch + run->world - 1) / run->world; }
@@ -24026,7 +24087,7 @@ static yg_muon_row tr_gpu_muon_row(const net_param *row, int group) {
     return (yg_muon_row){row->offset, row->dims[0], (int)(row->count / row->dims[0]), group};
 }
 
-/* Bytes of the GPU for batches on their way, and what the loss and MuSGD work in. */
+/* Bytes of a GPU for its parts of batches on their way, and what the loss and MuSGD work in. */
 static void tr_gpu_measure(const tr_run *run, int batch, opt_kind kind, uint64_t *batches, uint64_t *workspace) {
     const net *net = &run->model.net;
     yg_loss loss = {.levels = net->level_count, .class_count = net->class_count, .most_targets = TR_TARGETS};
@@ -24045,12 +24106,12 @@ static void tr_gpu_measure(const tr_run *run, int batch, opt_kind kind, uint64_t
 }
 #endif
 
-/* What training on `batch` pictures takes. */
+/* What training on `batch` pictures takes: of the machine, or of each GPU. */
 static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, yolo_error *error) {
     const net *net = &run->model.net;
     opt_kind kind = OPT_AUTO;
     if (run->options.optimizer) opt_kind_of(run->options.optimizer, &kind);
-    const uint64_t ranks = (uint64_t)run->rank_count;
+    const uint64_t ranks = run->place.device ? 1 : (uint64_t)run->rank_count;
     yolo_status status = grad_measure(net, run->isa, run->place, tr_rank_threads(run), tr_rank_pictures(run, batch), run->largest, run->largest, &memory->pass, error);
     if (status == YOLO_ERROR_MEMORY) memory->total = MEM_CAP; /* beyond every limit */
     if (status != YOLO_OK) return status == YOLO_ERROR_MEMORY ? YOLO_OK : status;
@@ -24059,7 +24120,7 @@ static yolo_status tr_measure(const tr_run *run, int batch, tr_memory *memory, y
     memory->validation = 0;
     memory->pictures = tr_least_pictures(run);
     memory->batches = (uint64_t)DL_SLOTS * (uint64_t)batch * (uint64_t)run->imgsz * (uint64_t)run->imgsz * 3;
-    if (run->place.device) tr_gpu_measure(run, batch, kind == OPT_AUTO ? OPT_MUSGD : kind, &memory->batches, &memory->pass.workspace);
+    if (run->place.device) tr_gpu_measure(run, tr_rank_pictures(run, batch), kind == OPT_AUTO ? OPT_MUSGD : kind, &memory->batches, &memory->pass.workspace);
     if (run->validation)
         status = ev_memory(net, run->isa, run->place, tr_rank_threads(run) * run->rank_count, 2 * batch, &run->validation_set, run->imgsz, &memory->validation, error);
     memory->total = memory->blocks + memory->batches + memory->pictures + memory->validation + memory->pass.activations + memory->pass.gradients +
@@ -24078,7 +24139,7 @@ static yolo_status tr_fitting_batch(const tr_run *run, uint64_t limit, int *batc
         if (memory.total <= limit) low = middle;
         else high = middle - 1;
     }
-    *batch = low;
+    *batch = low / run->world * run->world;
     return YOLO_OK;
 }
 
@@ -24090,14 +24151,16 @@ static void tr_log_memory(const tr_run *run, const tr_memory *memory, uint64_t c
         {run->place.device ? "decoded pictures" : NULL, memory->pictures}, {"validation", memory->validation},
         {run->place.device ? "picture cache (at most, host memory)" : "picture cache (at most)", cache},
         {"together", memory->total + (run->place.device ? 0 : cache)}, {"available", available}};
-    log_write(&run->log, YOLO_LOG_INFO, "memory for batch %d at %d                                  MiB", run->batch, run->largest);
+    log_write(&run->log, YOLO_LOG_INFO, "memory for batch %d at %d%-34s MiB", run->batch, run->largest, run->places.count > 1 ? ", of each GPU" : "");
     for (int i = 0; i < YOLO_COUNT(rows); i++)
         if (rows[i].what) log_write(&run->log, YOLO_LOG_INFO, "  %-46s %10.1f", rows[i].what, (double)rows[i].bytes / 1048576.0);
 }
 
 /* Bytes for the training: of the GPU, or of the machine. */
 static uint64_t tr_available(const tr_run *run) {
-    return run->place.device ? run_place_free(run->place) : os_memory_available();
+    uint64_t least = run_place_free(run->places.items[0]);
+    for (int i = 1; i < run->places.count; i++) least = YOLO_MIN(least, run_place_free(run->places.items[i]));
+    return run->place.device ? least : os_memory_available();
 }
 
 /* Bytes that decoded pictures may take, beside `planned` bytes of the machine's memory. */
@@ -24246,7 +24309,8 @@ static yolo_status tr_restore(tr_run *run, const pt_model *from, const char *pat
         float *block = opt_block(run->opt, i, &name);
         status = pt_state_take(state, path, name, block, count, error);
     }
-    for (int r = 0; r < run->rank_count; r++) memset(run->ranks[r].gradients, 0, (size_t)count * sizeof *run->gradients);
+    for (int r = 0; r < run->rank_count; r++)
+        if (run->ranks[r].gradients) memset(run->ranks[r].gradients, 0, (size_t)count * sizeof *run->gradients);
     if (status == YOLO_OK && tr_leads(run) && pt_state_block(state, "gradients")) status = pt_state_take(state, path, "gradients", run->gradients, count, error);
     for (int i = 0; i < run->opt->group_count; i++) run->opt->groups[i].initial_lr = run->initial_lr[i] * run->rate;
     return status;
@@ -24480,31 +24544,47 @@ static void tr_note_losses(tr_run *run, const loss_parts *losses) {
       the host counts it as taken, and takes that back where it was not.
    2. Scenes, targets and pictures arrive where nothing of a batch's work reads them but its beginning: rendering, and copying the
       targets to where the loss looks for them. After that tr_gpu_render releases them, and those of the next batch may come.
-   3. tr_gpu_drain settles the last batch of an epoch. tr_gpu_push drops a batch that is under way: its epoch was lost. */
+   3. tr_gpu_drain settles the last batch of an epoch. tr_gpu_push drops a batch that is under way: its epoch was lost.
+   4. Of several GPUs each renders its part of a batch, has its own copy of everything and takes the same step with the same rates, so
+      the copies stay alike but for running statistics, where each batch norm sees its rank's pictures alone: those of rank 0 count.
+      The backward is recorded in parts, after each of which a part of the gradients is added up beside the rest. */
 
 enum { TR_SCALE_STEPS = 2000 };
 #define TR_FIRST_SCALE 65536.0
 #define TR_LARGEST_SCALE 16777216.0
 
 #ifdef YOLO_NO_CUDA
+static void tr_enter(const tr_rank *rank) { (void)rank; }
 static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
     (void)run;
     (void)error;
     return YOLO_OK;
 }
-static void tr_gpu_close(tr_run *run) { (void)run; }
-static yolo_status tr_gpu_drain(tr_run *run, yolo_error *error) { return tr_gpu_open(run, error); }
 static yolo_status tr_gpu_push(tr_run *run, yolo_error *error) { return tr_gpu_open(run, error); }
 static yolo_status tr_gpu_fetch(tr_run *run, yolo_error *error) { return tr_gpu_open(run, error); }
-static void tr_gpu_step(tr_run *run) { (void)run; }
-static yolo_status tr_gpu_batch(tr_run *run, const dl_batch *batch, const loss_target *targets, yolo_error *error) {
+static void tr_gpu_close(tr_rank *rank) { (void)rank; }
+static yolo_status tr_gpu_drain(tr_rank *rank, tr_share *share, yolo_error *error) {
+    (void)share;
+    return tr_gpu_open(rank->run, error);
+}
+static yolo_status tr_gpu_step(tr_rank *rank, com_rank *com, yolo_error *error) {
+    (void)com;
+    return tr_gpu_open(rank->run, error);
+}
+static yolo_status tr_gpu_batch(tr_rank *rank, com_rank *com, const dl_batch *batch, const loss_target *targets, bool due, tr_share *share, yolo_error *error) {
+    (void)com;
     (void)batch;
     (void)targets;
-    return tr_gpu_open(run, error);
+    (void)due;
+    return tr_gpu_drain(rank, share, error);
+}
+static float *tr_gradients(const tr_rank *rank) { return rank->gradients; }
+static void tr_clear_gradients(const tr_rank *rank) {
+    memset(rank->gradients, 0, (size_t)rank->run->model.net.param_elements * sizeof *rank->gradients);
 }
 #else
 typedef struct tr_gpu_key { /* what a recording depends on; no gaps between */
-    int n, h, w, in_h, in_w, nothing;
+    int n, h, w, in_h, in_w, begins, first, end;
     const void *block, *workspace, *pixels, *labels, *loss_memory;
 } tr_gpu_key;
 
@@ -24534,19 +24614,23 @@ struct tr_gpu {
     uint8_t *loss_memory; size_t loss_bytes;
     double *sums;                 /* of yg_loss */
     tr_gpu_results *results;      /* pinned */
-    run_graphs graphs;
+    run_graphs *graphs; int parts; /* of each part of a backward */
     tr_pictures pictures;
     yg_scene *scenes, *made; int rendered; /* of a batch: on the device, on the host; how many of them are pixels */
-    bool under_way, stepped;      /* a batch whose results have not been looked at, with a step */
-    double steps, updates, product; /* of opt_state, before that step */
+    bool under_way, stepped; int count, boxes; /* a batch whose results have not been looked at, with a step; its pictures, its targets */
 };
 
 enum { TR_LABELS_AT = (TR_MAX_BATCH + 1) * (int)sizeof(int) }; /* where the targets begin */
 
-static void tr_gpu_close(tr_run *run) {
-    tr_gpu *gpu = run->gpu;
+/* Before the first call of a thread for its rank. */
+static void tr_enter(const tr_rank *rank) {
+    if (rank->place.device) yg_enter(rank->place.device);
+}
+
+static void tr_gpu_close(tr_rank *rank) {
+    tr_gpu *gpu = rank->gpu;
     if (!gpu) return;
-    run_gpu_forget(&gpu->graphs);
+    for (int i = 0; i < gpu->parts; i++) run_gpu_forget(&gpu->graphs[i]);
     void *const blocks[] = {gpu->blocks[0], gpu->blocks[1], gpu->blocks[2], gpu->pieces, gpu->squares, gpu->decision, gpu->pixels, gpu->labels,
                             gpu->arriving, gpu->loss_memory, gpu->sums, gpu->pictures.block, gpu->scenes};
     for (int i = 0; i < YOLO_COUNT(blocks); i++) yg_free(gpu->device, blocks[i]);
@@ -24555,8 +24639,9 @@ static void tr_gpu_close(tr_run *run) {
     mem_free(gpu->pictures.where);
     mem_free(gpu->pictures.line);
     mem_free(gpu->made);
+    mem_free(gpu->graphs);
     mem_free(gpu);
-    run->gpu = NULL;
+    rank->gpu = NULL;
 }
 
 /* The optimizer's pieces on the device. */
@@ -24715,11 +24800,16 @@ static void tr_gpu_render(tr_gpu *gpu, const dl_loader *dl, const dl_batch *batc
     yg_release(gpu->device);
 }
 
-static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
-    if (!run->place.device) return YOLO_OK;
-    tr_gpu *gpu = run->gpu = mem_array(1, sizeof *gpu);
+static yolo_status tr_gpu_open_rank(com_rank *com, void *context, yolo_error *error) {
+    const tr_run *run = context;
+    tr_rank *rank = &run->ranks[com->index];
+    tr_gpu *gpu = rank->gpu = mem_array(1, sizeof *gpu);
     if (!gpu) return err_memory(error, sizeof *gpu);
-    gpu->device = run->place.device;
+    tr_enter(rank);
+    gpu->device = rank->place.device;
+    gpu->graphs = mem_array((uint64_t)run->bucket_count, sizeof *gpu->graphs);
+    if (!gpu->graphs) return err_memory(error, (uint64_t)run->bucket_count * sizeof *gpu->graphs);
+    gpu->parts = run->bucket_count;
     gpu->sums = yg_alloc(gpu->device, sizeof gpu->results->sums);
     gpu->decision = yg_alloc(gpu->device, sizeof *gpu->decision);
     gpu->results = yg_host_alloc(gpu->device, sizeof *gpu->results);
@@ -24727,7 +24817,11 @@ static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
     yolo_status status = tr_gpu_open_pieces(gpu, run->opt, error);
     if (status == YOLO_OK) status = tr_gpu_open_muon(gpu, run->opt, error);
     if (status != YOLO_OK || !run->loader) return status;
-    return tr_gpu_open_pictures(gpu, run->loader, run->device_pictures, tr_least_pictures(run), run->batch, error);
+    return tr_gpu_open_pictures(gpu, run->loader, run->device_pictures, tr_least_pictures(run), tr_rank_pictures(run, run->batch), error);
+}
+
+static yolo_status tr_gpu_open(tr_run *run, yolo_error *error) {
+    return run->place.device ? com_run(run->group, tr_gpu_open_rank, run, error) : YOLO_OK;
 }
 
 /* Multiplies a table with a power of two. */
@@ -24735,28 +24829,35 @@ static void tr_scale_table(float *table, int64_t count, float factor) {
     for (int64_t i = 0; i < count; i++) table[i] *= factor;
 }
 
-/* From the CPU's tables to the device's. */
-static yolo_status tr_gpu_push(tr_run *run, yolo_error *error) {
-    tr_gpu *gpu = run->gpu;
-    if (!gpu) return YOLO_OK;
-    const int64_t count = run->model.net.param_elements;
-    const size_t bytes = (size_t)count * sizeof(float);
-    if (!run->place.half) run->loss_scale = 1;
-    else if (run->loss_scale == 1 && !run->scaled_steps) run->loss_scale = TR_FIRST_SCALE; /* a new run, or one that comes from a CPU */
-    tr_scale_table(run->gradients, count, (float)run->loss_scale);
-    yg_upload(gpu->device, run->grad->gpu->params, run->model.params, bytes);
-    yg_upload(gpu->device, run->grad->gpu->gradients, run->gradients, bytes);
+static yolo_status tr_gpu_push_rank(com_rank *com, void *context, yolo_error *error) {
+    const tr_run *run = context;
+    tr_rank *rank = &run->ranks[com->index];
+    tr_gpu *gpu = rank->gpu;
+    const size_t bytes = (size_t)run->model.net.param_elements * sizeof(float);
+    tr_enter(rank);
+    yg_upload(gpu->device, rank->grad->gpu->params, run->model.params, bytes);
+    if (rank->index) yg_clear(gpu->device, rank->grad->gpu->gradients, bytes);
+    else yg_upload(gpu->device, rank->grad->gpu->gradients, run->gradients, bytes);
     for (int i = 0; i < run->opt->block_count; i++) yg_upload(gpu->device, gpu->blocks[i], run->opt->blocks[i], bytes);
     const yg_decision decision = {.scale = (float)run->loss_scale, .scaled_steps = (int)YOLO_MIN(run->scaled_steps, TR_SCALE_STEPS)};
     yg_upload(gpu->device, gpu->decision, &decision, sizeof decision);
     gpu->under_way = gpu->stepped = false;
-    grad_gpu_pack(run->grad);
-    return grad_gpu_error(run->grad, error);
+    grad_gpu_pack(rank->grad);
+    return grad_gpu_error(rank->grad, error);
 }
 
-/* From the device's tables to the CPU's. */
+/* From the CPU's tables to the devices'. */
+static yolo_status tr_gpu_push(tr_run *run, yolo_error *error) {
+    if (!run->place.device) return YOLO_OK;
+    if (!run->place.half) run->loss_scale = 1;
+    else if (run->loss_scale == 1 && !run->scaled_steps) run->loss_scale = TR_FIRST_SCALE; /* a new run, or one that comes from a CPU */
+    tr_scale_table(run->gradients, run->model.net.param_elements, (float)run->loss_scale);
+    return com_run(run->group, tr_gpu_push_rank, run, error);
+}
+
+/* From rank 0's tables to the CPU's. */
 static yolo_status tr_gpu_fetch(tr_run *run, yolo_error *error) {
-    const tr_gpu *gpu = run->gpu;
+    const tr_gpu *gpu = run->ranks[0].gpu;
     if (!gpu) return YOLO_OK;
     const int64_t count = run->model.net.param_elements;
     const size_t bytes = (size_t)count * sizeof(float);
@@ -24768,17 +24869,27 @@ static yolo_status tr_gpu_fetch(tr_run *run, yolo_error *error) {
     return status;
 }
 
-static yg_loss tr_gpu_loss(const tr_run *run) {
-    const tr_gpu *gpu = run->gpu;
+/* The table that a rank's backward adds to. */
+static float *tr_gradients(const tr_rank *rank) { return rank->gpu ? rank->grad->gpu->gradients : rank->gradients; }
+
+static void tr_clear_gradients(const tr_rank *rank) {
+    const size_t bytes = (size_t)rank->run->model.net.param_elements * sizeof *rank->gradients;
+    if (rank->gpu) yg_clear(rank->gpu->device, tr_gradients(rank), bytes);
+    else memset(rank->gradients, 0, bytes);
+}
+
+static yg_loss tr_gpu_loss(const tr_rank *rank) {
+    const tr_run *run = rank->run;
+    const tr_gpu *gpu = rank->gpu;
     const net *net = &run->model.net;
     const yolo_train_options *o = &run->options;
     yg_loss loss = {.levels = net->level_count, .class_count = net->class_count, .targets = (const yg_target *)(gpu->labels + TR_LABELS_AT),
                     .first = (const int *)gpu->labels, .most_targets = gpu->most_targets, .box = (float)o->box, .cls = (float)o->cls,
-                    .dfl = (float)o->dfl, .scale = &gpu->decision->scale, .workspace = gpu->loss_memory, .sums = gpu->sums};
+                    .dfl = (float)o->dfl, .scale = &gpu->decision->scale, .sums = gpu->sums, .whole = rank->grad->together ? run->batch_now->n : 0};
     for (int level = 0; level < net->level_count; level++) {
         loss.strides[level] = net->strides[level];
-        loss.heads[level] = grad_gpu_activation(run->grad, net->heads[level]);
-        loss.gradients[level] = grad_gpu_gradient(run->grad, net->heads[level]);
+        loss.heads[level] = grad_gpu_activation(rank->grad, net->heads[level]);
+        loss.gradients[level] = grad_gpu_gradient(rank->grad, net->heads[level]);
     }
     return loss;
 }
@@ -24798,78 +24909,120 @@ static yolo_status tr_gpu_reserve(tr_gpu *gpu, size_t pixel_bytes, int targets, 
     return grows ? run_gpu_error(gpu->device, error) : YOLO_OK;
 }
 
-typedef struct tr_gpu_sight { const tr_run *run; const yg_loss *loss; int in_h, in_w; } tr_gpu_sight;
+/* A part of a batch's work: forward and loss where it begins, and operators [first, end) of the backward. */
+typedef struct tr_gpu_sight { const tr_rank *rank; const yg_loss *loss; int in_h, in_w; bool begins; int first, end; } tr_gpu_sight;
 
-/* Everything between the upload of a batch and the download of its sums. */
-static void tr_gpu_work(void *context) {
-    const tr_gpu_sight *sight = context;
-    const tr_run *run = sight->run;
-    const tr_gpu *gpu = run->gpu;
-    const yg_ten input = grad_gpu_in(run->grad, 0);
-    yg_pixels(gpu->device, &input, gpu->pixels, sight->in_h, sight->in_w);
-    tr_lap(run, TR_INPUT);
-    grad_gpu_forward(run->grad);
-    tr_lap(run, TR_FORWARD);
-    yg_loss_detect(gpu->device, sight->loss);
-    tr_lap(run, TR_LOSS);
-    grad_gpu_backward(run->grad);
-    tr_lap(run, TR_BACKWARD);
+/* Loss and gradients of the heads, over the pictures of all ranks where their passes are together. */
+static void tr_gpu_detect(const tr_rank *rank, const yg_loss *loss) {
+    yg_gpu *device = rank->gpu->device;
+    double *score = rank->gpu->sums + 3;
+    const bool empty = rank->grad->empty;
+    if (!rank->grad->together) {
+        if (!empty) yg_loss_detect(device, loss);
+        return;
+    }
+    if (empty) yg_clear(device, score, sizeof *score);
+    else yg_loss_assign(device, loss);
+    com_sum_f64(rank->grad->together, score, 1, NULL);
+    if (!empty) yg_loss_finish(device, loss);
 }
 
-/* The same, recorded and replayed; what is measured part by part is not. */
-static void tr_gpu_replay(tr_run *run, const yg_loss *loss, int in_h, int in_w) {
-    tr_gpu *gpu = run->gpu;
-    const grad_pass *pass = run->grad;
-    const tr_gpu_key key = {pass->n, pass->h, pass->w, in_h, in_w, 0, pass->gpu->block, pass->gpu->workspace, gpu->pixels, gpu->labels, gpu->loss_memory};
-    tr_gpu_sight sight = {run, loss, in_h, in_w};
-    if (run->lap) tr_gpu_work(&sight);
-    else run_gpu_replay(gpu->device, &gpu->graphs, &key, sizeof key, tr_gpu_work, &sight);
+/* All of it lies between the upload of a batch and the download of its sums. */
+static void tr_gpu_work(void *context) {
+    const tr_gpu_sight *sight = context;
+    const tr_rank *rank = sight->rank;
+    const grad_pass *pass = rank->grad;
+    if (sight->begins) {
+        const yg_ten input = grad_gpu_in(pass, 0);
+        if (!pass->empty) yg_pixels(rank->gpu->device, &input, rank->gpu->pixels, sight->in_h, sight->in_w);
+        tr_lap(rank->run, TR_INPUT);
+        grad_gpu_forward(pass);
+        tr_lap(rank->run, TR_FORWARD);
+        tr_gpu_detect(rank, sight->loss);
+        tr_lap(rank->run, TR_LOSS);
+    }
+    grad_gpu_backward_ops(pass, sight->first, sight->end);
+    if (!sight->first) tr_lap(rank->run, TR_BACKWARD);
+}
+
+/* The same, recorded and replayed; but not what is measured piece by piece, or meets other ranks on its way. */
+static void tr_gpu_replay(const tr_gpu_sight *sight, int part) {
+    tr_gpu *gpu = sight->rank->gpu;
+    const grad_pass *pass = sight->rank->grad;
+    const tr_gpu_key key = {pass->n, pass->h, pass->w, sight->in_h, sight->in_w, sight->begins, sight->first, sight->end,
+                            pass->gpu->block, pass->gpu->workspace, gpu->pixels, gpu->labels, gpu->loss_memory};
+    tr_gpu_sight work = *sight;
+    if (!sight->begins && sight->first >= sight->end) return;
+    if (sight->rank->run->lap || pass->together || pass->empty) tr_gpu_work(&work);
+    else run_gpu_replay(gpu->device, &gpu->graphs[part], &key, sizeof key, tr_gpu_work, &work);
+}
+
+/* Calls for forward, loss and backward; where they are `due`, the gradients are added up over the ranks, each part of them beside the
+   backward of the others. */
+static yolo_status tr_gpu_call(tr_rank *rank, com_rank *com, const yg_loss *loss, const dl_batch *batch, bool due, yolo_error *error) {
+    const tr_run *run = rank->run;
+    const bool adds = due && tr_adds_up(run);
+    tr_gpu_sight sight = {rank, loss, batch->h, batch->w, true, 0, run->model.net.op_count};
+    yolo_status status = YOLO_OK;
+    for (int i = 0; i < (adds ? run->bucket_count : 1) && status == YOLO_OK; i++) {
+        const grad_bucket *bucket = &run->buckets[i];
+        if (adds) sight.first = bucket->op;
+        tr_gpu_replay(&sight, i);
+        sight.begins = false;
+        sight.end = YOLO_MIN(sight.end, sight.first);
+        if (adds) status = com_sum_f32(com, tr_gradients(rank) + bucket->first, bucket->count, error);
+    }
+    return adds && status == YOLO_OK ? com_finish(com, error) : status;
 }
 
 /* Waits for the batch that was marked: its losses, and what became of its step. */
-static yolo_status tr_gpu_settle(tr_run *run, yolo_error *error) {
-    tr_gpu *gpu = run->gpu;
+static yolo_status tr_gpu_settle(tr_rank *rank, tr_share *share, yolo_error *error) {
+    tr_gpu *gpu = rank->gpu;
     const yolo_status status = run_gpu_wait(gpu->device, error);
+    memset(share, 0, sizeof *share);
     if (status != YOLO_OK || !gpu->under_way) return status;
     const tr_gpu_results *results = gpu->results;
     const double score = results->sums[3] < 1 ? 1 : results->sums[3];
-    const loss_parts losses = {results->sums[0] / score, results->sums[1] / score, results->sums[2] / score};
-    tr_note_losses(run, &losses);
-    if (gpu->stepped) {
-        run->loss_scale = results->decision.scale;
-        run->scaled_steps = results->decision.scaled_steps;
-    }
-    if (gpu->stepped && !results->decision.taken) {
-        run->opt->steps = gpu->steps;
-        run->opt->updates = gpu->updates;
-        run->opt->product = gpu->product;
-    }
+    share->n = gpu->count;
+    share->targets = gpu->boxes;
+    if (share->n) share->losses = (loss_parts){results->sums[0] / score, results->sums[1] / score, results->sums[2] / score};
+    share->stepped = gpu->stepped;
+    if (gpu->stepped) share->decision = results->decision;
     gpu->under_way = gpu->stepped = false;
     return YOLO_OK;
 }
 
 /* Settles the batch that is under way. */
-static yolo_status tr_gpu_drain(tr_run *run, yolo_error *error) {
-    if (!run->gpu) return YOLO_OK;
-    yg_mark(run->gpu->device);
-    return tr_gpu_settle(run, error);
+static yolo_status tr_gpu_drain(tr_rank *rank, tr_share *share, yolo_error *error) {
+    yg_mark(rank->gpu->device);
+    return tr_gpu_settle(rank, share, error);
 }
 
-/* Calls for forward, loss and backward of a batch at the size of the pass, then settles the one before. */
-static yolo_status tr_gpu_batch(tr_run *run, const dl_batch *batch, const loss_target *targets, yolo_error *error) {
-    tr_gpu *gpu = run->gpu;
-    const size_t bytes = (size_t)batch->n * (size_t)batch->h * (size_t)batch->w * 3;
-    yg_mark(gpu->device);
-    yolo_status status = tr_gpu_reserve(gpu, bytes, batch->first[batch->n], error);
+/* Sends a part of a batch at the size of the pass, and has it rendered. */
+static yolo_status tr_gpu_bring_batch(tr_rank *rank, const dl_batch *batch, const loss_target *targets, yg_loss *loss, yolo_error *error) {
+    tr_gpu *gpu = rank->gpu;
+    const yolo_status status = tr_gpu_reserve(gpu, (size_t)batch->n * (size_t)batch->h * (size_t)batch->w * 3, batch->first[batch->n], error);
     if (status != YOLO_OK) return status;
-    yg_loss loss = tr_gpu_loss(run);
-    run_gpu_reserve(gpu->device, &gpu->loss_memory, &gpu->loss_bytes, yg_loss_bytes(&loss));
-    loss.workspace = gpu->loss_memory;
-    tr_gpu_render(gpu, run->loader, batch, targets);
-    tr_gpu_replay(run, &loss, batch->h, batch->w);
-    status = tr_gpu_settle(run, error);
-    yg_download(gpu->device, gpu->results->sums, gpu->sums, sizeof gpu->results->sums);
+    *loss = tr_gpu_loss(rank);
+    run_gpu_reserve(gpu->device, &gpu->loss_memory, &gpu->loss_bytes, yg_loss_bytes(loss));
+    loss->workspace = gpu->loss_memory;
+    tr_gpu_render(gpu, rank->run->loader, batch, targets);
+    return YOLO_OK;
+}
+
+/* Calls for all work on a batch, then settles the one before. */
+static yolo_status tr_gpu_batch(tr_rank *rank, com_rank *com, const dl_batch *batch, const loss_target *targets, bool due, tr_share *share, yolo_error *error) {
+    tr_gpu *gpu = rank->gpu;
+    yg_loss loss = {0};
+    yolo_status status = YOLO_OK;
+    yg_mark(gpu->device);
+    if (batch->n) status = tr_gpu_bring_batch(rank, batch, targets, &loss, error);
+    if (status == YOLO_OK) status = tr_gpu_call(rank, com, &loss, batch, due, error);
+    if (status == YOLO_OK) status = tr_gpu_settle(rank, share, error);
+    if (status == YOLO_OK && batch->n) yg_download(gpu->device, gpu->results->sums, gpu->sums, sizeof gpu->results->sums);
     gpu->under_way = true;
+    gpu->count = batch->n;
+    gpu->boxes = batch->n ? batch->first[batch->n] : 0;
     return status;
 }
 
@@ -24880,37 +25033,51 @@ static yg_optimizer tr_gpu_kind(opt_kind kind) {
     return kinds[kind];
 }
 
-/* The orthogonal part of MuSGD. */
-static void tr_gpu_muon(tr_run *run) {
-    const opt_state *opt = run->opt;
-    const tr_gpu *gpu = run->gpu;
-    float rates[OPT_MAX_GROUPS];
-    for (int i = 0; i < opt->group_count; i++) rates[i] = (float)(opt->groups[i].lr * OPT_MUON_SHARE);
-    yg_muon(gpu->device, gpu->muon, run->grad->gpu->params, gpu->blocks[2], run->grad->gpu->gradients, gpu->decision, (float)opt->momentum, rates, opt->group_count);
+/* A step that all ranks take alike. */
+typedef struct tr_gpu_plan {
+    bool taken;                    /* false: a loss was not finite */
+    float average, momentum;
+    yg_rates rates[OPT_MAX_GROUPS];
+    float muon_rates[OPT_MAX_GROUPS];
+} tr_gpu_plan;
+
+/* Rates advance once, whatever the number of ranks. */
+static void tr_gpu_plan_step(tr_run *run, tr_gpu_plan *plan) {
+    opt_state *opt = run->opt;
+    opt_rates rates[OPT_MAX_GROUPS];
+    memset(plan, 0, sizeof *plan);
+    if (run->lost) return;
+    run->steps = opt->steps;
+    run->updates = opt->updates;
+    run->product = opt->product;
+    plan->taken = true;
+    plan->average = opt_advance(opt, 1, rates);
+    plan->momentum = (float)opt->momentum;
+    for (int i = 0; i < opt->group_count; i++) {
+        plan->rates[i] = (yg_rates){rates[i].lr, rates[i].decay, rates[i].keep, rates[i].momentum, rates[i].beta1, rates[i].beta2, rates[i].root,
+                                    rates[i].grow, rates[i].step};
+        plan->muon_rates[i] = (float)(opt->groups[i].lr * OPT_MUON_SHARE);
+    }
 }
 
 /* As opt_step, on the device, unless the gradients turn out to have overflowed. */
-static void tr_gpu_step(tr_run *run) {
-    opt_state *opt = run->opt;
-    tr_gpu *gpu = run->gpu;
-    float *gradients = run->grad->gpu->gradients;
-    const yg_scaling scaling = {run->place.half ? TR_SCALE_STEPS : 0, (float)TR_LARGEST_SCALE};
-    opt_rates rates[OPT_MAX_GROUPS];
-    yg_rates device_rates[OPT_MAX_GROUPS];
+static yolo_status tr_gpu_step(tr_rank *rank, com_rank *com, yolo_error *error) {
+    const opt_state *opt = rank->run->opt;
+    tr_gpu *gpu = rank->gpu;
+    float *params = rank->grad->gpu->params, *gradients = rank->grad->gpu->gradients, *last = opt->block_count > 2 ? gpu->blocks[2] : NULL;
+    const yg_scaling scaling = {rank->place.half ? TR_SCALE_STEPS : 0, (float)TR_LARGEST_SCALE};
+    tr_gpu_plan plan;
+    if (!rank->index) tr_gpu_plan_step(rank->run, &plan);
+    const yolo_status status = com_broadcast(com, 0, &plan, sizeof plan, error);
+    if (status != YOLO_OK || !plan.taken) return status;
     gpu->stepped = true;
-    gpu->steps = opt->steps;
-    gpu->updates = opt->updates;
-    gpu->product = opt->product;
-    const float average = opt_advance(opt, 1, rates);
-    for (int i = 0; i < opt->group_count; i++)
-        device_rates[i] = (yg_rates){rates[i].lr, rates[i].decay, rates[i].keep, rates[i].momentum, rates[i].beta1, rates[i].beta2, rates[i].root,
-                                     rates[i].grow, rates[i].step};
     yg_decide(gpu->device, gpu->decision, gradients, gpu->pieces, opt->piece_count, (float)OPT_CLIP, scaling, gpu->squares);
-    if (gpu->muon) tr_gpu_muon(run);
-    yg_update(gpu->device, tr_gpu_kind(opt->settings.kind), run->grad->gpu->params, gradients, gpu->blocks[0], gpu->blocks[1],
-              opt->block_count > 2 ? gpu->blocks[2] : NULL, gpu->pieces, opt->piece_count, device_rates, opt->group_count, gpu->decision, average);
-    grad_gpu_pack(run->grad);
+    if (gpu->muon) yg_muon(gpu->device, gpu->muon, params, last, gradients, gpu->decision, plan.momentum, plan.muon_rates, opt->group_count);
+    yg_update(gpu->device, tr_gpu_kind(opt->settings.kind), params, gradients, gpu->blocks[0], gpu->blocks[1], last, gpu->pieces, opt->piece_count,
+              plan.rates, opt->group_count, gpu->decision, plan.average);
+    grad_gpu_pack(rank->grad);
     yg_download(gpu->device, &gpu->results->decision, gpu->decision, sizeof *gpu->decision);
+    return YOLO_OK;
 }
 #endif
 
@@ -24974,7 +25141,7 @@ static yolo_status tr_backward(tr_rank *rank, com_rank *com, bool due, yolo_erro
     const tr_run *run = rank->run;
     int end = run->model.net.op_count;
     yolo_status status = YOLO_OK;
-    if (run->world == 1) {
+    if (!tr_adds_up(run)) {
         grad_backward(rank->grad, rank->gradients);
         return YOLO_OK;
     }
@@ -24987,27 +25154,29 @@ static yolo_status tr_backward(tr_rank *rank, com_rank *com, bool due, yolo_erro
     return status == YOLO_OK ? com_finish(com, error) : status;
 }
 
-/* Forward, loss and backward of a rank's part of a batch. */
-static yolo_status tr_batch(tr_rank *rank, com_rank *com, const dl_batch *batch, const tr_task *task, loss_parts *losses, yolo_error *error) {
+/* Forward, loss and backward of a rank's part of a batch; on a GPU they are only called for. */
+static yolo_status tr_batch(tr_rank *rank, com_rank *com, const dl_batch *batch, const tr_task *task, tr_share *share, yolo_error *error) {
     tr_run *run = rank->run;
-    const loss_target *targets;
-    int h, w;
-    rank->grad->together = run->options.sync_bn && run->world > 1 ? com : NULL;
+    const loss_target *targets = NULL;
+    int h = 0, w = 0;
+    yolo_status status = YOLO_OK;
+    rank->grad->together = run->options.sync_bn && tr_adds_up(run) ? com : NULL;
     rank->grad->empty = !batch->n;
+    *share = (tr_share){.n = batch->n, .targets = batch->first[batch->n]};
+    if (batch->n) status = tr_input_size(rank, batch, task->number, &h, &w, &targets, error);
+    if (batch->n && status == YOLO_OK) status = grad_shape(rank->grad, batch->n, h, w, error);
+    if (status != YOLO_OK) return status;
+    if (rank->gpu) return tr_gpu_batch(rank, com, batch, targets, task->due, share, error);
     if (!batch->n) {
         grad_forward(rank->grad, run->model.params);
         if (rank->grad->together) loss_attend(com);
         return tr_backward(rank, com, task->due, error);
     }
-    yolo_status status = tr_input_size(rank, batch, task->number, &h, &w, &targets, error);
-    if (status == YOLO_OK) status = grad_shape(rank->grad, batch->n, h, w, error);
-    if (status != YOLO_OK) return status;
-    if (run->gpu) return tr_gpu_batch(run, batch, targets, error); /* the losses of the batch before */
     dl_floats(batch, grad_input(rank->grad), h, w, rank->pool);
     tr_lap(run, TR_INPUT);
     grad_forward(rank->grad, run->model.params);
     tr_lap(run, TR_FORWARD);
-    status = tr_loss(rank, batch, targets, losses, error);
+    status = tr_loss(rank, batch, targets, &share->losses, error);
     tr_lap(run, TR_LOSS);
     if (status == YOLO_OK) status = tr_backward(rank, com, task->due, error);
     tr_lap(run, TR_BACKWARD);
@@ -25047,21 +25216,22 @@ static bool tr_wants_sheet(const tr_run *run, int64_t number, int64_t batches) {
     return run->options.plots && (number < TR_SHEETS || (run->options.close_mosaic && number >= closed && number < closed + TR_SHEETS));
 }
 
-static void tr_step(tr_run *run) {
-    if (run->gpu) tr_gpu_step(run);
-    else opt_step(run->opt, run->model.params, run->gradients, run->pool);
+/* A step with gradients that are added up: of every GPU, or of the first rank of a process, whose parameters are the run's. */
+static yolo_status tr_step(tr_rank *rank, com_rank *com, yolo_error *error) {
+    tr_run *run = rank->run;
+    if (rank->gpu) return tr_gpu_step(rank, com, error);
+    if (!tr_is_first(rank)) tr_clear_gradients(rank);
+    else if (!run->lost) opt_step(run->opt, run->model.params, run->gradients, run->pool);
+    return YOLO_OK;
 }
 
-/* What a rank tells the others of its part. */
-typedef struct tr_share { loss_parts losses; int n, targets; } tr_share;
-
-/* The losses of a whole batch from the ranks' shares; run->lost where they are not finite. */
-static loss_parts tr_combine(tr_run *run, const tr_share *shares) {
+/* The losses of a whole batch of `pictures` from the ranks' shares; run->lost where they are not finite. */
+static loss_parts tr_combine(tr_run *run, const tr_share *shares, int pictures) {
     loss_parts whole = {0, 0, 0};
     run->targets = 0;
     for (int r = 0; r < run->world; r++) {
         run->targets += shares[r].targets;
-        const double weight = run->options.sync_bn ? 1 : (double)shares[r].n / run->batch_now->n;
+        const double weight = run->options.sync_bn ? 1 : (double)shares[r].n / pictures;
         if (!shares[r].n) continue;
         if (!run->lost && !tr_is_finite(&shares[r].losses)) run->lost = r + 1;
         whole.box += weight * shares[r].losses.box;
@@ -25069,6 +25239,42 @@ static loss_parts tr_combine(tr_run *run, const tr_share *shares) {
         whole.dfl += weight * shares[r].losses.dfl;
     }
     return whole;
+}
+
+/* What became of the GPUs' step before, which each of them has decided of the same sums. */
+static yolo_status tr_note_step(tr_run *run, const tr_share *shares, yolo_error *error) {
+    const yg_decision *first = &shares[0].decision;
+    for (int r = 1; r < run->world; r++) {
+        const yg_decision *other = &shares[r].decision;
+        const bool compared = first->taken && isfinite(first->squares);
+        if (other->taken == first->taken && other->scale == first->scale && !(compared && !(fabs(other->squares - first->squares) <= 1e-6 * first->squares))) continue;
+        return err_set(error, YOLO_ERROR_DEVICE, "ranks 0 and %d have come to different sums of gradients, of norms %g and %g: one of these GPUs, or what is "
+                       "between them, is at fault; try allreduce=host, or leave one of them out", r, sqrt(first->squares), sqrt(other->squares));
+    }
+    run->loss_scale = first->scale;
+    run->scaled_steps = first->scaled_steps;
+    if (first->taken) return YOLO_OK;
+    run->opt->steps = run->steps;
+    run->opt->updates = run->updates;
+    run->opt->product = run->product;
+    return YOLO_OK;
+}
+
+/* The first rank of a process has what the ranks tell. On GPUs that is of the batch before, so of none at first. */
+static yolo_status tr_note_shares(tr_run *run, const tr_share *shares, yolo_error *error) {
+    int pictures = 0;
+    for (int r = 0; r < run->world; r++) pictures += shares[r].n;
+    if (!pictures) return YOLO_OK;
+    const loss_parts losses = tr_combine(run, shares, pictures);
+    tr_note_losses(run, &losses);
+    return shares[0].stepped ? tr_note_step(run, shares, error) : YOLO_OK;
+}
+
+/* All ranks tell what they have of a batch. */
+static yolo_status tr_tell(tr_rank *rank, com_rank *com, const tr_share *share, yolo_error *error) {
+    tr_share shares[COM_MAX];
+    const yolo_status status = com_gather(com, share, sizeof *share, shares, error);
+    return status == YOLO_OK && tr_is_first(rank) ? tr_note_shares(rank->run, shares, error) : status;
 }
 
 /* The first rank of a process finds what to do: batch i of the epoch, or its end. */
@@ -25087,54 +25293,53 @@ static yolo_status tr_next(tr_run *run, int64_t i, tr_task *task, yolo_error *er
     return YOLO_OK;
 }
 
-/* A rank's share of a step: all but the step itself. The losses are those of the whole batch on rank 0. */
-static yolo_status tr_share_step(tr_rank *rank, com_rank *com, const tr_task *task, loss_parts *losses, yolo_error *error) {
+/* A rank's share of a batch, with its step where it is due. */
+static yolo_status tr_share_step(tr_rank *rank, com_rank *com, const tr_task *task, yolo_error *error) {
     dl_batch part;
-    tr_share share = {{0, 0, 0}, 0, 0}, shares[COM_MAX];
+    tr_share share;
     tr_take_part(rank, rank->run->batch_now, &part);
-    share.n = part.n;
-    share.targets = part.first[part.n];
-    yolo_status status = tr_batch(rank, com, &part, task, &share.losses, error);
-    if (status == YOLO_OK) status = com_gather(com, &share, sizeof share, shares, error);
-    if (status == YOLO_OK && tr_is_first(rank)) *losses = tr_combine(rank->run, shares);
+    yolo_status status = tr_batch(rank, com, &part, task, &share, error);
+    if (status == YOLO_OK) status = tr_tell(rank, com, &share, error);
+    return status == YOLO_OK && task->due ? tr_step(rank, com, error) : status;
+}
+
+/* What an epoch leaves: the last batch of a GPU, and gradients that no step has used, which go into one table. */
+static yolo_status tr_share_rest(tr_rank *rank, com_rank *com, bool due, yolo_error *error) {
+    tr_share share;
+    yolo_status status = YOLO_OK;
+    if (rank->gpu) status = tr_gpu_drain(rank, &share, error);
+    if (rank->gpu && status == YOLO_OK) status = tr_tell(rank, com, &share, error);
+    if (!due || status != YOLO_OK) return status;
+    status = com_sum_f32(com, tr_gradients(rank), rank->run->model.net.param_elements, error);
+    if (status == YOLO_OK) status = com_finish(com, error);
+    if (status == YOLO_OK && rank->index) tr_clear_gradients(rank);
     return status;
 }
 
-/* The first rank of a process takes the step, with gradients that are summed up, while the others wait for its next word. */
-static void tr_lead_step(tr_run *run, const tr_task *task, const loss_parts *losses, double start) {
-    if (!run->gpu) tr_note_losses(run, losses);
-    if (!run->lost && task->due) tr_step(run);
+static void tr_count_batch(tr_run *run, double start) {
     run->trained += run->batch_now->n;
     run->trained_seconds += os_clock() - start;
     if (run->measured) tr_progress(run, run->batch_now, run->measured, dl_batch_count(run->loader));
-}
-
-static void tr_clear_gradients(const tr_rank *rank) {
-    memset(rank->gradients, 0, (size_t)rank->run->model.net.param_elements * sizeof *rank->gradients);
 }
 
 /* An epoch on one rank. */
 static yolo_status tr_rank_epoch(com_rank *com, void *context, yolo_error *error) {
     tr_run *run = context;
     tr_rank *rank = &run->ranks[com->index - com->group->first];
-    tr_task task;
+    tr_task task = {false, false, 0};
     yolo_status status = YOLO_OK;
+    tr_enter(rank);
     for (int64_t i = 0; status == YOLO_OK; i++) {
         const double start = os_clock();
-        loss_parts losses;
         if (tr_is_first(rank)) status = tr_next(run, i, &task, error);
         if (status == YOLO_OK) status = com_broadcast(com, 0, &task, sizeof task, error);
         if (status != YOLO_OK || !task.go) break;
-        status = tr_share_step(rank, com, &task, &losses, error);
-        if (status != YOLO_OK) break;
-        if (tr_is_first(rank)) tr_lead_step(run, &task, &losses, start);
-        else if (task.due) tr_clear_gradients(rank);
+        status = tr_share_step(rank, com, &task, error);
+        if (status == YOLO_OK && tr_is_first(rank)) tr_count_batch(run, start);
     }
-    if (status == YOLO_OK && task.due) {
-        status = com_sum_f32(com, rank->gradients, run->model.net.param_elements, error);
-        if (status == YOLO_OK) status = com_finish(com, error);
-        if (status == YOLO_OK && rank->index) tr_clear_gradients(rank);
-    }
+    const double start = os_clock();
+    if (status == YOLO_OK) status = tr_share_rest(rank, com, task.due, error);
+    if (tr_is_first(rank)) run->trained_seconds += os_clock() - start;
     return status;
 }
 
@@ -25146,11 +25351,8 @@ static yolo_status tr_train_epoch(tr_run *run, yolo_error *error) {
     run->measured = 0;
     yolo_status status = dl_start(run->loader, (int)run->done, tr_mosaic(run));
     if (status == YOLO_OK) status = com_run(run->group, tr_rank_epoch, run, error);
-    const double start = os_clock();
-    if (status == YOLO_OK && !run->lost) status = tr_gpu_drain(run, error);
-    run->trained_seconds += os_clock() - start;
     if (status != YOLO_OK || run->lost) return status;
-    if (run->gpu) tr_progress(run, run->batch_now, batches, batches);
+    if (run->place.device) tr_progress(run, run->batch_now, batches, batches);
     tr_log_line_of(run, YOLO_LOG_INFO, run->batch_now, batches, batches);
     return tr_gpu_fetch(run, error);
 }
@@ -25170,8 +25372,7 @@ static yolo_status tr_look(tr_run *run, const float *params, const ev_extra *ext
     const yolo_train_options *o = &run->options;
     yolo_val_options options = {.imgsz = run->imgsz, .batch = run->batch * 2, .conf = 0.001f, .iou = (float)o->iou, .max_det = o->max_det, .rect = true,
                                 .single_cls = o->single_cls, .progress = o->progress == YOLO_PROGRESS_BAR ? YOLO_PROGRESS_BAR : YOLO_PROGRESS_NONE, .log = run->log};
-    const run_places places = {{run->place}, 1};
-    const yolo_status status = run_copies_set(&run->weights, &run->model.net, params, run->isa, &places, run->rank_count, run->pool, error);
+    const yolo_status status = run_copies_set(&run->weights, &run->model.net, params, run->isa, &run->places, run->rank_count, run->pool, error);
     if (status != YOLO_OK) return status;
     pipe_job job = {.net = &run->model.net, .weights = &run->weights, .pool = run->pool, .threads = thr_pool_size(run->pool)};
     return ev_check(&job, &run->validation_set, &options, extra, out, error);
@@ -25439,36 +25640,87 @@ static yolo_status tr_make_optimizer(tr_run *run, yolo_error *error) {
     return YOLO_OK;
 }
 
-static yolo_status tr_make_rank(tr_run *run, tr_rank *rank, yolo_error *error) {
+static yolo_status tr_make_rank(com_rank *com, void *context, yolo_error *error) {
+    tr_run *run = context;
+    tr_rank *rank = &run->ranks[com->index - com->group->first];
     const net *net = &run->model.net;
     const int pictures = tr_rank_pictures(run, (int)YOLO_CLAMP((int64_t)run->pictures, 1, run->batch));
-    rank->run = run;
-    rank->index = (int)(rank - run->ranks) + run->options.peers.rank * run->rank_count;
-    rank->pool = run->rank_count > 1 ? thr_pool_create(tr_rank_threads(run)) : run->pool;
-    rank->gradients = mem_array((uint64_t)net->param_elements, sizeof *rank->gradients);
+    const bool threaded = !rank->place.device, keeps = threaded || !rank->index;
+    if (threaded) rank->pool = run->rank_count > 1 ? thr_pool_create(tr_rank_threads(run)) : run->pool;
+    if (keeps) rank->gradients = mem_array((uint64_t)net->param_elements, sizeof *rank->gradients);
     rank->first = mem_array((uint64_t)pictures + 1, sizeof *rank->first);
-    if (!rank->pool || !rank->gradients || !rank->first) return err_memory(error, (uint64_t)net->param_elements * sizeof *rank->gradients);
-    yolo_status status = grad_create(&rank->grad, net, run->isa, run->place, rank->pool, run->frozen, pictures, run->largest, run->largest, error);
+    if ((threaded && !rank->pool) || (keeps && !rank->gradients) || !rank->first) return err_memory(error, (uint64_t)net->param_elements * sizeof *rank->gradients);
+    tr_enter(rank);
+    yolo_status status = grad_create(&rank->grad, net, run->isa, rank->place, rank->pool, run->frozen, pictures, run->largest, run->largest, error);
     if (status == YOLO_OK) rank->grad->aside = rank->index > 0;
     return status;
 }
 
+#ifndef YOLO_NO_CUDA
+/* A group of GPUs that adds up in one way. */
+static yolo_status tr_open_way(tr_run *run, yg_way way, yolo_error *error) {
+    yg_gpu *gpus[RUN_PLACES];
+    char reason[512];
+    for (int r = 0; r < run->places.count; r++) gpus[r] = run->places.items[r].device;
+    if (way == YG_BY_LIBRARY && !com_nccl_open(&run->nccl, reason, sizeof reason)) return err_set(error, YOLO_ERROR_DEVICE, "%s", reason);
+    const yolo_status status = com_gpus_open(&run->group, gpus, run->places.count, way, &run->nccl, &run->hangs, error);
+    yg_enter(gpus[0]);
+    return status;
+}
+
+/* The first way of allreduce= that works. */
+static yolo_status tr_open_gpus(tr_run *run, yolo_error *error) {
+    static const struct { const char *name; yg_way way; } ways[] = {{"nccl", YG_BY_LIBRARY}, {"peer", YG_DIRECTLY}, {"host", YG_THROUGH_HOST}};
+    const bool any = str_equal_fold(run->options.allreduce, "auto");
+    char tried[600];
+    yolo_status status = YOLO_ERROR_DEVICE;
+    for (int i = 0; i < YOLO_COUNT(ways) && status != YOLO_OK && !run->hangs; i++) {
+        if (!any && !str_equal_fold(run->options.allreduce, ways[i].name)) continue;
+        status = tr_open_way(run, ways[i].way, error);
+        if (status != YOLO_OK && any && !run->hangs) log_write(&run->log, YOLO_LOG_INFO, "allreduce=%s is not possible: %s", ways[i].name, error->message);
+    }
+    if (status == YOLO_OK) return status;
+    snprintf(tried, sizeof tried, "%.590s", error->message);
+    return err_set(error, status, "the GPUs' gradients cannot be added up: %s; try allreduce=host, or one GPU alone", tried);
+}
+#else
+static yolo_status tr_open_gpus(tr_run *run, yolo_error *error) {
+    (void)run;
+    (void)error;
+    return YOLO_OK;
+}
+#endif
+
+/* How the ranks meet. A single GPU adds nothing up but where a way is asked for. */
+static yolo_status tr_open_group(tr_run *run, yolo_error *error) {
+    if (run->group) return YOLO_OK; /* with other processes */
+    if (run->places.count > 1 || (run->place.device && !str_equal_fold(run->options.allreduce, "auto"))) return tr_open_gpus(run, error);
+    run->group = com_open(run->rank_count, &com_host);
+    return run->group ? YOLO_OK : err_memory(error, sizeof *run->group);
+}
+
 static yolo_status tr_make_ranks(tr_run *run, yolo_error *error) {
     const net *net = &run->model.net;
-    yolo_status status = YOLO_OK;
-    if (!run->group) run->group = com_open(run->rank_count, &com_host);
+    yolo_status status = tr_open_group(run, error);
+    if (status != YOLO_OK) return status;
     run->ranks = mem_array((uint64_t)run->rank_count, sizeof *run->ranks);
     run->bucket_count = grad_buckets(net, TR_BUCKET, run->buckets);
-    if (!run->group || !run->ranks || !run->bucket_count) return err_memory(error, sizeof *run->group);
-    for (int r = 0; r < run->rank_count && status == YOLO_OK; r++) status = tr_make_rank(run, &run->ranks[r], error);
+    if (!run->ranks || !run->bucket_count) return err_memory(error, sizeof *run->ranks);
+    for (int r = 0; r < run->rank_count; r++) run->ranks[r] = (tr_rank){.run = run, .index = r + run->options.peers.rank * run->rank_count, .place = run->places.items[r % run->places.count]};
+    if (run->place.device) status = com_run(run->group, tr_make_rank, run, error);
+    for (int r = 0; r < run->rank_count && !run->place.device && status == YOLO_OK; r++) status = tr_make_rank(&run->group->ranks[r], run, error);
     run->grad = run->ranks[0].grad;
     run->gradients = run->ranks[0].gradients;
     return status;
 }
 
+/* First the group, because GPUs may still be waiting for each other; the last of them first, so that the thread ends on rank 0's. */
 static void tr_close_ranks(tr_run *run) {
-    for (int r = 0; run->ranks && r < run->rank_count; r++) {
+    com_close(run->group);
+    for (int r = run->rank_count - 1; r >= 0 && run->ranks; r--) {
         tr_rank *rank = &run->ranks[r];
+        tr_enter(rank);
+        tr_gpu_close(rank);
         grad_destroy(rank->grad);
         if (run->rank_count > 1) thr_pool_destroy(rank->pool);
         mem_free(rank->gradients);
@@ -25477,6 +25729,10 @@ static void tr_close_ranks(tr_run *run) {
         mem_free(rank->first);
     }
     mem_free(run->ranks);
+    run->ranks = NULL;
+    run->group = NULL;
+    run->grad = NULL;
+    run->gradients = NULL;
 }
 
 static yolo_status tr_open_validation(tr_run *run, yolo_error *error) {
@@ -25503,14 +25759,26 @@ static void tr_log_start(const tr_run *run) {
               thr_pool_size(run->pool) > 1 ? "s" : "", o->model, o->data);
 }
 
+/* "0 NVIDIA ..., 1 ..." */
+static void tr_list_gpus(const tr_run *run, char *text, size_t size) {
+    yg_device device;
+    size_t length = 0;
+    for (int i = 0; i < run->places.count && length < size; i++)
+        if (run_gpu_device(run->places.items[i], &device)) length += (size_t)snprintf(text + length, size - length, "%s%d %s", i ? ", " : "", run->places.items[i].gpu, device.name);
+}
+
 static void tr_log_ranks(const tr_run *run) {
-    if (run->world == 1) return;
-    log_write(&run->log, YOLO_LOG_INFO, "MULTI-RANK TRAINING ENABLED");
+    const bool gpus = run->places.count > 1;
+    char list[600] = "";
+    if (!tr_adds_up(run)) return;
+    log_write(&run->log, YOLO_LOG_INFO, gpus ? "MULTI-GPU TRAINING ENABLED" : "MULTI-RANK TRAINING ENABLED");
     if (run->world > run->rank_count)
         log_write(&run->log, YOLO_LOG_INFO, "Number of processes: %d, with %d rank%s each", run->options.peers.count, run->rank_count, run->rank_count > 1 ? "s" : "");
-    log_write(&run->log, YOLO_LOG_INFO, "Number of CPU ranks: %d, %d thread%s each", run->world, tr_rank_threads(run), tr_rank_threads(run) > 1 ? "s" : "");
-    log_write(&run->log, YOLO_LOG_INFO, "Total batch: %d, %d per rank; batch norm over %s", run->batch, run->batch / run->world,
-              run->options.sync_bn ? "the whole batch" : "each rank's part");
+    tr_list_gpus(run, list, sizeof list);
+    if (run->place.device) log_write(&run->log, YOLO_LOG_INFO, "Number of GPUs: %d (%s)", run->places.count, list);
+    else log_write(&run->log, YOLO_LOG_INFO, "Number of CPU ranks: %d, %d thread%s each", run->world, tr_rank_threads(run), tr_rank_threads(run) > 1 ? "s" : "");
+    log_write(&run->log, YOLO_LOG_INFO, "Total batch: %d, %d per %s; batch norm over %s", run->batch, run->batch / run->world, run->place.device ? "GPU" : "rank",
+              run->options.sync_bn ? "the whole batch" : run->place.device ? "each GPU's part" : "each rank's part");
     log_write(&run->log, YOLO_LOG_INFO, "Gradients are added up by %s, in %d part%s", run->group->back->name, run->bucket_count,
               run->bucket_count > 1 ? "s" : "");
 }
@@ -25558,13 +25826,15 @@ static yolo_status tr_settle_epochs(tr_run *run, const pt_model *last, yolo_erro
     return err_set(error, YOLO_ERROR_USAGE, "%s: all of its %d epochs are done; to go on, give more with epochs=", run->last, (int)done);
 }
 
+/* As many ranks as GPUs; on the CPU as many as are asked for. */
 static yolo_status tr_settle_ranks(tr_run *run, yolo_error *error) {
-    run->rank_count = run->options.ranks;
-    run->world = run->rank_count * YOLO_MAX(run->options.peers.count, 1);
-    if (run->place.device && run->options.peers.count > 1)
-        return err_set(error, YOLO_ERROR_UNSUPPORTED, "WORLD_SIZE=%d: several processes train on CPUs in this version; use device=cpu", run->options.peers.count);
-    if (!run->place.device || run->rank_count == 1) return YOLO_OK;
-    return err_set(error, YOLO_ERROR_UNSUPPORTED, "ranks=%d: a training on a GPU has one rank in this version; use ranks=1, or device=cpu", run->rank_count);
+    const yolo_train_options *o = &run->options;
+    run->rank_count = run->place.device ? run->places.count : o->ranks;
+    run->world = run->rank_count * YOLO_MAX(o->peers.count, 1);
+    if (run->place.device && o->peers.count > 1)
+        return err_set(error, YOLO_ERROR_UNSUPPORTED, "WORLD_SIZE=%d: several processes train on CPUs in this version; use device=cpu", o->peers.count);
+    if (!run->place.device || o->ranks == 1) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_USAGE, "ranks=%d: each GPU of device= is a rank; leave it out, or use device=cpu", o->ranks);
 }
 
 /* Is an option one that each process may have as it likes? What data and weights are is compared by what is in them. */
@@ -25639,6 +25909,12 @@ static yolo_status tr_compare(com_rank *com, void *context, yolo_error *error) {
         if (all[r].batch != all[0].batch) return err_set(error, YOLO_ERROR_USAGE, "rank %d has batch %d, rank 0 has %d", r, all[r].batch, all[0].batch);
     }
     return status;
+}
+
+/* Is the batch split evenly? */
+static yolo_status tr_check_share(const tr_run *run, yolo_error *error) {
+    const double batch = run->options.batch;
+    return batch >= 1 ? tr_check_even((int)batch, run->world, run->place.device ? "GPUs" : "ranks", error) : YOLO_OK;
 }
 
 static yolo_status tr_new_folder(tr_run *run, yolo_error *error) {
@@ -25717,9 +25993,7 @@ static void tr_report(const tr_run *run, yolo_train_report *report) {
 
 static void tr_close(tr_run *run) {
     dl_destroy(run->loader);
-    tr_gpu_close(run);
     tr_close_ranks(run);
-    com_close(run->group);
     run_copies_destroy(&run->weights);
     opt_destroy(run->opt);
     ev_outcome_free(&run->outcome);
@@ -25739,12 +26013,8 @@ static void tr_advise_batch(tr_run *run, yolo_error *error) {
     const size_t length = strlen(error->message);
     yolo_error ignored;
     int fitting;
-    tr_gpu_close(run);
+    tr_close_ranks(run);
     run_copies_destroy(&run->weights);
-    if (run->ranks) { /* a GPU has one */
-        grad_destroy(run->ranks[0].grad);
-        run->ranks[0].grad = run->grad = NULL;
-    }
     if (tr_fitting_batch(run, tr_available(run), &fitting, &ignored) != YOLO_OK || fitting >= run->batch) return;
     if (fitting) snprintf(error->message + length, sizeof error->message - length, "; the largest batch that fits now is %d", fitting);
     else snprintf(error->message + length, sizeof error->message - length, "; now not even one picture of %d fits", run->largest);
@@ -25757,6 +26027,7 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_error *error) 
     if (status == YOLO_OK) status = tr_settle_ranks(run, error);
     if (status == YOLO_OK) status = tr_meet(run, error); /* early: what is wrong from here on is told to all */
     if (status == YOLO_OK) status = tr_check_options(&run->options, error);
+    if (status == YOLO_OK) status = tr_check_share(run, error);
     if (status == YOLO_OK) tr_log_start(run);
     if (status == YOLO_OK) status = tr_set_up(run, last, error);
     pt_free(last);
@@ -25775,7 +26046,7 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_error *error) 
 static tr_run *tr_create(const yolo_train_options *options, op_isa isa, run_place place) {
     tr_run *run = mem_array(1, sizeof *run);
     if (!run) return NULL;
-    *run = (tr_run){.options = *options, .place = place, .outside = options->log, .isa = isa, .item = "item", .rank_count = 1, .world = 1, .best_fitness = -1,
+    *run = (tr_run){.options = *options, .place = place, .places = {{place}, 1}, .outside = options->log, .isa = isa, .item = "item", .rank_count = 1, .world = 1, .best_fitness = -1,
                     .rate = 1, .loss_scale = 1, .precision = NAN, .recall = NAN, .map50 = NAN, .map50_95 = NAN};
     if (tr_leads(run)) run->log = (yolo_log){tr_log_line, run};
     run->pool = thr_pool_create(options->threads ? options->threads : os_core_count());
@@ -25784,16 +26055,18 @@ static tr_run *tr_create(const yolo_train_options *options, op_isa isa, run_plac
     return NULL;
 }
 
-/* The whole of yolo_train, on a place that outlives it. */
-static yolo_status tr_train(const yolo_train_options *options, op_isa isa, run_place place, yolo_train_report *report, yolo_error *error) {
-    tr_run *run = tr_create(options, isa, place);
+/* The whole of yolo_train, on places that outlive it. Where a GPU has not answered they are forgotten: to close one would not return. */
+static yolo_status tr_train_all(const yolo_train_options *options, op_isa isa, run_places *places, yolo_train_report *report, yolo_error *error) {
+    tr_run *run = tr_create(options, isa, places->items[0]);
     pt_model last = {0};
     memset(report, 0, sizeof *report);
     if (!run) return err_memory(error, sizeof *run);
+    run->places = *places;
     yolo_status status = options->resume ? tr_prepare_resume(run, &last, error) : tr_new_folder(run, error);
     if (status == YOLO_OK) status = tr_train_run(run, &last, error);
     tr_report(run, report);
     pt_free(&last);
+    if (run->hangs) places->count = 0;
     tr_close(run);
     mem_free(run);
     return status;
@@ -25946,14 +26219,6 @@ static yolo_status dev_places(const char *device, bool half, int most, run_place
 #ifndef YOLO_NO_CUDA
     if (places->count > 1) yg_enter(places->items[0].device);
 #endif
-    return status;
-}
-
-/* The same for one. */
-static yolo_status dev_place(const char *device, bool half, run_place *place, yolo_error *error) {
-    run_places places;
-    const yolo_status status = dev_places(device, half, 1, &places, error);
-    *place = places.items[0];
     return status;
 }
 
@@ -26293,7 +26558,7 @@ static yolo_status bench_train_open(bench_train *t, yolo_error *error) {
     tr_run *run = &t->run;
     uint64_t cache = 0;
     yolo_status status = YOLO_OK;
-    *run = (tr_run){.options = tr_defaults(), .place = model->places.items[0], .isa = model->isa, .pool = model->pool, .item = "item", .rank_count = 1, .world = 1, .rate = 1, .loss_scale = 1};
+    *run = (tr_run){.options = tr_defaults(), .place = model->places.items[0], .places = {{model->places.items[0]}, 1}, .isa = model->isa, .pool = model->pool, .item = "item", .rank_count = 1, .world = 1, .rate = 1, .loss_scale = 1};
     yolo_train_options *o = &run->options;
     o->data = c->options->data;
     o->batch = o->nbs = c->n; /* each batch is a step */
@@ -26378,14 +26643,17 @@ static yolo_status bench_wait(run_place place, yolo_error *error) {
 static yolo_status bench_step(bench_train *t, yolo_error *error) {
     tr_run *run = &t->run;
     const tr_task task = {true, true, t->steps};
-    loss_parts losses = {0, 0, 0};
+    tr_rank *rank = &run->ranks[0];
+    com_rank *com = &run->group->ranks[0];
+    tr_share share;
     const double scale = run->loss_scale;
     t->laps[0] = bench_now(t);
     opt_schedule(run->opt, t->steps, 0);
     yolo_status status = bench_next(t, error);
     t->laps[1] = bench_now(t);
-    if (status == YOLO_OK) status = tr_batch(&run->ranks[0], &run->group->ranks[0], t->batch, &task, &losses, error);
-    if (status == YOLO_OK) tr_step(run);
+    if (status == YOLO_OK) status = tr_batch(rank, com, t->batch, &task, &share, error);
+    if (status == YOLO_OK) status = tr_tell(rank, com, &share, error);
+    if (status == YOLO_OK) status = tr_step(rank, com, error);
     t->laps[BENCH_PARTS] = bench_now(t);
     t->steps++;
     t->left_out += run->loss_scale < scale;
@@ -26684,7 +26952,7 @@ static yolo_status bench_training(const bench_case *c, yolo_error *error) {
     yolo_status status = t && ms && t->parts ? YOLO_OK : err_memory(error, (uint64_t)repeats * BENCH_PARTS * sizeof *ms);
     if (t) t->c = c;
     if (status == YOLO_OK) status = bench_train_open(t, error);
-    if (status == YOLO_OK && !t->run.gpu) t->run.lap = bench_lap, t->run.lap_user = t;
+    if (status == YOLO_OK && !t->run.place.device) t->run.lap = bench_lap, t->run.lap_user = t;
     if (status == YOLO_OK) status = bench_tune_step(t, error);
     if (status == YOLO_OK) status = bench_steps(t, ms, &seconds, error);
     if (status == YOLO_OK) {
@@ -26692,7 +26960,7 @@ static yolo_status bench_training(const bench_case *c, yolo_error *error) {
         bench_row(c, "training step", ms, seconds, bench_step_flops(t));
         if (t->left_out) str_format(c->out, "  %d of the steps were left out: their gradients overflowed\n", t->left_out);
         for (int i = 0; i < BENCH_PARTS; i++) parts[i] = bench_median(t->parts + (size_t)i * (size_t)repeats, repeats);
-        if (!t->run.gpu) bench_parts(t, parts, "");
+        if (!t->run.place.device) bench_parts(t, parts, "");
         t->run.lap_user = t;
         status = bench_kernels_of_step(t, error);
     }
@@ -27026,7 +27294,7 @@ static yolo_status bench_measure_cost(const bench_case *c, bench_cost *cost, yol
     if (t) t->c = c, t->parts = mem_array((uint64_t)repeats * BENCH_PARTS, sizeof *t->parts);
     yolo_status status = t && ms && t->parts ? YOLO_OK : err_memory(error, (uint64_t)repeats * BENCH_PARTS * sizeof *ms);
     if (status == YOLO_OK) status = bench_train_open(t, error);
-    if (status == YOLO_OK && !t->run.gpu) t->run.lap = bench_lap, t->run.lap_user = t;
+    if (status == YOLO_OK && !t->run.place.device) t->run.lap = bench_lap, t->run.lap_user = t;
     if (status == YOLO_OK) status = bench_steps(t, ms, &seconds, error);
     if (status == YOLO_OK) status = bench_time_ops(t, parts, cost->backward, error);
     if (status == YOLO_OK) bench_share_out(parts, seconds / repeats, t->run.model.net.op_count, cost);
@@ -28479,15 +28747,15 @@ yolo_status yolo_train(yolo_train_options options, yolo_train_report *report, yo
     yolo_status status = yolo_find_checkpoint(options.model, error);
     if (status == YOLO_OK) status = yolo_find_checkpoint(options.pretrained, error);
     op_isa isa;
-    run_place place = run_cpu;
+    run_places places = {{run_cpu}, 1};
     char gpu[16], reason[512];
     const bool chooses = !options.device || !*options.device || str_equal_fold(options.device, "auto");
     snprintf(gpu, sizeof gpu, "%d", options.peers.local_rank);
     if (chooses && options.peers.count > 1 && dev_gpu_count(reason, sizeof reason) > 0) options.device = gpu;
     if (status == YOLO_OK) status = yolo_choose_isa(options.isa, &isa, error);
-    if (status == YOLO_OK) status = dev_place(options.device, options.amp, &place, error);
-    if (status == YOLO_OK) status = tr_train(&options, isa, place, report, error);
-    dev_close(&place);
+    if (status == YOLO_OK) status = dev_places(options.device, options.amp, RUN_PLACES, &places, error);
+    if (status == YOLO_OK) status = tr_train_all(&options, isa, &places, report, error);
+    dev_close_places(&places);
     return status;
 }
 
@@ -28675,6 +28943,7 @@ typedef struct cli_option {
 #define CLI_ROW_CLASSES {"classes", CLI_CLASSES, CLI_AT(classes), "", 0, 0, "0,2,5", "keep these classes only; nothing = all"}
 #define CLI_ROW_AGNOSTIC {"agnostic_nms", CLI_BOOL, CLI_AT(agnostic_nms), "false", 0, 0, "", "boxes of different classes suppress each other"}
 #define CLI_ROW_RECT {"rect", CLI_BOOL, CLI_AT(rect), "true", 0, 0, "", "pad to a multiple of the stride, not to a square"}
+#define CLI_ROW_DEVICES {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0|0,1", "GPUs by number; auto: all of them, else the CPU"}
 #define CLI_ROW_DEVICE {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0", "a GPU by its number; auto: the first one, else the CPU"}
 #define CLI_ROW_DEVICES {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0|0,1", "GPUs by number; auto: all of them, else the CPU"}
 #define CLI_ROW_RANKS {"ranks", CLI_WHOLE, CLI_AT(ranks), "0", 0, 64, "", "device=cpu: so many share the pictures, as GPUs do; 0 = 1"}
@@ -28757,7 +29026,8 @@ static const cli_option cli_train_options[] = {
     {"ranks", CLI_WHOLE, CLI_AT(train.ranks), "1", 1, 64, "", "device=cpu: so many ranks share each batch, as GPUs would"},
     {"sync_bn", CLI_BOOL, CLI_AT(train.sync_bn), "false", 0, 0, "", "batch norm and loss over the pictures of all ranks"},
     {"peer_timeout", CLI_NUMBER, CLI_AT(train.peer_timeout), "60", 1, 86400, "seconds", "several processes: silence that means one is lost"},
-    CLI_ROW_DEVICE,
+    {"allreduce", CLI_TEXT, CLI_AT(train.allreduce), "auto", 0, 0, "auto|nccl|peer|host", "how several GPUs add up their gradients"},
+    CLI_ROW_DEVICES,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
     CLI_ROW_PROGRESS,

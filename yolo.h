@@ -434,7 +434,8 @@ typedef struct yolo_train_options {
     const int *classes; int class_count; /* train on these classes only; NULL = all */
     double iou; int max_det; /* of the validation; 0.7, 300 */
     bool plots, val;         /* draw charts; validate each epoch; true, true */
-    const char *device;      /* "auto", "cpu", "0"; NULL = auto: the first GPU that can be used, else the CPU */
+    const char *device;      /* "auto", "cpu", "0", "0,2,3"; NULL = auto: all GPUs that can be used, which share each batch evenly, else the CPU */
+    const char *allreduce;   /* how several GPUs add up their gradients: "nccl", "peer" (directly), "host" (through its memory), or "auto": the first that works */
     int threads;             /* compute threads; 0 = all cores */
     int ranks;               /* on the CPU: data-parallel ranks that share each batch evenly, and the threads; 1 */
     yolo_peers peers;        /* other processes that share each batch, with as many ranks each; none */
@@ -624,11 +625,16 @@ typedef struct yg_norm_rows { const float *gamma, *beta; float *running_mean, *r
 /* The statistics of the batch z put to use, and into the running ones (variance unbiased); *batches += 1. `moments`: what
    yg_conv_fwd left there when it wrote z, or NULL. */
 void yg_norm_measure(yg_gpu *gpu, const yg_norm *norm, const yg_norm_rows *rows, const yg_ten *z, const float *moments, double eps, double momentum);
+/* The same in two steps, between which the totals (device, 2 * channels + 1) may be added up over the parts of a batch. */
+void yg_norm_totals(yg_gpu *gpu, double *totals, const yg_norm *norm, const yg_ten *z, const float *moments);
+void yg_norm_take(yg_gpu *gpu, const yg_norm *norm, const yg_norm_rows *rows, const double *totals, double eps, double momentum);
 /* The running statistics put to use instead. */
 void yg_norm_frozen(yg_gpu *gpu, const yg_norm *norm, const yg_norm_rows *rows, double eps);
 void yg_norm_fwd(yg_gpu *gpu, const yg_ten *out, const yg_ten *z, const yg_norm *norm, const yg_ten *residual);
-/* d_gamma and d_beta (NULL = not wanted) +=, and norm's d_ arrays set; before yg_norm_bwd. */
-void yg_norm_sums(yg_gpu *gpu, const yg_norm *norm, float *d_gamma, float *d_beta, const yg_ten *d_out, const yg_ten *z);
+/* d_gamma and d_beta (NULL = not wanted) +=, and norm's d_ arrays set; before yg_norm_bwd. With `totals` (device,
+   2 * channels + 1; else NULL) those are set by yg_norm_spread, and in between the totals may be added up over the parts of a batch. */
+void yg_norm_sums(yg_gpu *gpu, const yg_norm *norm, float *d_gamma, float *d_beta, double *totals, const yg_ten *d_out, const yg_ten *z);
+void yg_norm_spread(yg_gpu *gpu, const yg_norm *norm, const double *totals);
 /* Turns d (the gradient of the output) into that of z; d_residual (NULL = none) gets d before, += when `accumulate`. */
 void yg_norm_bwd(yg_gpu *gpu, const yg_ten *d, const yg_ten *d_residual, bool accumulate, const yg_ten *z, const yg_norm *norm);
 
@@ -720,11 +726,15 @@ typedef struct yg_loss {
     const float *scale;       /* device: the gradients are multiplied by *scale; NULL = 1 */
     void *workspace;          /* yg_loss_bytes */
     double *sums;             /* device, 4: box, cls, dfl with gains, and score: as loss_sum gives them */
+    int whole;                /* pictures of the batch that the heads are a part of; 0 = of the heads */
 } yg_loss;
 
 size_t yg_loss_bytes(const yg_loss *loss);
 /* As loss_detect, gradients scaled by *scale. */
 void yg_loss_detect(yg_gpu *gpu, const yg_loss *loss);
+/* The same in two steps, between which the score, sums[3], may be added up over the parts of a batch. */
+void yg_loss_assign(yg_gpu *gpu, const yg_loss *loss);
+void yg_loss_finish(yg_gpu *gpu, const yg_loss *loss);
 
 /* As opt_piece and, but for `clip`, opt_rates. */
 typedef struct yg_piece { int64_t offset; int32_t count, group; int32_t averaged; } yg_piece;

@@ -110,6 +110,14 @@ train_twice() {
     cmp "$folder/half.csv" "$folder/again.csv" && echo "the same numbers twice"
 }
 
+# One rank that adds up in the way WAY, with itself alone, gives the numbers of one that does not.
+train_one_rank() { # train_one_rank WAY
+    if [ "$1" = nccl ] && { [ -n "$mode" ] || ! $program devices | grep -q '^NCCL.*version'; }; then echo "NCCL is not installed"; return 77; fi
+    train "one-$1" device=0 amp=true optimizer=SGD "allreduce=$1" || return 1
+    for run in half "one-$1"; do cut -d, -f1,3- "$folder/$run/results.csv" >"$folder/$run.csv"; done
+    cmp "$folder/half.csv" "$folder/one-$1.csv" && sed -n '/added up/p' "$folder/one-$1/log.txt"
+}
+
 validate() { $program val model=weights/shapes.pt data=$folder/drawn/held-out/data.yaml imgsz=$side progress=none "device=$1"; }
 
 validate_against_cpu() { # the metrics of all classes: no difference above 0.01
@@ -232,6 +240,8 @@ run_program() {
     within train-float 60 train_against cpu float 0.01 optimizer=SGD amp=false
     within train-half 60 train_against cpu half 0.05 optimizer=SGD amp=true
     within train-twice 60 train_twice
+    within train-host 60 train_one_rank host
+    within train-nccl 60 train_one_rank nccl
     within train-cpu-musgd 90 train cpu-musgd device=cpu optimizer=MuSGD
     within train-musgd 60 train_against cpu-musgd musgd 0.02 optimizer=MuSGD amp=false
     within val 60 validate_against_cpu

@@ -245,10 +245,8 @@ static void test_gpu_augment_loader(void) {
 }
 
 static void augment_close(tr_gpu *gpu) {
-    tr_run *run = mem_array(1, sizeof *run);
-    run->gpu = gpu;
-    tr_gpu_close(run);
-    mem_free(run);
+    tr_rank rank = {.gpu = gpu};
+    tr_gpu_close(&rank);
 }
 
 /* Memory for all pictures, for some that stay and a few that pass, and for no more than one scene needs. */

@@ -354,7 +354,7 @@ static void elements_norm_case(yg_type type, elements_shape s, net_activation ac
         if (frozen) yg_norm_frozen(gpu, &norm->device, &norm->device_rows, 1e-3);
         else yg_norm_measure(gpu, &norm->device, &norm->device_rows, &z_block.t, moments ? device_left : NULL, 1e-3, 0.03);
         yg_norm_fwd(gpu, &out_block.t, &z_block.t, &norm->device, residual ? &more_block.t : NULL);
-        if (!frozen) yg_norm_sums(gpu, &norm->device, norm->rows + 4 * s.c, norm->rows + 5 * s.c, &d_block[run].t, &z_block.t);
+        if (!frozen) yg_norm_sums(gpu, &norm->device, norm->rows + 4 * s.c, norm->rows + 5 * s.c, NULL, &d_block[run].t, &z_block.t);
         yg_norm_bwd(gpu, &d_block[run].t, residual && !run ? &d_more_block.t : NULL, residual == 2, &z_block.t, &norm->device);
     }
     gpu_finish();
@@ -485,7 +485,7 @@ static void test_elements_norm_recorded(void) {
     gpu_block z_block = elements_of(s, YG_F16, z), d_block = elements_of(s, YG_F16, z);
     yg_record(gpu_device());
     yg_norm_measure(gpu_device(), &t.device, &t.device_rows, &z_block.t, NULL, 1e-3, 0.03);
-    yg_norm_sums(gpu_device(), &t.device, NULL, NULL, &d_block.t, &z_block.t);
+    yg_norm_sums(gpu_device(), &t.device, NULL, NULL, NULL, &d_block.t, &z_block.t);
     yg_graph *graph = yg_recorded(gpu_device());
     CHECK(graph != NULL);
     yg_replay(gpu_device(), graph);

@@ -204,7 +204,7 @@ static void gpu_step_on_gpu(const pt_model *model, grad_pass *pass, const uint8_
     yg_pixels(gpu, &input, device_pixels, GPU_STEP_SIDE, GPU_STEP_SIDE);
     grad_gpu_forward(pass);
     yg_loss_detect(gpu, &loss);
-    grad_gpu_backward(pass);
+    grad_gpu_backward_ops(pass, 0, pass->net->op_count);
     yg_download(gpu, sums, loss.sums, sizeof sums);
     yg_download(gpu, out->gradients, pass->gpu->gradients, table);
     yg_download(gpu, out->params, pass->gpu->params, table);

@@ -156,6 +156,7 @@ static const test_case tests_planted[] = {
 #include "gpu_label.c"
 #include "gpu_bench.c"
 #include "gpu_team.c"
+#include "gpu_ranks.c"
 #endif
 
 typedef struct test_area { const char *name; const test_case *cases; int count; } test_area;
@@ -199,6 +200,7 @@ static const test_area test_areas[] = {
     {"label", tests_gpu_label, YOLO_COUNT(tests_gpu_label)},
     {"bench", tests_gpu_bench, YOLO_COUNT(tests_gpu_bench)},
     {"team", tests_gpu_team, YOLO_COUNT(tests_gpu_team)},
+    {"ranks", tests_gpu_ranks, YOLO_COUNT(tests_gpu_ranks)},
 #endif
 };
 

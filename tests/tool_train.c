@@ -184,14 +184,12 @@ static void tool_steps(int argc, char **argv, yolo_error *error) {
     tool_close(&run);
 }
 
-typedef struct tool_shared { tr_run *run; tr_task task; loss_parts losses; } tool_shared;
+typedef struct tool_shared { tr_run *run; tr_task task; } tool_shared;
 
 static yolo_status tool_rank(com_rank *com, void *context, yolo_error *error) {
     tool_shared *shared = context;
     tr_rank *rank = &shared->run->ranks[com->index];
-    yolo_status status = tr_share_step(rank, com, &shared->task, com->index ? NULL : &shared->losses, error);
-    if (status == YOLO_OK && com->index && shared->task.due) tr_clear_gradients(rank);
-    return status;
+    return tr_share_step(rank, com, &shared->task, error);
 }
 
 /* Everything that steps of `run` need, for batches of the size of `read`. */
@@ -217,10 +215,10 @@ static yolo_status tool_step_ranks(tr_run *run, const tool_run *read, int number
     for (size_t i = 0; i < bytes; i++) batch.pixels[i] = (uint8_t)lrintf(grad_input(read->pass)[i] * 255);
     opt_schedule(run->opt, number, number / 5);
     run->batch_now = &batch;
+    run->measured = 0;
     shared.task = (tr_task){true, opt_due(run->opt), number};
-    yolo_status status = com_run(run->group, tool_rank, &shared, error);
-    if (status == YOLO_OK && shared.task.due) tr_step(run);
-    losses[0] = (float)shared.losses.box, losses[1] = (float)shared.losses.cls, losses[2] = (float)shared.losses.dfl;
+    const yolo_status status = com_run(run->group, tool_rank, &shared, error);
+    losses[0] = (float)run->losses.box, losses[1] = (float)run->losses.cls, losses[2] = (float)run->losses.dfl;
     mem_free(batch.pixels);
     return status;
 }

@@ -59,3 +59,17 @@ static void test_train_listen(void *user, yolo_log_level level, const char *text
     if (strstr(text, "box_loss") && ++ear->heads == ear->interrupt_at) yolo_interrupt();
     snprintf(ear->last, sizeof ear->last, "%s", text);
 }
+
+/* A training on one place. */
+static yolo_status tr_train(const yolo_train_options *options, op_isa isa, run_place place, yolo_train_report *report, yolo_error *error) {
+    run_places places = {{place}, 1};
+    return tr_train_all(options, isa, &places, report, error);
+}
+
+/* One place that device= names. */
+static yolo_status dev_place(const char *device, bool half, run_place *place, yolo_error *error) {
+    run_places places;
+    const yolo_status status = dev_places(device, half, 1, &places, error);
+    *place = places.items[0];
+    return status;
+}
