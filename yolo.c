@@ -27,7 +27,7 @@
      21 ev_             evaluator
      22 plot_           charts and sheets of pictures
      23 prep_           data preparation
-     24 lab_            labelling a tree of pictures
+     24 undo_ lab_      labelling a tree of pictures
      25 tr_             trainer
      26 dev_ bench_     devices and benchmark
      27 demo_           drawn data set
@@ -242,6 +242,28 @@ static bool os_hard_link(const char *from, const char *to) {
 #endif
 }
 
+/* Removes a folder that is empty. */
+static bool os_remove_directory(const char *path) {
+#ifdef _WIN32
+    wchar_t *wide = os_wide(path);
+    bool done = wide && RemoveDirectoryW(wide);
+    free(wide);
+    return done;
+#else
+    return rmdir(path) == 0;
+#endif
+}
+
+/* Puts all that was written on the disk. False where the system has no such call: files are to be flushed one by one. */
+static bool os_flush_all(void) {
+#ifdef _WIN32
+    return false;
+#else
+    sync();
+    return true;
+#endif
+}
+
 typedef enum os_kind { OS_NOTHING, OS_FILE, OS_DIRECTORY, OS_OTHER } os_kind;
 
 static os_kind os_path_kind(const char *path) {
@@ -269,6 +291,23 @@ static int64_t os_path_size(const char *path) {
 #else
     struct stat info;
     return stat(path, &info) || !S_ISREG(info.st_mode) ? -1 : (int64_t)info.st_size;
+#endif
+}
+
+/* Is the name itself that of a symbolic link or, on Windows, of a junction? */
+static bool os_is_link(const char *path) {
+#ifdef _WIN32
+    WIN32_FIND_DATAW entry;
+    wchar_t *wide = os_wide(path);
+    HANDLE handle = wide ? FindFirstFileW(wide, &entry) : INVALID_HANDLE_VALUE;
+    free(wide);
+    if (handle == INVALID_HANDLE_VALUE) return false;
+    FindClose(handle);
+    return (entry.dwFileAttributes & FILE_ATTRIBUTE_REPARSE_POINT) &&
+           (entry.dwReserved0 == IO_REPARSE_TAG_SYMLINK || entry.dwReserved0 == IO_REPARSE_TAG_MOUNT_POINT);
+#else
+    struct stat info;
+    return !lstat(path, &info) && S_ISLNK(info.st_mode);
 #endif
 }
 
@@ -365,6 +404,18 @@ static double os_clock(void) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 #endif
+}
+
+/* The day and second in UTC, such as 20240229-235959. */
+static void os_stamp(char text[16]) {
+    int64_t seconds = (int64_t)time(NULL), days = seconds / 86400 + 719468; /* since the first of March of year 0 */
+    int second = (int)(seconds % 86400), of_era = (int)(days % 146097);
+    int year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365, day = of_era - (365 * year + year / 4 - year / 100);
+    int month = (5 * day + 2) / 153; /* from March */
+    day -= (153 * month + 2) / 5;
+    year += (int)(days / 146097 * 400) + (month >= 10);
+    snprintf(text, 16, "%04u%02u%02u-%02u%02u%02u", (unsigned)year % 10000, (unsigned)(month < 10 ? month + 3 : month - 9) % 100, (unsigned)(day + 1) % 100,
+             (unsigned)(second / 3600) % 100, (unsigned)(second / 60 % 60) % 100, (unsigned)(second % 60) % 100);
 }
 
 /* Cores this process may use. */
@@ -7166,7 +7217,7 @@ static bool codec_is_picture_name(const char *path) {
    with a point whatever the locale. Lists of pictures are sorted bytewise by path, so an order depends on names alone.
    Nothing here recurses, and nothing is written but by lbl_write. */
 
-typedef struct lbl_box { int class_id; double x, y, w, h; } lbl_box; /* centre and size, normalised to 0..1 */
+typedef struct lbl_box { int class_id; double x, y, w, h, confidence; } lbl_box; /* centre and size, normalised to 0..1; confidence 0: none said */
 typedef struct lbl_list { lbl_box *items; int64_t count, capacity; int64_t bad_lines, duplicates; bool missing; } lbl_list;
 
 enum { DATA_PATH_SIZE = 4096 };
@@ -8303,7 +8354,7 @@ static lbl_box lbl_polygon_box(const double *xy, int64_t points) {
         y1 = YOLO_MIN(y1, xy[2 * i + 1]);
         y2 = YOLO_MAX(y2, xy[2 * i + 1]);
     }
-    return (lbl_box){0, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1};
+    return (lbl_box){0, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0};
 }
 
 /* REF ultralytics/data/utils.py verify_image_label: one per cent beyond the picture is let pass, a negative size and
@@ -8326,7 +8377,7 @@ static bool lbl_line(lbl_reader *r, const char *line, size_t length) {
         return true;
     }
     int64_t last = count == 6 ? 5 : count;
-    lbl_box box = count <= 6 ? (lbl_box){0, n[1], n[2], n[3], n[4]} : lbl_polygon_box(n + 1, (count - 1) / 2);
+    lbl_box box = count <= 6 ? (lbl_box){0, n[1], n[2], n[3], n[4], count == 6 ? n[5] : 0} : lbl_polygon_box(n + 1, (count - 1) / 2);
     const double share[] = {box.x, box.y, box.w, box.h};
     static const char *const what[] = {"x_center", "y_center", "width", "height"};
     for (int i = 0; i < 4; i++) {
@@ -8400,22 +8451,27 @@ static void lbl_append(str *s, double share) {
     str_format(s, " %lld.%06lld", millionths / 1000000, millionths % 1000000);
 }
 
-/* Writes boxes in pixels of a width x height picture as "class x_center y_center width height[ confidence]" lines,
-   clipped to the picture. No box: an empty file. The folder must exist. */
-static yolo_status lbl_write(const char *path, const yolo_boxes *boxes, int width, int height, bool save_conf, yolo_error *error) {
-    str s = {0};
+/* Adds boxes in pixels of a width x height picture as "class x_center y_center width height[ confidence]" lines, clipped
+   to the picture. */
+static void lbl_text(str *s, const yolo_boxes *boxes, int width, int height, bool save_conf) {
     for (int i = 0; i < boxes->count; i++) {
         const yolo_box *b = &boxes->items[i];
         double x1 = YOLO_CLAMP((double)b->x1, 0.0, (double)width), x2 = YOLO_CLAMP((double)b->x2, 0.0, (double)width);
         double y1 = YOLO_CLAMP((double)b->y1, 0.0, (double)height), y2 = YOLO_CLAMP((double)b->y2, 0.0, (double)height);
-        str_format(&s, "%d", b->class_id);
-        lbl_append(&s, (x1 + x2) / 2 / width);
-        lbl_append(&s, (y1 + y2) / 2 / height);
-        lbl_append(&s, (x2 - x1) / width);
-        lbl_append(&s, (y2 - y1) / height);
-        if (save_conf) lbl_append(&s, (double)b->confidence);
-        str_append(&s, "\n", 1);
+        str_format(s, "%d", b->class_id);
+        lbl_append(s, (x1 + x2) / 2 / width);
+        lbl_append(s, (y1 + y2) / 2 / height);
+        lbl_append(s, (x2 - x1) / width);
+        lbl_append(s, (y2 - y1) / height);
+        if (save_conf) lbl_append(s, (double)b->confidence);
+        str_append(s, "\n", 1);
     }
+}
+
+/* Writes boxes as lbl_text has them. No box: an empty file. The folder must exist. */
+static yolo_status lbl_write(const char *path, const yolo_boxes *boxes, int width, int height, bool save_conf, yolo_error *error) {
+    str s = {0};
+    lbl_text(&s, boxes, width, height, save_conf);
     yolo_status status = s.failed ? err_memory(error, (uint64_t)s.length)
                                   : path_write(path, s.text ? s.text : "", (size_t)s.length, false, error);
     str_free(&s);
@@ -23077,17 +23133,759 @@ yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *repo
     return status;
 }
 
-/* ==== 24 lab_: labelling a tree of pictures =====================================================================
+/* ==== 24 undo_ lab_: labelling a tree of pictures ===============================================================
    What is written where is decided before the first picture is decoded: pictures with a label file are left out there,
    so that continuing a run costs a look at each name, and two pictures that would share a label file are found. Files
    of a picture are written by the lane that looked at it, its label last and by renaming, so a label file means that
-   the picture is finished. A label file is never replaced unless told, also when it appears during the run. */
+   the picture is finished. A label file is never replaced unless told, also when it appears during the run; what is
+   replaced is copied before the first picture. Boxes have the classes of classes.txt from lab_choose on. */
 
-typedef struct lab_item { /* a picture to look at; texts live in the run's arena */
+/* ---- undo: what a run replaces is kept, and how it comes back
+
+   FOLDER/.yolo_undo/RUN/ holds journal.txt and, below source/ and labels/, a copy of each file that the run may replace. The
+   journal is text, a record a line, each with a hash over itself and its number, paths escaped:
+     V 1             version               H KEY            what the run was told to do: the same again continues it
+     F ROOT PATH     a folder was made     N ROOT PATH      a file is not there and may be made
+     K ROOT PATH SIZE DIGEST               a file is there, and copied
+     B               all files named so far may be written from here on: their copies are on the disk
+     W FILE DIGEST   the file (its number among N and K) is about to become this
+     D               the run is through
+   So a kill at any moment leaves a journal that says what each file was and what the run made of it. A file that is neither
+   is somebody's since then, and is kept and told of, here and when a run goes on. Paths are relative, without "..", and no
+   link below the folder is followed: whatever a journal says, nothing else is touched. */
+
+enum { UNDO_CHUNK = 65536, UNDO_WORDS = 5 };
+#define UNDO_FOLDER ".yolo_undo"
+
+typedef struct undo_file { /* that the run may replace or make */
+    const char *below;     /* its path below the root, with '/' between names */
+    int root;
+    bool existed;
+    uint64_t size, digest; /* as it was, where it existed */
+    uint64_t wrote[2];     /* what the run was about to write there: the last time, the time before */
+    int writes;            /* how often, 2 at most */
+} undo_file;
+
+typedef struct undo_made { const char *below; int root; } undo_made; /* a folder */
+
+typedef struct undo_run {
+    arena memory;
+    const yolo_log *log;
+    char *roots[2];        /* the folder of the labels; what the rule images/ -> labels/ makes of it, or NULL */
+    char *real[2];         /* canonical */
+    char name[32];
+    char *folder;          /* roots[0]/.yolo_undo/name; NULL: nothing is kept */
+    uint64_t key;
+    undo_file *files;
+    undo_made *made;
+    int64_t count, capacity, made_count, made_capacity;
+    int64_t known;         /* files that the journal has */
+    undo_file **by_path;   /* those, sorted, while a run is continued */
+    bool begun, finished;
+    char *checked;         /* folder that was last found to be inside, or not */
+    bool inside;
+    FILE *journal;
+    int64_t line;          /* lines of the journal so far */
+    os_mutex mutex;        /* of the journal and `wrote` */
+} undo_run;
+
+static uint64_t undo_digest(const void *bytes, size_t size) {
+    uint64_t digest = 0;
+    for (size_t at = 0; at < size; at += UNDO_CHUNK) digest = hash_bytes((const char *)bytes + at, YOLO_MIN(size - at, UNDO_CHUNK), digest + 1);
+    return digest;
+}
+
+/* The same of a file, and its size; where `copy` is not NULL, what was read is also written there. */
+static yolo_status undo_digest_file(const char *path, FILE *copy, uint64_t *digest, uint64_t *size, yolo_error *error) {
+    FILE *file = os_open(path, "rb");
+    *digest = *size = 0;
+    if (!file) return err_os(error, path, "open");
+    uint8_t *chunk = mem_alloc(UNDO_CHUNK);
+    yolo_status status = chunk ? YOLO_OK : err_memory(error, UNDO_CHUNK);
+    for (size_t got; status == YOLO_OK && (got = fread(chunk, 1, UNDO_CHUNK, file)) > 0; *size += got) {
+        *digest = hash_bytes(chunk, got, *digest + 1);
+        if (copy && fwrite(chunk, 1, got, copy) != got) status = err_os(error, path, "copy");
+    }
+    if (status == YOLO_OK && ferror(file)) status = err_os(error, path, "read");
+    mem_free(chunk);
+    fclose(file);
+    return status;
+}
+
+/* ---- paths */
+
+/* Is it a path that stays below its root on any system, and out of the folder of journals? */
+static bool undo_path_good(const char *below) {
+    for (const char *name = below;; name++) {
+        size_t length = strcspn(name, "/");
+        if (!length || (length == 1 && name[0] == '.') || (length == 2 && !strncmp(name, "..", 2))) return false;
+        if (name == below && length == strlen(UNDO_FOLDER) && !strncmp(name, UNDO_FOLDER, length)) return false;
+#ifdef _WIN32
+        for (size_t i = 0; i < length; i++)
+            if (name[i] == '\\' || name[i] == ':') return false;
+#endif
+        if (!name[length]) return true;
+        name += length;
+    }
+}
+
+/* The path below `root`, or NULL where it lies elsewhere. */
+static const char *undo_below(const char *root, const char *path) {
+    size_t length = strlen(root);
+    if (!strcmp(root, ".") && !path_is_absolute(path) && strncmp(path, "./", 2)) return path;
+    while (length > 1 && path_is_separator(root[length - 1])) length--;
+    if (strncmp(path, root, length) || (!path_is_separator(path[length]) && !(length == 1 && path_is_separator(root[0])))) return NULL;
+    path += length;
+    while (path_is_separator(*path)) path++;
+    return path;
+}
+
+static char *undo_path(const undo_run *run, int root, const char *below) { return path_join(run->roots[root], below); }
+
+/* The copy of a file. mem_free. */
+static char *undo_copy_path(const undo_run *run, const undo_file *file) {
+    str path = {0};
+    str_format(&path, "%s/%s/%s", run->folder, file->root ? "labels" : "source", file->below);
+    if (!path.failed) return path.text;
+    str_free(&path);
+    return NULL;
+}
+
+/* Does `path`, or the nearest folder above it that is there, lie below `real`, links resolved? */
+static yolo_status undo_look_inside(const char *real, const char *path, bool *inside, yolo_error *error) {
+    char found[DATA_PATH_SIZE];
+    char *folder = path_parent(path);
+    while (folder && os_path_kind(folder) == OS_NOTHING && strcmp(folder, ".")) {
+        char *above = path_parent(folder);
+        mem_free(folder);
+        folder = above;
+    }
+    if (!folder) return err_memory(error, strlen(path));
+    *inside = os_real_path(folder, found, sizeof found) && prep_is_below(found, real);
+    mem_free(folder);
+    return YOLO_OK;
+}
+
+/* The same, and no memory counts as no. */
+static bool undo_is_inside(const char *real, const char *path) {
+    bool inside;
+    return undo_look_inside(real, path, &inside, NULL) == YOLO_OK && inside;
+}
+
+/* The roots that labels of `folder` can lie below, and their canonical paths. */
+static yolo_status undo_roots(undo_run *run, const char *folder, bool rule, yolo_error *error) {
+    char real[DATA_PATH_SIZE];
+    char *inner = rule ? path_join(folder, "x.jpg") : NULL, *label = inner ? data_label_rule(inner) : NULL;
+    char *twin = label ? path_parent(label) : NULL;
+    bool good = !rule || twin;
+    run->roots[0] = arena_text(&run->memory, folder, strlen(folder));
+    if (twin && strcmp(twin, folder) && os_path_kind(twin) == OS_DIRECTORY) run->roots[1] = arena_text(&run->memory, twin, strlen(twin));
+    mem_free(inner);
+    mem_free(label);
+    mem_free(twin);
+    if (!good || !run->roots[0]) return err_memory(error, 4096);
+    for (int i = 0; i < 2 && run->roots[i]; i++) {
+        if (!os_real_path(run->roots[i], real, sizeof real)) return err_os(error, run->roots[i], "resolve");
+        if (!(run->real[i] = arena_text(&run->memory, real, strlen(real)))) return err_memory(error, 4096);
+    }
+    return YOLO_OK;
+}
+
+static void undo_close(undo_run *run) {
+    if (run->journal) fclose(run->journal);
+    mem_free(run->folder);
+    mem_free(run->files);
+    mem_free(run->made);
+    mem_free(run->by_path);
+    mem_free(run->checked);
+    arena_free(&run->memory);
+    os_mutex_destroy(&run->mutex);
+}
+
+/* ---- writing the journal */
+
+/* A path as one word. */
+static void undo_escape(str *s, const char *path) {
+    for (; *path; path++) {
+        unsigned char c = (unsigned char)*path;
+        if (c <= 32 || c == 127 || c == '%') str_format(s, "%%%02x", c);
+        else str_append(s, path, 1);
+    }
+}
+
+/* Ends the line that begins at `start` with its hash. */
+static void undo_seal(str *s, int64_t start, int64_t number) {
+    if (!s->failed) str_format(s, " %016llx\n", (unsigned long long)hash_bytes(s->text + start, (size_t)(s->length - start), (uint64_t)number));
+}
+
+static void undo_add_named(str *s, char kind, int root, const char *below) {
+    str_format(s, "%c %d ", kind, root);
+    undo_escape(s, below);
+}
+
+static void undo_add_file(str *s, const undo_file *file) {
+    undo_add_named(s, file->existed ? 'K' : 'N', file->root, file->below);
+    if (file->existed) str_format(s, " %llu %016llx", (unsigned long long)file->size, (unsigned long long)file->digest);
+}
+
+/* The next line of the journal. */
+static yolo_status undo_append(undo_run *run, str *line, yolo_error *error) {
+    undo_seal(line, 0, ++run->line);
+    yolo_status status = line->failed ? err_memory(error, 4096) : YOLO_OK;
+    if (status == YOLO_OK && (fwrite(line->text, 1, (size_t)line->length, run->journal) != (size_t)line->length || fflush(run->journal)))
+        status = err_os(error, run->folder, "write journal.txt");
+    str_free(line);
+    return status;
+}
+
+YOLO_PRINTF(3, 4)
+static yolo_status undo_note(undo_run *run, yolo_error *error, const char *format, ...) {
+    char text[64];
+    str line = {0};
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    str_add(&line, text);
+    return undo_append(run, &line, error);
+}
+
+/* Opens the journal with what is known so far as its beginning. */
+static yolo_status undo_open_journal(undo_run *run, yolo_error *error) {
+    str s = {0};
+    int64_t start = 0;
+    run->line = 0;
+    for (int64_t i = -2; i < run->made_count + run->known + 1 + run->known * 2 && !s.failed; i++, start = s.length) {
+        const int64_t file = i - run->made_count, write = file - run->known - 1;
+        if (i == -2) str_add(&s, "V 1");
+        else if (i == -1) str_format(&s, "H %016llx", (unsigned long long)run->key);
+        else if (i < run->made_count) undo_add_named(&s, 'F', run->made[i].root, run->made[i].below);
+        else if (file < run->known) undo_add_file(&s, &run->files[file]);
+        else if (write < 0 && run->begun) str_add(&s, "B");
+        else if (write >= 0 && 1 - write % 2 < run->files[write / 2].writes) /* the older first */
+            str_format(&s, "W %lld %016llx", (long long)(write / 2), (unsigned long long)run->files[write / 2].wrote[1 - write % 2]);
+        if (s.length > start) undo_seal(&s, start, ++run->line);
+    }
+    char *path = path_join(run->folder, "journal.txt");
+    yolo_status status = s.failed || !path ? err_memory(error, (uint64_t)s.length) : path_write(path, s.text, (size_t)s.length, true, error);
+    if (status == YOLO_OK && !(run->journal = os_open(path, "ab"))) status = err_os(error, path, "open");
+    mem_free(path);
+    str_free(&s);
+    return status;
+}
+
+/* ---- reading the journal */
+
+static bool undo_read_hex(const char *word, uint64_t *number) {
+    char *end;
+    if (strlen(word) != 16 || strspn(word, "0123456789abcdef") != 16) return false;
+    *number = strtoull(word, &end, 16);
+    return true;
+}
+
+static bool undo_read_number(const char *word, uint64_t *number) {
+    char *end;
+    size_t length = strlen(word);
+    if (!length || length > 18 || strspn(word, "0123456789") != length) return false;
+    *number = strtoull(word, &end, 10);
+    return true;
+}
+
+/* In place; false for what undo_escape does not write. */
+static bool undo_unescape(char *path) {
+    char *to = path;
+    for (; *path; path++) {
+        unsigned byte = (unsigned char)*path;
+        if (byte == '%') {
+            char digits[3] = {path[1], path[1] ? path[2] : (char)0, 0}, *end;
+            if (strspn(digits, "0123456789abcdef") != 2 || !(byte = (unsigned)strtoul(digits, &end, 16))) return false;
+            path += 2;
+        }
+        *to++ = (char)byte;
+    }
+    *to = 0;
+    return true;
+}
+
+/* Takes in a line; else what is wrong with it. "": no memory. */
+static const char *undo_take(undo_run *run, char **words, int count) {
+    uint64_t root = 0, number = 0;
+    undo_file file = {0};
+    const char kind = words[0][1] ? (char)0 : words[0][0];
+    static const char kinds[] = "VHFNKBWD", counts[] = "22335131";
+    const char *known = kind ? strchr(kinds, kind) : NULL;
+    if (!known || count != counts[known - kinds] - '0') return "unknown record";
+    if (kind == 'V') return strcmp(words[1], "1") ? "of another version of this program, expected 1" : NULL;
+    if (kind == 'H') return undo_read_hex(words[1], &run->key) ? NULL : "damaged key";
+    if (kind == 'B' || kind == 'D') return run->begun = true, run->finished = kind == 'D', NULL;
+    if (kind == 'W') {
+        if (!undo_read_number(words[1], &number) || number >= (uint64_t)run->count || !undo_read_hex(words[2], &file.digest)) return "a write to no file";
+        undo_file *written = &run->files[number];
+        written->wrote[1] = written->wrote[0];
+        written->wrote[0] = file.digest;
+        written->writes = YOLO_MIN(written->writes + 1, 2);
+        return NULL;
+    }
+    if (!undo_read_number(words[1], &root) || root > 1 || !undo_unescape(words[2]) || !undo_path_good(words[2])) return "a path that leads out of the folder";
+    if (root == 1 && !run->roots[1]) return "a file of a labels folder that is not there";
+    if (kind == 'K' && (!undo_read_number(words[3], &file.size) || !undo_read_hex(words[4], &file.digest))) return "damaged size or digest";
+    file.root = (int)root;
+    file.existed = kind == 'K';
+    file.below = arena_text(&run->memory, words[2], strlen(words[2]));
+    if (kind == 'F') {
+        if (!file.below || !mem_grow(&run->made, &run->made_capacity, run->made_count + 1, sizeof *run->made)) return "";
+        run->made[run->made_count++] = (undo_made){file.below, file.root};
+        return NULL;
+    }
+    if (!file.below || !mem_grow(&run->files, &run->capacity, run->count + 1, sizeof *run->files)) return "";
+    run->files[run->count++] = file;
+    return NULL;
+}
+
+/* A line without its end, at `line`, cut into words. Else what is wrong with it. */
+static const char *undo_read_line(undo_run *run, char *line, size_t length, int64_t number) {
+    char *words[UNDO_WORDS];
+    uint64_t check;
+    int count = 0;
+    if (length < 18 || memchr(line, 0, length) || line[length - 17] != ' ' || !undo_read_hex(line + length - 16, &check) ||
+        check != hash_bytes(line, length - 17, (uint64_t)number)) return "damaged line";
+    line[length - 17] = 0;
+    for (char *word = line; word; count++) {
+        if (count == UNDO_WORDS) return "unknown record";
+        words[count] = word;
+        if ((word = strchr(word, ' '))) *word++ = 0;
+    }
+    if ((number == 1) != !strcmp(words[0], "V")) return "no journal of this program";
+    return undo_take(run, words, count);
+}
+
+/* Reads run->folder's journal. A last line that was cut off by a kill does not count. */
+static yolo_status undo_read(undo_run *run, yolo_error *error) {
+    uint8_t *bytes;
+    size_t size;
+    char *path = path_join(run->folder, "journal.txt");
+    if (!path) return err_memory(error, 4096);
+    yolo_status status = os_is_link(path) ? err_set(error, YOLO_ERROR_FORMAT, "%s: is a link, expected a file", path)
+                                          : path_read(path, (uint64_t)1 << 32, &bytes, &size, error);
+    if (status != YOLO_OK) {
+        mem_free(path);
+        return status;
+    }
+    int64_t number = 0;
+    for (char *line = (char *)bytes, *end = line + size, *stop; status == YOLO_OK && (stop = memchr(line, '\n', (size_t)(end - line))); line = stop + 1) {
+        *stop = 0;
+        const char *wrong = undo_read_line(run, line, (size_t)(stop - line), ++number);
+        if (wrong && !*wrong) status = err_memory(error, 65536);
+        else if (wrong)
+            status = err_set(error, YOLO_ERROR_FORMAT, "%s:%lld: %s, so nothing was touched; the old files are copies in that folder", path, (long long)number, wrong);
+    }
+    if (status == YOLO_OK && !number) status = err_set(error, YOLO_ERROR_FORMAT, "%s: is empty, expected the journal of a run", path);
+    run->known = run->count;
+    mem_free(bytes);
+    mem_free(path);
+    return status;
+}
+
+/* ---- which run */
+
+static bool undo_name_good(const char *name) {
+    size_t length = strlen(name);
+    return length >= 15 && length < 32 && strspn(name, "0123456789-") == length;
+}
+
+static bool undo_newest_entry(void *user, const char *name, os_kind kind) {
+    char *newest = user;
+    if (kind == OS_DIRECTORY && undo_name_good(name) && strcmp(name, newest) > 0) snprintf(newest, 32, "%s", name);
+    return true;
+}
+
+/* Sets name and folder: those of the run of that name, or for "last" of the newest, whose name is "" where there is none. */
+static yolo_status undo_choose(undo_run *run, const char *name, yolo_error *error) {
+    char *runs = path_join(run->roots[0], UNDO_FOLDER), newest[32] = "";
+    if (!runs) return err_memory(error, 4096);
+    yolo_status status = YOLO_OK;
+    if (os_is_link(runs)) status = err_set(error, YOLO_ERROR_FORMAT, "%s: is a link, expected a folder", runs);
+    else if (strcmp(name, "last")) snprintf(newest, sizeof newest, "%s", undo_name_good(name) ? name : "");
+    else if (os_path_kind(runs) == OS_DIRECTORY && !os_list_directory(runs, undo_newest_entry, newest)) status = err_os(error, runs, "read folder");
+    snprintf(run->name, sizeof run->name, "%s", newest);
+    mem_free(run->folder);
+    run->folder = *newest ? path_join(runs, newest) : NULL;
+    if (status == YOLO_OK && *newest && !run->folder) status = err_memory(error, 4096);
+    if (status == YOLO_OK && run->folder && os_is_link(run->folder)) status = err_set(error, YOLO_ERROR_FORMAT, "%s: is a link, expected a folder", run->folder);
+    mem_free(runs);
+    return status;
+}
+
+static int undo_file_order(const void *a, const void *b) {
+    const undo_file *x = *(undo_file *const *)a, *y = *(undo_file *const *)b;
+    return x->root != y->root ? x->root - y->root : strcmp(x->below, y->below);
+}
+
+/* The files that a continued run knows, by path. Its copies are made again where it had not got to write. */
+static yolo_status undo_index(undo_run *run, yolo_error *error) {
+    if (!run->begun) run->count = run->known = 0;
+    run->by_path = mem_array((uint64_t)YOLO_MAX(run->known, 1), sizeof *run->by_path);
+    if (!run->by_path) return err_memory(error, (uint64_t)run->known * sizeof *run->by_path);
+    for (int64_t i = 0; i < run->known; i++) run->by_path[i] = &run->files[i];
+    qsort(run->by_path, (size_t)run->known, sizeof *run->by_path, undo_file_order);
+    return YOLO_OK;
+}
+
+/* Begins a run of `most` files at most, or goes on with the newest one where it has the same key and is not through. */
+static yolo_status undo_begin(undo_run *run, uint64_t key, int64_t most, bool *continued, yolo_error *error) {
+    char stamp[32], newest[32], *path = NULL;
+    yolo_status status = undo_choose(run, "last", error);
+    *continued = false;
+    if (status == YOLO_OK && run->folder && (path = path_join(run->folder, "journal.txt")) && os_path_kind(path) == OS_FILE) {
+        status = undo_read(run, error);
+        *continued = status == YOLO_OK && run->key == key && !run->finished;
+    }
+    mem_free(path);
+    if (status == YOLO_ERROR_MEMORY) return status;
+    if (!mem_grow(&run->files, &run->capacity, run->count + most, sizeof *run->files)) return err_memory(error, (uint64_t)most * sizeof *run->files);
+    if (*continued) return undo_index(run, error);
+    if (status != YOLO_OK) log_write(run->log, YOLO_LOG_WARNING, "%s", error->message);
+    run->count = run->known = run->made_count = 0;
+    run->begun = run->finished = false;
+    run->key = key;
+    os_stamp(stamp);
+    snprintf(newest, sizeof newest, "%s", run->name);
+    for (int n = 2; strcmp(stamp, newest) <= 0 && n < 10000; n++) snprintf(stamp, sizeof stamp, "%.15s-%04d", newest, n); /* the clock was put back, or a second is long */
+    snprintf(run->name, sizeof run->name, "%s", stamp);
+    mem_free(run->folder);
+    str folder = {0};
+    str_format(&folder, "%s/" UNDO_FOLDER "/%s", run->roots[0], run->name);
+    run->folder = folder.text;
+    return folder.failed ? err_memory(error, 4096) : path_make_directories(run->folder, error);
+}
+
+/* ---- what a run may write */
+
+/* The number of a file that the run may write, or -1 with what speaks against it; -2: no memory. */
+static int64_t undo_find(undo_run *run, const char *path, const char **refusal) {
+    undo_file file = {0};
+    const char *below = NULL;
+    for (; file.root < 2 && run->roots[file.root] && !(below = undo_below(run->roots[file.root], path)); file.root++) continue;
+    *refusal = "it lies outside of the source's folder";
+    char *own = below ? arena_text(&run->memory, below, strlen(below)) : NULL, *parent = own ? path_parent(path) : NULL;
+    if (!below) return -1;
+    if (!parent) return -2;
+#ifdef _WIN32
+    for (char *p = own; *p; p++)
+        if (*p == '\\') *p = '/';
+#endif
+    if (!run->checked || strcmp(run->checked, parent)) {
+        mem_free(run->checked);
+        run->checked = NULL;
+        if (undo_look_inside(run->real[file.root], path, &run->inside, NULL) != YOLO_OK) return mem_free(parent), -2;
+        run->checked = parent;
+    } else mem_free(parent);
+    if (!undo_path_good(own)) return -1;
+    *refusal = "a link leads out of the source's folder";
+    if (!run->inside) return -1;
+    *refusal = "it is a link";
+    if (os_is_link(path)) return -1;
+    os_kind kind = os_path_kind(path);
+    *refusal = "it is no file";
+    if (kind != OS_NOTHING && kind != OS_FILE) return -1;
+    file.below = own;
+    undo_file *wanted = &file, **known = run->known ? bsearch(&wanted, run->by_path, (size_t)run->known, sizeof *run->by_path, undo_file_order) : NULL;
+    if (known) return *known - run->files;
+    YOLO_ASSERT(run->count < run->capacity);
+    run->files[run->count] = file;
+    return run->count++;
+}
+
+/* Makes the folders of a path that are not there, each told to the journal first. */
+static yolo_status undo_make_folders(undo_run *run, const undo_file *file, yolo_error *error) {
+    yolo_status status = YOLO_OK;
+    for (const char *slash = file->below; status == YOLO_OK && (slash = strchr(slash, '/')); slash++) {
+        char *below = arena_text(&run->memory, file->below, (size_t)(slash - file->below)), *path = below ? undo_path(run, file->root, below) : NULL;
+        if (!path) return err_memory(error, 4096);
+        if (os_path_kind(path) == OS_NOTHING) {
+            str line = {0};
+            undo_add_named(&line, 'F', file->root, below);
+            status = undo_append(run, &line, error);
+            if (status == YOLO_OK && !os_make_directory(path)) status = err_os(error, path, "make folder");
+        }
+        mem_free(path);
+    }
+    return status;
+}
+
+/* Looks at a file as it is before the run, and copies it. */
+static yolo_status undo_keep(undo_run *run, undo_file *file, yolo_error *error) {
+    str line = {0};
+    char *path = undo_path(run, file->root, file->below), *copy = undo_copy_path(run, file), *parent = copy ? path_parent(copy) : NULL, *temporary;
+    yolo_status status = path && parent ? undo_make_folders(run, file, error) : err_memory(error, 4096);
+    if (status == YOLO_OK && (file->existed = os_path_kind(path) == OS_FILE)) {
+        FILE *to;
+        status = path_make_directories(parent, error);
+        if (status == YOLO_OK && (status = path_begin(copy, &temporary, &to, error)) == YOLO_OK) {
+            yolo_status read = undo_digest_file(path, to, &file->digest, &file->size, error);
+            status = path_commit(copy, temporary, to, read == YOLO_OK, false, read == YOLO_OK ? error : NULL);
+            if (read != YOLO_OK) status = read;
+        }
+    }
+    mem_free(path);
+    mem_free(copy);
+    mem_free(parent);
+    if (status != YOLO_OK) return status;
+    undo_add_file(&line, file);
+    return undo_append(run, &line, error);
+}
+
+/* Waits until the copies are on the disk. */
+static yolo_status undo_flush_copies(undo_run *run, yolo_error *error) {
+    yolo_status status = YOLO_OK;
+    if (os_flush_all()) return YOLO_OK;
+    for (int64_t i = run->known; i < run->count && status == YOLO_OK; i++) {
+        if (!run->files[i].existed) continue;
+        char *copy = undo_copy_path(run, &run->files[i]);
+        FILE *file = copy ? os_open(copy, "r+b") : NULL;
+        if (!copy) status = err_memory(error, 4096);
+        else if (!file || !os_flush(file)) status = err_os(error, copy, "flush");
+        if (file) fclose(file);
+        mem_free(copy);
+    }
+    return status;
+}
+
+/* Copies all files that the journal does not have yet. From here on undo_write may be called. */
+static yolo_status undo_keep_all(undo_run *run, yolo_error *error) {
+    yolo_status status = undo_open_journal(run, error);
+    for (int64_t i = run->known; i < run->count && status == YOLO_OK; i++) {
+        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture: nothing was replaced");
+        status = undo_keep(run, &run->files[i], error);
+    }
+    if (status == YOLO_OK) status = undo_flush_copies(run, error);
+    if (status == YOLO_OK) status = undo_note(run, error, "B");
+    if (status == YOLO_OK && !os_flush(run->journal)) status = err_os(error, run->folder, "flush journal.txt");
+    run->begun |= status == YOLO_OK;
+    run->known = run->count;
+    return status;
+}
+
+typedef enum undo_state { UNDO_BEFORE, UNDO_WRITTEN, UNDO_GONE, UNDO_CHANGED } undo_state;
+
+/* What a file is now: as before the run, as the run left it, removed since, or somebody's since then. */
+static yolo_status undo_look(const undo_run *run, const undo_file *file, undo_state *state, yolo_error *error) {
+    char *path = undo_path(run, file->root, file->below);
+    uint64_t digest, size;
+    *state = UNDO_CHANGED;
+    if (!path) return err_memory(error, 4096);
+    os_kind kind = os_path_kind(path);
+    bool link = os_is_link(path);
+    yolo_status status = YOLO_OK;
+    if (kind == OS_NOTHING && !link) *state = file->existed ? UNDO_GONE : UNDO_BEFORE;
+    else if (kind == OS_FILE && !link && (status = undo_digest_file(path, NULL, &digest, &size, error)) == YOLO_OK) {
+        if (file->existed && size == file->size && digest == file->digest) *state = UNDO_BEFORE;
+        for (int i = 0; i < file->writes; i++)
+            if (digest == file->wrote[i] && *state != UNDO_BEFORE) *state = UNDO_WRITTEN;
+    }
+    mem_free(path);
+    return status;
+}
+
+/* Was the file finished before the run was cut short? */
+static yolo_status undo_is_done(const undo_run *run, const undo_file *file, bool *done, undo_state *state, yolo_error *error) {
+    yolo_status status = undo_look(run, file, state, error);
+    *done = status == YOLO_OK && file->writes && (*state == UNDO_WRITTEN || (*state == UNDO_BEFORE && file->existed && file->wrote[0] == file->digest));
+    return status;
+}
+
+/* Tells the journal what a file is about to become. Any thread. */
+static yolo_status undo_write(undo_run *run, int64_t number, uint64_t digest, yolo_error *error) {
+    os_mutex_lock(&run->mutex);
+    undo_file *file = &run->files[number];
+    yolo_status status = undo_note(run, error, "W %lld %016llx", (long long)number, (unsigned long long)digest);
+    if (status == YOLO_OK) {
+        file->wrote[1] = file->wrote[0];
+        file->wrote[0] = digest;
+        file->writes = YOLO_MIN(file->writes + 1, 2);
+    }
+    os_mutex_unlock(&run->mutex);
+    return status;
+}
+
+static yolo_status undo_finish(undo_run *run, yolo_error *error) {
+    yolo_status status = undo_note(run, error, "D");
+    if (status == YOLO_OK && !os_flush(run->journal)) status = err_os(error, run->folder, "flush journal.txt");
+    return status;
+}
+
+/* ---- bringing back */
+
+/* What a killed run may have left beside a file. */
+static void undo_drop_partial(const char *path) {
+    str partial = {0};
+    str_format(&partial, "%s.partial", path);
+    if (!partial.failed && os_path_kind(partial.text) == OS_FILE && !os_is_link(partial.text)) os_remove(partial.text);
+    str_free(&partial);
+}
+
+/* Replaces a file by its copy, if that is what was copied. */
+static yolo_status undo_restore(const undo_run *run, const undo_file *file, const char *path, yolo_error *error) {
+    char real[DATA_PATH_SIZE], *copy = undo_copy_path(run, file), *parent = path_parent(path), *temporary;
+    uint64_t digest = 0, size = 0;
+    FILE *to;
+    bool inside = false;
+    yolo_status status = !copy || !parent ? err_memory(error, 4096) : !os_real_path(run->folder, real, sizeof real) ? err_os(error, run->folder, "resolve")
+                       : undo_look_inside(real, copy, &inside, error);
+    if (status == YOLO_OK && (!inside || os_is_link(copy)))
+        status = err_set(error, YOLO_ERROR_FORMAT, "%s: is a link, expected the copy of %s", copy, path);
+    if (status == YOLO_OK) status = path_make_directories(parent, error);
+    if (status == YOLO_OK && (status = path_begin(path, &temporary, &to, error)) == YOLO_OK) {
+        status = undo_digest_file(copy, to, &digest, &size, error);
+        if (status == YOLO_OK && (digest != file->digest || size != file->size))
+            status = err_set(error, YOLO_ERROR_FORMAT, "%s: is not what was copied of %s, which stays as it is", copy, path);
+        yolo_status ended = path_commit(path, temporary, to, status == YOLO_OK, true, status == YOLO_OK ? error : NULL);
+        if (status == YOLO_OK) status = ended;
+    }
+    mem_free(copy);
+    mem_free(parent);
+    return status;
+}
+
+/* Brings one file back. */
+static yolo_status undo_file_back(undo_run *run, const undo_file *file, yolo_undo_report *report, yolo_error *error) {
+    char *path = undo_path(run, file->root, file->below);
+    undo_state state;
+    if (!path) return err_memory(error, 4096);
+    bool inside = false;
+    yolo_status status = undo_look_inside(run->real[file->root], path, &inside, error);
+    if (status == YOLO_OK && inside) status = undo_look(run, file, &state, error);
+    if (inside && status == YOLO_OK && run->begun) undo_drop_partial(path);
+    if (status == YOLO_OK && (!inside || state == UNDO_CHANGED)) {
+        report->kept++;
+        log_write(run->log, YOLO_LOG_WARNING, "%s: %s, so it stays as it is%s", path, inside ? "changed since that run" : "a link leads out of the folder",
+                  file->existed ? "; the old one is in the folder of the run" : "");
+    } else if (status == YOLO_OK && state == UNDO_BEFORE) report->unchanged++;
+    else if (status == YOLO_OK && file->existed) {
+        status = undo_restore(run, file, path, error);
+        report->restored += status == YOLO_OK;
+    } else if (status == YOLO_OK) {
+        if (!os_remove(path)) status = err_os(error, path, "remove");
+        report->removed += status == YOLO_OK;
+    }
+    mem_free(path);
+    return status;
+}
+
+/* Removes the folders that the run made, where they are empty: the inner ones come later in the journal. */
+static void undo_remove_folders(const undo_run *run) {
+    for (int64_t i = run->made_count - 1; i >= 0; i--) {
+        char *path = undo_path(run, run->made[i].root, run->made[i].below);
+        if (path && undo_is_inside(run->real[run->made[i].root], path) && !os_is_link(path)) os_remove_directory(path);
+        mem_free(path);
+    }
+}
+
+/* Removes a path's empty folders from the inside out, down to the one that `stop` bytes name. Changes the text. */
+static void undo_remove_above(char *path, size_t stop) {
+    for (size_t length = strlen(path); length > stop; length--)
+        if (path_is_separator(path[length])) {
+            path[length] = 0;
+            if (os_is_link(path) || !os_remove_directory(path)) return;
+        }
+}
+
+/* Removes copies and journal, the journal last: it says what is left to do. */
+static yolo_status undo_forget(const undo_run *run, yolo_error *error) {
+    char real[DATA_PATH_SIZE];
+    const bool plain = os_real_path(run->folder, real, sizeof real);
+    for (int64_t i = 0; i < run->count; i++) {
+        char *copy = undo_copy_path(run, &run->files[i]);
+        if (!copy) return err_memory(error, 4096);
+        if (plain && undo_is_inside(real, copy)) {
+            undo_drop_partial(copy);
+            os_remove(copy);
+            undo_remove_above(copy, strlen(run->folder));
+        }
+        mem_free(copy);
+    }
+    static const char *const own[] = {"/coco.new", "/csv.new", "/annotations.new", "/journal.txt.partial", "/journal.txt", ""};
+    str path = {0};
+    for (int i = 0; i < YOLO_COUNT(own) && !path.failed; i++) {
+        path.length = 0;
+        str_format(&path, "%s%s", run->folder, own[i]);
+        if (!path.failed && *own[i]) os_remove(path.text);
+        else if (!path.failed && os_remove_directory(path.text)) undo_remove_above(path.text, strlen(path.text) - strlen(run->name) - 2);
+    }
+    yolo_status status = path.failed ? err_memory(error, 4096) : YOLO_OK;
+    str_free(&path);
+    return status;
+}
+
+/* All files of a run that was read. One that cannot be brought back is told, and the others are. */
+static yolo_status undo_files_back(undo_run *run, yolo_undo_report *report, yolo_error *error) {
+    yolo_error one;
+    int64_t failed = 0;
+    for (int64_t i = 0; i < run->count; i++) {
+        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted; the same command goes on");
+        yolo_status status = undo_file_back(run, &run->files[i], report, &one);
+        if (status == YOLO_ERROR_MEMORY) return *error = one, status;
+        if (status == YOLO_OK) continue;
+        if (!failed++) *error = one;
+        log_write(run->log, YOLO_LOG_WARNING, "%s", one.message);
+    }
+    if (failed) return error->status;
+    undo_remove_folders(run);
+    return report->kept ? YOLO_OK : undo_forget(run, error);
+}
+
+static yolo_status undo_back(const yolo_undo_options *options, yolo_undo_report *report, yolo_error *error) {
+    undo_run run = {.log = &options->log};
+    const char *source = options->source, *name = options->run && *options->run ? options->run : "last";
+    if (!source || !*source) return err_set(error, YOLO_ERROR_USAGE, "source: expected the folder that was labelled");
+    os_mutex_init(&run.mutex);
+    char *folder = options->out ? str_copy(options->out) : os_path_kind(source) == OS_DIRECTORY ? str_copy(source) : path_parent(source);
+    yolo_status status = !folder ? err_memory(error, 4096) : os_path_kind(folder) != OS_DIRECTORY
+                       ? err_set(error, YOLO_ERROR_IO, "%s: no such folder", folder) : undo_roots(&run, folder, !options->out, error);
+    if (status == YOLO_OK) status = undo_choose(&run, name, error);
+    if (status == YOLO_OK && (!run.folder || os_path_kind(run.folder) != OS_DIRECTORY))
+        status = err_set(error, YOLO_ERROR_IO, "%s/" UNDO_FOLDER ": there is no run %.40s to take back", folder, strcmp(name, "last") ? name : "at all");
+    if (status == YOLO_OK) status = undo_read(&run, error);
+    if (status == YOLO_OK) status = undo_files_back(&run, report, error);
+    snprintf(report->run, sizeof report->run, "%s", run.name);
+    mem_free(folder);
+    undo_close(&run);
+    return status;
+}
+
+/* ---- labelling */
+
+enum {
+    LAB_RIGHT, LAB_POOR, LAB_WRONG, LAB_MISSING, LAB_EXTRA, LAB_KINDS, /* of a person's and a model's boxes */
+    LAB_MAX_WORD = 512
+};
+#define LAB_GOOD_IOU 0.7f  /* pairs of a class are rightly placed from here on */
+#define LAB_POOR_IOU 0.3f  /* and pairs at all from here on */
+#define LAB_WRONG_IOU 0.5f /* pairs of two classes are pairs from here on */
+#define LAB_NEAR 0.6f      /* share of a threshold from which on a box below it is worth a review */
+#define LAB_LOW 0.2f       /* low confidence: in this part of the way from its threshold to 1 */
+#define LAB_CLOSE_IOU 0.45f /* two boxes that overlap so much may be one thing */
+
+typedef enum lab_reason { LAB_IS_LOW = 1, LAB_HAS_TWO_CLASSES = 2, LAB_HAS_DOUBLES = 4, LAB_IS_FULL = 8, LAB_HAS_NEAR = 16, LAB_DIFFERS = 32 } lab_reason;
+typedef struct lab_doubt { float unsure, lowest, below; unsigned reasons; int boxes; } lab_doubt; /* lowest, below: confidences, 0 = none */
+
+typedef struct lab_row { int kind; float iou; yolo_box person, model; } lab_row; /* a difference; class_id -1: there is no such box */
+
+typedef struct lab_item { /* a picture; texts live in the run's arena */
     const char *picture;
     const char *stem;  /* where its outputs go below `out`, without extension: sub/name, or name when flat */
     const char *label; /* its label file; NULL without out or labels */
-    bool skipped;      /* a label file appeared during the run */
+    const char *voc;   /* its .xml, or NULL */
+    int64_t file, voc_file; /* their numbers in run->undo, or -1 */
+    bool looked;       /* its result was delivered */
+    bool skipped;      /* a label file appeared, or was changed, during the run */
+    int width, height; /* 0: not known yet */
+    int added;         /* boxes */
+    lab_doubt doubt;
+    int differences[LAB_KINDS];
+    lab_row *rows;     /* mem_: of COMPARE */
+    int row_count;
+    char *complaint;   /* mem_: why it was skipped */
 } lab_item;
 
 typedef struct lab_set { /* of texts that live elsewhere; capacity is a power of two and never reached */
@@ -23102,12 +23900,26 @@ typedef struct lab_run {
     arena memory;
     data_list pictures;
     char *root;          /* the source's folder: relative names start behind it */
-    char *out;           /* options->out, or the root: where classes.txt goes */
+    const char *out;     /* options->out, or the root: where classes.txt goes */
     lab_item *items;
-    int64_t count;       /* pictures to look at */
+    int64_t item_count;
+    int64_t *look;       /* items that are looked at */
+    int64_t count;
     lab_set labels, stems;
     log_meter meter;
-    bool made;           /* folder of the item before exists */
+    char **names;        /* of the labels' classes */
+    int name_count;
+    int *map;            /* a class of the model -> of `names` */
+    float *thresholds;   /* by class of the model */
+    int *wanted;         /* classes of the model, or NULL = all */
+    int wanted_count;
+    bool joined;         /* several classes of the model are one */
+    bool comparable;     /* a person's labels have the classes of `names` */
+    char *classes_path, *review_path, *coco_path, *csv_path; /* NULL: not to be written */
+    int64_t classes_file, review_file, coco_file, csv_file;  /* in undo, or -1 */
+    str classes_text;
+    undo_run undo;
+    double review_written, review_took;
 } lab_run;
 
 /* File systems of Windows and macOS do not tell A.txt from a.txt. */
@@ -23240,6 +24052,145 @@ static yolo_status lab_collect(lab_run *run, yolo_error *error) {
     return status;
 }
 
+/* ---- classes */
+
+/* The next word of a list, up to one of the bytes in `stops`; a backslash takes the byte behind it as it is. White space around
+   is dropped. Sets *stop to what ended it, 0 at the end of the text. False: too long. */
+static bool lab_word(const char **at, const char *stops, char word[LAB_MAX_WORD], char *stop) {
+    size_t length = 0, kept = 0; /* kept: bytes that trimming leaves */
+    const char *p = *at;
+    while (*p == ' ') p++;
+    for (; *p && !strchr(stops, *p); p++) {
+        bool escaped = *p == '\\' && p[1];
+        p += escaped;
+        if (length + 1 >= LAB_MAX_WORD) return false;
+        word[length++] = *p;
+        if (escaped || *p != ' ') kept = length;
+    }
+    word[kept] = 0;
+    *stop = *p;
+    *at = *p ? p + 1 : p;
+    return true;
+}
+
+/* The model's class of that name or number. */
+static yolo_status lab_class(const net *net, const char *option, const char *word, int *class_id, yolo_error *error) {
+    const bool number = *word && strspn(word, "0123456789") == strlen(word);
+    *class_id = number && strlen(word) < 8 ? atoi(word) : -1;
+    for (int i = 0; !number && i < net->class_count && *class_id < 0; i++)
+        if (!strcmp(net->names[i], word)) *class_id = i;
+    for (int i = 0; !number && i < net->class_count && *class_id < 0; i++)
+        if (str_equal_fold(net->names[i], word)) *class_id = i;
+    if (*class_id >= 0 && *class_id < net->class_count) return YOLO_OK;
+    return err_set(error, YOLO_ERROR_USAGE, "%s=%s: the model has %d classes, expected 0 to %d or a name such as %s", option, word, net->class_count,
+                   net->class_count - 1, net->names[0]);
+}
+
+/* Goes through a list of "class" or, with `valued`, "class:value". False at its end or on error. */
+static bool lab_next_class(const lab_run *run, const char *option, const char **at, int *class_id, bool valued, char value[LAB_MAX_WORD], yolo_status *status,
+                           yolo_error *error) {
+    char word[LAB_MAX_WORD], stop = 0;
+    while (**at == ' ' || **at == '[' || **at == ']' || **at == ',') ++*at;
+    if (!**at) return false;
+    const char *begin = *at;
+    bool good = lab_word(at, valued ? ":," : ",]", word, &stop);
+    if (good && valued) good = stop == ':' && lab_word(at, ",", value, &stop) && *value;
+    *status = good ? lab_class(&run->model->checkpoint.net, option, word, class_id, error)
+                   : err_set(error, YOLO_ERROR_USAGE, "%s=%.80s: expected %s", option, begin, valued ? "a list of class:value" : "a list of classes");
+    return *status == YOLO_OK;
+}
+
+/* wanted and thresholds. */
+static yolo_status lab_filter(lab_run *run, yolo_error *error) {
+    const yolo_label_options *options = run->options;
+    const net *net = &run->model->checkpoint.net;
+    yolo_status status = YOLO_OK;
+    char value[LAB_MAX_WORD];
+    double conf = 0;
+    int id;
+    run->thresholds = arena_array(&run->memory, (uint64_t)net->class_count, sizeof *run->thresholds);
+    run->wanted = options->classes ? arena_array(&run->memory, strlen(options->classes) + 1, sizeof *run->wanted) : NULL;
+    if (!run->thresholds || (options->classes && !run->wanted)) return err_memory(error, 4096);
+    for (int i = 0; i < net->class_count; i++) run->thresholds[i] = options->predict.conf;
+    for (const char *at = options->classes; at && lab_next_class(run, "classes", &at, &id, false, NULL, &status, error);) run->wanted[run->wanted_count++] = id;
+    for (const char *at = options->class_conf; at && status == YOLO_OK && lab_next_class(run, "class_conf", &at, &id, true, value, &status, error);) {
+        if (!str_to_number(value, strlen(value), &conf) || !(conf >= 0 && conf <= 1))
+            return err_set(error, YOLO_ERROR_USAGE, "class_conf=%s:%s: expected a confidence from 0 to 1", net->names[id], value);
+        run->thresholds[id] = (float)conf;
+    }
+    if (!run->wanted_count) run->wanted = NULL;
+    return status;
+}
+
+/* The class of that name in the list, which gets it where it is not there. */
+static int lab_name_id(lab_run *run, const char *name, bool once) {
+    for (int i = 0; once && i < run->name_count; i++)
+        if (!strcmp(run->names[i], name)) return i;
+    run->names[run->name_count] = arena_text(&run->memory, name, strlen(name));
+    return run->names[run->name_count] ? run->name_count++ : -1;
+}
+
+/* names and map: the model's names, some of them changed; of a tree with names of its own, its names and behind them those that it lacks. */
+static yolo_status lab_name_classes(lab_run *run, char **own, int own_count, yolo_error *error) {
+    const yolo_label_options *options = run->options;
+    const net *net = &run->model->checkpoint.net;
+    yolo_status status = YOLO_OK;
+    char value[LAB_MAX_WORD];
+    int id = 0;
+    const char **called = arena_array(&run->memory, (uint64_t)net->class_count, sizeof *called);
+    run->names = arena_array(&run->memory, (uint64_t)net->class_count + (uint64_t)own_count, sizeof *run->names);
+    run->map = arena_array(&run->memory, (uint64_t)net->class_count, sizeof *run->map);
+    if (!called || !run->names || !run->map) return err_memory(error, 65536);
+    for (int i = 0; i < own_count; i++) run->names[run->name_count++] = own[i];
+    for (int i = 0; i < net->class_count; i++) called[i] = net->names[i];
+    for (const char *at = options->rename; at && lab_next_class(run, "rename", &at, &id, true, value, &status, error);) {
+        if (!str_is_utf8(value, strlen(value)) || strpbrk(value, "\r\n")) return err_set(error, YOLO_ERROR_USAGE, "rename=%s: expected a name of one line", value);
+        if (!(called[id] = arena_text(&run->memory, value, strlen(value)))) return err_memory(error, 4096);
+    }
+    for (int i = 0; i < net->class_count && status == YOLO_OK; i++) {
+        run->map[i] = lab_name_id(run, called[i], own_count || options->rename);
+        if (run->map[i] < 0) status = err_memory(error, 4096);
+        for (int k = 0; k < i; k++) run->joined |= run->map[k] == run->map[i];
+    }
+    return status;
+}
+
+/* Reads the tree's own names where they matter, and settles the names that labels of this run have. */
+static yolo_status lab_classes(lab_run *run, yolo_error *error) {
+    const yolo_existing existing = run->options->existing;
+    char **own = NULL, *inner = NULL, *twin = NULL, *parent = NULL;
+    int own_count = 0;
+    yolo_status status = lab_filter(run, error);
+    if (status != YOLO_OK) return status;
+    char *path = path_join(run->out, "classes.txt");
+    if (path && !run->options->out && os_path_kind(path) == OS_NOTHING && (inner = path_join(run->root, "x.jpg")) && (twin = data_label_rule(inner)) &&
+        (parent = path_parent(twin)) && strcmp(parent, run->root)) { /* images/ and labels/ side by side: it may be there */
+        char *beside = path_join(parent, "classes.txt");
+        if (beside && os_path_kind(beside) == OS_FILE) {
+            mem_free(path);
+            path = beside;
+        } else mem_free(beside);
+    }
+    if (!path) status = err_memory(error, 4096);
+    const bool theirs = existing == YOLO_EXISTING_MERGE || existing == YOLO_EXISTING_COMPARE;
+    const bool there = path && !run->options->labels_subfolder && os_path_kind(path) == OS_FILE;
+    yolo_error unread;
+    if (status == YOLO_OK && there) {
+        status = data_read_names(path, &run->memory, &own, &own_count, theirs ? error : &unread);
+        if (!theirs && status == YOLO_ERROR_MEMORY) *error = unread;
+        else if (!theirs) status = YOLO_OK; /* it is only looked at */
+    }
+    if (status == YOLO_OK) status = lab_name_classes(run, theirs ? own : NULL, theirs ? own_count : 0, error);
+    run->comparable = theirs || !there || own_count == run->name_count;
+    for (int i = 0; status == YOLO_OK && run->comparable && i < own_count; i++) run->comparable = !strcmp(own[i], run->names[i]);
+    if (status == YOLO_OK && path && run->options->classes_file) run->classes_path = arena_text(&run->memory, path, strlen(path));
+    for (int i = 0; i < run->name_count && status == YOLO_OK; i++) str_format(&run->classes_text, "%s\n", run->names[i]);
+    if (run->classes_text.failed || (run->options->classes_file && !run->classes_path && status == YOLO_OK)) status = err_memory(error, 4096);
+    char *const texts[] = {path, inner, twin, parent};
+    for (int i = 0; i < YOLO_COUNT(texts); i++) mem_free(texts[i]);
+    return status;
+}
+
 /* ---- where its outputs go */
 
 /* The picture's path behind the root, without extension; its name alone when it lies elsewhere (a list can say so). */
@@ -23291,30 +24242,36 @@ static bool lab_place(lab_run *run, lab_item *item) {
     return item->label != NULL;
 }
 
-/* Decides about every picture: fills items with those to look at, counts the others. */
-static yolo_status lab_plan(lab_run *run, const char *classes_path, yolo_error *error) {
+/* Decides about every picture: fills items and, with those that are looked at, `look`. */
+static yolo_status lab_plan(lab_run *run, yolo_error *error) {
     const yolo_label_options *options = run->options;
+    const bool comparing = options->existing == YOLO_EXISTING_COMPARE;
     int64_t total = run->pictures.count;
     run->items = arena_array(&run->memory, (uint64_t)total, sizeof *run->items);
-    if (!run->items || !lab_set_init(&run->labels, &run->memory, total + 2) || !lab_set_init(&run->stems, &run->memory, total))
+    run->look = arena_array(&run->memory, (uint64_t)total, sizeof *run->look);
+    if (!run->items || !run->look || !lab_set_init(&run->labels, &run->memory, total + 2) || !lab_set_init(&run->stems, &run->memory, total))
         return err_memory(error, (uint64_t)total * sizeof *run->items);
-    if (classes_path) lab_set_add(&run->labels, classes_path); /* a picture called classes.jpg must not write there */
-    lab_set_add(&run->labels, options->source);                /* nor may list.jpg over list.txt */
+    if (run->classes_path) lab_set_add(&run->labels, run->classes_path); /* a picture called classes.jpg must not write there */
+    lab_set_add(&run->labels, options->source);                          /* nor may list.jpg over list.txt */
     for (int64_t i = 0; i < total; i++) {
         if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture");
-        lab_item *item = &run->items[run->count];
-        *item = (lab_item){.picture = run->pictures.paths[i]};
+        lab_item *item = &run->items[run->item_count];
+        *item = (lab_item){.picture = run->pictures.paths[i], .file = -1, .voc_file = -1};
         if (!lab_place(run, item)) return err_memory(error, 4096);
         if (item->label && !lab_set_add(&run->labels, item->label)) {
             run->report->clashes++;
             log_write(&options->log, YOLO_LOG_WARNING, "%s: not labelled, because %s belongs to another file; rename one of them",
                       item->picture, item->label);
-        } else if (item->label && options->existing == YOLO_EXISTING_SKIP && os_path_kind(item->label) != OS_NOTHING) run->report->skipped++;
-        else run->count++;
+            continue;
+        }
+        const bool there = item->label && os_path_kind(item->label) != OS_NOTHING;
+        if (item->label && (options->existing == YOLO_EXISTING_SKIP ? there : comparing && !there)) run->report->skipped++;
+        else run->look[run->count++] = run->item_count;
+        run->item_count++;
     }
     if (run->report->skipped)
-        log_write(&options->log, YOLO_LOG_INFO, "%lld of %lld pictures have a label file already: left as they are",
-                  (long long)run->report->skipped, (long long)total);
+        log_write(&options->log, YOLO_LOG_INFO, comparing ? "%lld of %lld pictures have no label file to compare with"
+                  : "%lld of %lld pictures have a label file already: left as they are", (long long)run->report->skipped, (long long)total);
     return YOLO_OK;
 }
 
@@ -23334,7 +24291,7 @@ static yolo_status lab_make_folders(lab_run *run, yolo_error *error) {
     yolo_status status = options->out ? path_make_directories(options->out, error) : YOLO_OK;
     char *before = NULL;
     for (int64_t i = 0; i < run->count && status == YOLO_OK; i++) {
-        const lab_item *item = &run->items[i];
+        const lab_item *item = &run->items[run->look[i]];
         char *label = item->label ? path_parent(item->label) : NULL, *file = NULL, *drawn = NULL;
         if (options->out && (file = path_join(options->out, item->stem))) drawn = path_parent(file);
         if ((item->label && !label) || (options->out && !drawn)) status = err_memory(error, 4096);
@@ -23350,21 +24307,280 @@ static yolo_status lab_make_folders(lab_run *run, yolo_error *error) {
     return status;
 }
 
-/* Writes classes.txt; one that says something else is a person's and stays. */
-static yolo_status lab_write_classes(const lab_run *run, const char *path, yolo_error *error) {
+/* ---- what is kept for undo */
+
+/* All that decides what this run makes of the tree: the same again continues it. */
+static uint64_t lab_key(const lab_run *run) {
+    const yolo_label_options *o = run->options;
+    const yolo_predict_options *p = &o->predict;
     const net *net = &run->model->checkpoint.net;
-    str names = {0};
+    const char *const texts[] = {o->source, o->out, o->classes, o->class_conf, o->rename, o->also};
+    const double numbers[] = {p->imgsz, (double)p->conf, (double)p->iou, p->max_det, p->agnostic_nms, p->rect, o->existing, o->save_conf, o->empty_labels,
+                              o->classes_file, (double)o->merge_iou, o->review, p->class_count};
+    uint64_t key = hash_bytes(run->model->checkpoint.params, (size_t)net->param_elements * sizeof(float), 1);
+    for (int i = 0; i < YOLO_COUNT(texts); i++) key = hash_bytes(texts[i] ? texts[i] : "", texts[i] ? strlen(texts[i]) + 1 : 0, key);
+    for (int i = 0; i < net->class_count; i++) key = hash_bytes(net->names[i], strlen(net->names[i]) + 1, key);
+    if (p->classes) key = hash_bytes(p->classes, (size_t)p->class_count * sizeof *p->classes, key);
+    return hash_bytes(numbers, sizeof numbers, key);
+}
+
+/* Is this one of the words of options->also? */
+static bool lab_also(const yolo_label_options *options, const char *format) {
+    char word[LAB_MAX_WORD], stop = 0;
+    for (const char *at = options->also; at && *at;)
+        if (!lab_word(&at, ",", word, &stop) || str_equal_fold(word, format)) return true;
+    return false;
+}
+
+static yolo_status lab_check_also(const yolo_label_options *options, yolo_error *error) {
+    char word[LAB_MAX_WORD], stop = 0;
+    for (const char *at = options->also; at && *at;)
+        if (!lab_word(&at, ",", word, &stop) || !(str_equal_fold(word, "coco") || str_equal_fold(word, "csv") || str_equal_fold(word, "voc")))
+            return err_set(error, YOLO_ERROR_USAGE, "also=%.80s: expected a list of coco, csv and voc", options->also);
+    if (options->also && *options->also && options->existing == YOLO_EXISTING_COMPARE)
+        return err_set(error, YOLO_ERROR_USAGE, "also=%.80s: existing=compare writes no labels, leave one of them out", options->also);
+    return YOLO_OK;
+}
+
+/* A file of the whole run that is written over whatever is there. */
+static yolo_status lab_side_file(lab_run *run, const char *name, char **path, int64_t *file, yolo_error *error) {
+    const char *refusal;
+    char *joined = *path ? NULL : path_join(run->out, name);
+    if (joined) *path = arena_text(&run->memory, joined, strlen(joined));
+    mem_free(joined);
+    if (!*path) return err_memory(error, 4096);
+    if (!run->undo.roots[0]) return YOLO_OK;
+    *file = undo_find(&run->undo, *path, &refusal);
+    if (*file == -2) return err_memory(error, 4096);
+    return *file >= 0 ? YOLO_OK : err_set(error, YOLO_ERROR_IO, "%s: cannot be replaced: %s", *path, refusal);
+}
+
+/* Decides about one label that is to be replaced or made: false where it is done, or nobody may. */
+static yolo_status lab_keep_label(lab_run *run, lab_item *item, bool continued, bool *wanted, yolo_error *error) {
+    const char *refusal = NULL;
+    undo_state state = UNDO_BEFORE;
+    bool done = false;
+    item->file = undo_find(&run->undo, item->label, &refusal);
+    if (item->file == -2) return err_memory(error, 4096);
+    yolo_status status = item->file >= 0 && continued && item->file < run->undo.known ? undo_is_done(&run->undo, &run->undo.files[item->file], &done, &state, error) : YOLO_OK;
+    if (item->file >= 0 && state == UNDO_CHANGED) refusal = "somebody changed it since the run was cut short", item->file = -1;
+    *wanted = item->file >= 0 && !done;
+    run->report->continued += done;
+    run->report->skipped += item->file < 0;
+    if (item->file < 0) log_write(&run->options->log, YOLO_LOG_WARNING, "%s: left as it is: %s", item->label, refusal);
+    return status;
+}
+
+/* The .xml of a picture; one that is somebody's is left alone where labels are. */
+static yolo_status lab_keep_voc(lab_run *run, lab_item *item, yolo_error *error) {
+    const char *refusal;
+    if (!item->label) return YOLO_OK;
+    char *path = path_with_extension(item->label, ".xml");
+    if (path) item->voc = arena_text(&run->memory, path, strlen(path));
+    mem_free(path);
+    if (!item->voc || (item->voc_file = undo_find(&run->undo, item->voc, &refusal)) == -2) return err_memory(error, 4096);
+    const bool theirs = run->options->existing == YOLO_EXISTING_SKIP && item->voc_file >= run->undo.known && os_path_kind(item->voc) != OS_NOTHING;
+    if (item->voc_file < 0) log_write(&run->options->log, YOLO_LOG_WARNING, "%s: left as it is: %s", item->voc, refusal);
+    if (theirs) run->undo.count--, item->voc_file = -1; /* it was the last */
+    return YOLO_OK;
+}
+
+/* classes.txt: made where there is none. One that says something else is a person's and stays, but where all labels of its folder
+   are replaced, or where names are added. */
+static yolo_status lab_plan_classes(lab_run *run, yolo_error *error) {
     uint8_t *bytes = NULL;
     size_t size = 0;
-    for (int i = 0; i < net->class_count; i++) str_format(&names, "%s\n", net->names[i]);
-    yolo_status status = names.failed ? err_memory(error, 4096) : YOLO_OK;
-    if (status == YOLO_OK && os_path_kind(path) == OS_NOTHING) status = path_write(path, names.text, (size_t)names.length, false, error);
-    else if (status == YOLO_OK && (path_read(path, 1 << 24, &bytes, &size, NULL) != YOLO_OK || size != (size_t)names.length ||
-                                   memcmp(bytes, names.text, size)))
-        log_write(&run->options->log, YOLO_LOG_WARNING, "%s: is not the model's list of classes; left as it is", path);
+    const yolo_existing existing = run->options->existing;
+    if (!run->classes_path || existing == YOLO_EXISTING_COMPARE) return YOLO_OK;
+    const bool missing = os_path_kind(run->classes_path) == OS_NOTHING;
+    const bool same = !missing && path_read(run->classes_path, 1 << 24, &bytes, &size, NULL) == YOLO_OK && size == (size_t)run->classes_text.length &&
+                      !memcmp(bytes, run->classes_text.text, size);
+    const bool replaced = existing == YOLO_EXISTING_MERGE || (existing == YOLO_EXISTING_REPLACE && os_path_kind(run->options->source) == OS_DIRECTORY);
     mem_free(bytes);
-    str_free(&names);
+    if (!missing && !same && !replaced) log_write(&run->options->log, YOLO_LOG_WARNING, "%s: is not the model's list of classes; left as it is", run->classes_path);
+    if (!same && (missing || replaced) && existing != YOLO_EXISTING_SKIP && run->undo.roots[0])
+        return lab_side_file(run, NULL, &run->classes_path, &run->classes_file, error);
+    if (same || !missing) run->classes_path = NULL;
+    return YOLO_OK;
+}
+
+/* Names all files that the run may replace or make, and has them copied. */
+static yolo_status lab_keep(lab_run *run, yolo_error *error) {
+    const yolo_label_options *options = run->options;
+    const bool over = options->existing == YOLO_EXISTING_REPLACE || options->existing == YOLO_EXISTING_MERGE;
+    const bool kept = options->save_labels && !options->labels_subfolder && (over || (options->also && *options->also));
+    bool continued = false;
+    int64_t count = run->count;
+    yolo_status status = kept ? path_make_directories(run->out, error) : YOLO_OK;
+    if (kept && status == YOLO_OK) status = undo_roots(&run->undo, run->out, !options->out, error);
+    if (kept && status == YOLO_OK) status = undo_begin(&run->undo, lab_key(run), run->item_count * 2 + 4, &continued, error);
+    if (kept && status == YOLO_OK) snprintf(run->report->undo, sizeof run->report->undo, "%s", run->undo.name);
+    if (status == YOLO_OK) status = lab_plan_classes(run, error);
+    if (status == YOLO_OK && options->review) status = lab_side_file(run, "review.csv", &run->review_path, &run->review_file, error);
+    if (!kept || status != YOLO_OK) return status;
+    run->count = 0;
+    for (int64_t i = 0; i < count && status == YOLO_OK; i++) {
+        bool wanted = true;
+        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture: nothing was replaced");
+        if (over) status = lab_keep_label(run, &run->items[run->look[i]], continued, &wanted, error);
+        if (wanted) run->look[run->count++] = run->look[i];
+    }
+    for (int64_t i = 0; i < run->item_count && status == YOLO_OK && lab_also(options, "voc"); i++) status = lab_keep_voc(run, &run->items[i], error);
+    if (status == YOLO_OK && lab_also(options, "coco")) status = lab_side_file(run, "labels.coco.json", &run->coco_path, &run->coco_file, error);
+    if (status == YOLO_OK && lab_also(options, "csv")) status = lab_side_file(run, "labels.csv", &run->csv_path, &run->csv_file, error);
+    if (status == YOLO_OK) status = undo_keep_all(&run->undo, error);
+    if (status == YOLO_OK && continued)
+        log_write(&options->log, YOLO_LOG_INFO, "run %s, which was cut short, goes on: it has done %lld of %lld pictures", run->undo.name,
+                  (long long)run->report->continued, (long long)count);
     return status;
+}
+
+/* Writes a file under its number in undo, or -1. */
+static yolo_status lab_put(lab_run *run, const char *path, int64_t file, const str *text, yolo_error *error) {
+    yolo_status status = text->failed ? err_memory(error, (uint64_t)text->length) : YOLO_OK;
+    const size_t size = (size_t)text->length;
+    if (status == YOLO_OK && file >= 0) status = undo_write(&run->undo, file, undo_digest(text->text, size), error);
+    return status == YOLO_OK ? path_write(path, text->text ? text->text : "", size, false, error) : status;
+}
+
+/* ---- a person's boxes and a model's */
+
+/* Intersection over union. */
+static float lab_iou(const yolo_box *a, const yolo_box *b) {
+    float w = YOLO_MIN(a->x2, b->x2) - YOLO_MAX(a->x1, b->x1), h = YOLO_MIN(a->y2, b->y2) - YOLO_MAX(a->y1, b->y1);
+    float both = w > 0 && h > 0 ? w * h : 0, all = (a->x2 - a->x1) * (a->y2 - a->y1) + (b->x2 - b->x1) * (b->y2 - b->y1) - both;
+    return all > 0 ? both / all : 0;
+}
+
+/* The boxes of a label file, in pixels; confidence 0 where none is said. */
+static yolo_status lab_read_boxes(const char *label, int width, int height, yolo_boxes *boxes, yolo_error *error) {
+    lbl_list list;
+    *boxes = (yolo_boxes){0};
+    yolo_status status = lbl_read(label, 0, &list, NULL, error);
+    if (status == YOLO_OK && list.count > INT_MAX) status = err_memory(error, (uint64_t)list.count);
+    if (status == YOLO_OK && !(boxes->items = mem_array((uint64_t)list.count, sizeof *boxes->items))) status = err_memory(error, (uint64_t)list.count * sizeof *boxes->items);
+    for (int64_t i = 0; status == YOLO_OK && i < list.count; i++) {
+        const lbl_box *b = &list.items[i];
+        boxes->items[boxes->count++] = (yolo_box){(float)((b->x - b->w / 2) * width), (float)((b->y - b->h / 2) * height), (float)((b->x + b->w / 2) * width),
+                                                  (float)((b->y + b->h / 2) * height), (float)b->confidence, b->class_id};
+    }
+    lbl_list_free(&list);
+    return status;
+}
+
+typedef struct lab_pair { float iou; int person, model; bool same; } lab_pair;
+
+/* Pairs of one class first, then by falling overlap. */
+static int lab_pair_order(const void *left, const void *right) {
+    const lab_pair *a = left, *b = right;
+    if (a->same != b->same) return a->same ? -1 : 1;
+    if (a->iou != b->iou) return a->iou > b->iou ? -1 : 1;
+    return a->person != b->person ? a->person - b->person : a->model - b->model;
+}
+
+static void lab_differ(lab_item *item, bool rows, int kind, float iou, const yolo_box *person, const yolo_box *model) {
+    static const yolo_box none = {.class_id = -1};
+    item->differences[kind]++;
+    if (rows) item->rows[item->row_count++] = (lab_row){kind, iou, person ? *person : none, model ? *model : none};
+}
+
+/* Pairs the boxes, and counts; with `rows` keeps what differs. */
+static yolo_status lab_compare(lab_item *item, const yolo_boxes *person, const yolo_boxes *model, bool rows, yolo_error *error) {
+    lab_pair *pairs = NULL;
+    int64_t count = 0, capacity = 0;
+    bool good = true;
+    for (int i = 0; i < person->count && good; i++)
+        for (int k = 0; k < model->count && good; k++) {
+            const bool same = person->items[i].class_id == model->items[k].class_id;
+            const float iou = lab_iou(&person->items[i], &model->items[k]);
+            if (!(iou >= (same ? LAB_POOR_IOU : LAB_WRONG_IOU))) continue;
+            if ((good = mem_grow(&pairs, &capacity, count + 1, sizeof *pairs))) pairs[count++] = (lab_pair){iou, i, k, same};
+        }
+    const uint64_t boxes = (uint64_t)person->count + (uint64_t)model->count;
+    uint8_t *taken = good ? mem_array(boxes, 1) : NULL;
+    if (rows && taken) item->rows = mem_array(boxes, sizeof *item->rows);
+    if (!taken || (rows && !item->rows)) {
+        mem_free(taken);
+        mem_free(pairs);
+        return err_memory(error, boxes * sizeof *item->rows);
+    }
+    if (count) qsort(pairs, (size_t)count, sizeof *pairs, lab_pair_order);
+    for (int64_t i = 0; i < count; i++) {
+        const lab_pair *p = &pairs[i];
+        uint8_t *mine = &taken[p->person], *theirs = &taken[person->count + p->model];
+        if (*mine || *theirs) continue;
+        *mine = *theirs = 1;
+        lab_differ(item, rows, !p->same ? LAB_WRONG : p->iou < LAB_GOOD_IOU ? LAB_POOR : LAB_RIGHT, p->iou, &person->items[p->person], &model->items[p->model]);
+    }
+    for (int i = 0; i < person->count; i++)
+        if (!taken[i]) lab_differ(item, rows, LAB_MISSING, 0, &person->items[i], NULL);
+    for (int i = 0; i < model->count; i++)
+        if (!taken[person->count + i]) lab_differ(item, rows, LAB_EXTRA, 0, NULL, &model->items[i]);
+    mem_free(taken);
+    mem_free(pairs);
+    return YOLO_OK;
+}
+
+static int64_t *lab_difference(yolo_differences *d, int kind) {
+    int64_t *const counts[LAB_KINDS] = {&d->right, &d->poor, &d->wrong_class, &d->missing, &d->extra};
+    return counts[kind];
+}
+
+static int64_t lab_wrong_count(const lab_item *item) {
+    return (int64_t)item->differences[LAB_POOR] + item->differences[LAB_WRONG] + item->differences[LAB_MISSING] + item->differences[LAB_EXTRA];
+}
+
+/* ---- how sure the model is */
+
+static void lab_add_doubt(lab_doubt *doubt, lab_reason reason, float unsure) {
+    doubt->reasons |= (unsigned)reason;
+    doubt->unsure = YOLO_MAX(doubt->unsure, YOLO_CLAMP(unsure, 0.0f, 1.0f));
+}
+
+/* What speaks for a look at the picture; `margin`: the least way of a box from its threshold to 1, as a share; `near`: the largest share
+   of its threshold that a box below it has. */
+static void lab_doubt_boxes(const lab_run *run, lab_item *item, const yolo_boxes *boxes, float margin, float near) {
+    lab_doubt *doubt = &item->doubt;
+    const float iou = YOLO_MAX(run->options->predict.iou, LAB_CLOSE_IOU);
+    doubt->boxes = boxes->count;
+    if (boxes->count && margin < LAB_LOW) lab_add_doubt(doubt, LAB_IS_LOW, 1 - margin);
+    if (!boxes->count && near >= LAB_NEAR) lab_add_doubt(doubt, LAB_HAS_NEAR, near);
+    if (boxes->count >= run->options->predict.max_det) lab_add_doubt(doubt, LAB_IS_FULL, 1);
+    for (int i = 0; i < boxes->count; i++)
+        for (int k = 0; k < i; k++) {
+            const yolo_box *a = &boxes->items[i], *b = &boxes->items[k];
+            const float overlap = lab_iou(a, b);
+            if (!(overlap > LAB_CLOSE_IOU)) continue;
+            if (a->class_id == b->class_id) lab_add_doubt(doubt, LAB_HAS_DOUBLES, overlap / iou * a->confidence / b->confidence);
+            else lab_add_doubt(doubt, LAB_HAS_TWO_CLASSES, overlap * a->confidence / b->confidence);
+        }
+}
+
+/* Of what was found, keeps the boxes above the thresholds of their classes, gives them the labels' classes, and lets those of classes
+   that became one suppress each other. */
+static void lab_choose(const lab_run *run, lab_item *item, yolo_boxes *boxes) {
+    float margin = 1, near = 0;
+    int kept = 0;
+    for (int i = 0; i < boxes->count; i++) {
+        const yolo_box box = boxes->items[i];
+        const float threshold = run->thresholds[box.class_id];
+        bool good = box.confidence > threshold;
+        if (!good && threshold > 0) {
+            near = YOLO_MAX(near, box.confidence / threshold);
+            item->doubt.below = YOLO_MAX(item->doubt.below, box.confidence);
+        }
+        for (int k = 0; k < kept && good && run->joined; k++) {
+            const yolo_box *other = &boxes->items[k];
+            good = other->class_id == box.class_id || run->map[other->class_id] != run->map[box.class_id] || !(lab_iou(other, &box) > run->options->predict.iou);
+        }
+        if (!good || kept >= run->options->predict.max_det) continue;
+        margin = YOLO_MIN(margin, threshold < 1 ? (box.confidence - threshold) / (1 - threshold) : 0);
+        item->doubt.lowest = box.confidence;
+        boxes->items[kept++] = box;
+    }
+    boxes->count = kept;
+    for (int i = 0; i < kept; i++) boxes->items[i].class_id = run->map[boxes->items[i].class_id];
+    if (run->options->review) lab_doubt_boxes(run, item, boxes, margin, near);
 }
 
 /* ---- the work on a picture, on a lane's thread */
@@ -23387,8 +24603,8 @@ static yolo_status lab_cut(const yolo_image *image, const yolo_box *box, yolo_im
 }
 
 /* A class name as the name of a folder on any system. */
-static void lab_folder_name(const net *net, int class_id, char *name, size_t size) {
-    snprintf(name, size, "%s", net->names[class_id]);
+static void lab_folder_name(const char *class_name, int class_id, char *name, size_t size) {
+    snprintf(name, size, "%s", class_name);
     for (char *p = name; *p; p++)
         if ((unsigned char)*p < 32 || strchr("/\\:*?\"<>|", *p)) *p = '_';
     size_t length = strlen(name);
@@ -23413,7 +24629,7 @@ static yolo_status lab_write_crop(const lab_run *run, const lab_item *item, cons
     yolo_image cut = {0};
     int before = 0; /* crops of this class that the picture has already */
     for (int j = 0; j < index; j++) before += picture->boxes.items[j].class_id == box->class_id;
-    lab_folder_name(&run->model->checkpoint.net, box->class_id, class_name, sizeof class_name);
+    lab_folder_name(run->names[box->class_id], box->class_id, class_name, sizeof class_name);
     str_format(&folder, "%s/crops/%s", run->options->out, class_name);
     str_add(&stem, item->stem);
     for (int number = 2; before && !stem.failed; number++) {
@@ -23430,106 +24646,636 @@ static yolo_status lab_write_crop(const lab_run *run, const lab_item *item, cons
     return status;
 }
 
+/* Crops and the picture with its boxes drawn in. */
+static yolo_status lab_draw(const lab_run *run, const lab_item *item, pipe_picture *picture, yolo_error *error) {
+    const yolo_label_options *options = run->options;
+    yolo_status status = YOLO_OK;
+    for (int i = 0; options->save_crop && i < picture->boxes.count && status == YOLO_OK; i++)
+        status = lab_write_crop(run, item, picture, i, error);
+    if (!options->save_images || status != YOLO_OK) return status;
+    int line_width = options->line_width ? options->line_width : img_line_width(&picture->image);
+    for (int i = picture->boxes.count - 1; i >= 0; i--) /* the surest box on top */
+        img_draw_box(&picture->image, &picture->boxes.items[i], run->names[picture->boxes.items[i].class_id], line_width);
+    return lab_write_image(options->out, item->stem, &picture->image, error);
+}
+
+/* The label is somebody's: the picture is left alone, and `why` told when its turn comes. */
+static yolo_status lab_leave(lab_item *item, const char *why, yolo_error *error) {
+    item->skipped = true;
+    return (item->complaint = str_copy(why)) ? YOLO_OK : err_memory(error, strlen(why));
+}
+
+/* The text of a merged label: what is there, and the boxes that overlap none of their class. */
+static yolo_status lab_merge(const lab_run *run, lab_item *item, const pipe_picture *picture, const yolo_boxes *person, str *text, yolo_error *error) {
+    uint8_t *bytes;
+    size_t size;
+    yolo_status status = path_read(item->label, LBL_MAX_TEXT, &bytes, &size, error);
+    if (status != YOLO_OK) return status;
+    str_append(text, (const char *)bytes, size);
+    if (size && bytes[size - 1] != '\n') str_append(text, "\n", 1);
+    for (int i = 0; i < picture->boxes.count; i++) {
+        yolo_box *box = &picture->boxes.items[i];
+        bool there = false;
+        for (int k = 0; k < person->count && !there; k++) there = person->items[k].class_id == box->class_id && lab_iou(&person->items[k], box) > run->options->merge_iou;
+        if (there) continue;
+        lbl_text(text, &(yolo_boxes){box, 1}, picture->width, picture->height, run->options->save_conf);
+        item->added++;
+    }
+    if (!item->added) { /* not even the missing newline */
+        text->length = 0;
+        str_append(text, (const char *)bytes, size);
+    }
+    mem_free(bytes);
+    return status;
+}
+
+/* Writes the label of a picture whose boxes are chosen; `person`: those that are there. */
+static yolo_status lab_write_label(lab_run *run, lab_item *item, const pipe_picture *picture, const yolo_boxes *person, yolo_error *error) {
+    const bool merge = run->options->existing == YOLO_EXISTING_MERGE && os_path_kind(item->label) == OS_FILE;
+    undo_state state = UNDO_BEFORE;
+    str text = {0};
+    yolo_status status = YOLO_OK;
+    if (item->file < 0 && run->options->existing == YOLO_EXISTING_SKIP && os_path_kind(item->label) != OS_NOTHING) return item->skipped = true, YOLO_OK;
+    if (merge) status = lab_merge(run, item, picture, person, &text, error);
+    else lbl_text(&text, &picture->boxes, picture->width, picture->height, run->options->save_conf);
+    if (status == YOLO_OK && item->file >= 0) status = undo_look(&run->undo, &run->undo.files[item->file], &state, error);
+    if (status == YOLO_OK && state == UNDO_CHANGED) status = lab_leave(item, "somebody changed it while the run went on: left as it is", error);
+    else if (status == YOLO_OK && merge && !item->added && !text.failed) status = undo_write(&run->undo, item->file, undo_digest(text.text, (size_t)text.length), error);
+    else if (status == YOLO_OK) status = lab_put(run, item->label, item->file, &text, error);
+    str_free(&text);
+    return status;
+}
+
 static yolo_status lab_work(void *user, pipe_picture *picture, yolo_error *error) {
     lab_run *run = user;
     const yolo_label_options *options = run->options;
-    lab_item *item = &run->items[picture->index];
-    yolo_status status = YOLO_OK;
+    lab_item *item = &run->items[run->look[picture->index]];
+    yolo_boxes person = {0};
     if (picture->damage) return YOLO_OK;
-    for (int i = 0; options->save_crop && i < picture->boxes.count && status == YOLO_OK; i++)
-        status = lab_write_crop(run, item, picture, i, error);
-    if (options->save_images && status == YOLO_OK) {
-        const net *net = &run->model->checkpoint.net;
-        int line_width = options->line_width ? options->line_width : img_line_width(&picture->image);
-        for (int i = picture->boxes.count - 1; i >= 0; i--) /* the surest box on top */
-            img_draw_box(&picture->image, &picture->boxes.items[i], net->names[picture->boxes.items[i].class_id], line_width);
-        status = lab_write_image(options->out, item->stem, &picture->image, error);
-    }
+    item->width = picture->width;
+    item->height = picture->height;
+    lab_choose(run, item, &picture->boxes);
+    const bool theirs = options->existing == YOLO_EXISTING_MERGE || options->existing == YOLO_EXISTING_COMPARE ||
+                        (options->existing == YOLO_EXISTING_REPLACE && options->review && run->comparable);
+    yolo_status status = lab_draw(run, item, picture, error);
     if (!item->label || status != YOLO_OK || (!picture->boxes.count && !options->empty_labels)) return status;
-    item->skipped = options->existing == YOLO_EXISTING_SKIP && os_path_kind(item->label) != OS_NOTHING;
-    return item->skipped ? YOLO_OK : lbl_write(item->label, &picture->boxes, picture->width, picture->height, options->save_conf, error);
+    const bool there = theirs && os_path_kind(item->label) == OS_FILE;
+    if (there && (status = lab_read_boxes(item->label, picture->width, picture->height, &person, error)) != YOLO_OK) {
+        if (status == YOLO_ERROR_MEMORY) return status;
+        return options->existing == YOLO_EXISTING_REPLACE ? lab_write_label(run, item, picture, &person, error) : lab_leave(item, error ? error->message : "cannot be read", error);
+    }
+    if (there) status = lab_compare(item, &person, &picture->boxes, options->existing == YOLO_EXISTING_COMPARE, error);
+    const int64_t wrong = lab_wrong_count(item), all = wrong + item->differences[LAB_RIGHT];
+    if (wrong) lab_add_doubt(&item->doubt, LAB_DIFFERS, (float)wrong / (float)all);
+    if (status == YOLO_OK && options->existing != YOLO_EXISTING_COMPARE) status = lab_write_label(run, item, picture, &person, error);
+    mem_free(person.items);
+    return status;
+}
+
+/* ---- lists: review.csv, compare.csv ---- UTF-8 with a byte order mark, without which Excel takes Korean for something else */
+
+#define LAB_MARK "\xef\xbb\xbf"
+
+/* A field; with a comma before it where it is not the first of its line. */
+static void lab_csv(str *s, const char *text) {
+    if (s->length && s->text[s->length - 1] != '\n' && s->length != (int64_t)strlen(LAB_MARK)) str_append(s, ",", 1);
+    if (!strpbrk(text, ",\"\r\n")) {
+        str_add(s, text);
+        return;
+    }
+    str_append(s, "\"", 1);
+    for (; *text; text++) str_append(s, *text == '"' ? "\"\"" : text, *text == '"' ? 2 : 1);
+    str_append(s, "\"", 1);
+}
+
+/* A number; an empty field for what is not one. */
+static void lab_csv_number(str *s, double number, int decimals) {
+    str_append(s, ",", 1);
+    if (isfinite(number)) str_decimals(s, number, decimals);
+}
+
+typedef struct lab_line { double worth; const char *picture; const char *text; size_t length; const lab_item *item; } lab_line;
+
+static int lab_line_order(const void *left, const void *right) {
+    const lab_line *a = left, *b = right;
+    if (a->worth != b->worth) return a->worth > b->worth ? -1 : 1;
+    return strcmp(a->picture, b->picture);
+}
+
+static int lab_item_order(const void *picture, const void *item) { return strcmp(picture, ((const lab_item *)item)->picture); }
+
+/* A line of an earlier review.csv, where its picture is of this run, which does not look at it. `at` moves behind the line. */
+static bool lab_old_line(const lab_run *run, const char **at, const char *end, char *picture, lab_line *line) {
+    const char *begin = *at, *stop = memchr(begin, '\n', (size_t)(end - begin));
+    size_t length = 0;
+    *at = stop ? stop + 1 : end;
+    if (!stop) return false;
+    const char *comma = memchr(begin, ',', (size_t)(stop - begin)), *p = comma ? memchr(comma + 1, ',', (size_t)(stop - comma - 1)) : NULL;
+    if (!p || !str_to_number(begin, (size_t)(comma - begin), &line->worth)) return false;
+    const bool quoted = *++p == '"';
+    for (p += quoted; p < stop && (quoted ? *p != '"' || p[1] == '"' : *p != ','); p++) {
+        p += quoted && *p == '"';
+        if (length + 1 < DATA_PATH_SIZE) picture[length++] = *p;
+    }
+    picture[length] = 0;
+    const lab_item *item = bsearch(picture, run->items, (size_t)run->item_count, sizeof *run->items, lab_item_order);
+    if (!item || item->looked) return false;
+    line->picture = item->picture;
+    line->text = begin;
+    line->length = (size_t)(stop + 1 - begin);
+    return true;
+}
+
+static void lab_review_line(str *s, const lab_item *item) {
+    static const struct { lab_reason reason; const char *name; } reasons[] = {
+        {LAB_IS_LOW, "low confidence"}, {LAB_HAS_TWO_CLASSES, "two classes in one place"}, {LAB_HAS_DOUBLES, "two boxes in one place"}, {LAB_IS_FULL, "more boxes than max_det"},
+        {LAB_HAS_NEAR, "nothing but a box just below its threshold"}, {LAB_DIFFERS, "differs from the label"}};
+    const lab_doubt *doubt = &item->doubt;
+    char joined[256] = "";
+    for (int i = 0; i < YOLO_COUNT(reasons); i++) {
+        const size_t length = strlen(joined);
+        if (doubt->reasons & (unsigned)reasons[i].reason) snprintf(joined + length, sizeof joined - length, "%s%s", length ? "; " : "", reasons[i].name);
+    }
+    str_decimals(s, (double)doubt->unsure, 4);
+    lab_csv(s, joined);
+    lab_csv(s, item->picture);
+    lab_csv(s, item->label ? item->label : "");
+    str_format(s, ",%d", doubt->boxes);
+    lab_csv_number(s, doubt->boxes ? (double)doubt->lowest : NAN, 4);
+    lab_csv_number(s, doubt->below > 0 ? (double)doubt->below : NAN, 4);
+    str_format(s, ",%lld\n", (long long)lab_wrong_count(item));
+}
+
+/* Writes review.csv: what this run found, and of an earlier list the pictures that it did not look at. */
+static yolo_status lab_write_review(lab_run *run, yolo_error *error) {
+    uint8_t *bytes = NULL;
+    const char *at = NULL, *end = NULL;
+    str s = {0};
+    int64_t count = 0, capacity = 0;
+    lab_line *lines = NULL, line = {0};
+    char *picture = mem_alloc(DATA_PATH_SIZE);
+    const double start = os_clock();
+    bool good = picture != NULL;
+    for (int64_t i = 0; i < run->count && good; i++) {
+        const lab_item *item = &run->items[run->look[i]];
+        if (!item->looked || !item->doubt.reasons || !(good = mem_grow(&lines, &capacity, count + 1, sizeof *lines))) continue;
+        lines[count++] = (lab_line){(double)item->doubt.unsure, item->picture, NULL, 0, item};
+    }
+    if (good && os_path_kind(run->review_path) == OS_FILE && data_read_text(run->review_path, DATA_MAX_TEXT, &bytes, &at, &end, NULL) == YOLO_OK)
+        while (at < end && good)
+            if (lab_old_line(run, &at, end, picture, &line) && (good = mem_grow(&lines, &capacity, count + 1, sizeof *lines))) lines[count++] = line;
+    if (count && good) qsort(lines, (size_t)count, sizeof *lines, lab_line_order);
+    str_add(&s, LAB_MARK "unsure,reasons,picture,label,boxes,lowest_confidence,below_threshold,differences\n");
+    for (int64_t i = 0; i < count; i++)
+        if (lines[i].item) lab_review_line(&s, lines[i].item);
+        else str_append(&s, lines[i].text, lines[i].length);
+    yolo_status status = good ? lab_put(run, run->review_path, run->review_file, &s, error) : err_memory(error, 65536);
+    mem_free(picture);
+    mem_free(bytes);
+    mem_free(lines);
+    str_free(&s);
+    run->review_written = os_clock();
+    run->review_took = run->review_written - start;
+    return status;
+}
+
+static const char *lab_class_text(const lab_run *run, int class_id, char number[16]) {
+    snprintf(number, 16, "%d", class_id);
+    return class_id < 0 ? "" : class_id < run->name_count ? run->names[class_id] : number;
+}
+
+static void lab_compare_line(const lab_run *run, str *s, const lab_item *item, const lab_row *row) {
+    static const char *const kinds[LAB_KINDS] = {"right", "poorly placed", "wrong class", "missing", "extra"};
+    const yolo_box *boxes[] = {&row->person, &row->model};
+    char number[16];
+    lab_csv(s, item->picture);
+    str_format(s, ",%lld", (long long)lab_wrong_count(item));
+    lab_csv(s, kinds[row->kind]);
+    for (int i = 0; i < 2; i++) lab_csv(s, lab_class_text(run, boxes[i]->class_id, number));
+    lab_csv_number(s, row->iou > 0 ? (double)row->iou : NAN, 4);
+    lab_csv_number(s, row->model.class_id >= 0 ? (double)row->model.confidence : NAN, 4);
+    for (int i = 0; i < 2; i++) {
+        const float sides[] = {boxes[i]->x1, boxes[i]->y1, boxes[i]->x2, boxes[i]->y2};
+        for (int k = 0; k < 4; k++) lab_csv_number(s, boxes[i]->class_id >= 0 ? (double)sides[k] : NAN, 1);
+    }
+    str_append(s, "\n", 1);
+}
+
+/* Writes compare.csv: a line a difference, the picture with most of them first. */
+static yolo_status lab_write_compare(lab_run *run, yolo_error *error) {
+    static const int order[] = {LAB_MISSING, LAB_EXTRA, LAB_WRONG, LAB_POOR};
+    char *path = path_join(run->out, "compare.csv");
+    lab_line *lines = mem_array((uint64_t)run->count, sizeof *lines);
+    str s = {0};
+    yolo_status status = path && lines ? YOLO_OK : err_memory(error, (uint64_t)run->count * sizeof *lines);
+    for (int64_t i = 0; i < run->count && lines; i++) {
+        const lab_item *item = &run->items[run->look[i]];
+        lines[i] = (lab_line){(double)lab_wrong_count(item), item->picture, NULL, 0, item};
+    }
+    if (run->count && lines) qsort(lines, (size_t)run->count, sizeof *lines, lab_line_order);
+    str_add(&s, LAB_MARK "picture,differences,kind,person_class,model_class,iou,confidence,person_x1,person_y1,person_x2,person_y2,model_x1,model_y1,model_x2,model_y2\n");
+    for (int64_t i = 0; i < run->count && status == YOLO_OK; i++)
+        for (int k = 0; k < YOLO_COUNT(order); k++)
+            for (int row = 0; row < lines[i].item->row_count; row++)
+                if (lines[i].item->rows[row].kind == order[k]) lab_compare_line(run, &s, lines[i].item, &lines[i].item->rows[row]);
+    if (status == YOLO_OK) status = lab_put(run, path, -1, &s, error);
+    mem_free(path);
+    mem_free(lines);
+    str_free(&s);
+    return status;
+}
+
+/* ---- more formats: what the label files say after the run */
+
+typedef struct lab_formats {
+    lab_run *run;
+    json coco, annotations;  /* they go to the files as they grow */
+    str csv;
+    FILE *files[3];          /* coco, csv, and annotations, which come behind the pictures: as lab_staged */
+    char *staged[3];         /* their paths until they are whole */
+    int64_t boxes;
+    uint32_t *ids;           /* of pictures, taken: open addressing */
+    uint64_t id_capacity;
+} lab_formats;
+
+/* A number that a picture has as long as its path stays, whatever pictures come and go: a hash, or the next one that is free. */
+static uint32_t lab_picture_id(lab_formats *f, const char *name) {
+    uint32_t id = (uint32_t)(hash_bytes(name, strlen(name), 0) % 0x7fffffff) + 1;
+    for (;; id = id % 0x7fffffff + 1) {
+        uint64_t at = id % f->id_capacity;
+        while (f->ids[at] && f->ids[at] != id) at = (at + 1) % f->id_capacity;
+        if (f->ids[at]) continue;
+        return f->ids[at] = id;
+    }
+}
+
+static void lab_coco_image(lab_formats *f, const lab_item *item, const char *name, uint32_t id) {
+    json *j = &f->coco;
+    json_object(j, NULL);
+    json_int(j, "id", id);
+    json_text(j, "file_name", name);
+    json_int(j, "width", item->width);
+    json_int(j, "height", item->height);
+    json_end(j);
+}
+
+static void lab_coco_box(lab_formats *f, const yolo_box *b, uint32_t id) {
+    json *j = &f->annotations;
+    const double sides[] = {(double)b->x1, (double)b->y1, (double)b->x2 - (double)b->x1, (double)b->y2 - (double)b->y1};
+    json_object(j, NULL);
+    json_int(j, "id", ++f->boxes);
+    json_int(j, "image_id", id);
+    json_int(j, "category_id", b->class_id + 1);
+    json_array(j, "bbox");
+    for (int k = 0; k < 4; k++) json_number(j, NULL, sides[k], 3);
+    json_end(j);
+    json_number(j, "area", sides[2] * sides[3], 3);
+    json_int(j, "iscrowd", 0);
+    json_array(j, "segmentation");
+    json_end(j);
+    if (b->confidence > 0) json_number(j, "score", (double)b->confidence, 6);
+    json_end(j);
+}
+
+static void lab_csv_box(lab_formats *f, const lab_item *item, const char *name, const yolo_box *b) {
+    const float sides[] = {b->x1, b->y1, b->x2, b->y2};
+    char number[16];
+    str *s = &f->csv;
+    lab_csv(s, name);
+    str_format(s, ",%d,%d,%d", item->width, item->height, b->class_id);
+    lab_csv(s, lab_class_text(f->run, b->class_id, number));
+    for (int k = 0; k < 4; k++) lab_csv_number(s, (double)sides[k], 2);
+    lab_csv_number(s, b->confidence > 0 ? (double)b->confidence : NAN, 6);
+    str_append(s, "\n", 1);
+}
+
+/* Text between tags; what XML cannot hold becomes U+FFFD. */
+static void lab_xml(str *s, const char *tag, const char *text) {
+    str_format(s, "<%s>", tag);
+    for (size_t part; *text; text += part) {
+        const unsigned char c = (unsigned char)*text;
+        part = c < 0x80 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+        if (strlen(text) < part || !str_is_utf8(text, part) || (c < 32 && !strchr("\t\n\r", c))) {
+            part = 1;
+            str_add(s, "\xef\xbf\xbd");
+        } else if (c == '&' || c == '<' || c == '>') str_add(s, c == '&' ? "&amp;" : c == '<' ? "&lt;" : "&gt;");
+        else str_append(s, text, part);
+    }
+    str_format(s, "</%s>\n", tag);
+}
+
+/* A Pascal VOC file: pixels are counted from 1, and both corners belong to the box. */
+static void lab_voc(const lab_run *run, str *s, const lab_item *item, const yolo_boxes *boxes) {
+    char number[16], *folder = path_parent(item->picture);
+    if (!folder) s->failed = true;
+    str_add(s, "<annotation>\n");
+    lab_xml(s, "folder", folder ? path_name(folder) : "");
+    lab_xml(s, "filename", path_name(item->picture));
+    lab_xml(s, "path", item->picture);
+    str_format(s, "<source>\n<database>Unknown</database>\n</source>\n<size>\n<width>%d</width>\n<height>%d</height>\n<depth>3</depth>\n</size>\n<segmented>0</segmented>\n",
+               item->width, item->height);
+    for (int i = 0; i < boxes->count; i++) {
+        const yolo_box *b = &boxes->items[i];
+        const int left = YOLO_CLAMP((int)floor((double)b->x1 + 0.5) + 1, 1, item->width), top = YOLO_CLAMP((int)floor((double)b->y1 + 0.5) + 1, 1, item->height);
+        str_add(s, "<object>\n");
+        lab_xml(s, "name", lab_class_text(run, b->class_id, number));
+        str_format(s, "<pose>Unspecified</pose>\n<truncated>0</truncated>\n<difficult>0</difficult>\n<bndbox>\n<xmin>%d</xmin>\n<ymin>%d</ymin>\n<xmax>%d</xmax>\n"
+                   "<ymax>%d</ymax>\n</bndbox>\n</object>\n", left, top, YOLO_CLAMP((int)floor((double)b->x2 + 0.5), left, item->width),
+                   YOLO_CLAMP((int)floor((double)b->y2 + 0.5), top, item->height));
+    }
+    str_add(s, "</annotation>\n");
+    mem_free(folder);
+}
+
+static yolo_status lab_flush_csv(lab_formats *f, yolo_error *error) {
+    str *s = &f->csv;
+    if (s->failed) return err_memory(error, (uint64_t)s->length);
+    if (s->length && fwrite(s->text, 1, (size_t)s->length, f->files[1]) != (size_t)s->length) return err_os(error, f->run->csv_path, "write");
+    s->length = 0;
+    return YOLO_OK;
+}
+
+/* A picture with a label into all formats. */
+static yolo_status lab_format_item(lab_formats *f, lab_item *item, yolo_error *error) {
+    lab_run *run = f->run;
+    yolo_boxes boxes = {0};
+    str xml = {0};
+    yolo_error why;
+    if (!item->label || os_path_kind(item->label) != OS_FILE) return YOLO_OK;
+    yolo_status status = item->width ? YOLO_OK : codec_size(item->picture, &item->width, &item->height, &why);
+    if (status == YOLO_OK) status = lab_read_boxes(item->label, item->width, item->height, &boxes, &why);
+    if (status == YOLO_ERROR_MEMORY) return *error = why, status;
+    if (status != YOLO_OK) { /* a damaged picture, or a label that is no text */
+        log_write(&run->options->log, YOLO_LOG_WARNING, "%s: left out of the other formats", why.message);
+        return YOLO_OK;
+    }
+    const char *below = undo_below(run->root, item->picture), *name = below ? below : item->picture;
+    const uint32_t id = lab_picture_id(f, name);
+    if (run->coco_path) lab_coco_image(f, item, name, id);
+    for (int i = 0; i < boxes.count; i++) {
+        if (run->coco_path) lab_coco_box(f, &boxes.items[i], id);
+        if (run->csv_path) lab_csv_box(f, item, name, &boxes.items[i]);
+    }
+    if (item->voc_file >= 0) {
+        lab_voc(run, &xml, item, &boxes);
+        status = lab_put(run, item->voc, item->voc_file, &xml, error);
+    }
+    str_free(&xml);
+    mem_free(boxes.items);
+    if (status == YOLO_OK && run->coco_path && f->coco.text.length > 1 << 16) status = json_flush(&f->coco, f->files[0], run->coco_path, error);
+    if (status == YOLO_OK && run->coco_path && f->annotations.text.length > 1 << 16) status = json_flush(&f->annotations, f->files[2], run->coco_path, error);
+    if (status == YOLO_OK && run->csv_path && f->csv.length > 1 << 16) status = lab_flush_csv(f, error);
+    return status;
+}
+
+static const char *const lab_staged[] = {"coco.new", "csv.new", "annotations.new"}; /* in the folder of the run, until they are whole */
+
+static yolo_status lab_open_formats(lab_formats *f, yolo_error *error) {
+    lab_run *run = f->run;
+    const bool wanted[] = {run->coco_path != NULL, run->csv_path != NULL, run->coco_path != NULL};
+    f->id_capacity = (uint64_t)run->item_count * 2 + 1;
+    if (!(f->ids = mem_array(f->id_capacity, sizeof *f->ids))) return err_memory(error, f->id_capacity * sizeof *f->ids);
+    for (int i = 0; i < YOLO_COUNT(wanted); i++) {
+        if (!wanted[i]) continue;
+        if (!(f->staged[i] = path_join(run->undo.folder, lab_staged[i]))) return err_memory(error, 4096);
+        if (!(f->files[i] = os_open(f->staged[i], "w+b"))) return err_os(error, f->staged[i], "create");
+    }
+    f->coco.lines = f->annotations.lines = 2;
+    json_object(&f->coco, NULL);
+    json_object(&f->coco, "info");
+    json_text(&f->coco, "description", "labels written by yolo");
+    json_text(&f->coco, "version", YOLO_VERSION);
+    json_end(&f->coco);
+    json_array(&f->coco, "images");
+    json_object(&f->annotations, NULL); /* the same object, whose first members are in the other file */
+    f->annotations.any[0] = true;
+    f->annotations.text.length = 0;
+    json_array(&f->annotations, "annotations");
+    str_add(&f->csv, LAB_MARK "image,width,height,class_id,class,x1,y1,x2,y2,confidence\n");
+    return YOLO_OK;
+}
+
+/* Ends the COCO file: annotations and categories behind the pictures. */
+static yolo_status lab_end_coco(lab_formats *f, yolo_error *error) {
+    const char *path = f->run->coco_path;
+    json *j = &f->annotations;
+    char chunk[4096];
+    json_end(&f->coco);
+    json_end(j);
+    json_array(j, "categories");
+    for (int i = 0; i < f->run->name_count; i++) {
+        json_object(j, NULL);
+        json_int(j, "id", i + 1);
+        json_text(j, "name", f->run->names[i]);
+        json_text(j, "supercategory", "object");
+        json_end(j);
+    }
+    json_end(j);
+    json_end(j);
+    yolo_status status = json_flush(&f->coco, f->files[0], path, error);
+    if (status == YOLO_OK) status = json_flush(j, f->files[2], path, error);
+    if (status == YOLO_OK && (fflush(f->files[2]) || fseek(f->files[2], 0, SEEK_SET))) status = err_os(error, path, "write");
+    for (size_t got; status == YOLO_OK && (got = fread(chunk, 1, sizeof chunk, f->files[2])) > 0;)
+        if (fwrite(chunk, 1, got, f->files[0]) != got) status = err_os(error, path, "write");
+    if (status == YOLO_OK && ferror(f->files[2])) status = err_os(error, path, "read");
+    return status;
+}
+
+/* Puts a whole file in its place. */
+static yolo_status lab_place_format(lab_formats *f, int which, const char *path, int64_t file, yolo_error *error) {
+    uint64_t digest, size;
+    const bool good = os_flush(f->files[which]), closed = !fclose(f->files[which]);
+    f->files[which] = NULL;
+    if (!good || !closed) return err_os(error, path, "write");
+    yolo_status status = undo_digest_file(f->staged[which], NULL, &digest, &size, error);
+    if (status == YOLO_OK) status = undo_write(&f->run->undo, file, digest, error);
+    if (status == YOLO_OK && !os_rename(f->staged[which], path)) status = err_os(error, path, "rename into place");
+    return status;
+}
+
+static void lab_close_formats(lab_formats *f) {
+    for (int i = 0; i < YOLO_COUNT(f->files); i++) {
+        if (f->files[i]) fclose(f->files[i]);
+        if (f->staged[i]) os_remove(f->staged[i]);
+        mem_free(f->staged[i]);
+    }
+    json_free(&f->coco);
+    json_free(&f->annotations);
+    str_free(&f->csv);
+    mem_free(f->ids);
+}
+
+static yolo_status lab_write_formats(lab_run *run, yolo_error *error) {
+    lab_formats f = {.run = run};
+    yolo_status status = lab_open_formats(&f, error);
+    for (int64_t i = 0; i < run->item_count && status == YOLO_OK; i++) {
+        if (err_interrupted()) status = err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted while the other formats were written; the same command continues");
+        else status = lab_format_item(&f, &run->items[i], error);
+    }
+    if (status == YOLO_OK && run->coco_path) status = lab_end_coco(&f, error);
+    if (status == YOLO_OK && run->csv_path) status = lab_flush_csv(&f, error);
+    if (status == YOLO_OK && run->coco_path) status = lab_place_format(&f, 0, run->coco_path, run->coco_file, error);
+    if (status == YOLO_OK && run->csv_path) status = lab_place_format(&f, 1, run->csv_path, run->csv_file, error);
+    lab_close_formats(&f);
+    return status;
 }
 
 /* ---- the run */
 
-static yolo_status lab_result(void *user, pipe_picture *picture, yolo_error *error) {
-    lab_run *run = user;
+static void lab_count(lab_run *run, const lab_item *item, const pipe_picture *picture) {
     yolo_label_report *report = run->report;
-    (void)error;
-    const char *complaint = picture->damage ? picture->damage : picture->warning;
-    if (complaint) log_write(&run->options->log, YOLO_LOG_WARNING, "%s", complaint);
-    if (picture->damage) report->damaged++;
-    else if (run->items[picture->index].skipped) report->skipped++;
-    else {
-        *(picture->boxes.count ? &report->labelled : &report->empty) += 1;
-        report->boxes += picture->boxes.count;
-        for (int i = 0; i < picture->boxes.count; i++) report->boxes_per_class[picture->boxes.items[i].class_id]++;
-        report->speed_preprocess_ms += picture->preprocess_ms;
-        report->speed_inference_ms += picture->inference_ms;
-        report->speed_postprocess_ms += picture->postprocess_ms;
+    *(picture->boxes.count ? &report->labelled : &report->empty) += 1;
+    report->boxes += picture->boxes.count;
+    report->added += item->added;
+    for (int i = 0; i < picture->boxes.count; i++) report->boxes_per_class[picture->boxes.items[i].class_id]++;
+    report->speed_preprocess_ms += picture->preprocess_ms;
+    report->speed_inference_ms += picture->inference_ms;
+    report->speed_postprocess_ms += picture->postprocess_ms;
+    if (!report->differences_per_class) return;
+    for (int kind = 0; kind < LAB_KINDS; kind++) *lab_difference(&report->differences, kind) += item->differences[kind];
+    for (int i = 0; i < item->row_count; i++) {
+        const lab_row *row = &item->rows[i];
+        const int id = row->kind == LAB_EXTRA ? row->model.class_id : row->person.class_id;
+        if (id >= 0 && id < report->class_count) *lab_difference(&report->differences_per_class[id], row->kind) += 1;
     }
-    if (run->options->on_picture) {
-        yolo_label_picture seen = {
-            picture->index, run->count, picture->path, picture->damage, picture->width, picture->height, picture->letterbox.width,
-            picture->letterbox.height, &picture->boxes, picture->preprocess_ms, picture->inference_ms, picture->postprocess_ms};
-        run->options->on_picture(run->options->user, &seen);
-    }
-    log_meter_step(&run->meter, picture->index + 1);
-    return YOLO_OK;
 }
 
-static const char *lab_path(void *user, int64_t index) { return ((lab_run *)user)->items[index].picture; }
+static yolo_status lab_result(void *user, pipe_picture *picture, yolo_error *error) {
+    lab_run *run = user;
+    const yolo_label_options *options = run->options;
+    lab_item *item = &run->items[run->look[picture->index]];
+    item->looked = !picture->damage;
+    const char *complaint = picture->damage ? picture->damage : picture->warning;
+    if (complaint) log_write(&options->log, YOLO_LOG_WARNING, "%s", complaint);
+    if (picture->damage) run->report->damaged++;
+    else if (item->skipped) {
+        run->report->skipped++;
+        if (item->complaint) log_write(&options->log, YOLO_LOG_WARNING, "%s: %s", item->label, item->complaint);
+    } else lab_count(run, item, picture);
+    if (options->on_picture) {
+        yolo_label_picture seen = {
+            picture->index, run->count, picture->path, picture->damage, picture->width, picture->height, picture->letterbox.width,
+            picture->letterbox.height, &picture->boxes, (const char *const *)run->names, run->name_count, picture->preprocess_ms,
+            picture->inference_ms, picture->postprocess_ms};
+        options->on_picture(options->user, &seen);
+    }
+    log_meter_step(&run->meter, picture->index + 1);
+    if (!options->review || os_clock() - run->review_written < YOLO_MAX(5, 20 * run->review_took)) return YOLO_OK;
+    return lab_write_review(run, error); /* so that a kill leaves a list */
+}
+
+static const char *lab_path(void *user, int64_t index) {
+    const lab_run *run = user;
+    return run->items[run->look[index]].picture;
+}
+
+/* What the detector is asked for: the lowest of the thresholds, or lower where boxes below them are of interest. */
+static det_options lab_detection(const lab_run *run) {
+    det_options detect = det_predict_options(&run->options->predict);
+    const net *net = &run->model->checkpoint.net;
+    if (run->wanted) detect.classes = run->wanted, detect.class_count = run->wanted_count;
+    detect.conf = 1;
+    for (int i = 0; i < net->class_count; i++)
+        if (det_wanted(&detect, i)) detect.conf = YOLO_MIN(detect.conf, run->thresholds[i]);
+    if (run->options->review) detect.conf *= LAB_NEAR;
+    return detect;
+}
 
 static yolo_status lab_look(lab_run *run, yolo_error *error) {
     const yolo_label_options *options = run->options;
     const yolo_model *model = run->model;
     pipe_job job = {
         .net = &model->checkpoint.net, .weights = &model->weights, .pool = model->pool, .threads = model->threads, .count = run->count, .path = lab_path,
-        .imgsz = options->predict.imgsz, .rect = options->predict.rect, .detect = det_predict_options(&options->predict),
+        .imgsz = options->predict.imgsz, .rect = options->predict.rect, .detect = lab_detection(run),
         .keep_images = options->save_images || options->save_crop, .work = lab_work, .result = lab_result, .user = run};
     run_copies_log(&model->weights, &options->log);
     run->meter = log_meter_start(&options->log, options->progress, options->labels_subfolder ? "predict" : "label", "Progress", run->count);
     log_meter_step(&run->meter, 0);
+    run->review_written = os_clock();
     yolo_status status = run->count ? pipe_run(&job, error) : YOLO_OK;
     yolo_label_report *report = run->report;
     int64_t done = report->labelled + report->empty;
     report->speed_preprocess_ms /= (double)YOLO_MAX(done, 1);
     report->speed_inference_ms /= (double)YOLO_MAX(done, 1);
     report->speed_postprocess_ms /= (double)YOLO_MAX(done, 1);
-    if (status == YOLO_ERROR_INTERRUPTED)
-        err_set(error, status, "interrupted after %lld of %lld pictures%s", (long long)(done + report->damaged), (long long)run->count,
-                options->existing == YOLO_EXISTING_SKIP && !options->labels_subfolder ? "; their labels are kept, the same command continues" : "");
+    if (status != YOLO_ERROR_INTERRUPTED) return status;
+    if (options->review) lab_write_review(run, NULL);
+    return err_set(error, status, "interrupted after %lld of %lld pictures%s", (long long)(done + report->damaged), (long long)run->count,
+                   options->existing != YOLO_EXISTING_COMPARE && !options->labels_subfolder ? "; their labels are kept, the same command continues" : "");
+}
+
+/* The lists and other formats, when all pictures were looked at. */
+static yolo_status lab_end(lab_run *run, yolo_error *error) {
+    yolo_status status = YOLO_OK;
+    if (run->options->review) status = lab_write_review(run, error);
+    if (status == YOLO_OK && run->options->existing == YOLO_EXISTING_COMPARE) status = lab_write_compare(run, error);
+    if (status == YOLO_OK && run->undo.journal && run->options->also && *run->options->also) status = lab_write_formats(run, error);
+    if (status == YOLO_OK && run->undo.journal) status = undo_finish(&run->undo, error);
     return status;
 }
 
-static yolo_status lab_start(lab_run *run, yolo_error *error) {
-    const yolo_label_options *options = run->options;
+/* What the report says of classes. */
+static yolo_status lab_open_report(lab_run *run, yolo_error *error) {
     yolo_label_report *report = run->report;
+    const uint64_t count = (uint64_t)run->name_count;
+    const size_t text = (size_t)run->classes_text.length + 1;
+    report->class_count = run->name_count;
+    report->boxes_per_class = mem_array(count, sizeof *report->boxes_per_class);
+    report->class_names = mem_array(1, (size_t)count * sizeof *report->class_names + text);
+    if (run->options->existing == YOLO_EXISTING_COMPARE) report->differences_per_class = mem_array(count, sizeof *report->differences_per_class);
+    if (!report->boxes_per_class || !report->class_names || (run->options->existing == YOLO_EXISTING_COMPARE && !report->differences_per_class))
+        return err_memory(error, count * 64 + text);
+    char *to = (char *)(report->class_names + count);
+    for (int i = 0; i < run->name_count; i++) {
+        const size_t size = strlen(run->names[i]) + 1;
+        memcpy(to, run->names[i], size);
+        report->class_names[i] = to;
+        to += size;
+    }
+    return YOLO_OK;
+}
+
+static yolo_status lab_check_options(const yolo_label_options *options, yolo_error *error) {
     if (!options->source || !*options->source) return err_set(error, YOLO_ERROR_USAGE, "source: expected a picture, folder, pattern or .txt list");
     if (!options->out && (options->save_images || options->save_crop || (options->labels_subfolder && options->save_labels)))
         return err_set(error, YOLO_ERROR_USAGE, "out: expected a folder for annotated pictures, crops and labels/");
-    report->class_count = run->model->checkpoint.net.class_count;
-    report->boxes_per_class = mem_array((uint64_t)report->class_count, sizeof *report->boxes_per_class);
-    if (!report->boxes_per_class) return err_memory(error, (uint64_t)report->class_count * 8);
-    yolo_status status = lab_collect(run, error);
+    if (!(options->merge_iou >= 0 && options->merge_iou <= 1))
+        return err_set(error, YOLO_ERROR_USAGE, "merge_iou=%g: expected 0 to 1", (double)options->merge_iou);
+    return lab_check_also(options, error);
+}
+
+static yolo_status lab_start(lab_run *run, yolo_error *error) {
+    yolo_status status = lab_check_options(run->options, error);
+    if (status == YOLO_OK) status = lab_collect(run, error);
     if (status != YOLO_OK) return status;
-    report->pictures = run->pictures.count;
-    char *classes_path = options->classes_file ? path_join(options->out ? options->out : run->root, "classes.txt") : NULL;
-    if (options->classes_file && !classes_path) return err_memory(error, 4096);
-    status = lab_plan(run, classes_path, error);
-    if (status == YOLO_OK) status = lab_make_folders(run, error);
-    if (status == YOLO_OK && classes_path) status = lab_write_classes(run, classes_path, error);
-    mem_free(classes_path);
+    run->report->pictures = run->pictures.count;
+    run->out = run->options->out ? run->options->out : run->root;
+    status = lab_classes(run, error);
+    if (status == YOLO_OK) status = lab_open_report(run, error);
+    if (status == YOLO_OK) status = lab_plan(run, error);
+    if (status == YOLO_OK) status = lab_keep(run, error);
+    if (status == YOLO_OK && run->options->existing != YOLO_EXISTING_COMPARE) status = lab_make_folders(run, error);
+    if (status == YOLO_OK && run->classes_path && run->options->existing != YOLO_EXISTING_COMPARE)
+        status = lab_put(run, run->classes_path, run->classes_file, &run->classes_text, error);
     return status;
 }
 
 /* Labels everything; the report is filled in on error too. */
 static yolo_status lab_label(const yolo_model *model, const yolo_label_options *options, yolo_label_report *report, yolo_error *error) {
-    lab_run run = {.model = model, .options = options, .report = report};
+    lab_run run = {.model = model, .options = options, .report = report, .classes_file = -1, .review_file = -1, .coco_file = -1, .csv_file = -1,
+                   .undo = {.log = &options->log}};
     double start = os_clock();
+    os_mutex_init(&run.undo.mutex);
     yolo_status status = lab_start(&run, error);
     if (status == YOLO_OK) status = lab_look(&run, error);
+    if (status == YOLO_OK) status = lab_end(&run, error);
     report->seconds = os_clock() - start;
+    for (int64_t i = 0; i < run.item_count; i++) {
+        mem_free(run.items[i].rows);
+        mem_free(run.items[i].complaint);
+    }
+    undo_close(&run.undo);
+    str_free(&run.classes_text);
     mem_free(run.root);
     data_list_free(&run.pictures);
     arena_free(&run.memory);
@@ -28669,11 +30415,13 @@ yolo_status yolo_export(yolo_export_options options, yolo_export_report *report,
 }
 
 yolo_label_options yolo_label_defaults(void) {
-    return (yolo_label_options){.predict = yolo_predict_defaults(), .save_labels = true, .empty_labels = true, .classes_file = true};
+    return (yolo_label_options){.predict = yolo_predict_defaults(), .save_labels = true, .empty_labels = true, .classes_file = true, .merge_iou = 0.5f};
 }
 
 void yolo_label_report_free(yolo_label_report *report) {
     mem_free(report->boxes_per_class);
+    mem_free(report->class_names);
+    mem_free(report->differences_per_class);
     memset(report, 0, sizeof *report);
 }
 
@@ -28682,6 +30430,11 @@ yolo_status yolo_label(yolo_model *model, yolo_label_options options, yolo_label
     memset(report, 0, sizeof *report);
     yolo_status status = det_check(&model->checkpoint.net, &options.predict.imgsz, &detect, error);
     return status == YOLO_OK ? lab_label(model, &options, report, error) : status;
+}
+
+yolo_status yolo_label_undo(yolo_undo_options options, yolo_undo_report *report, yolo_error *error) {
+    memset(report, 0, sizeof *report);
+    return undo_back(&options, report, error);
 }
 
 yolo_status yolo_run_folder(const char *project, const char *name, bool exist_ok, char **path, yolo_error *error) {
@@ -28916,10 +30669,11 @@ typedef struct cli_values {
     yolo_train_options train;
     yolo_demo_options demo;
     yolo_export_options export;
-    const char *model, *source, *data, *out, *names, *split, *mode, *existing, *save_json, *device, *isa, *project, *name, *progress, *resume, *gpu, *link, *sums;
+    const char *model, *source, *data, *out, *names, *split, *mode, *existing, *wanted, *class_conf, *rename, *also, *undo, *save_json, *device, *isa, *project, *name,
+        *progress, *resume, *gpu, *link, *sums;
     int imgsz, width, batch, max_det, repeats, line_width, threads, ranks, seed, per_machine;
-    double conf, iou, share;
-    bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, tune, train_step, verbose, alike, scaling;
+    double conf, iou, share, merge_iou;
+    bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, tune, train_step, verbose, alike, scaling, review;
     cli_classes classes;
 } cli_values;
 
@@ -28940,7 +30694,8 @@ typedef struct cli_option {
 #define CLI_ROW_CONF(standard) {"conf", CLI_NUMBER, CLI_AT(conf), standard, 0, 1, "", "lowest confidence of a box"}
 #define CLI_ROW_IOU {"iou", CLI_NUMBER, CLI_AT(iou), "0.7", 0, 1, "", "overlap above which the weaker box goes (NMS)"}
 #define CLI_ROW_MAX_DET {"max_det", CLI_WHOLE, CLI_AT(max_det), "300", 1, 30000, "", "most boxes of a picture"}
-#define CLI_ROW_CLASSES {"classes", CLI_CLASSES, CLI_AT(classes), "", 0, 0, "0,2,5", "keep these classes only; nothing = all"}
+#define CLI_ROW_CLASSES {"classes", CLI_TEXT, CLI_AT(wanted), "", 0, 0, "person,2,...", "keep these classes only, by name or number; nothing = all"}
+#define CLI_ROW_CLASS_CONF {"class_conf", CLI_TEXT, CLI_AT(class_conf), "", 0, 0, "person:0.5,3:0.4", "lowest confidence of some classes"}
 #define CLI_ROW_AGNOSTIC {"agnostic_nms", CLI_BOOL, CLI_AT(agnostic_nms), "false", 0, 0, "", "boxes of different classes suppress each other"}
 #define CLI_ROW_RECT {"rect", CLI_BOOL, CLI_AT(rect), "true", 0, 0, "", "pad to a multiple of the stride, not to a square"}
 #define CLI_ROW_DEVICES {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0|0,1", "GPUs by number; auto: all of them, else the CPU"}
@@ -29085,9 +30840,15 @@ static const cli_option cli_label_options[] = {
     CLI_ROW_MODEL,
     CLI_ROW_SOURCE,
     {"out", CLI_TEXT, CLI_AT(out), "", 0, 0, "DIR", "mirrors the source's tree; nothing = beside the pictures"},
-    {"existing", CLI_CHOICE, CLI_AT(existing), "skip", 0, 0, "skip|replace", "what to do where a label file is there already"},
+    {"existing", CLI_CHOICE, CLI_AT(existing), "skip", 0, 0, "skip|replace|merge|compare", "a label is there: leave it, replace, add, or report only"},
+    {"undo", CLI_TEXT, CLI_AT(undo), "false", 0, 0, "false|last|RUN", "take a run back: with source=, and out= where it had one"},
     CLI_ROW_SAVE_CONF,
     CLI_ROW_CONF("0.25"),
+    CLI_ROW_CLASS_CONF,
+    {"merge_iou", CLI_NUMBER, CLI_AT(merge_iou), "0.5", 0, 1, "", "merge adds what overlaps boxes of its class up to this"},
+    {"rename", CLI_TEXT, CLI_AT(rename), "", 0, 0, "car:vehicle,5:vehicle", "other names; classes of one name become one"},
+    {"also", CLI_TEXT, CLI_AT(also), "", 0, 0, "coco,csv,voc", "more formats beside YOLO's .txt"},
+    {"review", CLI_BOOL, CLI_AT(review), "false", 0, 0, "", "write review.csv: pictures to look at, most unsure first"},
     CLI_ROW_IOU,
     CLI_ROW_IMGSZ,
     CLI_ROW_MAX_DET,
@@ -29115,6 +30876,7 @@ static const cli_option cli_predict_options[] = {
     {"name", CLI_TEXT, CLI_AT(name), "predict", 0, 0, "NAME", "run folder; where taken, name2, name3, ..."},
     {"exist_ok", CLI_BOOL, CLI_AT(exist_ok), "false", 0, 0, "", "use the run folder even if it exists"},
     CLI_ROW_CONF("0.25"),
+    CLI_ROW_CLASS_CONF,
     CLI_ROW_IOU,
     CLI_ROW_IMGSZ,
     CLI_ROW_MAX_DET,
@@ -29444,17 +31206,7 @@ static yolo_predict_options cli_detection(const cli_values *values) {
     options.max_det = values->max_det;
     options.agnostic_nms = values->agnostic_nms;
     options.rect = values->rect;
-    options.classes = values->classes.count ? values->classes.ids : NULL;
-    options.class_count = values->classes.count;
     return options;
-}
-
-static yolo_status cli_check_classes(const cli_values *values, const yolo_model *model, yolo_error *error) {
-    for (int i = 0; i < values->classes.count; i++)
-        if (values->classes.ids[i] >= yolo_class_count(model))
-            return err_set(error, YOLO_ERROR_USAGE, "classes=%d: the model has %d classes, expected 0 to %d", values->classes.ids[i],
-                           yolo_class_count(model), yolo_class_count(model) - 1);
-    return YOLO_OK;
 }
 
 static yolo_log cli_logger(cli_run *run) { return (yolo_log){cli_log, run}; }
@@ -29592,13 +31344,10 @@ static int cli_run_val(cli_run *run) {
     return status == YOLO_OK ? 0 : cli_fail(run, &error);
 }
 
-typedef struct cli_lines { cli_run *run; const yolo_model *model; } cli_lines;
-
 /* "image 1/4 bus.jpg: 640x480 4 persons, 1 bus, 57.9ms" */
 static void cli_picture_line(void *user, const yolo_label_picture *picture) {
-    cli_lines *lines = user;
+    cli_run *run = user;
     if (picture->damage) return; /* the log has it */
-    cli_run *run = lines->run;
     run->last_height = picture->network_height;
     run->last_width = picture->network_width;
     if (!run->values.verbose) return;
@@ -29606,48 +31355,94 @@ static void cli_picture_line(void *user, const yolo_label_picture *picture) {
     cli_clear_bar(run);
     printf("image %lld/%lld %s: %dx%d ", (long long)picture->index + 1, (long long)picture->total, picture->path,
            picture->network_height, picture->network_width);
-    for (int id = 0; picture->boxes->count && id < yolo_class_count(lines->model); id++) {
+    for (int id = 0; picture->boxes->count && id < picture->class_count; id++) {
         int count = 0;
         for (int i = 0; i < picture->boxes->count; i++) count += picture->boxes->items[i].class_id == id;
-        if (count) printf("%d %s%s, ", count, yolo_class_name(lines->model, id), count > 1 ? "s" : "");
+        if (count) printf("%d %s%s, ", count, picture->class_names[id], count > 1 ? "s" : "");
     }
     printf("%s%.1fms\n", picture->boxes->count ? "" : "(no detections), ", picture->inference_ms);
     fflush(stdout);
     if (standing) cli_show_bar(run);
 }
 
-static void cli_print_report(const yolo_model *model, const yolo_label_report *report) {
+/* A line a class and one for all. */
+static void cli_print_differences(const yolo_label_report *report) {
+    printf("%22s%11s%11s%11s%11s%11s\n", "Class", "Right", "Poor place", "Wrong class", "Missing", "Extra");
+    for (int id = -1; id < report->class_count; id++) {
+        const yolo_differences *d = id < 0 ? &report->differences : &report->differences_per_class[id];
+        const char *name = id < 0 ? "all" : report->class_names[id];
+        if (d->right + d->poor + d->wrong_class + d->missing + d->extra || id < 0)
+            printf("%*s%11lld%11lld%11lld%11lld%11lld\n", str_columns(name, 22), name, (long long)d->right, (long long)d->poor, (long long)d->wrong_class,
+                   (long long)d->missing, (long long)d->extra);
+    }
+}
+
+static void cli_print_report(const cli_run *run, const yolo_label_report *report) {
+    const cli_values *values = &run->values;
+    const bool compare = report->differences_per_class != NULL;
     int64_t done = report->labelled + report->empty;
     printf("%lld pictures: %lld labelled, %lld empty, %lld skipped, %lld damaged", (long long)report->pictures,
            (long long)report->labelled, (long long)report->empty, (long long)report->skipped, (long long)report->damaged);
+    if (report->continued) printf(", %lld done before", (long long)report->continued);
     if (report->clashes) printf(", %lld of the same label file", (long long)report->clashes);
     printf("; %.1f s, %.1f img/s\n", report->seconds, report->seconds > 0 ? (double)done / report->seconds : 0.0);
-    for (int id = 0; id < report->class_count; id++)
-        if (report->boxes_per_class[id]) printf("%8lld %s\n", (long long)report->boxes_per_class[id], yolo_class_name(model, id));
-    printf("%8lld boxes\n", (long long)report->boxes);
+    for (int id = 0; id < report->class_count && !compare; id++)
+        if (report->boxes_per_class[id]) printf("%8lld %s\n", (long long)report->boxes_per_class[id], report->class_names[id]);
+    printf("%8lld boxes", (long long)report->boxes);
+    if (!strcmp(values->existing, "merge")) printf(", %lld of them added", (long long)report->added);
+    printf("\n");
+    if (compare) cli_print_differences(report);
+    if (*report->undo)
+        printf("What was there before is kept: yolo label source=%s%s%s undo=%s\n", values->source, *values->out ? " out=" : "", values->out, report->undo);
+}
+
+static yolo_existing cli_existing(const char *word) {
+    static const char *const words[] = {"skip", "replace", "merge", "compare"}; /* as yolo_existing has them */
+    for (int i = 0; i < YOLO_COUNT(words); i++)
+        if (!strcmp(words[i], word)) return (yolo_existing)i;
+    return YOLO_EXISTING_SKIP;
+}
+
+static int cli_run_undo(cli_run *run) {
+    const cli_values *values = &run->values;
+    yolo_undo_report report = {0};
+    yolo_error error;
+    const bool newest = cli_truth(values->undo) == 1;
+    const yolo_undo_options options = {values->source, cli_or_null(values->out), newest ? "last" : values->undo, cli_logger(run)};
+    yolo_status status = !*values->source ? err_set(&error, YOLO_ERROR_USAGE, "source=PATH is missing, for example: yolo label source=photos undo=last")
+                                          : yolo_label_undo(options, &report, &error);
+    if (*report.run)
+        printf("run %s: %lld files restored, %lld removed, %lld had not been changed, %lld kept because they changed since\n", report.run,
+               (long long)report.restored, (long long)report.removed, (long long)report.unchanged, (long long)report.kept);
+    return status == YOLO_OK ? 0 : cli_fail(run, &error);
 }
 
 static int cli_run_label(cli_run *run) {
     const cli_values *values = &run->values;
+    if (cli_truth(values->undo)) return cli_run_undo(run);
     yolo_label_options options = yolo_label_defaults();
     yolo_label_report report = {0};
     yolo_model *model = NULL;
     yolo_error error;
     yolo_status status = cli_open(run, &model, &error);
-    cli_lines lines = {run, model};
     options.source = values->source;
     options.out = cli_or_null(values->out);
     options.predict = cli_detection(values);
-    options.existing = strcmp(values->existing, "replace") ? YOLO_EXISTING_SKIP : YOLO_EXISTING_REPLACE;
+    options.existing = cli_existing(values->existing);
+    options.classes = cli_or_null(values->wanted);
+    options.class_conf = cli_or_null(values->class_conf);
+    options.rename = cli_or_null(values->rename);
+    options.also = cli_or_null(values->also);
+    options.merge_iou = (float)values->merge_iou;
+    options.review = values->review;
     options.save_conf = values->save_conf;
     options.on_picture = cli_picture_line;
-    options.user = &lines;
+    options.user = run;
     options.progress = run->progress;
     options.log = cli_logger(run);
-    if (status == YOLO_OK) status = cli_check_classes(values, model, &error);
     if (status == YOLO_OK) status = yolo_label(model, options, &report, &error);
     cli_clear_bar(run);
-    if (report.pictures) cli_print_report(model, &report);
+    if (report.class_names) cli_print_report(run, &report);
     fflush(stdout);
     if (status == YOLO_OK && report.pictures == report.damaged)
         status = err_set(&error, YOLO_ERROR_FORMAT, "%s: no picture could be read", values->source);
@@ -29677,10 +31472,11 @@ static int cli_run_predict(cli_run *run) {
     yolo_error error;
     char *folder = NULL;
     yolo_status status = cli_open(run, &model, &error);
-    cli_lines lines = {run, model};
     options.source = values->source;
     options.predict = cli_detection(values);
     options.existing = YOLO_EXISTING_REPLACE;
+    options.classes = cli_or_null(values->wanted);
+    options.class_conf = cli_or_null(values->class_conf);
     options.save_labels = values->save_txt;
     options.save_conf = values->save_conf;
     options.save_images = values->save;
@@ -29690,10 +31486,9 @@ static int cli_run_predict(cli_run *run) {
     options.classes_file = false;
     options.line_width = values->line_width;
     options.on_picture = cli_picture_line;
-    options.user = &lines;
+    options.user = run;
     options.progress = run->progress;
     options.log = cli_logger(run);
-    if (status == YOLO_OK) status = cli_check_classes(values, model, &error);
     if (status == YOLO_OK && (values->save || values->save_txt || values->save_crop))
         status = yolo_run_folder(values->project, values->name, values->exist_ok, &folder, &error);
     options.out = folder;
@@ -29841,7 +31636,7 @@ static const cli_verb cli_verbs[] = {
     {"val", "precision, recall, mAP50 and mAP50-95 of a model on a data set", "yolo val model=best.pt data=data.yaml",
      CLI_OPTIONS(cli_val_options), {"model", "data"}, NULL, NULL, cli_run_val},
     {"label", "write YOLO .txt labels for a tree of pictures", "yolo label model=best.pt source=photos",
-     CLI_OPTIONS(cli_label_options), {"model", "source"}, NULL, NULL, cli_run_label},
+     CLI_OPTIONS(cli_label_options), {"model", "source"}, "undo", NULL, cli_run_label},
     {"predict", "annotated pictures, labels and crops into runs/detect/predict", "yolo predict model=best.pt source=photos save_txt=true",
      CLI_OPTIONS(cli_predict_options), {"model", "source"}, NULL, NULL, cli_run_predict},
     {"export", "write a model as ONNX, as ultralytics' export does", "yolo export model=best.pt format=onnx",

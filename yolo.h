@@ -292,7 +292,13 @@ yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *repo
    Nothing is made yet. *path as in yolo_info. */
 yolo_status yolo_run_folder(const char *project, const char *name, bool exist_ok, char **path, yolo_error *error);
 
-typedef enum yolo_existing { YOLO_EXISTING_SKIP, YOLO_EXISTING_REPLACE } yolo_existing;
+/* What to do where a label file is there already. */
+typedef enum yolo_existing {
+    YOLO_EXISTING_SKIP,    /* the picture is left alone */
+    YOLO_EXISTING_REPLACE, /* the old file is kept, see yolo_label_undo */
+    YOLO_EXISTING_MERGE,   /* its lines stay byte for byte, boxes that overlap none of their class are added; the old file is kept */
+    YOLO_EXISTING_COMPARE  /* no label is written: compare.csv says where model and person differ */
+} yolo_existing;
 
 /* One picture of a run, as on_picture sees it. */
 typedef struct yolo_label_picture {
@@ -300,7 +306,9 @@ typedef struct yolo_label_picture {
     const char *path;
     const char *damage;      /* why it could not be read, else NULL; then the rest is zero */
     int width, height, network_width, network_height; /* of the picture, of the network's input */
-    const yolo_boxes *boxes;
+    const yolo_boxes *boxes; /* class_id: of class_names */
+    const char *const *class_names;
+    int class_count;
     double preprocess_ms, inference_ms, postprocess_ms;
 } yolo_label_picture;
 
@@ -309,7 +317,16 @@ typedef struct yolo_label_options {
     const char *out;         /* folder that mirrors the source's tree; NULL = beside the pictures, or in the labels/
                                 folder where pictures lie in images/ and there is one beside it */
     yolo_predict_options predict;
-    yolo_existing existing;  /* what to do where a label file is there already; SKIP */
+    yolo_existing existing;  /* SKIP */
+    /* Lists of names or numbers of the model's classes; in a name, a backslash goes before each comma, colon and backslash. */
+    const char *classes;     /* keep these only, such as "person,2"; NULL = as predict.classes says */
+    const char *class_conf;  /* lowest confidence of some, such as "person:0.5,3:0.4"; NULL = predict.conf for all */
+    const char *rename;      /* other names for some, such as "car:vehicle,truck:vehicle"; classes of one name become one, in the place of the
+                                first, and suppress each other as one by predict.iou. NULL = none */
+    const char *also;        /* more formats, a list of coco (labels.coco.json in out or the source's folder), csv (labels.csv there) and voc (an .xml
+                                beside each label); they say what all labels of the source are after the run. NULL = none */
+    float merge_iou;         /* MERGE: a box whose overlap with one of its class that is there is above this is not added; 0.5 */
+    bool review;             /* write review.csv: pictures of which the model is unsure, the most unsure first, with the reasons */
     bool save_labels;        /* write YOLO .txt; true */
     bool save_conf;          /* add the confidence as a sixth column */
     bool save_images;        /* write annotated pictures to out/ */
@@ -327,14 +344,24 @@ typedef struct yolo_label_options {
 
 yolo_label_options yolo_label_defaults(void);
 
+/* Of a person's boxes and a model's: pairs of one class that overlap by 0.7 or more; by 0.3 to 0.7; pairs of two classes that overlap by
+   0.5 or more; boxes that only the person has, or only the model. A box is in one pair at most: the largest overlaps first. */
+typedef struct yolo_differences { int64_t right, poor, wrong_class, missing, extra; } yolo_differences;
+
 typedef struct yolo_label_report {
     int64_t pictures;         /* found */
     int64_t labelled, empty;  /* done: with boxes, without */
-    int64_t skipped;          /* had a label file already */
+    int64_t skipped;          /* had a label file already; COMPARE: had none; or somebody changed it while the run went on */
+    int64_t continued;        /* done by the run that this one continued */
     int64_t clashes;          /* left out because another picture of the run has the same label file */
-    int64_t damaged, boxes;
-    int64_t *boxes_per_class; /* class_count entries; owned by the struct */
-    int class_count;
+    int64_t damaged, boxes;   /* boxes found */
+    int64_t added;            /* MERGE: of them */
+    int64_t *boxes_per_class; /* class_count entries; owned by the struct, as the next two */
+    char **class_names;
+    yolo_differences *differences_per_class; /* COMPARE, by the person's class, extra ones by the model's; else NULL */
+    yolo_differences differences;
+    int class_count;          /* of classes.txt as the labels need it */
+    char undo[32];            /* name of the run for yolo_label_undo; "" = nothing was kept */
     double seconds;           /* of the whole run */
     double speed_preprocess_ms, speed_inference_ms, speed_postprocess_ms; /* a picture */
 } yolo_label_report;
@@ -342,9 +369,29 @@ typedef struct yolo_label_report {
 /* Labels every picture of a folder. A damaged picture is logged with its reason and never stops the run. The report
    is filled in on error and interruption too, with what was done; running again continues. Of several ranks (see
    yolo_open_options) whichever is free takes the next pictures: on the CPU, and on GPUs that are alike, any number of ranks writes
-   the same bytes. A rank that fails ends the run; the message names it, and the files that are there by then are whole. */
+   the same bytes. A rank that fails ends the run; the message names it, and the files that are there by then are whole.
+   REPLACE, MERGE and `also` keep each file that they write over in .yolo_undo/RUN/ of out or the source's folder, before the first picture.
+   Such a run that was cut short is continued by the same call: what it has done is not done again, and the kept files stay those of before.
+   Nothing is replaced outside of that folder (and its labels/ folder), nor what somebody changed while the run goes on. */
 yolo_status yolo_label(yolo_model *model, yolo_label_options options, yolo_label_report *report, yolo_error *error);
 void yolo_label_report_free(yolo_label_report *report);
+
+typedef struct yolo_undo_options {
+    const char *source, *out; /* as the run that is taken back had them */
+    const char *run;          /* its name, "20240229-235959"; NULL or "last": the newest */
+    yolo_log log;
+} yolo_undo_options;
+
+typedef struct yolo_undo_report {
+    char run[32];
+    int64_t restored, removed; /* files: as before the run again; that the run had made */
+    int64_t unchanged;         /* the run had not got to */
+    int64_t kept;              /* somebody changed since: left alone and logged; then the folder of the run stays */
+} yolo_undo_report;
+
+/* Takes a run of yolo_label back: every file is as before, byte for byte, but those that are neither what they were nor what the run
+   made of them. After a kill the same call goes on. When all is back the folder of the run is removed. */
+yolo_status yolo_label_undo(yolo_undo_options options, yolo_undo_report *report, yolo_error *error);
 
 /* ---- 6 devices and bench ------------------------------------------------------------------------------------- */
 

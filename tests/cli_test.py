@@ -120,7 +120,7 @@ def help_and_version():
         text = yolo("help", verb).out
         assert text == yolo(verb, "--help").out == yolo("detect", verb, "-h").out
         assert all(len(line) <= 116 for line in text.splitlines()), text
-    says(yolo("help", "label"), "conf", "0.25", "existing", "skip|replace", "imgsz", "640", "32..8192 pixels")
+    says(yolo("help", "label"), "conf", "0.25", "existing", "skip|replace|merge|compare", "imgsz", "640", "32..8192 pixels")
     says(yolo("help", "val"), "0.001", "data.yaml")
     version = yolo("version").out
     assert re.match(r"yolo \d+\.\d+\.\d+ \(", version) and yolo("--version").out == version
