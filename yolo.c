@@ -406,9 +406,9 @@ static double os_clock(void) {
 #endif
 }
 
-/* The day and second in UTC, such as 20240229-235959. */
-static void os_stamp(char text[16]) {
-    int64_t seconds = (int64_t)time(NULL), days = seconds / 86400 + 719468; /* since the first of March of year 0 */
+/* Day and second in UTC of so many seconds since 1970, such as 20240229-235959. */
+static void os_stamp(int64_t seconds, char text[16]) {
+    int64_t days = seconds / 86400 + 719468; /* since the first of March of year 0 */
     int second = (int)(seconds % 86400), of_era = (int)(days % 146097);
     int year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365, day = of_era - (365 * year + year / 4 - year / 100);
     int month = (5 * day + 2) / 153; /* from March */
@@ -23536,7 +23536,8 @@ static yolo_status undo_begin(undo_run *run, uint64_t key, int64_t most, bool *c
     char stamp[32], newest[32], *path = NULL;
     yolo_status status = undo_choose(run, "last", error);
     *continued = false;
-    if (status == YOLO_OK && run->folder && (path = path_join(run->folder, "journal.txt")) && os_path_kind(path) == OS_FILE) {
+    if (status != YOLO_OK) return status;
+    if (run->folder && (path = path_join(run->folder, "journal.txt")) && os_path_kind(path) == OS_FILE) {
         status = undo_read(run, error);
         *continued = status == YOLO_OK && run->key == key && !run->finished;
     }
@@ -23548,7 +23549,7 @@ static yolo_status undo_begin(undo_run *run, uint64_t key, int64_t most, bool *c
     run->count = run->known = run->made_count = 0;
     run->begun = run->finished = false;
     run->key = key;
-    os_stamp(stamp);
+    os_stamp((int64_t)time(NULL), stamp);
     snprintf(newest, sizeof newest, "%s", run->name);
     for (int n = 2; strcmp(stamp, newest) <= 0 && n < 10000; n++) snprintf(stamp, sizeof stamp, "%.15s-%04d", newest, n); /* the clock was put back, or a second is long */
     snprintf(run->name, sizeof run->name, "%s", stamp);
@@ -23840,8 +23841,11 @@ static yolo_status undo_back(const yolo_undo_options *options, yolo_undo_report 
     if (!source || !*source) return err_set(error, YOLO_ERROR_USAGE, "source: expected the folder that was labelled");
     os_mutex_init(&run.mutex);
     char *folder = options->out ? str_copy(options->out) : os_path_kind(source) == OS_DIRECTORY ? str_copy(source) : path_parent(source);
-    yolo_status status = !folder ? err_memory(error, 4096) : os_path_kind(folder) != OS_DIRECTORY
-                       ? err_set(error, YOLO_ERROR_IO, "%s: no such folder", folder) : undo_roots(&run, folder, !options->out, error);
+    yolo_status status = YOLO_OK;
+    if (!folder) status = err_memory(error, 4096);
+    else if (os_path_kind(folder) != OS_DIRECTORY || (!options->out && os_path_kind(source) == OS_NOTHING && !strpbrk(source, "*?")))
+        status = err_set(error, YOLO_ERROR_IO, "%s: no such file or folder", options->out ? folder : source);
+    else status = undo_roots(&run, folder, !options->out, error);
     if (status == YOLO_OK) status = undo_choose(&run, name, error);
     if (status == YOLO_OK && (!run.folder || os_path_kind(run.folder) != OS_DIRECTORY))
         status = err_set(error, YOLO_ERROR_IO, "%s/" UNDO_FOLDER ": there is no run %.40s to take back", folder, strcmp(name, "last") ? name : "at all");
@@ -24449,7 +24453,8 @@ static yolo_status lab_put(lab_run *run, const char *path, int64_t file, const s
 static float lab_iou(const yolo_box *a, const yolo_box *b) {
     float w = YOLO_MIN(a->x2, b->x2) - YOLO_MAX(a->x1, b->x1), h = YOLO_MIN(a->y2, b->y2) - YOLO_MAX(a->y1, b->y1);
     float both = w > 0 && h > 0 ? w * h : 0, all = (a->x2 - a->x1) * (a->y2 - a->y1) + (b->x2 - b->x1) * (b->y2 - b->y1) - both;
-    return all > 0 ? both / all : 0;
+    if (all > 0) return both / all;
+    return fabsf(a->x1 - b->x1) < 1 && fabsf(a->y1 - b->y1) < 1 && fabsf(a->x2 - b->x2) < 1 && fabsf(a->y2 - b->y2) < 1; /* lines and points */
 }
 
 /* The boxes of a label file, in pixels; confidence 0 where none is said. */
@@ -24697,7 +24702,10 @@ static yolo_status lab_write_label(lab_run *run, lab_item *item, const pipe_pict
     yolo_status status = YOLO_OK;
     if (item->file < 0 && run->options->existing == YOLO_EXISTING_SKIP && os_path_kind(item->label) != OS_NOTHING) return item->skipped = true, YOLO_OK;
     if (merge) status = lab_merge(run, item, picture, person, &text, error);
-    else lbl_text(&text, &picture->boxes, picture->width, picture->height, run->options->save_conf);
+    else {
+        lbl_text(&text, &picture->boxes, picture->width, picture->height, run->options->save_conf);
+        item->added = picture->boxes.count;
+    }
     if (status == YOLO_OK && item->file >= 0) status = undo_look(&run->undo, &run->undo.files[item->file], &state, error);
     if (status == YOLO_OK && state == UNDO_CHANGED) status = lab_leave(item, "somebody changed it while the run went on: left as it is", error);
     else if (status == YOLO_OK && merge && !item->added && !text.failed) status = undo_write(&run->undo, item->file, undo_digest(text.text, (size_t)text.length), error);

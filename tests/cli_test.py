@@ -6,7 +6,7 @@ COMMAND is ./yolo or "wine /path/yolo.exe". Python's standard library only. Work
 models are built-in descriptions with random weights, but where a test wants the checkpoint in DIR (default: ../shared
 beside the checkout). Prints a line a test, then "N passed, N failed, N skipped"; exit status 1 when any failed.
 """
-import json, os, re, shlex, shutil, signal, struct, subprocess, sys, tempfile, time, zlib
+import csv, io, json, os, re, shlex, shutil, signal, struct, subprocess, sys, tempfile, time, xml.dom.minidom, zlib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 KOREAN = "사진 모음"
@@ -501,6 +501,307 @@ def killed_then_continued():
     process.communicate()
     check_continued("out")
     assert not [n for n in os.listdir("out") if n.endswith(".partial")]
+
+
+# ---- label: labels that are there
+
+
+APART = [*UNSURE, "iou=0.05", "agnostic_nms=true"]  # boxes that hardly overlap
+
+
+def shapes(*arguments, **more):
+    """label by a model that has learnt something, and has names: circle, square, triangle, star, cross, ring."""
+    return yolo("label", f"model={ROOT}/weights/shapes.pt", "imgsz=64", "threads=2", *arguments, **more)
+
+
+def contents(folder):
+    return {n: read(f"{folder}/{n}") for n in tree(folder) if not n.startswith(".yolo_undo/")}
+
+
+def undo(*arguments, **more):
+    return yolo("label", *arguments, "undo=last", **more)
+
+
+def rows(path):
+    data = read(path)
+    assert data.startswith(b"\xef\xbb\xbf"), path
+    return list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+
+
+@test
+def replaced_then_brought_back():
+    pictures(KOREAN, ["a.png", "b.png", "가 나/c.png", "새/d.png"])
+    for name, text in {"a": "7 0.1 0.2 0.3 0.4\r\n", "가 나/c": "사람"}.items():
+        write(f"{KOREAN}/{name}.txt", text)
+    write(f"{KOREAN}/classes.txt", "개\r\n")
+    before = contents(KOREAN)
+    done = label(f"source={KOREAN}", "existing=replace", "also=coco,csv,voc", "review=true", *UNSURE)
+    assert summary(done)["labelled"] == 4 and len(label_lines(f"{KOREAN}/가 나/c.txt")) == 5 and len(read(f"{KOREAN}/classes.txt").splitlines()) == 80
+    run = re.search(r"undo=([\d-]+)$", done.out, re.M).group(1)
+    assert os.listdir(f"{KOREAN}/.yolo_undo") == [run] and read(f"{KOREAN}/.yolo_undo/{run}/source/가 나/c.txt") == "사람".encode()
+    write(f"{KOREAN}/b.txt", "0 0.5 0.5 0.1 0.1\n")  # a person's since then
+    os.remove(f"{KOREAN}/a.txt")
+    done = undo(f"source={KOREAN}/a.png")
+    says(done, f"run {run}: 3 files restored", "1 kept", "b.txt: changed since that run, so it stays as it is")
+    assert contents(KOREAN) == {**before, "b.txt": b"0 0.5 0.5 0.1 0.1\n"}
+    os.remove(f"{KOREAN}/b.txt")
+    says(yolo("label", f"source={KOREAN}", f"undo={run}"), "0 files restored, 0 removed")
+    assert contents(KOREAN) == before and not os.path.exists(f"{KOREAN}/.yolo_undo")
+    says(undo(f"source={KOREAN}", status=1), "there is no run at all to take back")
+    says(yolo("label", f"source={KOREAN}", "undo=20010101-000000", status=1), "there is no run 20010101-000000")
+    says(undo("source=none", status=1), "none")
+    says(yolo("label", "undo=last", status=2), "source=PATH is missing")
+
+
+@test
+def replaced_twice_and_elsewhere():
+    pictures("set/images", ["a.png", "b/c.png"])
+    write("set/labels/b/c.txt", "1 0.5 0.5 0.5 0.5\n")
+    before = contents("set")
+    label("source=set/images", "existing=replace", "classes=3", *UNSURE)
+    middle = contents("set")
+    assert os.path.exists("set/labels/a.txt") and middle["labels/b/c.txt"] != before["labels/b/c.txt"]
+    label("source=set/images", "existing=replace", *UNSURE)
+    undo("source=set/images")
+    assert contents("set") == middle
+    undo("source=set/images")
+    assert contents("set") == before
+    label("source=set/images", "out=out/가", "existing=replace", *UNSURE)
+    assert contents("set") == before and len(tree("out/가")) == 4
+    undo("source=set/images", "out=out/가")
+    assert tree("out") == []
+
+
+@test
+def links_are_not_replaced():
+    if wine:
+        raise Skip("no links under wine")
+    pictures("in", ["a.png", "b.png"])
+    pictures("other", ["c.png"])
+    write("other/c.txt", "mine")
+    write("kept.txt", "mine")
+    os.symlink("../kept.txt", "in/a.txt")
+    os.symlink("../other", "in/other")
+    done = label("source=in", "existing=replace", *UNSURE)
+    says(done, "in/a.txt: left as it is: it is a link", "in/other/c.txt: left as it is: a link leads out")
+    assert read("kept.txt") == b"mine" == read("other/c.txt") and len(label_lines("in/b.txt")) == 5 and summary(done)["skipped"] == 2
+    write("list.txt", os.path.abspath("other/c.png") + "\n")
+    os.makedirs("lists")
+    os.rename("list.txt", "lists/list.txt")
+    says(label("source=lists/list.txt", "existing=replace", *UNSURE), "it lies outside of the source's folder")
+    assert read("other/c.txt") == b"mine"
+    shutil.rmtree("in/.yolo_undo")
+    os.symlink("../other", "in/.yolo_undo")
+    says(label("source=in", "existing=replace", *UNSURE, status=1), "in/.yolo_undo: is a link")
+    says(undo("source=in", status=1), "in/.yolo_undo: is a link")
+
+
+@test
+def merged_labels():
+    pictures("in", ["a.png", "b.png", "c.png", "d.png"])
+    shapes("source=in", "out=all", *APART)
+    lines = {n: read(f"all/{n}.txt").splitlines(keepends=True) for n in "abcd"}
+    mine = {"a": b"".join(lines["a"][:3]).rstrip(b"\n"), "b": b"# my own note\r\n" + lines["b"][1].replace(b"\n", b" 0.5\r\n"), "c": b"".join(lines["c"])}
+    for name, text in mine.items():
+        write(f"in/{name}.txt", text)
+        os.utime(f"in/{name}.txt", (1000000000, 1000000000))
+    before = contents("in")
+    done = shapes("source=in", "existing=merge", *APART)
+    all_boxes = sum(map(len, lines.values()))
+    says(done, f"{all_boxes} boxes, {all_boxes - 4 - len(lines['c'])} of them added")
+    assert read("in/a.txt") == b"".join(lines["a"]) and read("in/b.txt") == mine["b"] + b"".join(lines["b"][:1] + lines["b"][2:])
+    assert read("in/c.txt") == mine["c"] and os.path.getmtime("in/c.txt") == 1000000000 and read("in/d.txt") == b"".join(lines["d"])
+    again = contents("in")
+    says(shapes("source=in", "existing=merge", *APART), f"{all_boxes} boxes, 0 of them added")
+    assert contents("in") == again
+    undo("source=in")
+    assert contents("in") == again
+    undo("source=in")
+    assert contents("in") == before
+
+
+@test
+def merged_into_other_classes():
+    pictures("in", ["a.png"])
+    shapes("source=in", "out=all", "classes=star,Cross", *APART)
+    write("in/classes.txt", "나무\nstar\n")
+    write("in/a.txt", "0 0.5 0.5 0.01 0.01\n")
+    shapes("source=in", "existing=merge", "classes=3,cross", *APART)
+    assert read("in/classes.txt").decode().splitlines() == ["나무", "star", "circle", "square", "triangle", "cross", "ring"]
+    said = {"3": "1", "4": "5"}
+    expected = [" ".join([said[w[0]], *w[1:]]) for w in (line.split(" ") for line in label_lines("all/a.txt"))]
+    assert read("in/a.txt").decode().splitlines() == ["0 0.5 0.5 0.01 0.01", *expected]
+    write("in/classes.txt", "a\n\nb\n")
+    says(shapes("source=in", "existing=merge", *APART, status=1), "in/classes.txt:2: found an empty line")
+
+
+@test
+def compared_labels():
+    pictures("in", ["a.png", "b.png", "c.png", "가.png", "e.png"])
+    shapes("source=in", "out=in", "save_conf=true", *APART)
+    lines = {n: [line.split(" ") for line in label_lines(f"in/{n}.txt", columns=6)] for n in ("a", "b", "가")}
+    os.remove("in/e.txt")
+    write("in/a.txt", "".join(" ".join(w) + "\n" for w in lines["a"][1:]) + "9 0.001 0.001 0.001 0.001\n")  # an extra one, a missing one
+    lines["b"][0][0] = str(int(lines["b"][0][0]) ^ 1)
+    write("in/b.txt", "".join(" ".join(w) + "\n" for w in lines["b"]))
+    moved = max(lines["가"], key=lambda w: float(w[3]) * float(w[4]))
+    right = sum(len(read(f"in/{n}.txt").splitlines()) for n in ("a", "b", "c", "가")) - 3
+    x, w = float(moved[1]), float(moved[3])
+    moved[1], moved[3] = f"{x - w / 4:.6f}", f"{w / 2:.6f}"  # its left half
+    write("in/가.txt", "".join(" ".join(w) + "\n" for w in lines["가"]))
+    before = contents("in")
+    done = shapes("source=in", "existing=compare", *APART)
+    says(done, "Wrong class", "1 skipped")
+    total = re.search(r"^ +all +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", done.out, re.M).groups()
+    assert total == (str(right), "1", "1", "1", "1"), (right, done.out)
+    found = rows("in/compare.csv")
+    assert [(r["picture"], r["differences"], r["kind"]) for r in found] == [("in/a.png", "2", "missing"), ("in/a.png", "2", "extra"), ("in/b.png", "1", "wrong class"),
+                                                                         ("in/가.png", "1", "poorly placed")], found
+    assert abs(float(found[3]["iou"]) - 0.5) < 0.02 and found[1]["person_x1"] == "" and float(found[1]["model_x2"]) > 0 and found[0]["confidence"] == ""
+    assert {k: v for k, v in contents("in").items() if k != "compare.csv"} == before and not os.path.exists("in/.yolo_undo")
+    says(shapes("source=in", "existing=compare", "also=coco", status=2), "existing=compare writes no labels")
+
+
+# ---- label: classes, lists, formats
+
+
+@test
+def classes_by_name():
+    pictures("in", ["a.png", "b.png"])
+    many = ["max_det=300", "conf=0.00001", "save_conf=true"]
+    shapes("source=in", "out=all", "classes=[3, 4]", *many)
+    shapes("source=in", "out=named", "classes=cross, STAR", *many)
+    assert contents("all") == contents("named")
+    everything = [line.split(" ") for n in "ab" for line in label_lines(f"all/{n}.txt", columns=6)]
+    middle = sorted(float(w[5]) for w in everything if w[0] == "4")[len([w for w in everything if w[0] == "4"]) // 2] + 5e-7
+    shapes("source=in", "out=some", "classes=3,4", *many, f"class_conf=cross:{middle:.7f},5:1")
+    kept = [line.split(" ") for n in "ab" for line in label_lines(f"some/{n}.txt", columns=6)]
+    assert 0 < len(kept) < len(everything) and kept == [w for w in everything if w[0] == "3" or float(w[5]) > middle], middle
+    shapes("source=in", "out=one", "classes=3,4", r"rename=star:별\: 하나,4:별\: 하나,ring:square", *many)
+    assert read("one/classes.txt").decode().splitlines() == ["circle", "square", "triangle", "별: 하나"]
+    boxes = [line.split(" ") for n in "ab" for line in label_lines(f"one/{n}.txt", columns=6)]
+    assert {w[0] for w in boxes} == {"3"} and len(boxes) < len(everything)  # one class now, so they suppress each other
+    for option, said in (("classes=nobody", "classes=nobody: the model has 6 classes"), ("class_conf=star", "expected a list of class:value"), ("classes=0,6", "0 to 5"),
+                         ("class_conf=star:2", "class_conf=star:2: expected a confidence"), ("rename=6:x", "rename=6: the model has"), ("also=coco,yolo", "also=coco,yolo")):
+        says(shapes("source=in", "out=no", option, status=2), said)
+    assert not os.path.exists("no")
+
+
+@test
+def review_list():
+    pictures(KOREAN, ["가,나.png", "b.png", "c.png"])
+    label(f"source={KOREAN}", "review=true", *UNSURE)
+    found = rows(f"{KOREAN}/review.csv")
+    assert list(found[0]) == ["unsure", "reasons", "picture", "label", "boxes", "lowest_confidence", "below_threshold", "differences"]
+    assert sorted(r["picture"] for r in found) == sorted(f"{KOREAN}/{n}" for n in ("가,나.png", "b.png", "c.png"))
+    assert all("low confidence" in r["reasons"] and "more boxes than max_det" in r["reasons"] and r["boxes"] == "5" for r in found)
+    assert [float(r["unsure"]) for r in found] == sorted((float(r["unsure"]) for r in found), reverse=True)
+    plain = contents(KOREAN)
+    pictures(KOREAN, ["d.png"])
+    label(f"source={KOREAN}", "review=true", "conf=0.000017", "max_det=300")  # the pictures of before stay in the list
+    assert len(rows(f"{KOREAN}/review.csv")) == 4
+    label(f"source={KOREAN}", "out=without", *UNSURE)  # to look below the threshold changes no label
+    assert all(read(f"without/{n}") == data for n, data in plain.items() if n.endswith(".txt"))
+
+
+def check_formats(folder, names, source):
+    coco = json.loads(read(f"{folder}/labels.coco.json").decode())
+    table = rows(f"{folder}/labels.csv")
+    by_id = {image["id"]: image for image in coco["images"]}
+    assert len(by_id) == len(coco["images"]) and sorted(i["file_name"] for i in coco["images"]) == sorted(names)
+    classes = {c["id"]: c["name"] for c in coco["categories"]}
+    assert list(classes.values()) == read(f"{folder}/classes.txt").decode().splitlines() and list(classes) == list(range(1, len(classes) + 1))
+    boxes = {name: [] for name in names}
+    for a in coco["annotations"]:
+        boxes[by_id[a["image_id"]]["file_name"]].append((a["category_id"] - 1, *a["bbox"]))
+        assert abs(a["area"] - a["bbox"][2] * a["bbox"][3]) < 0.1 and a["iscrowd"] == 0
+    assert [a["id"] for a in coco["annotations"]] == list(range(1, len(coco["annotations"]) + 1))
+    for name in names:
+        width, height = struct.unpack(">II", read(f"{source}/{name}")[16:24])
+        stem = os.path.splitext(name)[0]
+        lines = [list(map(float, line.split(" "))) for line in read(f"{folder}/{stem}.txt").decode().splitlines()]
+        assert len(lines) == len(boxes[name]) == sum(r["image"] == name for r in table), name
+        document = xml.dom.minidom.parseString(read(f"{folder}/{stem}.xml"))
+        text = lambda node, tag: node.getElementsByTagName(tag)[0].firstChild.data
+        objects = document.getElementsByTagName("object")
+        assert text(document, "filename") == os.path.basename(name) and (text(document, "width"), text(document, "height")) == (str(width), str(height))
+        for line, box, row, o in zip(lines, boxes[name], [r for r in table if r["image"] == name], objects, strict=True):
+            c, x, y, w, h = line[:5]
+            corners = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
+            assert box[0] == c == int(row["class_id"]) and row["class"] == classes[c + 1] == text(o, "name")
+            assert all(abs(a - b) < 0.01 for a, b in zip(corners, [box[1], box[2], box[1] + box[3], box[2] + box[4]])), (box, corners)
+            assert all(abs(a - float(row[k])) < 0.02 for a, k in zip(corners, ("x1", "y1", "x2", "y2")))
+            pixels = [int(text(o, k)) for k in ("xmin", "ymin", "xmax", "ymax")]
+            assert 1 <= pixels[0] <= pixels[2] <= width and 1 <= pixels[1] <= pixels[3] <= height
+            assert all(abs(a + d - p) <= 1 for a, d, p in zip(corners, (1, 1, 0, 0), pixels))
+
+
+@test
+def other_formats():
+    names = ["a&b <c>.png" if not wine else "a&b.png", "나, 다/'가'.png", "e.png"]
+    pictures(KOREAN, names)
+    shapes(f"source={KOREAN}", "also=coco,csv,voc", "rename=0:사람 \"&<a>\\,", *APART)
+    check_formats(KOREAN, names, KOREAN)
+    first = contents(KOREAN)
+    write(f"{KOREAN}/e.txt", "0 0.5 0.5 1 1 0.25\n1 0.5 0.5 0.00001 0.00001\n")  # corrected by hand; the file of all follows, the .xml stays as any label does
+    shapes(f"source={KOREAN}", "also=coco,csv", "rename=0:사람 \"&<a>\\,", *APART)
+    assert [(r["confidence"], r["x1"]) for r in rows(f"{KOREAN}/labels.csv") if r["image"] == "e.png"][0] == ("0.250000", "0.00")
+    undo(f"source={KOREAN}")
+    undo(f"source={KOREAN}")
+    assert sorted(contents(KOREAN)) == sorted(n for n in first if not n.endswith((".xml", ".csv", ".json")))
+    shapes(f"source={KOREAN}", "out=out", "also=coco,csv,voc", *SURE)
+    check_formats("out", names, KOREAN)
+
+
+@test
+def damaged_journals():
+    pictures("in", ["a.png", "b.png", "c/d.png"])
+    write("in/a.txt", "1 0.5 0.5 0.1 0.1\n")
+    before = contents("in")
+    label("source=in", "existing=replace", *UNSURE)
+    (run,) = os.listdir("in/.yolo_undo")
+    journal = f"in/.yolo_undo/{run}/journal.txt"
+    good, after = read(journal), contents("in")
+    damages = [b"", b"hello\n", good.replace(b"K 0 a.txt", b"K 0 ../a.txt"), good.replace(b"K 0 a.txt", b"K 0 /a.txt"), good[len(good.split(b"\n")[0]) + 1:],
+               good[:40] + b"\0" * 20 + good[60:], good.replace(b"a.txt", b"b.txt", 1), good + good, b"\xff" * 4096]
+    for at in range(5, len(good), 41):
+        damages.append(good[:at] + bytes([good[at] ^ 4]) + good[at + 1:])
+    for data in damages:
+        write(journal, data)
+        says(undo("source=in", status=1), "journal.txt")
+        assert contents("in") == after
+    write(f"in/.yolo_undo/{run}/source/a.txt", "2 0.5 0.5 0.1 0.1\n")
+    write(journal, good)
+    says(undo("source=in", status=1), "is not what was copied")
+    assert read("in/a.txt") == after["a.txt"] and not os.path.exists("in/b.txt")
+    write(f"in/.yolo_undo/{run}/source/a.txt", before["a.txt"])
+    write(journal, good[:-10])  # as a kill leaves it
+    undo("source=in")
+    assert contents("in") == before
+
+
+@test
+def killed_replacing_then_brought_back():
+    if wine:
+        raise Skip("no signals under wine")
+    pictures("in", [f"{i:03}.png" for i in range(40)])
+    for i in range(0, 40, 2):
+        write(f"in/{i:03}.txt", f"{i} 0.5 0.5 0.1 0.1\n")
+    before = contents("in")
+    arguments = command + ["label", *MODEL, "imgsz=320", "source=in", "existing=replace", *UNSURE]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.time() + 60
+    while time.time() < deadline and process.poll() is None and not os.path.exists("in/009.txt"):
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert os.path.exists("in/009.txt") and not os.path.exists("in/039.txt")
+    done = yolo(*arguments[len(command):])
+    continued = int(re.search(r"(\d+) done before", done.out).group(1))
+    assert 8 <= continued < 40 and summary(done)["labelled"] == 40 - continued and len(os.listdir("in/.yolo_undo")) == 1
+    assert all(len(label_lines(f"in/{i:03}.txt")) == 5 for i in range(40))
+    undo("source=in")
+    assert contents("in") == before
 
 
 # ---- predict
