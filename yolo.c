@@ -23919,11 +23919,12 @@ typedef struct lab_run {
     int wanted_count;
     bool joined;         /* several classes of the model are one */
     bool comparable;     /* a person's labels have the classes of `names` */
-    char *classes_path, *review_path, *coco_path, *csv_path; /* NULL: not to be written */
-    int64_t classes_file, review_file, coco_file, csv_file;  /* in undo, or -1 */
+    char *classes_path, *review_path, *alike_path, *coco_path, *csv_path;  /* NULL: not to be written */
+    int64_t classes_file, review_file, alike_file, coco_file, csv_file;    /* in undo, or -1 */
     str classes_text;
     undo_run undo;
     double review_written, review_took;
+    prep_look *looks;    /* of each item; NULL: nobody asks what is alike */
 } lab_run;
 
 /* File systems of Windows and macOS do not tell A.txt from a.txt. */
@@ -24320,7 +24321,7 @@ static uint64_t lab_key(const lab_run *run) {
     const net *net = &run->model->checkpoint.net;
     const char *const texts[] = {o->source, o->out, o->classes, o->class_conf, o->rename, o->also};
     const double numbers[] = {p->imgsz, (double)p->conf, (double)p->iou, p->max_det, p->agnostic_nms, p->rect, o->existing, o->save_conf, o->empty_labels,
-                              o->classes_file, (double)o->merge_iou, o->review, p->class_count};
+                              o->classes_file, (double)o->merge_iou, o->review, o->alike, p->class_count};
     uint64_t key = hash_bytes(run->model->checkpoint.params, (size_t)net->param_elements * sizeof(float), 1);
     for (int i = 0; i < YOLO_COUNT(texts); i++) key = hash_bytes(texts[i] ? texts[i] : "", texts[i] ? strlen(texts[i]) + 1 : 0, key);
     for (int i = 0; i < net->class_count; i++) key = hash_bytes(net->names[i], strlen(net->names[i]) + 1, key);
@@ -24417,10 +24418,14 @@ static yolo_status lab_keep(lab_run *run, yolo_error *error) {
     int64_t count = run->count;
     yolo_status status = kept ? path_make_directories(run->out, error) : YOLO_OK;
     if (kept && status == YOLO_OK) status = undo_roots(&run->undo, run->out, !options->out, error);
-    if (kept && status == YOLO_OK) status = undo_begin(&run->undo, lab_key(run), run->item_count * 2 + 4, &continued, error);
+    if (kept && status == YOLO_OK) status = undo_begin(&run->undo, lab_key(run), run->item_count * 2 + 5, &continued, error);
     if (kept && status == YOLO_OK) snprintf(run->report->undo, sizeof run->report->undo, "%s", run->undo.name);
     if (status == YOLO_OK) status = lab_plan_classes(run, error);
     if (status == YOLO_OK && options->review) status = lab_side_file(run, "review.csv", &run->review_path, &run->review_file, error);
+    if (status == YOLO_OK && options->alike) {
+        run->looks = arena_array(&run->memory, (uint64_t)run->item_count, sizeof *run->looks);
+        status = run->looks ? lab_side_file(run, "alike.csv", &run->alike_path, &run->alike_file, error) : err_memory(error, (uint64_t)run->item_count * sizeof *run->looks);
+    }
     if (!kept || status != YOLO_OK) return status;
     run->count = 0;
     for (int64_t i = 0; i < count && status == YOLO_OK; i++) {
@@ -24723,6 +24728,7 @@ static yolo_status lab_work(void *user, pipe_picture *picture, yolo_error *error
     item->width = picture->width;
     item->height = picture->height;
     lab_choose(run, item, &picture->boxes);
+    if (run->looks) prep_look_at(&picture->image, &run->looks[item - run->items]);
     const bool theirs = options->existing == YOLO_EXISTING_MERGE || options->existing == YOLO_EXISTING_COMPARE ||
                         (options->existing == YOLO_EXISTING_REPLACE && options->review && run->comparable);
     yolo_status status = lab_draw(run, item, picture, error);
@@ -24888,6 +24894,33 @@ static yolo_status lab_write_compare(lab_run *run, yolo_error *error) {
                 if (lines[i].item->rows[row].kind == order[k]) lab_compare_line(run, &s, lines[i].item, &lines[i].item->rows[row]);
     if (status == YOLO_OK) status = lab_put(run, path, -1, &s, error);
     mem_free(path);
+    mem_free(lines);
+    str_free(&s);
+    return status;
+}
+
+/* Writes alike.csv: pictures of this run that look alike, those of a group together. */
+static yolo_status lab_write_alike(lab_run *run, yolo_error *error) {
+    const uint64_t count = (uint64_t)run->item_count;
+    int64_t *group = mem_array(count, sizeof *group), *sizes = mem_array(count, sizeof *sizes), lined = 0, number = 0;
+    lab_line *lines = mem_array(count, sizeof *lines);
+    str s = {0};
+    yolo_status status = group && sizes && lines ? prep_group_alike(run->looks, run->item_count, group, error) : err_memory(error, count * 80);
+    for (int64_t i = 0; status == YOLO_OK && i < run->item_count; i++) sizes[group[i]]++;
+    for (int64_t i = 0; status == YOLO_OK && i < run->item_count; i++)
+        if (sizes[group[i]] > 1) lines[lined++] = (lab_line){-(double)group[i], run->items[i].picture, NULL, 0, NULL};
+    if (lined) qsort(lines, (size_t)lined, sizeof *lines, lab_line_order);
+    str_add(&s, LAB_MARK "group,picture\n");
+    for (int64_t i = 0; i < lined; i++) {
+        number += !i || lines[i].worth != lines[i - 1].worth;
+        str_format(&s, "%lld", (long long)number);
+        lab_csv(&s, lines[i].picture);
+        str_append(&s, "\n", 1);
+    }
+    if (status == YOLO_OK) status = lab_put(run, run->alike_path, run->alike_file, &s, error);
+    run->report->alike = lined;
+    mem_free(group);
+    mem_free(sizes);
     mem_free(lines);
     str_free(&s);
     return status;
@@ -25216,6 +25249,7 @@ static yolo_status lab_look(lab_run *run, yolo_error *error) {
 static yolo_status lab_end(lab_run *run, yolo_error *error) {
     yolo_status status = YOLO_OK;
     if (run->options->review) status = lab_write_review(run, error);
+    if (status == YOLO_OK && run->looks) status = lab_write_alike(run, error);
     if (status == YOLO_OK && run->options->existing == YOLO_EXISTING_COMPARE) status = lab_write_compare(run, error);
     if (status == YOLO_OK && run->undo.journal && run->options->also && *run->options->also) status = lab_write_formats(run, error);
     if (status == YOLO_OK && run->undo.journal) status = undo_finish(&run->undo, error);
@@ -25270,7 +25304,7 @@ static yolo_status lab_start(lab_run *run, yolo_error *error) {
 
 /* Labels everything; the report is filled in on error too. */
 static yolo_status lab_label(const yolo_model *model, const yolo_label_options *options, yolo_label_report *report, yolo_error *error) {
-    lab_run run = {.model = model, .options = options, .report = report, .classes_file = -1, .review_file = -1, .coco_file = -1, .csv_file = -1,
+    lab_run run = {.model = model, .options = options, .report = report, .classes_file = -1, .review_file = -1, .alike_file = -1, .coco_file = -1, .csv_file = -1,
                    .undo = {.log = &options->log}};
     double start = os_clock();
     os_mutex_init(&run.undo.mutex);
@@ -30857,6 +30891,7 @@ static const cli_option cli_label_options[] = {
     {"rename", CLI_TEXT, CLI_AT(rename), "", 0, 0, "car:vehicle,5:vehicle", "other names; classes of one name become one"},
     {"also", CLI_TEXT, CLI_AT(also), "", 0, 0, "coco,csv,voc", "more formats beside YOLO's .txt"},
     {"review", CLI_BOOL, CLI_AT(review), "false", 0, 0, "", "write review.csv: pictures to look at, most unsure first"},
+    {"alike", CLI_BOOL, CLI_AT(alike), "false", 0, 0, "", "write alike.csv: pictures of this run that look alike"},
     CLI_ROW_IOU,
     CLI_ROW_IMGSZ,
     CLI_ROW_MAX_DET,
@@ -31443,6 +31478,7 @@ static int cli_run_label(cli_run *run) {
     options.also = cli_or_null(values->also);
     options.merge_iou = (float)values->merge_iou;
     options.review = values->review;
+    options.alike = values->alike;
     options.save_conf = values->save_conf;
     options.on_picture = cli_picture_line;
     options.user = run;

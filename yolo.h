@@ -327,6 +327,7 @@ typedef struct yolo_label_options {
                                 beside each label); they say what all labels of the source are after the run. NULL = none */
     float merge_iou;         /* MERGE: a box whose overlap with one of its class that is there is above this is not added; 0.5 */
     bool review;             /* write review.csv: pictures of which the model is unsure, the most unsure first, with the reasons */
+    bool alike;              /* write alike.csv: groups of pictures, of those that were looked at, that look alike */
     bool save_labels;        /* write YOLO .txt; true */
     bool save_conf;          /* add the confidence as a sixth column */
     bool save_images;        /* write annotated pictures to out/ */
@@ -356,6 +357,7 @@ typedef struct yolo_label_report {
     int64_t clashes;          /* left out because another picture of the run has the same label file */
     int64_t damaged, boxes;   /* boxes found */
     int64_t added;            /* MERGE: of them */
+    int64_t alike;            /* pictures of alike.csv */
     int64_t *boxes_per_class; /* class_count entries; owned by the struct, as the next two */
     char **class_names;
     yolo_differences *differences_per_class; /* COMPARE, by the person's class, extra ones by the model's; else NULL */

@@ -704,6 +704,14 @@ def review_list():
     assert all(read(f"without/{n}") == data for n, data in plain.items() if n.endswith(".txt"))
 
 
+@test
+def pictures_that_look_alike():
+    for name, seed in (("가,1.png", 1), ("b.png", 4), ("c.png", 1), ("d.png", 7)):
+        write(f"in/{name}", png(160, 120, seed))
+    label("source=in", "alike=true", *SURE)
+    assert [(r["group"], r["picture"]) for r in rows("in/alike.csv")] == [("1", "in/c.png"), ("1", "in/가,1.png")], rows("in/alike.csv")
+
+
 def check_formats(folder, names, source):
     coco = json.loads(read(f"{folder}/labels.coco.json").decode())
     table = rows(f"{folder}/labels.csv")

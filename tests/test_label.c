@@ -60,7 +60,7 @@ static yolo_label_options label_options(yolo_existing existing) {
     options.predict.conf = 0.00001f;
     options.predict.max_det = 3;
     options.also = "coco,csv,voc";
-    options.review = true;
+    options.review = options.alike = true;
     return options;
 }
 
