@@ -149,7 +149,7 @@ static void test_label_forged(void) {
         {"N 0 a/../../victim.txt", "leads out"}, {"N 0 a//b", "leads out"}, {"N 0 ./a", "leads out"}, {"N 0 .yolo_undo/x", "leads out"}, {"N 2 a", "leads out"},
         {"N 0 %2e%2e/victim.txt", "leads out"}, {"N 0 a%00b", "leads out"}, {"N 0 a%zz", "leads out"}, {"N 0 a%", "leads out"}, {"N 0 ", "leads out"}, {"N 1 a.txt", "labels folder"},
         {"K 0 a.txt x 0000000000000000", "damaged size"}, {"K 0 a.txt 3 00", "damaged size"}, {"K 0 a.txt", "unknown record"}, {"W 0 0000000000000000", "to no file"},
-        {"W -1 0000000000000000", "to no file"}, {"W 99999999999999999999 0000000000000000", "to no file"}, {"X", "unknown record"}, {"H 12", "damaged key"}, {"", "unknown record"},
+        {"W -1 0000000000000000", "to no file"}, {"W 99999999999999999999 0000000000000000", "to no file"}, {"X", "unknown record"}, {"H 12", "damaged key"}, {"", "damaged line"},
         {"B 1", "unknown record"}, {"N 0 a b c d e f g", "unknown record"}, {"V 1", "no journal"}};
     yolo_undo_report report;
     yolo_error error;
