@@ -23835,6 +23835,21 @@ static yolo_status undo_files_back(undo_run *run, yolo_undo_report *report, yolo
     return report->kept ? YOLO_OK : undo_forget(run, error);
 }
 
+/* undo_choose, passing over what is left of a run that was killed before its first line or after its last. */
+static yolo_status undo_choose_told(undo_run *run, const char *name, yolo_error *error) {
+    for (;;) {
+        yolo_status status = undo_choose(run, name, error);
+        if (status != YOLO_OK || !run->folder) return status;
+        char *path = path_join(run->folder, "journal.txt");
+        if (!path) return err_memory(error, 4096);
+        const bool told = os_path_kind(path) != OS_NOTHING;
+        mem_free(path);
+        if (told || os_path_kind(run->folder) != OS_DIRECTORY) return YOLO_OK;
+        status = undo_forget(run, error);
+        if (status != YOLO_OK || os_path_kind(run->folder) != OS_NOTHING || strcmp(name, "last")) return status;
+    }
+}
+
 static yolo_status undo_back(const yolo_undo_options *options, yolo_undo_report *report, yolo_error *error) {
     undo_run run = {.log = &options->log};
     const char *source = options->source, *name = options->run && *options->run ? options->run : "last";
@@ -23846,7 +23861,7 @@ static yolo_status undo_back(const yolo_undo_options *options, yolo_undo_report 
     else if (os_path_kind(folder) != OS_DIRECTORY || (!options->out && os_path_kind(source) == OS_NOTHING && !strpbrk(source, "*?")))
         status = err_set(error, YOLO_ERROR_IO, "%s: no such file or folder", options->out ? folder : source);
     else status = undo_roots(&run, folder, !options->out, error);
-    if (status == YOLO_OK) status = undo_choose(&run, name, error);
+    if (status == YOLO_OK) status = undo_choose_told(&run, name, error);
     if (status == YOLO_OK && (!run.folder || os_path_kind(run.folder) != OS_DIRECTORY))
         status = err_set(error, YOLO_ERROR_IO, "%s/" UNDO_FOLDER ": there is no run %.40s to take back", folder, strcmp(name, "last") ? name : "at all");
     if (status == YOLO_OK) status = undo_read(&run, error);
@@ -24547,14 +24562,14 @@ static void lab_add_doubt(lab_doubt *doubt, lab_reason reason, float unsure) {
     doubt->unsure = YOLO_MAX(doubt->unsure, YOLO_CLAMP(unsure, 0.0f, 1.0f));
 }
 
-/* What speaks for a look at the picture; `margin`: the least way of a box from its threshold to 1, as a share; `near`: the largest share
+/* What speaks for a look at the picture; `margin`: the least way of a box from its threshold to 1, as a share; `closest`: the largest share
    of its threshold that a box below it has. */
-static void lab_doubt_boxes(const lab_run *run, lab_item *item, const yolo_boxes *boxes, float margin, float near) {
+static void lab_doubt_boxes(const lab_run *run, lab_item *item, const yolo_boxes *boxes, float margin, float closest) {
     lab_doubt *doubt = &item->doubt;
     const float iou = YOLO_MAX(run->options->predict.iou, LAB_CLOSE_IOU);
     doubt->boxes = boxes->count;
     if (boxes->count && margin < LAB_LOW) lab_add_doubt(doubt, LAB_IS_LOW, 1 - margin);
-    if (!boxes->count && near >= LAB_NEAR) lab_add_doubt(doubt, LAB_HAS_NEAR, near);
+    if (!boxes->count && closest >= LAB_NEAR) lab_add_doubt(doubt, LAB_HAS_NEAR, closest);
     if (boxes->count >= run->options->predict.max_det) lab_add_doubt(doubt, LAB_IS_FULL, 1);
     for (int i = 0; i < boxes->count; i++)
         for (int k = 0; k < i; k++) {
@@ -24569,14 +24584,14 @@ static void lab_doubt_boxes(const lab_run *run, lab_item *item, const yolo_boxes
 /* Of what was found, keeps the boxes above the thresholds of their classes, gives them the labels' classes, and lets those of classes
    that became one suppress each other. */
 static void lab_choose(const lab_run *run, lab_item *item, yolo_boxes *boxes) {
-    float margin = 1, near = 0;
+    float margin = 1, closest = 0;
     int kept = 0;
     for (int i = 0; i < boxes->count; i++) {
         const yolo_box box = boxes->items[i];
         const float threshold = run->thresholds[box.class_id];
         bool good = box.confidence > threshold;
         if (!good && threshold > 0) {
-            near = YOLO_MAX(near, box.confidence / threshold);
+            closest = YOLO_MAX(closest, box.confidence / threshold);
             item->doubt.below = YOLO_MAX(item->doubt.below, box.confidence);
         }
         for (int k = 0; k < kept && good && run->joined; k++) {
@@ -24590,7 +24605,7 @@ static void lab_choose(const lab_run *run, lab_item *item, yolo_boxes *boxes) {
     }
     boxes->count = kept;
     for (int i = 0; i < kept; i++) boxes->items[i].class_id = run->map[boxes->items[i].class_id];
-    if (run->options->review) lab_doubt_boxes(run, item, boxes, margin, near);
+    if (run->options->review) lab_doubt_boxes(run, item, boxes, margin, closest);
 }
 
 /* ---- the work on a picture, on a lane's thread */
