@@ -254,13 +254,16 @@ static bool os_remove_directory(const char *path) {
 #endif
 }
 
-/* Puts all that was written on the disk. False where the system has no such call: files are to be flushed one by one. */
-static bool os_flush_all(void) {
-#ifdef _WIN32
-    return false;
+/* Puts all that was written on the disk of a folder. False where the system has no such call: files are to be flushed one by one. */
+static bool os_flush_all(const char *folder) {
+#ifdef __linux__
+    int handle = open(folder, O_RDONLY | O_DIRECTORY);
+    bool done = handle >= 0 && !syncfs(handle);
+    if (handle >= 0) close(handle);
+    return done;
 #else
-    sync();
-    return true;
+    (void)folder;
+    return false;
 #endif
 }
 
@@ -23639,7 +23642,7 @@ static yolo_status undo_keep(undo_run *run, undo_file *file, yolo_error *error) 
 /* Waits until the copies are on the disk. */
 static yolo_status undo_flush_copies(undo_run *run, yolo_error *error) {
     yolo_status status = YOLO_OK;
-    if (os_flush_all()) return YOLO_OK;
+    if (os_flush_all(run->folder)) return YOLO_OK;
     for (int64_t i = run->known; i < run->count && status == YOLO_OK; i++) {
         if (!run->files[i].existed) continue;
         char *copy = undo_copy_path(run, &run->files[i]);
@@ -23782,39 +23785,41 @@ static void undo_remove_folders(const undo_run *run) {
     }
 }
 
-/* Removes a path's empty folders from the inside out, down to the one that `stop` bytes name. Changes the text. */
-static void undo_remove_above(char *path, size_t stop) {
-    for (size_t length = strlen(path); length > stop; length--)
-        if (path_is_separator(path[length])) {
-            path[length] = 0;
-            if (os_is_link(path) || !os_remove_directory(path)) return;
-        }
+static bool undo_list_entry(void *names, const char *name, os_kind kind) {
+    (void)kind;
+    return data_list_add(names, name, strlen(name));
 }
 
-/* Removes copies and journal, the journal last: it says what is left to do. */
+/* Removes a file, a link or a folder with all that is in it. What cannot be removed stays. */
+static yolo_status undo_remove_tree(const char *path, yolo_error *error) {
+    data_list names = {0};
+    yolo_status status = YOLO_OK;
+    const bool folder = os_path_kind(path) == OS_DIRECTORY && !os_is_link(path);
+    if (folder && !os_list_directory(path, undo_list_entry, &names)) status = err_set(error, YOLO_ERROR_IO, "%s: cannot be read to be removed", path);
+    for (int64_t i = 0; i < names.count && status == YOLO_OK; i++) {
+        char *inner = path_join(path, names.paths[i]);
+        status = inner ? undo_remove_tree(inner, error) : err_memory(error, 4096);
+        mem_free(inner);
+    }
+    if (status == YOLO_OK && (folder || !os_remove(path))) os_remove_directory(path);
+    data_list_free(&names);
+    return status;
+}
+
+/* Removes what the run kept, the journal last: it says what is left to do. */
 static yolo_status undo_forget(const undo_run *run, yolo_error *error) {
-    char real[DATA_PATH_SIZE];
-    const bool plain = os_real_path(run->folder, real, sizeof real);
-    for (int64_t i = 0; i < run->count; i++) {
-        char *copy = undo_copy_path(run, &run->files[i]);
-        if (!copy) return err_memory(error, 4096);
-        if (plain && undo_is_inside(real, copy)) {
-            undo_drop_partial(copy);
-            os_remove(copy);
-            undo_remove_above(copy, strlen(run->folder));
-        }
-        mem_free(copy);
+    static const char *const own[] = {"source", "labels", "coco.new", "csv.new", "annotations.new", "journal.txt.partial", "journal.txt", ""};
+    char *runs = path_join(run->roots[0], UNDO_FOLDER);
+    yolo_status status = runs ? YOLO_OK : err_memory(error, 4096);
+    for (int i = 0; i < YOLO_COUNT(own) && status == YOLO_OK; i++) {
+        char *path = path_join(run->folder, own[i]);
+        if (!path) status = err_memory(error, 4096);
+        else if (*own[i]) status = undo_remove_tree(path, error);
+        else os_remove_directory(run->folder);
+        mem_free(path);
     }
-    static const char *const own[] = {"/coco.new", "/csv.new", "/annotations.new", "/journal.txt.partial", "/journal.txt", ""};
-    str path = {0};
-    for (int i = 0; i < YOLO_COUNT(own) && !path.failed; i++) {
-        path.length = 0;
-        str_format(&path, "%s%s", run->folder, own[i]);
-        if (!path.failed && *own[i]) os_remove(path.text);
-        else if (!path.failed && os_remove_directory(path.text)) undo_remove_above(path.text, strlen(path.text) - strlen(run->name) - 2);
-    }
-    yolo_status status = path.failed ? err_memory(error, 4096) : YOLO_OK;
-    str_free(&path);
+    if (status == YOLO_OK) os_remove_directory(runs); /* where it was the last */
+    mem_free(runs);
     return status;
 }
 
