@@ -662,7 +662,7 @@ typedef struct pollfd os_socket_state;
 typedef intptr_t os_socket;
 #define OS_NO_SOCKET ((os_socket)-1)
 
-enum { OS_READ = 1, OS_WRITE = 2, OS_WAITS = 8 /* sockets at a time, at least */ };
+enum { OS_READ = 1, OS_WRITE = 2, OS_WAITS = 64 /* sockets at a time */ };
 
 typedef struct os_wait { os_socket socket; int wanted, ready; } os_wait; /* of OS_READ and OS_WRITE; a failure is both */
 
@@ -782,9 +782,9 @@ static os_socket os_socket_accept(os_socket listener, char *host, size_t size) {
 
 /* Waits until one of the sockets is ready, `milliseconds` at most; OS_NO_SOCKET among them counts as none. */
 static void os_socket_wait(os_wait *waits, int count, int milliseconds) {
-    os_socket_state states[64];
-    int used = 0, at[64];
-    for (int i = 0; i < count && used < 64; i++) {
+    os_socket_state states[OS_WAITS];
+    int used = 0, at[OS_WAITS];
+    for (int i = 0; i < count && used < OS_WAITS; i++) {
         waits[i].ready = 0;
         if (waits[i].socket == OS_NO_SOCKET || !waits[i].wanted) continue;
         at[used] = i;
@@ -1632,7 +1632,6 @@ static bool com_differ(const char *a, const char *b, char *text, size_t size) {
 
 /* Why a guest of process 0 cannot be let in; false when he can. */
 static bool com_objects(const com_links *l, const com_talk *guest, const com_head *head, const char *host, char *sentence, size_t size) {
-    static const char one_more[] = "two processes say that they are this one: each needs a RANK of its own";
     char who[160], difference[500], terms[COM_TERMS + 1];
     com_head other;
     com_text(guest, COM_NAME, terms, sizeof terms);
@@ -1647,7 +1646,7 @@ static bool com_objects(const com_links *l, const com_talk *guest, const com_hea
         held->socket = OS_NO_SOCKET;
     }
     if (held && held->socket == OS_NO_SOCKET) return false;
-    snprintf(sentence, size, "%s cannot take part: %s", who, one_more);
+    snprintf(sentence, size, "%s cannot take part: two processes say that they are this one; each needs a RANK of its own", who);
     return true;
 }
 
@@ -1720,6 +1719,22 @@ static yolo_status com_door(com_links *l, com_guest *body, yolo_error *error) {
     return status;
 }
 
+/* What those that were let in have said since: that all is over, or, by going, the same. */
+static yolo_status com_deserted(com_links *l, yolo_error *error) {
+    const int count = l->plan.process ? 1 : l->plan.processes;
+    com_head head;
+    char who[160], words[900];
+    for (int i = 0; i < count; i++) {
+        com_talk *t = &l->talks[i];
+        const com_news news = t->socket == OS_NO_SOCKET ? COM_NOTHING : com_hear(t, &head);
+        com_text(t, 0, words, sizeof words);
+        if (news == COM_MESSAGE && (head.kind == COM_REFUSED || head.kind == COM_FAILED)) return err_set(error, YOLO_ERROR_IO, "%s", words);
+        if (news == COM_GONE)
+            return err_set(error, YOLO_ERROR_IO, "%s %s gone: the connection was closed", com_who(l, i, t->host, who, sizeof who), l->plan.here > 1 ? "are" : "is");
+    }
+    return YOLO_OK;
+}
+
 /* Waits at the door until all that `body` lets in have come. */
 static yolo_status com_receive(com_links *l, com_guest *body, yolo_error *error) {
     int first = l->plan.process + 1, missing;
@@ -1731,6 +1746,7 @@ static yolo_status com_receive(com_links *l, com_guest *body, yolo_error *error)
             return err_set(error, YOLO_ERROR_IO, "%d of %d processes have not come to %s:%d within %g s, the first that is missing is %s; start one for each RANK below "
                            "WORLD_SIZE", missing, l->plan.processes, l->plan.address, l->plan.port, l->plan.patience, com_who(l, first, "not known", who, sizeof who));
         status = com_door(l, body, error);
+        if (status == YOLO_OK && body == com_link) status = com_deserted(l, error);
     }
     return status;
 }
@@ -1758,7 +1774,7 @@ static yolo_status com_lead_meeting(com_links *l, yolo_error *error) {
         memcpy(words, now, sizeof words);
         l->token = words[0] * 0x9e3779b97f4a7c15u ^ words[1] ^ (uint64_t)(uintptr_t)l;
         com_welcome(l);
-        return com_receive(l, com_link, error);
+        if ((status = com_receive(l, com_link, error)) == YOLO_OK) return status;
     }
     for (int p = 1; p < l->plan.processes; p++) {
         if (l->talks[p].socket == OS_NO_SOCKET) continue;

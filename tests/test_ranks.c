@@ -308,6 +308,38 @@ static void test_ranks_far(void) {
     CHECK_MSG(after <= before, "%d files before, %d after", before, after);
 }
 
+/* Process 2 comes, is let in, and goes before its place in the chain is taken. */
+static OS_THREAD_RESULT OS_THREAD_CALL ranks_deserter_main(void *argument) {
+    ranks_process *p = argument;
+    com_links *links;
+    com_head head;
+    p->status = com_links_open(&links, &p->plan, &p->error);
+    if (p->status == YOLO_OK) p->status = com_knock(links, &head, &p->error);
+    if (p->status == YOLO_OK) com_links_close(links);
+    return 0;
+}
+
+/* A barrier. */
+static yolo_status ranks_barrier_body(com_rank *rank, void *context, yolo_error *error) {
+    (void)context;
+    return com_gather(rank, NULL, 0, NULL, error);
+}
+
+/* A process that goes while the others still meet, and one that has another's number: nobody waits for long. */
+static void test_ranks_meeting(void) {
+    ranks_process all[3];
+    ranks_processes_start(all, 3, 1, ranks_barrier_body, NULL);
+    for (int p = 0; p < 3; p++) CHECK(os_thread_start(&all[p].thread, p < 2 ? ranks_process_main : ranks_deserter_main, &all[p]));
+    for (int p = 0; p < 3; p++) os_thread_join(all[p].thread);
+    CHECK_MSG(all[2].status == YOLO_OK, "%s", all[2].error.message);
+    for (int p = 0; p < 2; p++) CHECK_MSG(all[p].status == YOLO_ERROR_IO && all[p].seconds < 10 && strstr(all[p].error.message, "gone: the connection was closed"), "%d: %.1f s, %s", p, all[p].seconds, all[p].error.message);
+    ranks_processes_start(all, 3, 1, ranks_barrier_body, NULL);
+    all[2].plan.process = 1;
+    ranks_processes_run(all, 3);
+    for (int p = 0; p < 3; p++) CHECK_MSG(all[p].opened != YOLO_OK && all[p].seconds < 25, "%d: %.1f s, %s", p, all[p].seconds, all[p].error.message);
+    CHECK_MSG(strstr(all[0].error.message, "rank 1 (host ") && strstr(all[0].error.message, "two processes say"), "%s", all[0].error.message);
+}
+
 /* ---- the backward in parts ---- */
 
 /* A bucket is what it will be as soon as its operator has been through the backward; together they are the whole table. */
@@ -881,6 +913,7 @@ static const test_case tests_ranks[] = {
     {"starts", "200 groups come and go", test_ranks_starts},
     {"heads", "heads of messages, and damaged ones", test_ranks_heads},
     {"messages", "messages in pieces, too large, and cut off", test_ranks_messages},
+    {"meeting", "processes that leave while the others meet, or have one number", test_ranks_meeting},
     {"far", "sums, records and broadcasts of several processes, as those of one", test_ranks_far},
     {"buckets", "parts of the gradients are whole when they are said to be", test_ranks_buckets},
     {"sync", "with sync_bn any number of ranks trains alike", test_ranks_sync},
