@@ -30776,7 +30776,6 @@ typedef struct cli_option {
 #define CLI_ROW_CLASS_CONF {"class_conf", CLI_TEXT, CLI_AT(class_conf), "", 0, 0, "person:0.5,3:0.4", "lowest confidence of some classes"}
 #define CLI_ROW_AGNOSTIC {"agnostic_nms", CLI_BOOL, CLI_AT(agnostic_nms), "false", 0, 0, "", "boxes of different classes suppress each other"}
 #define CLI_ROW_RECT {"rect", CLI_BOOL, CLI_AT(rect), "true", 0, 0, "", "pad to a multiple of the stride, not to a square"}
-#define CLI_ROW_DEVICES {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0|0,1", "GPUs by number; auto: all of them, else the CPU"}
 #define CLI_ROW_DEVICE {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0", "a GPU by its number; auto: the first one, else the CPU"}
 #define CLI_ROW_DEVICES {"device", CLI_TEXT, CLI_AT(device), "auto", 0, 0, "auto|cpu|0|0,1", "GPUs by number; auto: all of them, else the CPU"}
 #define CLI_ROW_RANKS {"ranks", CLI_WHOLE, CLI_AT(ranks), "0", 0, 64, "", "device=cpu: so many share the pictures, as GPUs do; 0 = 1"}
