@@ -280,11 +280,48 @@ static void test_gpu_ranks_sentences(void) {
 }
 #endif
 
+/* A training's validation by two GPUs, and once more, with new weights in the same memory, by both and by one: the same bits. */
+static void test_gpu_ranks_val(void) {
+    yolo_train_options o = ranks_options("gpu_ranks_val", &(ranks_run){.ranks = 2, .batch = 2});
+    run_places places;
+    yolo_error error = {0};
+    pt_model last = {0};
+    double map[3] = {0};
+    loss_parts losses[3] = {{0}};
+    o.model = "weights/shapes.pt";
+    o.imgsz = 96;
+    if (!ranks_places(2, false, &places)) return;
+    tr_run *run = tr_create(&o, op_isa_best(), places.items[0]);
+    run->places = places;
+    yolo_status status = tr_new_folder(run, &error);
+    if (status == YOLO_OK) status = tr_settle_epochs(run, &last, &error);
+    if (status == YOLO_OK) status = tr_settle_ranks(run, &error);
+    if (status == YOLO_OK) status = tr_set_up(run, &last, &error);
+    for (int i = 0; i < 3 && status == YOLO_OK; i++) {
+        if (i == 2) {
+            run_copies_destroy(&run->weights);
+            run->places.count = run->rank_count = 1;
+        }
+        status = tr_validate(run, &error);
+        CHECK(run->weights.count == (i < 2 ? 2 : 1) && (i == 2 || run->weights.of[0] != run->weights.of[1]));
+        map[i] = run->outcome.metrics.map50_95;
+        losses[i] = run->outcome.losses;
+    }
+    run->rank_count = 2;
+    CHECK_MSG(status == YOLO_OK, "%s", error.message);
+    CHECK_MSG(map[0] > 0.1 && map[1] == map[0] && map[2] == map[0], "mAP50-95 %g, %g, %g", map[0], map[1], map[2]);
+    CHECK(!memcmp(&losses[0], &losses[1], sizeof losses[0]) && !memcmp(&losses[0], &losses[2], sizeof losses[0]));
+    tr_close(run);
+    mem_free(run);
+    ranks_close(&places);
+}
+
 static const test_case tests_gpu_ranks[] = {
     {"ranks_sync", "with sync_bn 1 to 4 GPUs end alike", test_gpu_ranks_sync},
     {"ranks_apart", "without it they end as ranks on the CPU", test_gpu_ranks_apart},
     {"ranks_ways", "each way to add up gives the same bits every time", test_gpu_ranks_ways},
     {"ranks_nccl", "one rank by NCCL", test_gpu_ranks_nccl},
+    {"ranks_val", "two GPUs validate as one does", test_gpu_ranks_val},
     {"ranks_resume", "interrupted, or out of memory in rank 1, and resumed: the same bits", test_gpu_ranks_resume},
 #ifdef TEST_EMULATED
     {"ranks_faults", "calls that fail, GPUs that are lost: a sentence, nothing left, no hang", test_gpu_ranks_faults},
