@@ -33,7 +33,9 @@
      27 demo_           drawn data set
      28 onnx_           export to ONNX
      29 yolo_           public interface
-     30 cli_            command line
+     30 http_           a server for one person's browser
+     31 ui_             what the page asks for
+     32 cli_            command line
 
    LAYERING: a section calls only itself and sections above it. Names begin with the prefix of their section.
    Dimensions: N batch, C input channels, K output channels, H W height and width, R S kernel height and width,
@@ -74,6 +76,7 @@
 #include <io.h>
 #include <process.h>
 #include <shellapi.h>
+#include <shlobj.h>
 #include <psapi.h>
 #ifdef _MSC_VER
 #pragma comment(lib, "ws2_32.lib")
@@ -87,11 +90,16 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <pwd.h>
+#include <spawn.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+extern char **environ;
 #endif
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -709,6 +717,7 @@ static void os_socket_prepare(os_socket s) {
 #ifdef _WIN32
     u_long asynchronous = 1;
     ioctlsocket((os_socket_handle)s, FIONBIO, &asynchronous);
+    SetHandleInformation((HANDLE)s, HANDLE_FLAG_INHERIT, 0);
     setsockopt((os_socket_handle)s, IPPROTO_TCP, TCP_NODELAY, (const char *)&on, sizeof on);
 #else
     fcntl((os_socket_handle)s, F_SETFL, O_NONBLOCK);
@@ -720,16 +729,16 @@ static void os_socket_prepare(os_socket s) {
 #endif
 }
 
-/* A socket that takes connections at *port, of IPv6 and IPv4 where the system has both; *port 0 = one that is free, which it becomes. */
-static os_socket os_socket_listen_as(int family, int *port) {
+/* `here`: from this machine alone. */
+static os_socket os_socket_listen_as(int family, bool here, int *port) {
     struct sockaddr_storage address;
     struct sockaddr_in6 *six = (struct sockaddr_in6 *)&address;
     struct sockaddr_in *four = (struct sockaddr_in *)&address;
     socklen_t length = family == AF_INET6 ? sizeof *six : sizeof *four;
     const int on = 1, off = 0;
     memset(&address, 0, sizeof address);
-    if (family == AF_INET6) six->sin6_family = AF_INET6, six->sin6_addr = in6addr_any, six->sin6_port = htons((uint16_t)*port);
-    else four->sin_family = AF_INET, four->sin_addr.s_addr = htonl(INADDR_ANY), four->sin_port = htons((uint16_t)*port);
+    if (family == AF_INET6) six->sin6_family = AF_INET6, six->sin6_addr = here ? in6addr_loopback : in6addr_any, six->sin6_port = htons((uint16_t)*port);
+    else four->sin_family = AF_INET, four->sin_addr.s_addr = htonl(here ? INADDR_LOOPBACK : INADDR_ANY), four->sin_port = htons((uint16_t)*port);
     const os_socket s = (os_socket)socket(family, SOCK_STREAM, IPPROTO_TCP);
     if (s == OS_NO_SOCKET) return s;
     os_socket_prepare(s);
@@ -764,9 +773,10 @@ static bool os_socket_taken(void) {
 #endif
 }
 
+/* A socket that takes connections at *port, of IPv6 and IPv4 where the system has both; *port 0 = one that is free, which it becomes. */
 static os_socket os_socket_listen(int *port) {
-    const os_socket s = os_socket_listen_as(AF_INET6, port);
-    return s != OS_NO_SOCKET || os_socket_taken() ? s : os_socket_listen_as(AF_INET, port);
+    const os_socket s = os_socket_listen_as(AF_INET6, false, port);
+    return s != OS_NO_SOCKET || os_socket_taken() ? s : os_socket_listen_as(AF_INET, false, port);
 }
 
 /* The next connection, with the number of its machine, or OS_NO_SOCKET. */
@@ -875,6 +885,248 @@ static void os_host_name(char *name, size_t size) {
     if (gethostname(name, (int)size)) snprintf(name, size, "?");
     name[size - 1] = 0;
 }
+
+#if !defined(YOLO_NO_MAIN) || defined(YOLO_TESTING) /* what only a command line program needs */
+/* ---- other processes */
+
+typedef struct os_process {
+#ifdef _WIN32
+    HANDLE handle, output;
+    DWORD id;
+#else
+    pid_t id;
+    int output;
+#endif
+} os_process;
+
+/* The path of this program; false where the system does not tell. */
+static bool os_program_path(char *path, size_t size) {
+#ifdef _WIN32
+    wchar_t wide[OS_PATH_UNITS];
+    const DWORD length = GetModuleFileNameW(NULL, wide, OS_PATH_UNITS);
+    return length && length < OS_PATH_UNITS && os_narrow(wide, path, (int)size);
+#elif defined(__linux__)
+    const ssize_t length = readlink("/proc/self/exe", path, size - 1);
+    if (length < 0 || (size_t)length >= size - 1) return false;
+    path[length] = 0;
+    return true;
+#else
+    (void)path, (void)size;
+    return false;
+#endif
+}
+
+#ifdef _WIN32
+/* An argument as the C library of the other program takes a command line apart; false when there is no room. */
+static bool os_quote(wchar_t *line, size_t size, size_t *length, const wchar_t *argument) {
+    size_t slashes = 0;
+    if (*length + 2 * wcslen(argument) + 4 > size) return false;
+    if (*length) line[(*length)++] = ' ';
+    line[(*length)++] = '"';
+    for (; *argument; argument++) {
+        if (*argument == '"') /* what stands before a quote is doubled, and it has one more */
+            for (slashes++; slashes; slashes--) line[(*length)++] = '\\';
+        slashes = *argument == '\\' ? slashes + 1 : 0;
+        line[(*length)++] = *argument;
+    }
+    for (; slashes; slashes--) line[(*length)++] = '\\';
+    line[(*length)++] = '"';
+    line[*length] = 0;
+    return true;
+}
+#endif
+
+/* Writing to a pipe that nobody reads any more fails, and does not end this process nor those that it starts. */
+static void os_ignore_broken_pipes(void) {
+#ifndef _WIN32
+    signal(SIGPIPE, SIG_IGN);
+#endif
+}
+
+/* Starts a program with these arguments (the first one is its path; NULL behind the last), nothing as its input, and what it says, on
+   standard output and error alike, for os_process_read. On POSIX it leads a process group, on Windows it shares the console. One at a time, or one
+   process may hold another's output open. */
+static bool os_process_start(os_process *process, char *const *arguments) {
+#ifdef _WIN32
+    static const size_t units = 32767; /* the most of Windows */
+    SECURITY_ATTRIBUTES inherited = {sizeof inherited, NULL, TRUE};
+    STARTUPINFOW start = {.cb = sizeof start, .dwFlags = STARTF_USESTDHANDLES};
+    PROCESS_INFORMATION made;
+    HANDLE write = NULL;
+    size_t length = 0;
+    bool good = true;
+    wchar_t *line = malloc(units * sizeof *line);
+    memset(process, 0, sizeof *process);
+    for (int i = 0; arguments[i] && good && line; i++) {
+        wchar_t *wide = malloc((strlen(arguments[i]) + 1) * sizeof *wide);
+        good = wide && MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, arguments[i], -1, wide, (int)strlen(arguments[i]) + 1) &&
+               os_quote(line, units, &length, wide);
+        free(wide);
+    }
+    good = good && line && CreatePipe(&process->output, &write, &inherited, 0) && SetHandleInformation(process->output, HANDLE_FLAG_INHERIT, 0);
+    if (good) {
+        start.hStdInput = CreateFileW(L"NUL", GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE, &inherited, OPEN_EXISTING, 0, NULL);
+        start.hStdOutput = start.hStdError = write;
+        good = CreateProcessW(NULL, line, NULL, NULL, TRUE, CREATE_NEW_PROCESS_GROUP | CREATE_UNICODE_ENVIRONMENT, NULL, NULL, &start, &made);
+        if (start.hStdInput != INVALID_HANDLE_VALUE) CloseHandle(start.hStdInput);
+    }
+    if (good) {
+        process->handle = made.hProcess;
+        process->id = made.dwProcessId;
+        CloseHandle(made.hThread);
+    }
+    const DWORD code = GetLastError();
+    if (write) CloseHandle(write);
+    if (!good && process->output) CloseHandle(process->output);
+    free(line);
+    SetLastError(code);
+    return good;
+#else
+    int ends[2];
+    if (pipe(ends)) return false;
+    fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+    fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
+    posix_spawn_file_actions_adddup2(&actions, ends[1], 2);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+    const int failed = posix_spawn(&process->id, arguments[0], &actions, &attributes, arguments, environ);
+    posix_spawnattr_destroy(&attributes);
+    posix_spawn_file_actions_destroy(&actions);
+    close(ends[1]);
+    process->output = ends[0];
+    if (failed) close(ends[0]), errno = failed;
+    return !failed;
+#endif
+}
+
+/* What the process has said since, at most `size` bytes; waits for it. 0 = it says nothing more. */
+static size_t os_process_read(os_process *process, char *bytes, size_t size) {
+#ifdef _WIN32
+    DWORD came = 0;
+    return ReadFile(process->output, bytes, (DWORD)size, &came, NULL) ? came : 0;
+#else
+    ssize_t came;
+    do came = read(process->output, bytes, size);
+    while (came < 0 && errno == EINTR);
+    return came > 0 ? (size_t)came : 0;
+#endif
+}
+
+/* Asks it to end as Ctrl-C does, or, for the second time of asking, ends it at once. */
+static void os_process_stop(os_process *process, bool at_once) {
+#ifdef _WIN32
+    if (at_once || !GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, process->id)) TerminateProcess(process->handle, 130);
+#else
+    kill(process->id, at_once ? SIGKILL : SIGINT);
+#endif
+}
+
+/* Waits for its end; what is left of it goes by os_process_close, until then it can be stopped without another being meant. */
+static void os_process_wait(const os_process *process) {
+#ifdef _WIN32
+    WaitForSingleObject(process->handle, INFINITE);
+#else
+    siginfo_t info;
+    while (waitid(P_PID, (id_t)process->id, &info, WEXITED | WNOWAIT) && errno == EINTR) {}
+#endif
+}
+
+/* After os_process_wait; the exit status, or 128 + the signal that ended it. */
+static int os_process_close(os_process *process) {
+#ifdef _WIN32
+    DWORD status = 1;
+    GetExitCodeProcess(process->handle, &status);
+    CloseHandle(process->handle);
+    CloseHandle(process->output);
+    return (int)status;
+#else
+    int status = 0;
+    while (waitpid(process->id, &status, 0) < 0 && errno == EINTR) {}
+    close(process->output);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+#endif
+}
+
+/* Shows an address in the person's browser, without waiting for it; false where there is no way. */
+static bool os_browse(const char *address) {
+#ifdef _WIN32
+    wchar_t wide[512];
+    return MultiByteToWideChar(CP_UTF8, 0, address, -1, wide, 512) && (INT_PTR)ShellExecuteW(NULL, L"open", wide, NULL, NULL, SW_SHOWNORMAL) > 32;
+#else
+#ifdef __APPLE__
+    char program[] = "/usr/bin/open";
+#else
+    char program[] = "/usr/bin/xdg-open";
+#endif
+    char copy[512];
+    char *const arguments[] = {program, copy, NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    pid_t id;
+    snprintf(copy, sizeof copy, "%s", address);
+    posix_spawn_file_actions_init(&actions);
+    for (int i = 0; i < 3; i++) posix_spawn_file_actions_addopen(&actions, i, "/dev/null", O_RDWR, 0);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+    const int failed = posix_spawn(&id, program, &actions, &attributes, arguments, environ);
+    posix_spawnattr_destroy(&attributes);
+    posix_spawn_file_actions_destroy(&actions);
+    return !failed;
+#endif
+}
+
+/* Bytes that nobody can foretell; false where the system has none. */
+static bool os_random(void *bytes, size_t size) {
+#ifdef _WIN32
+    BOOLEAN(APIENTRY *generate)(void *, ULONG) = NULL; /* RtlGenRandom */
+    void *library = os_library_open("advapi32.dll"), *symbol = library ? os_library_symbol(library, "SystemFunction036") : NULL;
+    memcpy(&generate, &symbol, sizeof generate);
+    const bool good = generate && generate(bytes, (ULONG)size);
+    if (library) os_library_close(library);
+    return good;
+#else
+    FILE *file = fopen("/dev/urandom", "rb");
+    const bool good = file && fread(bytes, 1, size, file) == size;
+    if (file) fclose(file);
+    return good;
+#endif
+}
+
+/* ---- folders to begin with */
+
+/* The person's own folder; for_settings: where programs keep theirs. False where the system does not tell. */
+static bool os_home_folder(bool for_settings, char *path, size_t size) {
+#ifdef _WIN32
+    wchar_t wide[OS_PATH_UNITS];
+    return SUCCEEDED(SHGetFolderPathW(NULL, for_settings ? CSIDL_LOCAL_APPDATA : CSIDL_PROFILE, NULL, 0, wide)) && os_narrow(wide, path, (int)size);
+#else
+    struct passwd entry, *found = NULL;
+    char texts[4096];
+    if (getpwuid_r(getuid(), &entry, texts, sizeof texts, &found) || !found) return false;
+    return snprintf(path, size, "%s%s", entry.pw_dir, for_settings ? "/.config" : "") < (int)size;
+#endif
+}
+
+/* The n-th drive, as its outermost folder; false behind the last. */
+static bool os_drive(int n, char *path, size_t size) {
+#ifdef _WIN32
+    const DWORD drives = GetLogicalDrives();
+    for (int letter = 0; letter < 26; letter++)
+        if (drives >> letter & 1 && !n--) return snprintf(path, size, "%c:\\", 'A' + letter) < (int)size;
+    return false;
+#else
+    static const char *const drives[] = {"/", "/media", "/mnt", "/Volumes"};
+    for (int i = 0; i < (int)(sizeof drives / sizeof *drives); i++)
+        if (os_path_kind(drives[i]) == OS_DIRECTORY && !n--) return snprintf(path, size, "%s", drives[i]) < (int)size;
+    return false;
+#endif
+}
+#endif
 
 /* Threads, locks, conditions, atomics: the intersection of POSIX and Win32. */
 #ifdef _WIN32
@@ -24245,22 +24497,71 @@ static char *lab_relative(lab_run *run, const char *picture) {
     return arena_text(&run->memory, relative, (size_t)(path_extension(picture) - relative));
 }
 
-/* Without `out`: the label that is there; else by the rule where there is a labels/ folder, else beside. */
-static char *lab_label_beside(lab_run *run, const char *picture) {
+/* Without `out`: the label that is there; else by the rule where there is a labels/ folder, else beside. mem_free. */
+static char *lab_beside(const char *picture) {
     char *rule = data_label_path(picture), *beside = path_with_extension(picture, ".txt");
-    const char *taken = rule;
-    if (rule && beside && strcmp(rule, beside) && os_path_kind(rule) == OS_NOTHING) {
+    bool by_rule = rule && beside;
+    if (by_rule && strcmp(rule, beside) && os_path_kind(rule) == OS_NOTHING) {
         size_t end = 0;
         while (rule[end] == beside[end]) end++; /* the l of labels against the i of images */
         end += strlen("labels");
         char kept = rule[end];
         rule[end] = 0;
-        if (os_path_kind(rule) != OS_DIRECTORY) taken = beside;
+        by_rule = os_path_kind(rule) == OS_DIRECTORY;
         rule[end] = kept;
     }
-    char *label = taken && beside ? arena_text(&run->memory, taken, strlen(taken)) : NULL;
-    mem_free(rule);
-    mem_free(beside);
+    mem_free(by_rule || !rule ? beside : rule);
+    return by_rule ? rule : rule ? beside : NULL;
+}
+
+/* ---- labels that a person made: named in a file of their folder, a line each */
+
+#define LAB_PERSONS ".yolo_person"
+
+/* The list of the folder of a label, NULL for want of memory (mem_free), and whether it has the label. */
+static char *lab_persons(const char *label, bool *listed, str *text) {
+    uint8_t *bytes = NULL;
+    const char *at, *end, *line;
+    size_t length;
+    yolo_error unused;
+    char *folder = path_parent(label), *path = folder ? path_join(folder, LAB_PERSONS) : NULL;
+    *listed = false;
+    if (path && os_path_kind(path) == OS_FILE && data_read_text(path, DATA_MAX_TEXT, &bytes, &at, &end, &unused) == YOLO_OK) {
+        str_append(text, at, (size_t)(end - at));
+        while (!*listed && data_next_line(&at, end, &line, &length)) *listed = length == strlen(path_name(label)) && !memcmp(line, path_name(label), length);
+    }
+    mem_free(bytes);
+    mem_free(folder);
+    return path;
+}
+
+/* Did a person make this label, or correct it? */
+static bool lab_is_person(const char *label) {
+    str text = {0};
+    bool listed;
+    mem_free(lab_persons(label, &listed, &text));
+    str_free(&text);
+    return listed;
+}
+
+/* Keeps in mind that a person did. Two at a time in one folder would forget one. */
+static yolo_status lab_mark_person(const char *label, yolo_error *error) {
+    str text = {0};
+    bool listed;
+    char *path = lab_persons(label, &listed, &text);
+    if (!listed) {
+        if (text.length && text.text[text.length - 1] != '\n') str_append(&text, "\n", 1);
+        str_format(&text, "%s\n", path_name(label));
+    }
+    yolo_status status = !path || text.failed ? err_memory(error, DATA_PATH_SIZE) : listed ? YOLO_OK : path_write(path, text.text, (size_t)text.length, true, error);
+    str_free(&text);
+    mem_free(path);
+    return status;
+}
+
+static char *lab_label_beside(lab_run *run, const char *picture) {
+    char *path = lab_beside(picture), *label = path ? arena_text(&run->memory, path, strlen(path)) : NULL;
+    mem_free(path);
     return label;
 }
 
@@ -25732,6 +26033,7 @@ static yolo_status tr_open_folder(tr_run *run, yolo_error *error) {
     run->log_file = os_open(tr_path(run, "log.txt"), run->options.resume ? "ab" : "wb");
     if (!run->log_file) return err_os(error, tr_path(run, "log.txt"), "create");
     if (run->early.length) fwrite(run->early.text, 1, (size_t)run->early.length, run->log_file);
+    if (run->options.progress == YOLO_PROGRESS_PLAIN) log_write(&run->outside, YOLO_LOG_PROGRESS, "RunFolder:%s", run->folder);
     return YOLO_OK;
 }
 
@@ -28080,6 +28382,47 @@ static void dev_describe_cpu(str *out) {
 static void dev_describe_nccl(str *out, const com_nccl *nccl, const char *reason) {
     if (*reason) str_format(out, "NCCL     %s\n", reason);
     else str_format(out, "NCCL     %s, version %d.%d.%d\n", nccl->path, nccl->version[0], nccl->version[1], nccl->version[2]);
+}
+
+static void dev_put_choice(json *j, const char *id, const char *label, uint64_t memory, uint64_t free_memory) {
+    json_object(j, NULL);
+    json_text(j, "id", id);
+    json_text(j, "label", label);
+    json_int(j, "memory", (int64_t)memory);
+    json_int(j, "free", (int64_t)free_memory);
+    json_end(j);
+}
+
+/* What may be said for device=, with names, and memory in bytes: [{"id": "0,1", "label": "2 GPUs (0,1)", "memory": ..., "free": ...}]. */
+static void dev_put_choices(json *j) {
+    char reason[512], label[320], id[16];
+    yg_device device;
+    str all = {0};
+    uint64_t memory = 0, free_memory = 0;
+    const int count = dev_gpu_count(reason, sizeof reason);
+    for (int i = 0; i < count; i++) {
+        str_format(&all, "%s%d", i ? "," : "", i);
+        if (!dev_gpu_get(i, &device, reason, sizeof reason)) continue;
+        memory += device.memory_total;
+        free_memory += device.memory_free;
+    }
+    json_array(j, NULL);
+    if (count > 0) snprintf(label, sizeof label, count > 1 ? "Auto (All %d GPUs)" : "Auto (1 GPU)", count);
+    else snprintf(label, sizeof label, "Auto (CPU)");
+    dev_put_choice(j, "auto", label, count > 0 ? memory : os_memory_total(), count > 0 ? free_memory : os_memory_available());
+    if (count > 1 && !all.failed) {
+        snprintf(label, sizeof label, "%d GPUs (%s)", count, all.text);
+        dev_put_choice(j, all.text, label, memory, free_memory);
+    }
+    for (int i = 0; i < count; i++) {
+        const bool there = dev_gpu_get(i, &device, reason, sizeof reason);
+        snprintf(id, sizeof id, "%d", i);
+        snprintf(label, sizeof label, "GPU %d: %s", i, there ? device.name : reason);
+        dev_put_choice(j, id, label, there ? device.memory_total : 0, there ? device.memory_free : 0);
+    }
+    dev_put_choice(j, "cpu", "CPU", os_memory_total(), os_memory_available());
+    json_end(j);
+    str_free(&all);
 }
 
 #ifndef YOLO_NO_CUDA
@@ -30729,9 +31072,1866 @@ yolo_status yolo_demo(yolo_demo_options options, yolo_train_report *report, yolo
     return status;
 }
 
-/* ==== 30 cli_: command line =====================================================================================
-   A caller of yolo.h like any other; of the sections above it uses os_ for the terminal and the helpers of err_,
-   log_ and str_. One table of options a verb: parsing, defaults, ranges and `yolo help VERB` all come from it.
+/* ==== 30 http_: a server for one person's browser ================================================================
+   HTTP/1.1 on the loopback address alone; a thread a connection, HTTP_CONNECTIONS at most, all bounded in size and time.
+   Answered are requests that name this address as their Host and come from no other page (Origin, Sec-Fetch-Site) and
+   know the server's token: a foreign page can neither read nor do anything here, and a name that was made to point here (DNS
+   rebinding) leads nowhere. A request is hostile until http_parse has taken it.
+   `answer` is called from any connection's thread, several at a time. */
+
+#if !defined(YOLO_NO_MAIN) || defined(YOLO_TESTING)
+
+enum {
+    HTTP_CONNECTIONS = 64, HTTP_HEAD = 16 << 10, HTTP_BODY = 1 << 20, HTTP_FIELDS = 32, HTTP_TOKEN = 32 /* characters */,
+    HTTP_SECONDS = 10 /* for a request to be whole, and for a part of an answer to be taken */,
+    HTTP_IDLE_SECONDS = 60 /* from one request of a connection to the next */, HTTP_LINGER_SECONDS = 1 /* after the last answer */,
+    HTTP_TICK = 500 /* milliseconds until a stop is noticed */
+};
+
+typedef struct http_field { const char *name, *value; } http_field;
+
+typedef struct http_request {
+    const char *method;            /* GET, POST, PUT */
+    const char *path;              /* begins with /; decoded, as the query's names and values: UTF-8 without control characters */
+    http_field query[HTTP_FIELDS];
+    int query_count;
+    const char *host, *origin, *site, *token; /* NULL where there was none; token is of the header X-Yolo-Token */
+    uint64_t body_size;
+    const char *body;
+    bool keeps;                    /* the connection, after the answer */
+} http_request;
+
+typedef struct http_server http_server;
+typedef struct http_connection {
+    http_server *server;
+    os_socket socket;
+    os_thread thread;
+    os_atomic state;               /* HTTP_FREE, HTTP_BUSY, HTTP_ENDED: the thread can be joined */
+    char *buffer;                  /* of HTTP_HEAD + HTTP_BODY + 1 bytes, of which `filled` have come */
+    size_t filled;
+    bool answered, broken;
+} http_connection;
+enum { HTTP_FREE, HTTP_BUSY, HTTP_ENDED };
+
+struct http_server {
+    os_socket listener;
+    int port;
+    char token[HTTP_TOKEN + 1];
+    void (*answer)(void *user, http_connection *connection, const http_request *request);
+    void *user;
+    os_atomic stopping;
+    http_connection connections[HTTP_CONNECTIONS];
+};
+
+/* ---- requests */
+
+static int http_hex(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
+
+/* Decodes %XX, and + in a query, in place; false for a broken escape, what is not UTF-8, and control characters. */
+static bool http_decode(char *text, bool query) {
+    char *to = text;
+    for (char *from = text; *from; from++) {
+        char c = *from;
+        if (c == '%') {
+            const int high = http_hex(from[1]), low = high < 0 ? -1 : http_hex(from[2]);
+            if (low < 0) return false;
+            c = (char)(high << 4 | low);
+            from += 2;
+        } else if (c == '+' && query) c = ' ';
+        if ((unsigned char)c < 0x20 || c == 0x7f) return false;
+        *to++ = c;
+    }
+    *to = 0;
+    return str_is_utf8(text, (size_t)(to - text));
+}
+
+/* The query behind the `?`: name=value&name=value. */
+static bool http_parse_query(char *text, http_request *r) {
+    while (text && *text) {
+        char *next = strchr(text, '&'), *value;
+        if (next) *next++ = 0;
+        if (r->query_count == HTTP_FIELDS) return false;
+        if ((value = strchr(text, '='))) *value++ = 0;
+        else value = text + strlen(text);
+        if (!http_decode(text, true) || !http_decode(value, true)) return false;
+        r->query[r->query_count++] = (http_field){text, value};
+        text = next;
+    }
+    return true;
+}
+
+/* The first line; 0 or the status of the refusal. */
+static int http_parse_line(char *line, http_request *r) {
+    static const char *const methods[] = {"GET", "POST", "PUT"};
+    char *target = strchr(line, ' '), *version = target ? strchr(target + 1, ' ') : NULL;
+    if (!version) return 400;
+    *target++ = 0;
+    *version++ = 0;
+    for (int i = 0; i < YOLO_COUNT(methods); i++)
+        if (!strcmp(line, methods[i])) r->method = methods[i];
+    if (strncmp(version, "HTTP/1.", 7) || (strcmp(version + 7, "0") && strcmp(version + 7, "1"))) return strncmp(version, "HTTP/", 5) ? 400 : 505;
+    if (!r->method) return 405;
+    r->keeps = version[7] == '1';
+    char *query = strchr(target, '?');
+    if (query) *query++ = 0;
+    r->path = target;
+    return *target == '/' && !strchr(target, '#') && http_decode(target, false) && http_parse_query(query, r) ? 0 : 400;
+}
+
+/* A header line; 0 or the status of the refusal. What is said twice is refused: two readers could take it for two things. */
+static int http_parse_header(char *line, http_request *r, bool *sized) {
+    const struct { const char *name, **value; } texts[] = {
+        {"host", &r->host}, {"origin", &r->origin}, {"sec-fetch-site", &r->site}, {"x-yolo-token", &r->token}};
+    char *value = strchr(line, ':');
+    if (!value || value == line) return 400;
+    *value++ = 0;
+    for (const char *c = line; *c; c++)
+        if (!isalnum((unsigned char)*c) && !strchr("!#$%&'*+-.^_`|~", *c)) return 400;
+    while (*value == ' ' || *value == '\t') value++;
+    for (size_t length = strlen(value); length && (value[length - 1] == ' ' || value[length - 1] == '\t');) value[--length] = 0;
+    for (int i = 0; i < YOLO_COUNT(texts); i++)
+        if (str_equal_fold(line, texts[i].name)) {
+            if (*texts[i].value) return 400;
+            *texts[i].value = value;
+        }
+    if (str_equal_fold(line, "transfer-encoding") || str_equal_fold(line, "expect")) return 501;
+    if (str_equal_fold(line, "connection") && str_equal_fold(value, "close")) r->keeps = false;
+    if (!str_equal_fold(line, "content-length")) return 0;
+    if (*sized || !*value || strlen(value) > 18) return 400;
+    *sized = true;
+    for (const char *c = value; *c; c++) {
+        if (*c < '0' || *c > '9') return 400;
+        r->body_size = r->body_size * 10 + (uint64_t)(*c - '0');
+    }
+    return r->body_size > HTTP_BODY ? 413 : 0;
+}
+
+/* Reads the head of a request, `size` bytes that end with its empty line and are followed by a zero; it is taken apart in place, and the
+   request points into it. 0, or the status of the refusal. */
+static int http_parse(char *head, size_t size, http_request *r) {
+    bool sized = false;
+    memset(r, 0, sizeof *r);
+    if (memchr(head, 0, size)) return 400;
+    for (char *line = head, *end; line < head + size; line = end) {
+        if (!(end = strchr(line, '\n'))) return 400;
+        char *last = end++;
+        if (last > line && last[-1] == '\r') last--;
+        *last = 0;
+        for (const char *c = line; c < last; c++)
+            if (((unsigned char)*c < 0x20 && *c != '\t') || *c == 0x7f) return 400;
+        if (line == head || *line) {
+            const int refused = line == head ? http_parse_line(line, r) : http_parse_header(line, r, &sized);
+            if (refused) return refused;
+        }
+    }
+    return r->path && r->host ? 0 : 400;
+}
+
+/* A value of the query, or NULL. */
+static const char *http_query(const http_request *r, const char *name) {
+    for (int i = 0; i < r->query_count; i++)
+        if (!strcmp(r->query[i].name, name)) return r->query[i].value;
+    return NULL;
+}
+
+/* Is it this server: 127.0.0.1:PORT or localhost:PORT? */
+static bool http_is_here(const char *authority, int port) {
+    char here[2][40];
+    snprintf(here[0], sizeof here[0], "127.0.0.1:%d", port);
+    snprintf(here[1], sizeof here[1], "localhost:%d", port);
+    return str_equal_fold(authority, here[0]) || str_equal_fold(authority, here[1]);
+}
+
+/* As long for a wrong token as for the right one. */
+static bool http_is_token(const char *token, const char *right) {
+    int different = 0;
+    if (!token || strlen(token) != HTTP_TOKEN) return false;
+    for (int i = 0; i < HTTP_TOKEN; i++) different |= token[i] ^ right[i];
+    return !different;
+}
+
+/* 0, or why the request may not be answered: 421 another host, 403 another page or no token. */
+static int http_refuses(const http_server *server, const http_request *r) {
+    if (!http_is_here(r->host, server->port)) return 421;
+    if (r->origin && (strncmp(r->origin, "http://", 7) || !http_is_here(r->origin + 7, server->port))) return 403;
+    if (r->site && strcmp(r->site, "same-origin") && strcmp(r->site, "none")) return 403;
+    const char *token = r->token ? r->token : http_query(r, "token"); /* pictures and events cannot send headers */
+    return http_is_token(token, server->token) ? 0 : 403;
+}
+
+/* ---- answers */
+
+static const char *http_reason(int status) {
+    static const struct { int status; const char *reason; } reasons[] = {
+        {200, "OK"}, {204, "No Content"}, {400, "Bad Request"}, {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
+        {408, "Request Timeout"}, {409, "Conflict"}, {413, "Content Too Large"}, {421, "Misdirected Request"},
+        {431, "Request Header Fields Too Large"}, {500, "Internal Server Error"}, {501, "Not Implemented"}, {503, "Service Unavailable"},
+        {505, "HTTP Version Not Supported"}};
+    for (int i = 0; i < YOLO_COUNT(reasons); i++)
+        if (reasons[i].status == status) return reasons[i].reason;
+    return "Error";
+}
+
+/* Sends all; false when the other side is gone, or takes nothing for HTTP_SECONDS. */
+static bool http_send(http_connection *c, const void *bytes, size_t size) {
+    const char *from = bytes;
+    double last = os_clock();
+    while (size && !c->broken) {
+        const int64_t sent = os_socket_send(c->socket, from, size);
+        if (sent > 0) {
+            from += sent;
+            size -= (size_t)sent;
+            last = os_clock();
+        } else if (sent < 0 || os_clock() - last > HTTP_SECONDS || os_atomic_get(&c->server->stopping)) c->broken = true;
+        else os_socket_wait(&(os_wait){c->socket, OS_WRITE, 0}, 1, HTTP_TICK);
+    }
+    return !c->broken;
+}
+
+/* `more` are further header lines, each with its end. */
+static void http_reply_with(http_connection *c, const http_request *r, int status, const char *type, const char *more, const void *bytes, size_t size) {
+    char head[1024];
+    const int length = snprintf(head, sizeof head,
+        "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: %s\r\n"
+        "X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nCross-Origin-Resource-Policy: same-origin\r\n"
+        "X-Frame-Options: DENY\r\n%s\r\n", status, http_reason(status), type, size, r->keeps ? "keep-alive" : "close", more);
+    c->answered = true;
+    if (http_send(c, head, (size_t)length)) http_send(c, bytes, size);
+}
+
+#define HTTP_NOT_KEPT "Cache-Control: no-store\r\n"
+
+static void http_reply(http_connection *c, const http_request *r, int status, const char *type, const void *bytes, size_t size) {
+    http_reply_with(c, r, status, type, HTTP_NOT_KEPT, bytes, size);
+}
+
+/* {"error": "sentence"} */
+static void http_reply_error(http_connection *c, const http_request *r, int status, const char *sentence) {
+    json j = {0};
+    json_object(&j, NULL);
+    json_text(&j, "error", sentence);
+    json_end(&j);
+    http_reply(c, r, status, "application/json", j.text.text ? j.text.text : "", (size_t)j.text.length);
+    json_free(&j);
+}
+
+/* Begins a stream of events, which ends with the connection. */
+static bool http_begin_events(http_connection *c) {
+    static const char head[] = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+                               "Connection: close\r\n\r\n";
+    c->answered = true;
+    return http_send(c, head, sizeof head - 1);
+}
+
+/* An event whose data is a line of JSON. */
+static bool http_send_event(http_connection *c, const char *name, const char *data) {
+    char head[80];
+    const int length = snprintf(head, sizeof head, "event: %.60s\ndata: ", name);
+    return http_send(c, head, (size_t)length) && http_send(c, data, strlen(data)) && http_send(c, "\n\n", 2);
+}
+
+/* ---- connections */
+
+/* Where the head ends, or 0. */
+static size_t http_head_end(const char *bytes, size_t size) {
+    for (size_t i = 0; i + 1 < size; i++) {
+        if (bytes[i] != '\n') continue;
+        if (bytes[i + 1] == '\n') return i + 2;
+        if (i + 2 < size && bytes[i + 1] == '\r' && bytes[i + 2] == '\n') return i + 3;
+    }
+    return 0;
+}
+
+/* Waits until `wanted` bytes, or, for 0, a whole head has come: 1. 0 = the connection is over, else the status of the refusal. */
+static int http_receive(http_connection *c, size_t wanted) {
+    const double idle = os_clock();
+    double begun = c->filled ? idle : 0;
+    for (;;) {
+        if (wanted ? c->filled >= wanted : http_head_end(c->buffer, YOLO_MIN(c->filled, HTTP_HEAD)) != 0) return 1;
+        if (!wanted && c->filled >= HTTP_HEAD) return 431;
+        const int64_t came = os_socket_receive(c->socket, c->buffer + c->filled, (wanted ? wanted : HTTP_HEAD) - c->filled);
+        if (came < 0 || os_atomic_get(&c->server->stopping)) return 0;
+        if (came > 0) {
+            if (!begun) begun = os_clock();
+            c->filled += (size_t)came;
+            continue;
+        }
+        if (begun ? os_clock() - begun > HTTP_SECONDS : os_clock() - idle > HTTP_IDLE_SECONDS) return begun ? 408 : 0;
+        os_socket_wait(&(os_wait){c->socket, OS_READ, 0}, 1, HTTP_TICK);
+    }
+}
+
+/* Why a request was refused, as a sentence. */
+static const char *http_refusal(int status) {
+    switch (status) {
+    case 403: return "this address lacks the key of the page: open the one that the program has printed";
+    case 408: return "the request did not come to its end in time";
+    case 413: return "the request is too large";
+    case 421: return "this is not the address of the page: open the one that the program has printed";
+    case 431: return "the head of the request is too large";
+    default: return http_reason(status);
+    }
+}
+
+/* Receives the next request into *r, which points into *head (mem_free) and the buffer. 0 and its length in *used, -1 where the connection is
+   over, or the status of the refusal. */
+static int http_next(http_connection *c, http_request *r, char **head, size_t *used) {
+    int status = http_receive(c, 0);
+    if (status != 1) return status ? status : -1;
+    const size_t size = http_head_end(c->buffer, c->filled);
+    if (!(*head = mem_alloc(size + 1))) return 503;
+    memcpy(*head, c->buffer, size); /* it is taken apart, and what follows it stays */
+    (*head)[size] = 0;
+    if (!(status = http_parse(*head, size, r))) status = http_refuses(c->server, r);
+    if (status) return status;
+    *used = size + (size_t)r->body_size;
+    r->body = c->buffer + size;
+    status = r->body_size ? http_receive(c, *used) : 1;
+    return status == 1 ? 0 : status ? status : -1;
+}
+
+/* One request and its answer; false ends the connection. */
+static bool http_serve_request(http_connection *c) {
+    http_request r;
+    size_t used = 0;
+    char *head = NULL;
+    memset(&r, 0, sizeof r);
+    c->answered = false;
+    const int status = http_next(c, &r, &head, &used);
+    if (status) r.keeps = false;
+    if (status > 0) http_reply_error(c, &r, status, http_refusal(status));
+    if (!status) {
+        const char next = c->buffer[used];
+        c->buffer[used] = 0;
+        c->server->answer(c->server->user, c, &r);
+        c->buffer[used] = next;
+        if (!c->answered) http_reply_error(c, &r, 404, "there is nothing of that name");
+        memmove(c->buffer, c->buffer + used, c->filled - used);
+        c->filled -= used;
+    }
+    mem_free(head);
+    return r.keeps && !c->broken;
+}
+
+/* Takes what the other side still sends, and drops it: closing at once would take back the last answer. */
+static void http_linger(http_connection *c) {
+    const double begun = os_clock();
+    while (os_clock() - begun < HTTP_LINGER_SECONDS && !os_atomic_get(&c->server->stopping)) {
+        const int64_t came = os_socket_receive(c->socket, c->buffer, HTTP_BODY);
+        if (came < 0) return;
+        if (!came) os_socket_wait(&(os_wait){c->socket, OS_READ, 0}, 1, HTTP_TICK);
+    }
+}
+
+static OS_THREAD_RESULT OS_THREAD_CALL http_connection_main(void *argument) {
+    http_connection *c = argument;
+    if ((c->buffer = mem_alloc(HTTP_HEAD + HTTP_BODY + 1))) {
+        while (http_serve_request(c)) {}
+        os_socket_finish(c->socket);
+        http_linger(c);
+    }
+    os_socket_close(c->socket);
+    mem_free(c->buffer);
+    os_atomic_set(&c->state, HTTP_ENDED);
+    return 0;
+}
+
+/* A connection that no thread uses, or NULL: threads that have ended are joined on the way. */
+static http_connection *http_free_connection(http_server *server) {
+    http_connection *free_one = NULL;
+    for (int i = 0; i < HTTP_CONNECTIONS; i++) {
+        http_connection *c = &server->connections[i];
+        if (os_atomic_get(&c->state) == HTTP_ENDED) {
+            os_thread_join(c->thread);
+            os_atomic_set(&c->state, HTTP_FREE);
+        }
+        if (os_atomic_get(&c->state) == HTTP_FREE && !free_one) free_one = c;
+    }
+    return free_one;
+}
+
+static void http_accept(http_server *server) {
+    char host[64];
+    const os_socket s = os_socket_accept(server->listener, host, sizeof host);
+    if (s == OS_NO_SOCKET) return;
+    http_connection *c = http_free_connection(server);
+    if (c) {
+        *c = (http_connection){.server = server, .socket = s};
+        os_atomic_set(&c->state, HTTP_BUSY);
+        if (os_thread_start(&c->thread, http_connection_main, c)) return;
+        os_atomic_set(&c->state, HTTP_FREE);
+    }
+    static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    os_socket_send(s, busy, sizeof busy - 1);
+    os_socket_close(s);
+}
+
+/* ---- the server */
+
+/* Listens at *port of the loopback address; 0 = one that is free. Calls `answer` from http_run on. */
+static yolo_status http_open(http_server *server, int port, yolo_error *error) {
+    uint8_t random[HTTP_TOKEN / 2];
+    char reason[256];
+    memset(server, 0, sizeof *server);
+    server->port = port;
+    if (!os_random(random, sizeof random)) return err_set(error, YOLO_ERROR_IO, "the system gives no random numbers for the page's token");
+    for (int i = 0; i < HTTP_TOKEN / 2; i++) snprintf(server->token + 2 * i, 3, "%02x", random[i]);
+    server->listener = os_network_begin() ? os_socket_listen_as(AF_INET, true, &server->port) : OS_NO_SOCKET;
+    if (server->listener == OS_NO_SOCKET)
+        return err_set(error, YOLO_ERROR_IO, "cannot listen at 127.0.0.1:%d: %s%s", port, os_reason(reason, sizeof reason), port ? "; port=0 takes one that is free" : "");
+    return YOLO_OK;
+}
+
+/* Serves until the program is asked to end; then waits for the connections' threads. */
+static void http_run(http_server *server) {
+    while (!err_interrupted()) {
+        os_wait wait = {server->listener, OS_READ, 0};
+        os_socket_wait(&wait, 1, HTTP_TICK);
+        if (wait.ready) http_accept(server);
+    }
+    os_atomic_set(&server->stopping, 1);
+    os_socket_close(server->listener);
+    for (int i = 0; i < HTTP_CONNECTIONS; i++)
+        if (os_atomic_get(&server->connections[i].state) != HTTP_FREE) os_thread_join(server->connections[i].thread);
+}
+
+#endif
+
+/* ==== 31 ui_: what the page asks for ==============================================================================
+   JSON in and out, by http_. Every verb runs as a child process of this same executable, with the options that the command line's own
+   tables have taken: what happens to it does not happen to the page, and closing the page ends nothing. Files are read and written below
+   folders that the person picked: of a root and a name below it the real paths are taken, so neither ".." nor a link leads out.
+   Threads: one a connection, one a job; `jobs` and what they point to are under the mutex, `files` orders what writes.
+   The page itself is ui.html, which build.sh and build.bat make into build/ui.h; without that file there is no page. */
+
+#if !defined(YOLO_NO_MAIN) || defined(YOLO_TESTING)
+
+#if defined(__has_include)
+#if __has_include("build/ui.h")
+#include "build/ui.h"
+#define UI_HAS_PAGE 1
+#endif
+#endif
+#ifndef UI_HAS_PAGE
+#define UI_HAS_PAGE 0
+static const unsigned char ui_html[] = {0};
+#endif
+
+enum {
+    UI_JOBS = 64 /* kept, ended ones too */, UI_RUNNING = 8, UI_OPTIONS = 100, UI_LOG = 256 << 10, UI_LINE = 4096, UI_LINES = 16 << 20 /* of a preview */,
+    UI_SETTINGS = 64 << 10, UI_FOLDER = 2000 /* entries told */, UI_RUNS = 100, UI_ROWS = 100000, UI_BOXES = 10000, UI_SIDE = 4096,
+    UI_EVENT_TICK = 200 /* milliseconds */, UI_PING_SECONDS = 15, UI_DEVICES_SECONDS = 20, UI_LIST_SECONDS = 30
+};
+
+typedef enum ui_state { UI_IS_RUNNING, UI_IS_DONE, UI_IS_FAILED, UI_IS_STOPPED } ui_state;
+
+typedef struct ui ui;
+typedef struct ui_job {
+    ui *owner;
+    int id;
+    bool hidden;               /* a preview: not in the list */
+    char verb[16], *options;   /* JSON */
+    ui_state state;
+    bool stopping;
+    int percent;               /* -1: not known */
+    double began, ended;       /* os_clock */
+    int64_t started;           /* seconds since 1970 */
+    char status[UI_LINE], error[UI_LINE], folder[DATA_PATH_SIZE];
+    str log, lines;            /* whole lines; those of a preview that are JSON */
+    int64_t dropped;           /* bytes of the log that are not kept any more */
+    os_process process;
+    os_thread thread;
+} ui_job;
+
+typedef struct ui_item { const char *name, *reasons; double unsure; } ui_item; /* unsure: NAN where nothing is said of it */
+typedef struct ui_list {       /* pictures of the folder that was asked for last */
+    char key[DATA_PATH_SIZE];
+    double read;               /* os_clock */
+    data_list pictures;
+    arena memory;
+    ui_item *items;
+    int64_t count;
+} ui_list;
+
+/* What the command line knows. */
+typedef struct ui_program {
+    const char *verbs;         /* JSON: the options of each verb */
+    yolo_status (*check)(const char *verb, char **arguments, yolo_error *error); /* would the verb take them? */
+    void (*say)(const char *text); /* to the person at the terminal */
+} ui_program;
+
+struct ui {
+    http_server server;
+    const ui_program *program;
+    char path[DATA_PATH_SIZE], current[DATA_PATH_SIZE], settings[DATA_PATH_SIZE]; /* of this program, its folder of work, its settings */
+    bool settings_elsewhere;   /* not beside the program, whose folder cannot be written */
+    os_mutex mutex, files, device_mutex, list_mutex;
+    os_atomic version;         /* of the jobs' list: changes with it */
+    ui_job *jobs[UI_JOBS];     /* in order of their start */
+    int job_count, next_id;
+    str devices;               /* JSON */
+    double devices_read;
+    ui_list list;
+};
+
+typedef struct ui_call {
+    ui *u;
+    http_connection *connection;
+    const http_request *request;
+    arena memory;              /* of this request */
+    json out;                  /* the answer, where the handler does not send one itself */
+    int status;                /* of a refusal, where the error's own does not say */
+} ui_call;
+
+/* ---- reading requests */
+
+static yolo_status ui_text(const ui_call *call, const char *name, const char **text, yolo_error *error) {
+    *text = http_query(call->request, name);
+    return *text ? YOLO_OK : err_set(error, YOLO_ERROR_USAGE, "%s= is missing", name);
+}
+
+/* A whole number from low to high; `otherwise` where it is not said. */
+static yolo_status ui_whole(const ui_call *call, const char *name, int64_t otherwise, int64_t low, int64_t high, int64_t *number, yolo_error *error) {
+    const char *text = http_query(call->request, name);
+    double value = (double)otherwise;
+    if (text && (!str_to_number(text, strlen(text), &value) || value != floor(value) || value < (double)low || value > (double)high))
+        return err_set(error, YOLO_ERROR_USAGE, "%s=%.40s: expected a whole number from %lld to %lld", name, text, (long long)low, (long long)high);
+    *number = (int64_t)value;
+    return YOLO_OK;
+}
+
+/* The request's body, an object. JSON is YAML. */
+static yolo_status ui_body(ui_call *call, const val **body, yolo_error *error) {
+    val *root = NULL;
+    yolo_status status = yaml_parse(&call->memory, "request", call->request->body, (size_t)call->request->body_size, &root, error);
+    if (status == YOLO_OK && (!root || root->kind != VAL_MAP)) status = err_set(error, YOLO_ERROR_FORMAT, "expected a JSON object");
+    *body = root;
+    return status;
+}
+
+/* A number of a body: YAML takes 1e-7, which JSON may have, for a text. */
+static double ui_number(const val *v) {
+    double number = NAN;
+    if (v && v->kind == VAL_STRING) return str_to_number(v->text, v->length, &number) ? number : NAN;
+    return val_number(v, NAN);
+}
+
+/* A finite number as it is. */
+static void ui_put_real(json *j, double number) {
+    char text[40];
+    yaml_repr(text, number);
+    str_add(&j->text, text);
+}
+
+/* A tree as JSON, so many levels deep at most. */
+static void ui_put(json *j, const char *key, const val *v, int levels) {
+    if (!v || v->kind == VAL_NULL || levels < 1) json_number(j, key, NAN, 0);
+    else if (v->kind == VAL_INT) json_int(j, key, v->integer);
+    else if (v->kind == VAL_BOOL) json_bool(j, key, v->integer != 0);
+    else if (v->kind == VAL_STRING) json_text_part(j, key, v->text, v->length);
+    else if (v->kind == VAL_FLOAT && isfinite(v->number)) {
+        json_key(j, key);
+        ui_put_real(j, v->number);
+    } else if (v->kind == VAL_LIST || v->kind == VAL_MAP) {
+        const bool map = v->kind == VAL_MAP;
+        if (map) json_object(j, key);
+        else json_array(j, key);
+        for (int64_t i = 0; i < v->count; i++)
+            if (!map || v->keys[i]->kind == VAL_STRING) ui_put(j, map ? v->keys[i]->text : NULL, v->items[i], levels - 1);
+        json_end(j);
+    } else json_number(j, key, NAN, 0);
+}
+
+/* ---- folders and names below them */
+
+/* The real path of a folder that the person picked. */
+static yolo_status ui_folder(const char *path, char real[DATA_PATH_SIZE], yolo_error *error) {
+    if (!path_is_absolute(path)) return err_set(error, YOLO_ERROR_USAGE, "%s: expected an absolute path", path);
+    if (!os_real_path(path, real, DATA_PATH_SIZE) || os_path_kind(real) != OS_DIRECTORY)
+        return err_set(error, YOLO_ERROR_IO, "%s: no such folder", path);
+    return YOLO_OK;
+}
+
+/* Is it names with / between them, none of them special? */
+static bool ui_is_name(const char *name) {
+    for (const char *part = name;; part++) {
+        const size_t length = strcspn(part, "/");
+        if (!length || !strncmp(part, "..", YOLO_MAX(length, 2)) || !strncmp(part, ".", YOLO_MAX(length, 1))) return false;
+        if (strcspn(part, "\\:") < length && path_is_separator('\\')) return false;
+        if (!*(part += length)) return true;
+    }
+}
+
+/* root/name in the call's memory, and its real path, which is below the root's. */
+static yolo_status ui_below(ui_call *call, const char *root, const char *name, const char **path, char real[DATA_PATH_SIZE], yolo_error *error) {
+    char folder[DATA_PATH_SIZE];
+    yolo_status status = ui_folder(root, folder, error);
+    if (status == YOLO_OK && !ui_is_name(name)) status = err_set(error, YOLO_ERROR_USAGE, "%s: expected a name below the folder, such as a/b.jpg", name);
+    if (status != YOLO_OK) return status;
+    char *joined = path_join(root, name);
+    *path = joined ? arena_text(&call->memory, joined, strlen(joined)) : NULL;
+    mem_free(joined);
+    if (!*path) return err_memory(error, DATA_PATH_SIZE);
+    if (!os_real_path(*path, real, DATA_PATH_SIZE)) return err_set(error, YOLO_ERROR_IO, "%s: no such file", *path);
+    if (!prep_is_below(real, folder)) {
+        call->status = 403;
+        return err_set(error, YOLO_ERROR_USAGE, "%s: a link leads out of the folder", *path);
+    }
+    return YOLO_OK;
+}
+
+/* The picture of a request, root= and name=. */
+static yolo_status ui_picture_path(ui_call *call, const char **root, const char **name, const char **path, char real[DATA_PATH_SIZE], yolo_error *error) {
+    yolo_status status = ui_text(call, "root", root, error);
+    if (status == YOLO_OK) status = ui_text(call, "name", name, error);
+    if (status == YOLO_OK) status = ui_below(call, *root, *name, path, real, error);
+    if (status == YOLO_OK && (!codec_is_picture_name(real) || os_path_kind(real) != OS_FILE))
+        status = err_set(error, YOLO_ERROR_USAGE, "%s: is not a picture", *path);
+    return status;
+}
+
+/* ---- the page, and what it should know of this machine */
+
+static yolo_status ui_page(ui_call *call, yolo_error *error) {
+    static const char mark[] = "@NONCE@";
+    uint8_t random[16];
+    char nonce[33], policy[512];
+    const char *page = (const char *)ui_html, *end = page + sizeof ui_html;
+    str text = {0};
+    if (!UI_HAS_PAGE) return err_set(error, YOLO_ERROR_UNSUPPORTED, "this program was built without its page");
+    if (!os_random(random, sizeof random)) return err_set(error, YOLO_ERROR_IO, "the system gives no random numbers");
+    for (int i = 0; i < 16; i++) snprintf(nonce + 2 * i, 3, "%02x", random[i]);
+    for (const char *at; page < end; page = at) {
+        for (at = page; at < end && (end - at < (ptrdiff_t)sizeof mark - 1 || memcmp(at, mark, sizeof mark - 1));) at++;
+        str_append(&text, page, (size_t)(at - page));
+        if (at < end) {
+            str_add(&text, nonce);
+            at += sizeof mark - 1;
+        }
+    }
+    snprintf(policy, sizeof policy,
+             HTTP_NOT_KEPT "Content-Security-Policy: default-src 'none'; img-src 'self' data: blob:; connect-src 'self'; style-src 'unsafe-inline'; "
+             "script-src 'nonce-%s'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n", nonce);
+    if (!text.failed) http_reply_with(call->connection, call->request, 200, "text/html; charset=utf-8", policy, text.text, (size_t)text.length);
+    const yolo_status status = text.failed ? err_memory(error, sizeof ui_html) : YOLO_OK;
+    str_free(&text);
+    return status;
+}
+
+/* What a child process says on standard output and error, all of it. */
+static bool ui_ask(ui *u, char *const *arguments, str *answer) {
+    os_process process;
+    char bytes[4096];
+    os_mutex_lock(&u->mutex); /* one process at a time begins */
+    const bool started = os_process_start(&process, arguments);
+    os_mutex_unlock(&u->mutex);
+    if (!started) return false;
+    for (size_t came; (came = os_process_read(&process, bytes, sizeof bytes));)
+        if (answer->length < UI_LOG) str_append(answer, bytes, came);
+    os_process_wait(&process);
+    return os_process_close(&process) == 0 && !answer->failed;
+}
+
+/* `devices json=true` of a child: looking at GPUs takes a second, and memory of this process and of theirs. */
+static void ui_read_devices(ui *u) {
+    char verb[] = "devices", option[] = "json=true";
+    char *const arguments[] = {u->path, verb, option, NULL};
+    os_mutex_lock(&u->device_mutex);
+    if (!u->devices.length || os_clock() - u->devices_read > UI_DEVICES_SECONDS) {
+        str_free(&u->devices);
+        if (!ui_ask(u, arguments, &u->devices) || u->devices.length < 2 || u->devices.text[0] != '[') {
+            str_free(&u->devices);
+            str_add(&u->devices, "[{\"id\":\"auto\",\"label\":\"Auto\"},{\"id\":\"cpu\",\"label\":\"CPU\"}]\n");
+        }
+        u->devices_read = os_clock();
+    }
+    os_mutex_unlock(&u->device_mutex);
+}
+
+static OS_THREAD_RESULT OS_THREAD_CALL ui_devices_main(void *argument) {
+    ui_read_devices(argument);
+    return 0;
+}
+
+static yolo_status ui_about(ui_call *call, yolo_error *error) {
+    json *j = &call->out;
+    ui *u = call->u;
+    (void)error;
+    ui_read_devices(u);
+    json_object(j, NULL);
+    json_text(j, "version", YOLO_VERSION);
+    json_int(j, "cores", os_core_count());
+    json_int(j, "memory", (int64_t)os_memory_total());
+    json_int(j, "free_memory", (int64_t)os_memory_available());
+    json_text(j, "folder", u->current);
+    json_text(j, "settings_path", u->settings);
+    json_bool(j, "settings_read_only", u->settings_elsewhere);
+    os_mutex_lock(&u->device_mutex);
+    json_key(j, "devices");
+    str_append(&j->text, u->devices.text, (size_t)u->devices.length - 1);
+    os_mutex_unlock(&u->device_mutex);
+    json_key(j, "verbs");
+    str_add(&j->text, u->program->verbs);
+    json_end(j);
+    return YOLO_OK;
+}
+
+/* ---- settings */
+
+/* Can a file be made in the folder? */
+static bool ui_is_writable(const char *folder) {
+    yolo_error unused;
+    FILE *file;
+    char *temporary, *path = path_join(folder, "config.json");
+    const bool good = path && path_begin(path, &temporary, &file, &unused) == YOLO_OK;
+    if (good) path_commit(path, temporary, file, false, false, &unused);
+    mem_free(path);
+    return good;
+}
+
+/* config.json beside the program, or in the person's own folder where that cannot be written. */
+static yolo_status ui_find_settings(ui *u, yolo_error *error) {
+    char home[DATA_PATH_SIZE];
+    char *folder = path_parent(u->path);
+    if (!folder) return err_memory(error, DATA_PATH_SIZE);
+    u->settings_elsewhere = !ui_is_writable(folder) && os_home_folder(true, home, sizeof home);
+    const int length = snprintf(u->settings, sizeof u->settings, "%s%s", u->settings_elsewhere ? home : folder, u->settings_elsewhere ? "/yolo/config.json" : "/config.json");
+    mem_free(folder);
+    return length < (int)sizeof u->settings ? YOLO_OK : err_set(error, YOLO_ERROR_IO, "%s: the path is too long", u->path);
+}
+
+static yolo_status ui_get_settings(ui_call *call, yolo_error *error) {
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    val *root = NULL;
+    yolo_status status = YOLO_OK;
+    os_mutex_lock(&call->u->files);
+    if (os_path_kind(call->u->settings) == OS_FILE) status = path_read(call->u->settings, UI_SETTINGS, &bytes, &size, error);
+    os_mutex_unlock(&call->u->files);
+    if (status == YOLO_OK && bytes) status = yaml_parse(&call->memory, call->u->settings, (const char *)bytes, size, &root, error);
+    mem_free(bytes);
+    if (status == YOLO_OK && root && root->kind == VAL_MAP) ui_put(&call->out, NULL, root, JSON_MAX_DEPTH);
+    else if (status == YOLO_OK) {
+        json_object(&call->out, NULL);
+        json_end(&call->out);
+    }
+    return status;
+}
+
+static yolo_status ui_put_settings(ui_call *call, yolo_error *error) {
+    const val *root;
+    json j = {.lines = 1};
+    yolo_status status = ui_body(call, &root, error);
+    if (status == YOLO_OK && call->request->body_size > UI_SETTINGS / 2) status = err_set(error, YOLO_ERROR_USAGE, "settings are kept up to %d KB", (int)UI_SETTINGS / 2048);
+    if (status != YOLO_OK) return status;
+    ui_put(&j, NULL, root, JSON_MAX_DEPTH);
+    char *folder = path_parent(call->u->settings);
+    os_mutex_lock(&call->u->files);
+    status = folder ? path_make_directories(folder, error) : err_memory(error, DATA_PATH_SIZE);
+    if (status == YOLO_OK) status = json_write(&j, call->u->settings, error);
+    os_mutex_unlock(&call->u->files);
+    json_free(&j);
+    mem_free(folder);
+    ui_put(&call->out, NULL, root, JSON_MAX_DEPTH);
+    return status;
+}
+
+/* ---- picking folders */
+
+typedef struct ui_entries { arena *memory; const char *folder; ui_item *items; int64_t count, capacity, pictures; bool failed; } ui_entries;
+
+/* What the page shows of a folder: its folders, and files that an option may name. */
+static const char *ui_file_kind(const char *name) {
+    static const char *const kinds[][2] = {{".pt", "model"}, {".onnx", "model"}, {".yaml", "yaml"}, {".yml", "yaml"}, {".txt", "text"}};
+    for (int i = 0; i < YOLO_COUNT(kinds); i++)
+        if (str_equal_fold(path_extension(name), kinds[i][0])) return kinds[i][1];
+    return codec_is_picture_name(name) ? "picture" : NULL;
+}
+
+static bool ui_entry(void *user, const char *name, os_kind kind) {
+    ui_entries *e = user;
+    const char *what = kind == OS_DIRECTORY ? "folder" : kind == OS_FILE ? ui_file_kind(name) : NULL;
+    if (name[0] == '.' || !what) return true;
+    e->pictures += !strcmp(what, "picture");
+    if (e->count >= UI_FOLDER) return true;
+    const char *copy = arena_text(e->memory, name, strlen(name));
+    if (!copy || !mem_grow(&e->items, &e->capacity, e->count + 1, sizeof *e->items)) return !(e->failed = true);
+    e->items[e->count++] = (ui_item){copy, what, 0};
+    return true;
+}
+
+static int ui_item_order(const void *a, const void *b) { return strcmp(((const ui_item *)a)->name, ((const ui_item *)b)->name); }
+
+static void ui_root(json *j, const char *path, const char *label) {
+    json_object(j, NULL);
+    json_text(j, "path", path);
+    json_text(j, "label", label);
+    json_end(j);
+}
+
+/* Where picking begins. */
+static yolo_status ui_roots(ui_call *call, yolo_error *error) {
+    json *j = &call->out;
+    char path[DATA_PATH_SIZE];
+    (void)error;
+    json_object(j, NULL);
+    json_array(j, "roots");
+    if (os_home_folder(false, path, sizeof path)) ui_root(j, path, "home");
+    ui_root(j, call->u->current, "current");
+    for (int i = 0; os_drive(i, path, sizeof path); i++) ui_root(j, path, "drive");
+    json_end(j);
+    json_end(j);
+    return YOLO_OK;
+}
+
+static void ui_put_entries(json *j, const ui_entries *e, bool folders) {
+    char *path;
+    json_array(j, folders ? "folders" : "files");
+    for (int64_t i = 0; i < e->count; i++) {
+        const ui_item *item = &e->items[i];
+        if (!strcmp(item->reasons, "folder") != folders) continue;
+        json_object(j, NULL);
+        json_text(j, "name", item->name);
+        if (!folders && (path = path_join(e->folder, item->name))) {
+            json_int(j, "size", os_path_size(path));
+            mem_free(path);
+        }
+        if (!folders) json_text(j, "kind", item->reasons);
+        json_end(j);
+    }
+    json_end(j);
+}
+
+static yolo_status ui_get_folder(ui_call *call, yolo_error *error) {
+    json *j = &call->out;
+    const char *path = http_query(call->request, "path");
+    char real[DATA_PATH_SIZE];
+    if (!path || !*path) return ui_roots(call, error);
+    yolo_status status = ui_folder(path, real, error);
+    if (status != YOLO_OK) return status;
+    ui_entries e = {.memory = &call->memory, .folder = real};
+    if (!os_list_directory(real, ui_entry, &e)) status = e.failed ? err_memory(error, DATA_PATH_SIZE) : err_os(error, real, "read folder");
+    if (e.count) qsort(e.items, (size_t)e.count, sizeof *e.items, ui_item_order);
+    char *parent = path_parent(real);
+    if (!parent && status == YOLO_OK) status = err_memory(error, DATA_PATH_SIZE);
+    if (status == YOLO_OK) {
+        json_object(j, NULL);
+        json_text(j, "path", real);
+        json_text(j, "parent", !strcmp(parent, real) || str_ends_with(parent, ":") ? "" : parent);
+        ui_put_entries(j, &e, true);
+        ui_put_entries(j, &e, false);
+        json_int(j, "pictures", e.pictures);
+        json_bool(j, "more", e.count >= UI_FOLDER);
+        json_end(j);
+    }
+    mem_free(parent);
+    mem_free(e.items);
+    return status;
+}
+
+/* ---- jobs: their lines */
+
+static void ui_changed(ui *u) { os_atomic_add(&u->version, 1); }
+
+/* "Progress:12%" and the like: true, and the number. */
+static bool ui_is_progress(const char *line, int *percent) {
+    static const char *const begins[] = {"Progress:", "PrepProgress:"};
+    for (int i = 0; i < YOLO_COUNT(begins); i++) {
+        const size_t length = strlen(begins[i]);
+        char *end;
+        if (strncmp(line, begins[i], length)) continue;
+        const long number = strtol(line + length, &end, 10);
+        if (end == line + length || strcmp(end, "%") || number < 0 || number > 100) continue;
+        *percent = (int)number;
+        return true;
+    }
+    return false;
+}
+
+/* Forgets the log's beginning, down to three quarters, up to the end of a line. */
+static void ui_trim_log(ui_job *job) {
+    if (job->log.length <= UI_LOG) return;
+    const char *cut = strchr(job->log.text + (job->log.length - UI_LOG * 3 / 4), '\n');
+    const int64_t gone = cut ? cut + 1 - job->log.text : job->log.length;
+    memmove(job->log.text, job->log.text + gone, (size_t)(job->log.length - gone) + 1);
+    job->log.length -= gone;
+    job->dropped += gone;
+}
+
+/* A line that a job has said, without its end; under the mutex. */
+static void ui_take_line(ui_job *job, const char *line) {
+    char begins[32];
+    if (ui_is_progress(line, &job->percent)) return;
+    if (!strncmp(line, "RunFolder:", 10)) {
+        char *folder = path_join(job->owner->current, line + 10);
+        snprintf(job->folder, sizeof job->folder, "%s", folder ? folder : "");
+        mem_free(folder);
+        return;
+    }
+    if (job->hidden && *line == '{') {
+        if (job->lines.length < UI_LINES) str_format(&job->lines, "%s\n", line);
+        return;
+    }
+    snprintf(begins, sizeof begins, "yolo %s: ", job->verb);
+    if (!strncmp(line, begins, strlen(begins))) snprintf(job->error, sizeof job->error, "%s", line + strlen(begins));
+    if (*line) snprintf(job->status, sizeof job->status, "%s", line);
+    str_format(&job->log, "%s\n", line);
+    ui_trim_log(job);
+}
+
+/* Reads what a job says to its end. */
+static void ui_read_job(ui_job *job) {
+    ui *u = job->owner;
+    char bytes[4096];
+    str line = {0};
+    for (size_t came; (came = os_process_read(&job->process, bytes, sizeof bytes));) {
+        os_mutex_lock(&u->mutex);
+        for (size_t i = 0; i < came; i++) {
+            const bool ends = bytes[i] == '\n' || bytes[i] == '\r';
+            if (!ends && bytes[i]) str_append(&line, &bytes[i], 1);
+            if (!line.length || (!ends && line.length < (job->hidden ? UI_LOG : UI_LINE))) continue;
+            ui_take_line(job, line.text);
+            line.length = 0;
+        }
+        os_mutex_unlock(&u->mutex);
+        ui_changed(u);
+    }
+    os_mutex_lock(&u->mutex);
+    if (line.length) ui_take_line(job, line.text);
+    os_mutex_unlock(&u->mutex);
+    str_free(&line);
+}
+
+static OS_THREAD_RESULT OS_THREAD_CALL ui_job_main(void *argument) {
+    ui_job *job = argument;
+    ui *u = job->owner;
+    ui_read_job(job);
+    os_process_wait(&job->process);
+    os_mutex_lock(&u->mutex);
+    const int status = os_process_close(&job->process);
+    job->ended = os_clock();
+    job->state = !status ? UI_IS_DONE : status == 130 || job->stopping ? UI_IS_STOPPED : UI_IS_FAILED;
+    if (job->state == UI_IS_FAILED && !*job->error)
+        snprintf(job->error, sizeof job->error, status > 128 && status < 256 ? "it was ended by signal %d" : "it ended with status %d", status > 128 && status < 256 ? status - 128 : status);
+    if (job->state != UI_IS_FAILED) *job->error = 0;
+    os_mutex_unlock(&u->mutex);
+    ui_changed(u);
+    return 0;
+}
+
+/* ---- jobs: their list */
+
+static void ui_free_job(ui_job *job) {
+    os_thread_join(job->thread);
+    mem_free(job->options);
+    str_free(&job->log);
+    str_free(&job->lines);
+    mem_free(job);
+}
+
+static ui_job *ui_find_job(ui *u, int64_t id) {
+    for (int i = 0; i < u->job_count; i++)
+        if (u->jobs[i]->id == id) return u->jobs[i];
+    return NULL;
+}
+
+/* Makes room for a job: the oldest ended one goes, a preview first. False when too many run. */
+static bool ui_make_room(ui *u) {
+    int running = 0, oldest = -1;
+    for (int i = 0; i < u->job_count; i++) {
+        const ui_job *job = u->jobs[i];
+        running += job->state == UI_IS_RUNNING;
+        if (job->state != UI_IS_RUNNING && (oldest < 0 || (job->hidden && !u->jobs[oldest]->hidden))) oldest = i;
+    }
+    if (running >= UI_RUNNING) return false;
+    if (u->job_count < UI_JOBS) return true;
+    ui_free_job(u->jobs[oldest]);
+    memmove(u->jobs + oldest, u->jobs + oldest + 1, (size_t)(--u->job_count - oldest) * sizeof *u->jobs);
+    return true;
+}
+
+/* Starts a job; `arguments` begin with the verb and end with NULL, and are taken over by nobody. */
+static yolo_status ui_start(ui_call *call, char *const *arguments, const char *options, const char *folder, bool hidden, int *id, yolo_error *error) {
+    char *all[UI_OPTIONS + 8], progress[] = "progress=plain", reason[256];
+    int count = 0;
+    ui *u = call->u;
+    ui_job *job = mem_array(1, sizeof *job);
+    char *copy = str_copy(options);
+    yolo_status status = job && copy ? YOLO_OK : err_memory(error, sizeof *job);
+    all[count++] = u->path;
+    for (; *arguments && count < UI_OPTIONS + 5; arguments++) all[count++] = *arguments;
+    if (*arguments) status = err_set(error, YOLO_ERROR_USAGE, "too many options");
+    all[count++] = progress;
+    all[count] = NULL;
+    os_mutex_lock(&u->mutex);
+    if (status == YOLO_OK && !ui_make_room(u)) {
+        call->status = 409;
+        status = err_set(error, YOLO_ERROR_USAGE, "%d are running already: stop one, or wait", (int)UI_RUNNING);
+    }
+    if (status == YOLO_OK) {
+        *job = (ui_job){.owner = u, .id = ++u->next_id, .hidden = hidden, .options = copy, .percent = -1, .began = os_clock(), .started = (int64_t)time(NULL)};
+        snprintf(job->verb, sizeof job->verb, "%s", all[1]);
+        snprintf(job->folder, sizeof job->folder, "%s", folder);
+        if (!os_process_start(&job->process, all)) status = err_set(error, YOLO_ERROR_IO, "%s cannot be started: %s", u->path, os_reason(reason, sizeof reason));
+    }
+    if (status == YOLO_OK && !os_thread_start(&job->thread, ui_job_main, job)) {
+        os_process_stop(&job->process, true);
+        os_process_wait(&job->process);
+        os_process_close(&job->process);
+        status = err_set(error, YOLO_ERROR_MEMORY, "there is no thread for it");
+    }
+    if (status == YOLO_OK) {
+        *id = job->id;
+        u->jobs[u->job_count++] = job;
+    }
+    os_mutex_unlock(&u->mutex);
+    if (status != YOLO_OK) {
+        mem_free(copy);
+        mem_free(job);
+    } else ui_changed(u);
+    return status;
+}
+
+/* Asks a job to end, the second time with `now` for all. */
+static void ui_stop_job(ui_job *job, bool now) {
+    if (job->state != UI_IS_RUNNING || (job->stopping && !now)) return;
+    job->stopping = true;
+    os_process_stop(&job->process, now);
+}
+
+static void ui_put_job(json *j, const ui_job *job) {
+    static const char *const states[] = {"running", "done", "failed", "stopped"};
+    json_object(j, NULL);
+    json_int(j, "id", job->id);
+    json_text(j, "verb", job->verb);
+    json_key(j, "options");
+    str_add(&j->text, job->options);
+    json_text(j, "state", states[job->state]);
+    json_bool(j, "stopping", job->stopping);
+    json_text(j, "status", job->status);
+    json_int(j, "percent", job->state == UI_IS_DONE ? 100 : job->percent);
+    json_int(j, "started", job->started);
+    json_number(j, "seconds", (job->state == UI_IS_RUNNING ? os_clock() : job->ended) - job->began, 1);
+    json_text(j, "folder", job->folder);
+    json_text(j, "error", job->error);
+    json_end(j);
+}
+
+static void ui_put_jobs(ui *u, json *j) {
+    json_array(j, NULL);
+    os_mutex_lock(&u->mutex);
+    for (int i = 0; i < u->job_count; i++)
+        if (!u->jobs[i]->hidden) ui_put_job(j, u->jobs[i]);
+    os_mutex_unlock(&u->mutex);
+    json_end(j);
+}
+
+/* ---- jobs: requests */
+
+static yolo_status ui_get_jobs(ui_call *call, yolo_error *error) {
+    (void)error;
+    ui_put_jobs(call->u, &call->out);
+    return YOLO_OK;
+}
+
+/* Where what a verb makes is found; "" where it says so itself. */
+static const char *ui_job_folder(const char *verb, const val *options) {
+    const char *out = val_text(val_get(options, "out"), "");
+    if (!strcmp(verb, "prepare")) return out;
+    if (!strcmp(verb, "label")) return *out ? out : val_text(val_get(options, "source"), "");
+    return "";
+}
+
+static yolo_status ui_post_job(ui_call *call, yolo_error *error) {
+    const val *body, *options;
+    char *arguments[UI_OPTIONS + 2];
+    int id = 0;
+    json j = {0};
+    yolo_status status = ui_body(call, &body, error);
+    if (status != YOLO_OK) return status;
+    const char *verb = val_text(val_get(body, "verb"), "");
+    options = val_get(body, "options");
+    if (options && (options->kind != VAL_MAP || options->count > UI_OPTIONS)) return err_set(error, YOLO_ERROR_USAGE, "options: expected an object of %d names at most", (int)UI_OPTIONS);
+    int count = 0;
+    arguments[count++] = arena_text(&call->memory, verb, strlen(verb));
+    for (int64_t i = 0; options && i < options->count; i++) {
+        const val *name = options->keys[i], *value = options->items[i];
+        str word = {0};
+        if (value->kind != VAL_STRING || name->kind != VAL_STRING || strlen(value->text) != value->length)
+            return err_set(error, YOLO_ERROR_USAGE, "%s: expected a text, such as \"0.5\" or \"true\"", val_text(name, "options"));
+        str_format(&word, "%s=%s", name->text, value->text);
+        arguments[count++] = word.failed ? NULL : arena_text(&call->memory, word.text, (size_t)word.length);
+        str_free(&word);
+    }
+    arguments[count] = NULL;
+    for (int i = 0; i < count; i++)
+        if (!arguments[i]) return err_memory(error, DATA_PATH_SIZE);
+    status = call->u->program->check(verb, arguments + 1, error);
+    if (options) ui_put(&j, NULL, options, 2);
+    if (status == YOLO_OK) {
+        if (j.text.length) j.text.text[j.text.length - 1] = 0; /* a line's end */
+        status = ui_start(call, arguments, j.text.failed || !options ? "{}" : j.text.text, ui_job_folder(verb, options), false, &id, error);
+    }
+    json_free(&j);
+    json_object(&call->out, NULL);
+    json_int(&call->out, "id", id);
+    json_end(&call->out);
+    return status;
+}
+
+static yolo_status ui_job_log(ui_call *call, yolo_error *error) {
+    json *j = &call->out;
+    ui *u = call->u;
+    int64_t id = 0, from = -1;
+    yolo_status status = ui_whole(call, "id", 0, 0, INT_MAX, &id, error);
+    if (status == YOLO_OK) status = ui_whole(call, "from", -1, -1, (int64_t)1 << 50, &from, error);
+    if (status != YOLO_OK) return status;
+    os_mutex_lock(&u->mutex);
+    const ui_job *job = ui_find_job(u, id);
+    if (job) {
+        const int64_t next = job->dropped + job->log.length, first = from < job->dropped ? job->dropped : YOLO_MIN(from, next);
+        json_object(j, NULL);
+        json_int(j, "from", first);
+        json_int(j, "next", next);
+        json_text_part(j, "text", job->log.text ? job->log.text + (first - job->dropped) : "", (size_t)(next - first));
+        json_end(j);
+    } else status = err_set(error, YOLO_ERROR_IO, "there is no job %lld", (long long)id);
+    os_mutex_unlock(&u->mutex);
+    return status;
+}
+
+static yolo_status ui_job_stop(ui_call *call, yolo_error *error) {
+    ui *u = call->u;
+    int64_t id = 0;
+    const char *now = http_query(call->request, "now");
+    yolo_status status = ui_whole(call, "id", 0, 0, INT_MAX, &id, error);
+    if (status != YOLO_OK) return status;
+    os_mutex_lock(&u->mutex);
+    ui_job *job = ui_find_job(u, id);
+    if (job) ui_stop_job(job, now && !strcmp(now, "true"));
+    else status = err_set(error, YOLO_ERROR_IO, "there is no job %lld", (long long)id);
+    os_mutex_unlock(&u->mutex);
+    ui_changed(u);
+    json_object(&call->out, NULL);
+    json_end(&call->out);
+    return status;
+}
+
+/* The list of jobs whenever something has changed, until the other side goes. */
+static yolo_status ui_events(ui_call *call, yolo_error *error) {
+    ui *u = call->u;
+    http_connection *c = call->connection;
+    long told = os_atomic_get(&u->version) - 1;
+    double last = os_clock();
+    char byte;
+    bool good = http_begin_events(c);
+    (void)error;
+    while (good && !os_atomic_get(&u->server.stopping)) {
+        const long version = os_atomic_get(&u->version);
+        if (version != told) {
+            json j = {0};
+            ui_put_jobs(u, &j);
+            if (j.text.length) j.text.text[j.text.length - 1] = 0; /* a line's end */
+            good = !j.text.failed && http_send_event(c, "jobs", j.text.text);
+            json_free(&j);
+            told = version;
+            last = os_clock();
+        } else if (os_clock() - last > UI_PING_SECONDS) {
+            good = http_send_event(c, "ping", "{}");
+            last = os_clock();
+        }
+        os_socket_wait(&(os_wait){c->socket, OS_READ, 0}, 1, UI_EVENT_TICK);
+        if (good && os_socket_receive(c->socket, &byte, 1) < 0) good = false;
+    }
+    c->broken = true;
+    return YOLO_OK;
+}
+
+/* ---- pictures */
+
+/* A picture as JPEG, its longest side at most `side` (0: as it is). */
+static yolo_status ui_send_jpeg(ui_call *call, yolo_image *image, int side, yolo_error *error) {
+    const int longest = YOLO_MAX(image->width, image->height), width = image->width, height = image->height;
+    str out = {0};
+    yolo_image small = {0};
+    const yolo_image *shown = image;
+    if (side && longest > side) {
+        small.width = YOLO_MAX(1, (int)((int64_t)width * side / longest));
+        small.height = YOLO_MAX(1, (int)((int64_t)height * side / longest));
+        if (!(small.pixels = mem_array((uint64_t)small.width * (uint64_t)small.height, 3))) return err_memory(error, (uint64_t)side * (uint64_t)side * 3);
+        img_resize(image, small.width, small.height, small.pixels, (size_t)small.width * 3);
+        shown = &small;
+    }
+    const bool good = stbi_write_jpg_to_func(codec_sink, &out, shown->width, shown->height, 3, shown->pixels, side ? 85 : 92) && !out.failed;
+    if (good) http_reply_with(call->connection, call->request, 200, "image/jpeg", "Cache-Control: private, max-age=60\r\n", out.text, (size_t)out.length);
+    mem_free(small.pixels);
+    str_free(&out);
+    return good ? YOLO_OK : err_memory(error, (uint64_t)width * (uint64_t)height * 3);
+}
+
+/* root=, name=, side=: a JPEG's own bytes where it is shown as it is, else what our decoders make of the picture, upright. */
+static yolo_status ui_get_picture(ui_call *call, yolo_error *error) {
+    const char *root, *name, *path, *extension;
+    char real[DATA_PATH_SIZE];
+    int64_t side = 0;
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    yolo_image image = {0};
+    yolo_status status = ui_picture_path(call, &root, &name, &path, real, error);
+    if (status == YOLO_OK) status = ui_whole(call, "side", 0, 16, UI_SIDE, &side, error);
+    if (status == YOLO_OK) status = path_read(real, (uint64_t)1 << 30, &bytes, &size, error);
+    if (status != YOLO_OK) return status;
+    extension = path_extension(real);
+    const bool jpeg = size > 3 && !memcmp(bytes, "\xff\xd8\xff", 3), png = size > 8 && !memcmp(bytes, "\x89PNG", 4) && str_equal_fold(extension, ".png");
+    if (!side && (jpeg || png))
+        http_reply_with(call->connection, call->request, 200, jpeg ? "image/jpeg" : "image/png", "Cache-Control: private, max-age=5\r\n", bytes, size);
+    else {
+        status = codec_read_memory(path, bytes, size, &image, error);
+        if (status == YOLO_OK) status = ui_send_jpeg(call, &image, (int)side, error);
+        yolo_image_free(&image);
+    }
+    mem_free(bytes);
+    return status;
+}
+
+/* ---- labels */
+
+/* Where the label of a picture is, or would be: `out` mirrors the root's tree, else as labelling has it without one. Its folder is below
+   the root, `out`, or the labels/ folder that the rule makes of the root: no link leads elsewhere. In the call's memory. */
+static yolo_status ui_label_path(ui_call *call, const char *root, const char *name, const char *picture, const char **label, yolo_error *error) {
+    const char *out = http_query(call->request, "out");
+    char real[3][DATA_PATH_SIZE] = {"", "", ""};
+    char *mirrored = out ? path_join(out, name) : NULL, *path = mirrored ? path_with_extension(mirrored, ".txt") : lab_beside(picture);
+    char *inner = path_join(root, "x.jpg"), *rule = inner ? data_label_rule(inner) : NULL, *twin = rule ? path_parent(rule) : NULL;
+    yolo_status status = path && twin ? YOLO_OK : err_memory(error, DATA_PATH_SIZE);
+    if (status == YOLO_OK) status = ui_folder(out ? out : root, real[0], error);
+    if (status == YOLO_OK && !out && os_path_kind(twin) == OS_DIRECTORY && !os_real_path(twin, real[1], DATA_PATH_SIZE)) status = err_os(error, twin, "resolve");
+    char *above = status == YOLO_OK ? path_parent(path) : NULL;
+    while (above && os_path_kind(above) == OS_NOTHING) {
+        char *next = path_parent(above);
+        mem_free(above);
+        above = next;
+    }
+    if (status == YOLO_OK && (!above || !os_real_path(above, real[2], DATA_PATH_SIZE) ||
+                              !(prep_is_below(real[2], real[0]) || (*real[1] && prep_is_below(real[2], real[1]))))) {
+        call->status = 403;
+        status = err_set(error, YOLO_ERROR_USAGE, "%s: a link leads out of the folder", path);
+    }
+    if (status == YOLO_OK && !(*label = arena_text(&call->memory, path, strlen(path)))) status = err_memory(error, DATA_PATH_SIZE);
+    char *const texts[] = {mirrored, path, inner, rule, twin, above};
+    for (int i = 0; i < YOLO_COUNT(texts); i++) mem_free(texts[i]);
+    return status;
+}
+
+/* A file of names, classes.txt or a data.yaml; false where there is none, or it cannot be read. */
+static bool ui_names_of(arena *memory, const char *folder, const char *file, char ***names, int *count) {
+    yolo_error unused;
+    data_set set;
+    bool found = false;
+    char *path = path_join(folder, file);
+    if (path && os_path_kind(path) == OS_FILE) {
+        if (!str_ends_with(file, ".yaml")) found = data_read_names(path, memory, names, count, &unused) == YOLO_OK;
+        else if (data_open(&set, path, &unused) == YOLO_OK) {
+            *count = set.class_count;
+            found = (*names = arena_array(memory, (uint64_t)set.class_count, sizeof **names)) != NULL;
+            for (int i = 0; i < set.class_count && found; i++) found = ((*names)[i] = arena_text(memory, set.names[i], strlen(set.names[i]))) != NULL;
+            data_close(&set);
+        }
+    }
+    mem_free(path);
+    return found;
+}
+
+/* The names of the classes: of the folder of the labels, or of the root and up to two folders above it. */
+static void ui_put_classes(ui_call *call, const char *root) {
+    const char *out = http_query(call->request, "out");
+    char **names = NULL, *above = str_copy(root);
+    int count = 0;
+    bool found = out && ui_names_of(&call->memory, out, "classes.txt", &names, &count);
+    for (int i = 0; i < 3 && above && !found; i++) {
+        found = ui_names_of(&call->memory, above, "classes.txt", &names, &count) || ui_names_of(&call->memory, above, "data.yaml", &names, &count);
+        char *next = path_parent(above);
+        mem_free(above);
+        above = next;
+    }
+    mem_free(above);
+    json_array(&call->out, "classes");
+    for (int i = 0; i < count && found; i++) json_text(&call->out, NULL, names[i]);
+    json_end(&call->out);
+}
+
+static yolo_status ui_get_labels(ui_call *call, yolo_error *error) {
+    json *j = &call->out;
+    const char *root, *name, *path, *label = NULL;
+    char real[DATA_PATH_SIZE];
+    int width = 0, height = 0;
+    lbl_list list = {0};
+    yolo_status status = ui_picture_path(call, &root, &name, &path, real, error);
+    if (status == YOLO_OK) status = ui_label_path(call, root, name, path, &label, error);
+    if (status == YOLO_OK) status = codec_size(path, &width, &height, error);
+    if (status == YOLO_OK) status = lbl_read(label, 0, &list, &(yolo_log){0}, error);
+    if (status == YOLO_OK) {
+        json_object(j, NULL);
+        json_int(j, "width", width);
+        json_int(j, "height", height);
+        ui_put_classes(call, root);
+        json_bool(j, "labelled", !list.missing);
+        json_bool(j, "person", lab_is_person(label));
+        json_int(j, "bad_lines", list.bad_lines);
+        json_text(j, "path", label);
+        json_array(j, "boxes");
+        for (int64_t i = 0; i < list.count; i++) {
+            const lbl_box *b = &list.items[i];
+            json_object(j, NULL);
+            json_int(j, "class", b->class_id);
+            json_number(j, "x", b->x, 6);
+            json_number(j, "y", b->y, 6);
+            json_number(j, "w", b->w, 6);
+            json_number(j, "h", b->h, 6);
+            json_end(j);
+        }
+        json_end(j);
+        json_end(j);
+    }
+    lbl_list_free(&list);
+    return status;
+}
+
+/* The boxes of a body as lines of a label file. */
+static yolo_status ui_label_text(const val *boxes, str *text, yolo_error *error) {
+    static const char *const names[] = {"class", "x", "y", "w", "h"};
+    if (!boxes || boxes->kind != VAL_LIST || boxes->count > UI_BOXES) return err_set(error, YOLO_ERROR_USAGE, "boxes: expected a list of %d boxes at most", (int)UI_BOXES);
+    for (int64_t i = 0; i < boxes->count; i++) {
+        double numbers[5];
+        for (int k = 0; k < 5; k++) {
+            numbers[k] = ui_number(val_get(boxes->items[i], names[k]));
+            if (!(numbers[k] >= 0 && numbers[k] <= (k ? 1 : DATA_MAX_CLASSES - 1)) || (!k && numbers[k] != floor(numbers[k])))
+                return err_set(error, YOLO_ERROR_USAGE, "boxes[%lld].%s: expected %s", (long long)i, names[k], k ? "a share of the picture, 0 to 1" : "a class from 0 on");
+        }
+        str_format(text, "%d", (int)numbers[0]);
+        for (int k = 1; k < 5; k++) lbl_append(text, numbers[k]);
+        str_append(text, "\n", 1);
+    }
+    return text->failed ? err_memory(error, (uint64_t)text->length) : YOLO_OK;
+}
+
+static yolo_status ui_put_labels(ui_call *call, yolo_error *error) {
+    const char *root, *name, *path, *label = NULL;
+    char real[DATA_PATH_SIZE], *folder = NULL;
+    const val *body;
+    str text = {0};
+    yolo_status status = ui_picture_path(call, &root, &name, &path, real, error);
+    if (status == YOLO_OK) status = ui_body(call, &body, error);
+    if (status == YOLO_OK) status = ui_label_path(call, root, name, path, &label, error);
+    if (status == YOLO_OK) status = ui_label_text(val_get(body, "boxes"), &text, error);
+    if (status == YOLO_OK && !(folder = path_parent(label))) status = err_memory(error, DATA_PATH_SIZE);
+    os_mutex_lock(&call->u->files);
+    if (status == YOLO_OK) status = path_make_directories(folder, error);
+    if (status == YOLO_OK) status = lab_mark_person(label, error); /* first: a run that goes on now leaves it alone */
+    if (status == YOLO_OK) status = path_write(label, text.text ? text.text : "", (size_t)text.length, true, error);
+    os_mutex_unlock(&call->u->files);
+    mem_free(folder);
+    str_free(&text);
+    json_object(&call->out, NULL);
+    json_text(&call->out, "path", label ? label : "");
+    json_end(&call->out);
+    return status;
+}
+
+/* ---- lists of pictures */
+
+/* The next field of a line of CSV, quotes taken away, into `text`; false at the end of the line. */
+static bool ui_csv_field(const char **at, const char *end, char *text, size_t size) {
+    const char *p = *at;
+    size_t length = 0;
+    if (p > end) return false;
+    const bool quoted = p < end && *p == '"';
+    for (p += quoted; p < end && (quoted ? *p != '"' || (p + 1 < end && p[1] == '"') : *p != ','); p++) {
+        if (quoted && *p == '"') p++;
+        if (length + 1 < size) text[length++] = *p;
+    }
+    text[length] = 0;
+    while (p < end && *p != ',') p++;
+    *at = p + 1;
+    return true;
+}
+
+/* The name below the root of a picture that a list names. */
+static const char *ui_listed_name(arena *memory, const char *root, const char *folder, const char *picture) {
+    char real[DATA_PATH_SIZE];
+    const size_t length = strlen(root);
+    if (!strncmp(picture, root, length) && path_is_separator(picture[length]) && ui_is_name(picture + length + 1))
+        return arena_text(memory, picture + length + 1, strlen(picture) - length - 1);
+    if (!os_real_path(picture, real, sizeof real) || !prep_is_below(real, folder)) return NULL;
+    char *name = real + strlen(folder);
+    while (path_is_separator(*name)) name++;
+    for (char *p = name; *p; p++)
+        if (path_is_separator(*p)) *p = '/';
+    return arena_text(memory, name, strlen(name));
+}
+
+/* The pictures of review.csv, in its order. */
+static yolo_status ui_read_review(ui_list *list, const char *root, const char *lists, yolo_error *error) {
+    char real[DATA_PATH_SIZE], reasons[400], picture[DATA_PATH_SIZE], unsure[40];
+    uint8_t *bytes = NULL;
+    const char *at, *end, *line;
+    size_t length;
+    int64_t capacity = 0;
+    char *path = path_join(lists, "review.csv");
+    yolo_status status = path ? ui_folder(root, real, error) : err_memory(error, DATA_PATH_SIZE);
+    if (status == YOLO_OK) status = data_read_text(path, DATA_MAX_TEXT, &bytes, &at, &end, error);
+    while (status == YOLO_OK && data_next_line(&at, end, &line, &length)) {
+        const char *field = line;
+        ui_item item = {0};
+        if (!ui_csv_field(&field, line + length, unsure, sizeof unsure) || !str_to_number(unsure, strlen(unsure), &item.unsure)) continue;
+        if (!ui_csv_field(&field, line + length, reasons, sizeof reasons) || !ui_csv_field(&field, line + length, picture, sizeof picture)) continue;
+        if (!(item.name = ui_listed_name(&list->memory, root, real, picture))) continue;
+        if (!(item.reasons = arena_text(&list->memory, reasons, strlen(reasons))) || !mem_grow(&list->items, &capacity, list->count + 1, sizeof *list->items))
+            status = err_memory(error, DATA_PATH_SIZE);
+        else list->items[list->count++] = item;
+    }
+    mem_free(bytes);
+    mem_free(path);
+    return status;
+}
+
+static yolo_status ui_read_pictures(ui_list *list, const char *root, yolo_error *error) {
+    const size_t length = strlen(root);
+    yolo_status status = data_walk(root, &list->pictures, error);
+    if (status == YOLO_OK && !(list->items = mem_array((uint64_t)list->pictures.count, sizeof *list->items))) status = err_memory(error, 65536);
+    for (int64_t i = 0; i < list->pictures.count && status == YOLO_OK; i++) {
+        const char *name = list->pictures.paths[i] + length;
+        while (path_is_separator(*name)) name++;
+        list->items[list->count++] = (ui_item){name, "", NAN};
+    }
+    return status;
+}
+
+static void ui_forget_list(ui_list *list) {
+    data_list_free(&list->pictures);
+    arena_free(&list->memory);
+    mem_free(list->items);
+    *list = (ui_list){0};
+}
+
+/* The list of a folder, kept for a while: pages of it are asked for one after the other. Under its mutex. */
+static yolo_status ui_read_list(ui_call *call, const char *root, bool unsure, bool again, yolo_error *error) {
+    ui_list *list = &call->u->list;
+    const char *out = http_query(call->request, "out");
+    char key[DATA_PATH_SIZE], real[DATA_PATH_SIZE];
+    yolo_status status = ui_folder(root, real, error);
+    if (status == YOLO_OK && snprintf(key, sizeof key, "%d %s\n%s", unsure, root, out ? out : "") >= (int)sizeof key)
+        status = err_set(error, YOLO_ERROR_USAGE, "%s: the path is too long", root);
+    if (status != YOLO_OK || (!again && !strcmp(key, list->key) && os_clock() - list->read < UI_LIST_SECONDS)) return status;
+    ui_forget_list(list);
+    status = unsure ? ui_read_review(list, root, out ? out : root, error) : ui_read_pictures(list, root, error);
+    if (status == YOLO_OK) snprintf(list->key, sizeof list->key, "%s", key);
+    else ui_forget_list(list);
+    list->read = os_clock();
+    return status;
+}
+
+static void ui_put_picture(ui_call *call, const char *root, const ui_item *item) {
+    json *j = &call->out;
+    const char *path, *label;
+    char real[DATA_PATH_SIZE];
+    int width = 0, height = 0;
+    lbl_list boxes = {.missing = true};
+    yolo_error unused;
+    json_object(j, NULL);
+    json_text(j, "name", item->name);
+    if (ui_below(call, root, item->name, &path, real, &unused) == YOLO_OK) {
+        if (codec_size(path, &width, &height, &unused) == YOLO_OK) json_int(j, "width", width), json_int(j, "height", height);
+        if (ui_label_path(call, root, item->name, path, &label, &unused) == YOLO_OK && lbl_read(label, 0, &boxes, &(yolo_log){0}, &unused) == YOLO_OK)
+            json_bool(j, "person", lab_is_person(label));
+    }
+    json_number(j, "boxes", boxes.missing ? NAN : (double)boxes.count, 0);
+    if (!isnan(item->unsure)) {
+        json_number(j, "unsure", item->unsure, 4);
+        json_text(j, "reason", item->reasons);
+    }
+    json_end(j);
+    lbl_list_free(&boxes);
+}
+
+static yolo_status ui_get_pictures(ui_call *call, yolo_error *error) {
+    json *j = &call->out;
+    const char *root, *order = http_query(call->request, "order");
+    int64_t from = 0, count = 100;
+    yolo_status status = ui_text(call, "root", &root, error);
+    if (status == YOLO_OK) status = ui_whole(call, "from", 0, 0, INT_MAX, &from, error);
+    if (status == YOLO_OK) status = ui_whole(call, "count", 100, 0, 500, &count, error);
+    if (status != YOLO_OK) return status;
+    os_mutex_lock(&call->u->list_mutex);
+    status = ui_read_list(call, root, order && !strcmp(order, "unsure"), from == 0, error);
+    if (status == YOLO_OK) {
+        const ui_list *list = &call->u->list;
+        json_object(j, NULL);
+        json_int(j, "total", list->count);
+        json_array(j, "items");
+        for (int64_t i = from; i < YOLO_MIN(from + count, list->count); i++) ui_put_picture(call, root, &list->items[i]);
+        json_end(j);
+        json_end(j);
+        call->status = 0;
+    }
+    os_mutex_unlock(&call->u->list_mutex);
+    return status;
+}
+
+/* ---- runs of training */
+
+/* A line of results.csv: texts, or numbers. */
+static void ui_put_row(json *j, const char *key, const char *line, const char *end, bool numbers) {
+    char text[200];
+    double number;
+    json_array(j, key);
+    while (ui_csv_field(&line, end, text, sizeof text)) {
+        char *word = text + strspn(text, " \t");
+        for (size_t length = strlen(word); length && (word[length - 1] == ' ' || word[length - 1] == '\t');) word[--length] = 0;
+        if (!numbers) json_text(j, NULL, word);
+        else if (!str_to_number(word, strlen(word), &number)) json_number(j, NULL, NAN, 0);
+        else {
+            json_key(j, NULL);
+            ui_put_real(j, number);
+        }
+    }
+    json_end(j);
+}
+
+static void ui_put_results(json *j, const char *folder) {
+    uint8_t *bytes = NULL;
+    const char *at, *end, *line;
+    size_t length;
+    yolo_error unused;
+    char *path = path_join(folder, "results.csv");
+    bool head = path && os_path_kind(path) == OS_FILE && data_read_text(path, DATA_MAX_TEXT, &bytes, &at, &end, &unused) == YOLO_OK;
+    if (head && (head = data_next_line(&at, end, &line, &length))) ui_put_row(j, "columns", line, line + length, false);
+    else {
+        json_array(j, "columns");
+        json_end(j);
+    }
+    json_array(j, "rows");
+    for (int i = 0; head && i < UI_ROWS && data_next_line(&at, end, &line, &length); i++)
+        if (length) ui_put_row(j, NULL, line, line + length, true);
+    json_end(j);
+    mem_free(bytes);
+    mem_free(path);
+}
+
+typedef struct ui_names { json *j; const char *const *extensions; } ui_names;
+
+static bool ui_put_name(void *user, const char *name, os_kind kind) {
+    const ui_names *names = user;
+    for (const char *const *e = names->extensions; *e && kind == OS_FILE; e++)
+        if (str_equal_fold(path_extension(name), *e)) json_text(names->j, NULL, name);
+    return true;
+}
+
+/* The files of a folder that have one of these extensions. */
+static void ui_put_files(json *j, const char *key, const char *folder, const char *below, const char *const *extensions) {
+    char *path = path_join(folder, below);
+    json_array(j, key);
+    if (path && os_path_kind(path) == OS_DIRECTORY) os_list_directory(path, ui_put_name, &(ui_names){j, extensions});
+    json_end(j);
+    mem_free(path);
+}
+
+static void ui_put_run(ui_call *call, const char *folder, double modified) {
+    static const char *const drawn[] = {".png", ".jpg", NULL}, *const weights[] = {".pt", NULL};
+    json *j = &call->out;
+    uint8_t *bytes = NULL;
+    size_t size;
+    val *args = NULL;
+    yolo_error unused;
+    char *path = path_join(folder, "args.yaml");
+    json_object(j, NULL);
+    json_text(j, "folder", folder);
+    json_text(j, "name", path_name(folder));
+    json_number(j, "modified", modified, 0);
+    ui_put_results(j, folder);
+    ui_put_files(j, "pictures", folder, "", drawn);
+    ui_put_files(j, "weights", folder, "weights", weights);
+    if (path && path_read(path, 1 << 20, &bytes, &size, &unused) == YOLO_OK) yaml_parse(&call->memory, path, (const char *)bytes, size, &args, &unused);
+    ui_put(j, "args", args, 8);
+    json_end(j);
+    mem_free(bytes);
+    mem_free(path);
+}
+
+typedef struct ui_runs { ui_call *call; const char *project; ui_item *items; int64_t count, capacity; bool failed; } ui_runs;
+
+/* A folder with results.csv is a run; `unsure` of its item is when that was written. */
+static bool ui_run_entry(void *user, const char *name, os_kind kind) {
+    ui_runs *runs = user;
+    double modified;
+    if (kind != OS_DIRECTORY) return true;
+    char *folder = path_join(runs->project, name), *results = folder ? path_join(folder, "results.csv") : NULL;
+    if (results && os_modified(results, &modified) && os_path_kind(results) == OS_FILE) {
+        const char *kept = arena_text(&runs->call->memory, folder, strlen(folder));
+        if (!kept || !mem_grow(&runs->items, &runs->capacity, runs->count + 1, sizeof *runs->items)) runs->failed = true;
+        else runs->items[runs->count++] = (ui_item){kept, "", modified};
+    }
+    runs->failed |= !results;
+    mem_free(results);
+    mem_free(folder);
+    return !runs->failed;
+}
+
+static int ui_newest_first(const void *a, const void *b) {
+    const ui_item *left = a, *right = b;
+    return left->unsure != right->unsure ? (left->unsure > right->unsure ? -1 : 1) : strcmp(left->name, right->name);
+}
+
+/* project=: the newest runs of a folder of run folders, relative to the server's own; none where there is no such folder. */
+static yolo_status ui_get_runs(ui_call *call, yolo_error *error) {
+    const char *project;
+    yolo_status status = ui_text(call, "project", &project, error);
+    char *path = status == YOLO_OK ? path_join(call->u->current, project) : NULL;
+    ui_runs runs = {.call = call, .project = path};
+    if (status == YOLO_OK && !path) status = err_memory(error, DATA_PATH_SIZE);
+    if (status == YOLO_OK && os_path_kind(path) == OS_DIRECTORY && !os_list_directory(path, ui_run_entry, &runs))
+        status = runs.failed ? err_memory(error, DATA_PATH_SIZE) : err_os(error, path, "read folder");
+    if (runs.count) qsort(runs.items, (size_t)runs.count, sizeof *runs.items, ui_newest_first);
+    json_array(&call->out, NULL);
+    for (int64_t i = 0; i < YOLO_MIN(runs.count, UI_RUNS); i++) ui_put_run(call, runs.items[i].name, runs.items[i].unsure);
+    json_end(&call->out);
+    mem_free(runs.items);
+    mem_free(path);
+    return status;
+}
+
+/* ---- what a model would say of the first pictures */
+
+/* {model, root, count, iou, imgsz, device}: a child looks for boxes of any confidence, and writes nothing. */
+static yolo_status ui_post_preview(ui_call *call, yolo_error *error) {
+    static const char *const names[] = {"model", "root", "count", "iou", "imgsz", "device"}, *const options[] = {"model", "source", "most", "iou", "imgsz", "device"};
+    const val *body;
+    char *arguments[YOLO_COUNT(names) + 8], verb[] = "predict", fixed[][16] = {"conf=0.01", "save=false", "json=true", "verbose=false"};
+    char *last[4] = {fixed[0], fixed[1], fixed[2], fixed[3]}, number[40];
+    int count = 0, id = 0;
+    yolo_status status = ui_body(call, &body, error);
+    arguments[count++] = verb;
+    for (int i = 0; i < YOLO_COUNT(names) && status == YOLO_OK; i++) {
+        const val *v = val_get(body, names[i]);
+        const char *text = val_text(v, NULL);
+        str word = {0};
+        if (!text && val_is_number(v)) {
+            str_from_number(number, val_number(v, 0), 10);
+            text = number;
+        }
+        if (!text) continue;
+        str_format(&word, "%s=%s", options[i], text);
+        if (word.failed || !(arguments[count++] = arena_text(&call->memory, word.text, (size_t)word.length))) status = err_memory(error, DATA_PATH_SIZE);
+        str_free(&word);
+    }
+    for (int i = 0; i < YOLO_COUNT(last); i++) arguments[count++] = last[i];
+    arguments[count] = NULL;
+    if (status == YOLO_OK) status = call->u->program->check("predict", arguments + 1, error);
+    if (status == YOLO_OK) status = ui_start(call, arguments, "{}", "", true, &id, error);
+    json_object(&call->out, NULL);
+    json_int(&call->out, "id", id);
+    json_end(&call->out);
+    return status;
+}
+
+static yolo_status ui_get_preview(ui_call *call, yolo_error *error) {
+    static const char *const states[] = {"running", "done", "failed", "stopped"};
+    json *j = &call->out;
+    int64_t id = 0;
+    yolo_status status = ui_whole(call, "id", 0, 0, INT_MAX, &id, error);
+    if (status != YOLO_OK) return status;
+    os_mutex_lock(&call->u->mutex);
+    const ui_job *job = ui_find_job(call->u, id);
+    if (job && job->hidden) {
+        json_object(j, NULL);
+        json_text(j, "state", states[job->state]);
+        json_text(j, "error", job->error);
+        json_array(j, "pictures");
+        for (const char *line = job->lines.text; line && *line; line = strchr(line, '\n') + 1) {
+            json_key(j, NULL);
+            str_append(&j->text, line, strcspn(line, "\n"));
+        }
+        json_end(j);
+        json_end(j);
+    } else status = err_set(error, YOLO_ERROR_IO, "there is no preview %lld", (long long)id);
+    os_mutex_unlock(&call->u->mutex);
+    return status;
+}
+
+/* ---- runs of labelling that can be taken back */
+
+static int64_t ui_count_written(const char *journal) {
+    uint8_t *bytes = NULL;
+    const char *at, *end, *line;
+    size_t length;
+    yolo_error unused;
+    int64_t count = 0;
+    if (data_read_text(journal, DATA_MAX_TEXT, &bytes, &at, &end, &unused) != YOLO_OK) return 0;
+    while (data_next_line(&at, end, &line, &length)) count += length > 2 && !strncmp(line, "W ", 2);
+    mem_free(bytes);
+    return count;
+}
+
+typedef struct ui_undos { json *j; const char *folder; } ui_undos;
+
+static bool ui_undo_entry(void *user, const char *name, os_kind kind) {
+    const ui_undos *undos = user;
+    double modified = 0;
+    if (kind != OS_DIRECTORY || strspn(name, "0123456789-") != strlen(name)) return true;
+    char *folder = path_join(undos->folder, name), *journal = folder ? path_join(folder, "journal.txt") : NULL;
+    if (journal && os_modified(journal, &modified)) {
+        json_object(undos->j, NULL);
+        json_text(undos->j, "run", name);
+        json_int(undos->j, "files", ui_count_written(journal));
+        json_number(undos->j, "when", modified, 0);
+        json_end(undos->j);
+    }
+    mem_free(journal);
+    mem_free(folder);
+    return true;
+}
+
+static yolo_status ui_get_undo(ui_call *call, yolo_error *error) {
+    const char *root;
+    const char *out = http_query(call->request, "out");
+    char real[DATA_PATH_SIZE];
+    yolo_status status = ui_text(call, "root", &root, error);
+    if (status == YOLO_OK) status = ui_folder(out ? out : root, real, error);
+    char *folder = status == YOLO_OK ? path_join(real, ".yolo_undo") : NULL;
+    if (status == YOLO_OK && !folder) status = err_memory(error, DATA_PATH_SIZE);
+    json_array(&call->out, NULL);
+    if (folder && os_path_kind(folder) == OS_DIRECTORY) os_list_directory(folder, ui_undo_entry, &(ui_undos){&call->out, folder});
+    json_end(&call->out);
+    mem_free(folder);
+    return status;
+}
+
+static yolo_status ui_post_undo(ui_call *call, yolo_error *error) {
+    static const char *const names[] = {"root", "out", "run"}, *const options[] = {"source", "out", "undo"};
+    const val *body;
+    char *arguments[8], verb[] = "label";
+    int count = 0, id = 0;
+    yolo_status status = ui_body(call, &body, error);
+    const char *root = status == YOLO_OK ? val_text(val_get(body, "root"), NULL) : NULL;
+    if (status == YOLO_OK && (!root || !val_text(val_get(body, "run"), NULL))) status = err_set(error, YOLO_ERROR_USAGE, "root and run are needed");
+    arguments[count++] = verb;
+    for (int i = 0; i < YOLO_COUNT(names) && status == YOLO_OK; i++) {
+        const char *text = val_text(val_get(body, names[i]), "");
+        str word = {0};
+        if (!*text) continue;
+        str_format(&word, "%s=%s", options[i], text);
+        if (word.failed || !(arguments[count++] = arena_text(&call->memory, word.text, (size_t)word.length))) status = err_memory(error, DATA_PATH_SIZE);
+        str_free(&word);
+    }
+    arguments[count] = NULL;
+    if (status == YOLO_OK) status = call->u->program->check("label", arguments + 1, error);
+    if (status == YOLO_OK) status = ui_start(call, arguments, "{}", root, false, &id, error);
+    json_object(&call->out, NULL);
+    json_int(&call->out, "id", id);
+    json_end(&call->out);
+    return status;
+}
+
+/* ---- answers */
+
+static int ui_refusal(yolo_status status) {
+    switch (status) {
+    case YOLO_ERROR_USAGE:
+    case YOLO_ERROR_FORMAT: return 400;
+    case YOLO_ERROR_IO: return 404;
+    case YOLO_ERROR_UNSUPPORTED: return 501;
+    case YOLO_ERROR_MEMORY: return 503;
+    default: return 500;
+    }
+}
+
+static void ui_answer(void *user, http_connection *c, const http_request *r) {
+    static const struct { const char *method, *path; yolo_status (*answer)(ui_call *call, yolo_error *error); } routes[] = {
+        {"GET", "/", ui_page}, {"GET", "/api/about", ui_about}, {"GET", "/api/settings", ui_get_settings}, {"PUT", "/api/settings", ui_put_settings},
+        {"GET", "/api/folder", ui_get_folder}, {"GET", "/api/jobs", ui_get_jobs}, {"POST", "/api/jobs", ui_post_job}, {"GET", "/api/jobs/log", ui_job_log},
+        {"POST", "/api/jobs/stop", ui_job_stop}, {"GET", "/api/events", ui_events}, {"GET", "/api/runs", ui_get_runs}, {"GET", "/api/picture", ui_get_picture},
+        {"GET", "/api/pictures", ui_get_pictures}, {"GET", "/api/labels", ui_get_labels}, {"PUT", "/api/labels", ui_put_labels},
+        {"POST", "/api/preview", ui_post_preview}, {"GET", "/api/preview", ui_get_preview}, {"GET", "/api/undo", ui_get_undo}, {"POST", "/api/undo", ui_post_undo}};
+    ui_call call = {.u = user, .connection = c, .request = r};
+    yolo_error error = {0};
+    bool known = false;
+    for (int i = 0; i < YOLO_COUNT(routes); i++) {
+        if (strcmp(routes[i].path, r->path)) continue;
+        known = true;
+        if (strcmp(routes[i].method, r->method)) continue;
+        yolo_status status = routes[i].answer(&call, &error);
+        if (status == YOLO_OK && call.out.text.failed) status = err_memory(&error, (uint64_t)call.out.text.length);
+        if (status != YOLO_OK && !c->answered) http_reply_error(c, r, call.status ? call.status : ui_refusal(status), error.message);
+        else if (!c->answered) http_reply(c, r, 200, "application/json", call.out.text.text, (size_t)call.out.text.length);
+    }
+    if (known && !c->answered) http_reply_error(c, r, 405, http_reason(405));
+    arena_free(&call.memory);
+    json_free(&call.out);
+}
+
+/* ---- the server's life */
+
+static yolo_status ui_open(ui *u, const ui_program *program, int port, yolo_error *error) {
+    u->program = program;
+    if (!os_program_path(u->path, sizeof u->path)) return err_set(error, YOLO_ERROR_UNSUPPORTED, "the system does not tell where this program is");
+    if (!os_real_path(".", u->current, sizeof u->current)) return err_os(error, ".", "resolve");
+    yolo_status status = ui_find_settings(u, error);
+    if (status == YOLO_OK) status = http_open(&u->server, port, error);
+    if (status != YOLO_OK) return status;
+    u->server.answer = ui_answer;
+    u->server.user = u;
+    os_ignore_broken_pipes();
+    os_mutex_init(&u->mutex);
+    os_mutex_init(&u->files);
+    os_mutex_init(&u->device_mutex);
+    os_mutex_init(&u->list_mutex);
+    return YOLO_OK;
+}
+
+/* Asks what runs to end, as Ctrl-C does, and waits for it. */
+static void ui_close(ui *u) {
+    int running = 0;
+    os_mutex_lock(&u->mutex);
+    for (int i = 0; i < u->job_count; i++) {
+        running += u->jobs[i]->state == UI_IS_RUNNING;
+        ui_stop_job(u->jobs[i], false);
+    }
+    os_mutex_unlock(&u->mutex);
+    if (running) u->program->say("waiting until what runs has saved its state\n");
+    while (u->job_count) ui_free_job(u->jobs[--u->job_count]);
+    ui_forget_list(&u->list);
+    str_free(&u->devices);
+    os_mutex_destroy(&u->mutex);
+    os_mutex_destroy(&u->files);
+    os_mutex_destroy(&u->device_mutex);
+    os_mutex_destroy(&u->list_mutex);
+}
+
+/* Serves the page until the program is asked to end. */
+static yolo_status ui_serve(const ui_program *program, int port, bool browser, yolo_error *error) {
+    char address[128];
+    os_thread looking;
+    ui *u = mem_array(1, sizeof *u);
+    yolo_status status = u ? ui_open(u, program, port, error) : err_memory(error, sizeof *u);
+    if (status == YOLO_OK) {
+        snprintf(address, sizeof address, "http://127.0.0.1:%d/?token=%s\n", u->server.port, u->server.token);
+        program->say(address);
+        const bool looks = os_thread_start(&looking, ui_devices_main, u);
+        address[strlen(address) - 1] = 0;
+        if (browser && UI_HAS_PAGE && !os_browse(address)) program->say("open this address in a browser\n");
+        http_run(&u->server);
+        if (looks) os_thread_join(looking);
+        ui_close(u);
+    }
+    mem_free(u);
+    return status;
+}
+
+#endif
+
+/* ==== 32 cli_: command line =====================================================================================
+   A caller of yolo.h like any other; of the sections above it uses os_ for the terminal, the helpers of err_,
+   log_, str_ and json_, dev_ for the list of devices, and ui_. One table of options a verb: parsing, defaults, ranges and `yolo help VERB` all come from it.
    Results go to stdout, logs and progress to stderr. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted. */
 
 #if !defined(YOLO_NO_MAIN) || defined(YOLO_TESTING)
@@ -30751,6 +32951,8 @@ typedef struct cli_values {
         *progress, *resume, *gpu, *link, *sums;
     int imgsz, width, batch, max_det, repeats, line_width, threads, ranks, seed, per_machine;
     double conf, iou, share, merge_iou;
+    int port, most;
+    bool browser, json;
     bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, tune, train_step, verbose, alike, scaling, review;
     cli_classes classes;
 } cli_values;
@@ -30766,6 +32968,7 @@ typedef struct cli_option {
 } cli_option;
 
 #define CLI_AT(field) offsetof(cli_values, field)
+#define CLI_OPTIONS(table) table, YOLO_COUNT(table)
 #define CLI_ROW_MODEL {"model", CLI_TEXT, CLI_AT(model), "", 0, 0, "FILE", "checkpoint (.pt), or description (.yaml: untrained)"}
 #define CLI_ROW_SOURCE {"source", CLI_TEXT, CLI_AT(source), "", 0, 0, "PATH", "picture, folder (any depth), pattern (a/*.jpg) or .txt list"}
 #define CLI_ROW_IMGSZ {"imgsz", CLI_WHOLE, CLI_AT(imgsz), "640", 32, 8192, "pixels", "longer side of the network's input"}
@@ -30961,6 +33164,8 @@ static const cli_option cli_predict_options[] = {
     CLI_ROW_CLASSES,
     CLI_ROW_AGNOSTIC,
     CLI_ROW_RECT,
+    {"most", CLI_WHOLE, CLI_AT(most), "0", 0, INT_MAX, "pictures", "look at so many only, the first by name; 0 = all"},
+    {"json", CLI_BOOL, CLI_AT(json), "false", 0, 0, "", "a line of JSON a picture on standard output"},
     {"line_width", CLI_WHOLE, CLI_AT(line_width), "0", 0, 100, "pixels", "of the drawn boxes; 0 = by picture size"},
     {"verbose", CLI_BOOL, CLI_AT(verbose), "true", 0, 0, "", "a line a picture"},
     CLI_ROW_DEVICES,
@@ -31015,6 +33220,15 @@ static const cli_option cli_bench_options[] = {
     CLI_ROW_DEVICE,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,
+};
+
+static const cli_option cli_devices_options[] = {
+    {"json", CLI_BOOL, CLI_AT(json), "false", 0, 0, "", "what device= may be, as JSON"},
+};
+
+static const cli_option cli_ui_options[] = {
+    {"port", CLI_WHOLE, CLI_AT(port), "0", 0, 65535, "", "of 127.0.0.1, where the page is; 0 = one that is free"},
+    {"browser", CLI_BOOL, CLI_AT(browser), "true", 0, 0, "", "open the page in the browser"},
 };
 
 /* ---- the terminal */
@@ -31422,10 +33636,43 @@ static int cli_run_val(cli_run *run) {
     return status == YOLO_OK ? 0 : cli_fail(run, &error);
 }
 
+/* {"name": below the source, "width": ..., "height": ..., "boxes": [{"class": 0, "x": ...}]}: centre and size as in label files. */
+static void cli_picture_json(const cli_run *run, const yolo_label_picture *picture) {
+    json j = {0};
+    const char *source = run->values.source, *name = picture->path;
+    const size_t length = strlen(source);
+    if (!strncmp(name, source, length) && name[length]) name += length;
+    while (name != picture->path && (*name == '/' || *name == '\\')) name++;
+    json_object(&j, NULL);
+    json_text(&j, "name", name);
+    json_int(&j, "width", picture->width);
+    json_int(&j, "height", picture->height);
+    json_array(&j, "boxes");
+    for (int i = 0; i < picture->boxes->count; i++) {
+        const yolo_box *b = &picture->boxes->items[i];
+        const double w = picture->width, h = picture->height;
+        const struct { const char *key; double value; } numbers[] = {
+            {"x", (b->x1 + b->x2) / 2 / w}, {"y", (b->y1 + b->y2) / 2 / h}, {"w", (b->x2 - b->x1) / w}, {"h", (b->y2 - b->y1) / h}, {"confidence", b->confidence}};
+        json_object(&j, NULL);
+        json_int(&j, "class", b->class_id);
+        for (int k = 0; k < YOLO_COUNT(numbers); k++) json_number(&j, numbers[k].key, numbers[k].value, 6);
+        json_end(&j);
+    }
+    json_end(&j);
+    json_end(&j);
+    if (!j.text.failed) fputs(j.text.text, stdout);
+    fflush(stdout);
+    json_free(&j);
+}
+
 /* "image 1/4 bus.jpg: 640x480 4 persons, 1 bus, 57.9ms" */
 static void cli_picture_line(void *user, const yolo_label_picture *picture) {
     cli_run *run = user;
     if (picture->damage) return; /* the log has it */
+    if (run->values.json) {
+        cli_picture_json(run, picture);
+        return;
+    }
     run->last_height = picture->network_height;
     run->last_width = picture->network_width;
     if (!run->values.verbose) return;
@@ -31645,6 +33892,14 @@ static int cli_run_info(cli_run *run) {
 static int cli_run_devices(cli_run *run) {
     yolo_error error;
     char *text = NULL;
+    json j = {.lines = 1};
+    if (run->values.json) {
+        dev_put_choices(&j);
+        if (!j.text.failed) fputs(j.text.text, stdout);
+        const int status = j.text.failed;
+        json_free(&j);
+        return status;
+    }
     yolo_status status = yolo_devices(&text, &error);
     return cli_print(run, status, text, &error);
 }
@@ -31694,6 +33949,69 @@ static int cli_run_bench(cli_run *run) {
     return status == YOLO_OK ? 0 : cli_fail(run, &error);
 }
 
+/* ---- the page: its jobs are these verbs, with these tables */
+
+/* What the page may start. */
+static const struct { const char *verb; const cli_option *options; int count; } cli_page_verbs[] = {
+    {"prepare", CLI_OPTIONS(cli_prepare_options)}, {"train", CLI_OPTIONS(cli_train_options)}, {"val", CLI_OPTIONS(cli_val_options)},
+    {"label", CLI_OPTIONS(cli_label_options)}, {"predict", CLI_OPTIONS(cli_predict_options)}, {"export", CLI_OPTIONS(cli_export_options)}};
+
+/* Would the verb take these arguments? What it needs, it says itself. */
+static yolo_status cli_page_check(const char *verb, char **arguments, yolo_error *error) {
+    yolo_status status = YOLO_OK;
+    for (int i = 0; i < YOLO_COUNT(cli_page_verbs); i++) {
+        if (strcmp(cli_page_verbs[i].verb, verb)) continue;
+        const cli_verb table = {.name = verb, .example = "", .options = cli_page_verbs[i].options, .option_count = cli_page_verbs[i].count};
+        cli_run run = {.verb = &table};
+        for (; *arguments && status == YOLO_OK; arguments++)
+            if (!strchr(*arguments, '=') || !cli_parse_argument(&run, arguments, error)) status = YOLO_ERROR_USAGE;
+        return status;
+    }
+    return err_set(error, YOLO_ERROR_USAGE, "%.40s: is nothing that the page can start", verb);
+}
+
+static void cli_put_option(json *j, const cli_option *option) {
+    static const char *const kinds[] = {"text", "choice", "whole", "number", "bool", "classes", ""};
+    json_object(j, NULL);
+    json_text(j, "name", option->name);
+    json_text(j, "kind", kinds[option->kind]);
+    json_text(j, "default", option->standard);
+    if (option->kind == CLI_WHOLE || option->kind == CLI_NUMBER) {
+        json_number(j, "low", option->low, option->kind == CLI_WHOLE ? 0 : 4);
+        json_number(j, "high", option->high, option->kind == CLI_WHOLE ? 0 : 4);
+    }
+    json_text(j, "values", option->values);
+    json_text(j, "help", option->help);
+    json_end(j);
+}
+
+/* {"train": [{"name": "data", "kind": "text", ...}, ...], ...} */
+static void cli_put_verbs(json *j) {
+    json_object(j, NULL);
+    for (int i = 0; i < YOLO_COUNT(cli_page_verbs); i++) {
+        json_array(j, cli_page_verbs[i].verb);
+        for (int k = 0; k < cli_page_verbs[i].count; k++)
+            if (cli_page_verbs[i].options[k].kind != CLI_NOTHING && strcmp(cli_page_verbs[i].options[k].name, "progress")) cli_put_option(j, &cli_page_verbs[i].options[k]);
+        json_end(j);
+    }
+    json_end(j);
+}
+
+static void cli_say(const char *text) {
+    fputs(text, stdout);
+    fflush(stdout);
+}
+
+static int cli_run_ui(cli_run *run) {
+    json verbs = {0};
+    yolo_error error;
+    cli_put_verbs(&verbs);
+    const ui_program program = {verbs.text.text, cli_page_check, cli_say};
+    yolo_status status = verbs.text.failed ? err_memory(&error, 65536) : ui_serve(&program, run->values.port, run->values.browser, &error);
+    json_free(&verbs);
+    return status == YOLO_OK ? 0 : cli_fail(run, &error);
+}
+
 static int cli_run_version(cli_run *run) {
     (void)run;
 #ifdef YOLO_NO_CUDA
@@ -31706,7 +34024,6 @@ static int cli_run_version(cli_run *run) {
     return 0;
 }
 
-#define CLI_OPTIONS(table) table, YOLO_COUNT(table)
 static const cli_verb cli_verbs[] = {
     {"prepare", "labelled pictures -> train and val sets and data.yaml", "yolo prepare source=photos out=dataset val=20",
      CLI_OPTIONS(cli_prepare_options), {"source", "out"}, NULL, NULL, cli_run_prepare},
@@ -31722,11 +34039,12 @@ static const cli_verb cli_verbs[] = {
      CLI_OPTIONS(cli_export_options), {"model"}, NULL, NULL, cli_run_export},
     {"info", "what is in a checkpoint, without running any code in it", "yolo info best.pt",
      CLI_OPTIONS(cli_info_options), {"model"}, NULL, "model", cli_run_info},
-    {"devices", "CPU features, GPUs, driver and NCCL", "yolo devices", NULL, 0, {NULL}, NULL, NULL, cli_run_devices},
+    {"devices", "CPU features, GPUs, driver and NCCL", "yolo devices", CLI_OPTIONS(cli_devices_options), {NULL}, NULL, NULL, cli_run_devices},
     {"bench", "time the forward pass or a training step", "yolo bench model=yolov8n.pt,yolov8s.pt batch=1,16 train=true",
      CLI_OPTIONS(cli_bench_options), {"model"}, NULL, NULL, cli_run_bench},
     {"demo", "draws pictures of shapes, trains on them, finds them: minutes on 2 cores", "yolo demo",
      CLI_OPTIONS(cli_demo_options), {NULL}, NULL, NULL, cli_run_demo},
+    {"ui", "a page in the browser for all of this", "yolo ui", CLI_OPTIONS(cli_ui_options), {NULL}, NULL, NULL, cli_run_ui},
     {"version", "version and kind of build", "yolo version", NULL, 0, {NULL}, NULL, NULL, cli_run_version},
 };
 
@@ -31777,28 +34095,17 @@ static void cli_print_verb_help(const cli_verb *verb) {
     cli_print_nothing(verb);
 }
 
-/* Verbs of the whole program that this version does not have. */
-static const char *const cli_absent[][2] = {
-    {"ui", "this version has no page yet"},
-};
-
 /* The verb of that name, or NULL after saying which one may have been meant; *status is then the exit status. */
 static const cli_verb *cli_find_verb(const char *word, int *status) {
-    const char *nearest = "", *reason = NULL;
+    const char *nearest = "";
     int best = INT_MAX;
     for (int i = 0; i < YOLO_COUNT(cli_verbs); i++) {
         int distance = cli_distance(word, cli_verbs[i].name);
         if (!distance) return &cli_verbs[i];
         if (distance < best) best = distance, nearest = cli_verbs[i].name;
     }
-    for (int i = 0; i < YOLO_COUNT(cli_absent); i++) {
-        int distance = cli_distance(word, cli_absent[i][0]);
-        if (distance < best && distance <= 2) best = distance, nearest = cli_absent[i][0], reason = cli_absent[i][1];
-    }
-    *status = best ? 2 : 1;
-    if (!best) fprintf(stderr, "yolo %s: %s\n", word, reason);
-    else if (reason) fprintf(stderr, "yolo: unknown verb '%s', did you mean '%s'? But %s\n", word, nearest, reason);
-    else fprintf(stderr, "yolo: unknown verb '%s', did you mean '%s'? See: yolo help\n", word, nearest);
+    *status = 2;
+    fprintf(stderr, "yolo: unknown verb '%s', did you mean '%s'? See: yolo help\n", word, nearest);
     return NULL;
 }
 
@@ -31834,18 +34141,15 @@ static int cli_main(char **arguments) {
     int status = 0;
     if (word && (!strcmp(word, "detect") || !strcmp(word, "task=detect"))) word = *++arguments; /* ultralytics' task word */
     if (word && !strncmp(word, "mode=", 5)) word += 5;
-    if (!word) {
+    if (!word && os_console_is_own()) word = "ui"; /* a double-click */
+    else if (!word) {
         cli_print_help(stdout);
-        if (os_console_is_own()) {
-            printf("\nThis is a command line program. Press Enter to close this window.\n");
-            getchar();
-        }
         return 0;
     }
     if (!strcmp(word, "help") || !strcmp(word, "--help") || !strcmp(word, "-h")) return cli_help(arguments + 1);
     if (!strcmp(word, "--version")) word = "version";
     const cli_verb *verb = cli_find_verb(word, &status);
-    return verb ? cli_run_verb(verb, arguments + 1) : status;
+    return verb ? cli_run_verb(verb, arguments + (*arguments != NULL)) : status;
 }
 
 #endif
