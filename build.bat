@@ -36,6 +36,15 @@ if not exist "%STB_DIR%\stb_image.h" goto no_stb
 if not exist "%STB_DIR%\stb_image_write.h" goto no_stb
 echo   yes  stb        "%STB_DIR%"
 
+rem The page as bytes of C, for yolo.c.
+if not exist ui.html goto page_made
+>build\embed.c echo #include ^<stdio.h^>
+>>build\embed.c echo int main(void) { int c, n = 0; printf("static const unsigned char ui_html[] = {"); while ((c = getchar()) != EOF) printf(n++ %% 32 ? "%%d," : "\n%%d,", c); puts("};"); return 0; }
+cl /nologo /Fobuild\ /Febuild\embed.exe build\embed.c >build\embed.log 2>&1
+if errorlevel 1 exit /b 1
+build\embed.exe <ui.html >build\ui.h
+:page_made
+
 if "%target%"=="cpu" goto build_cpu
 >build\probe.cu echo int main(void) { int n; return cudaGetDeviceCount(^&n) != cudaSuccess; }
 nvcc -cudart static -o build\probe.exe build\probe.cu >build\probe.log 2>&1

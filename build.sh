@@ -110,6 +110,13 @@ probe_nvcc() {
     say ✓ nvcc "$(nvcc --version | sed -n 's/.*\(release.*\)/\1/p'), code for$(echo "$gpu_code" | sed 's/-gencode [^ ]*code=//g')"
 }
 
+# The page as bytes of C, for yolo.c.
+make_page() {
+    [ -f ui.html ] || return 0
+    { printf 'static const unsigned char ui_html[] = {\n'; od -An -v -tu1 ui.html | sed 's/[0-9][0-9]*/&,/g'; printf '};\n'; } >$probe.h
+    cmp -s $probe.h build/ui.h || mv $probe.h build/ui.h
+}
+
 build_cpu() { run $cc $flags -DYOLO_NO_CUDA -o yolo yolo.c $libraries -static-libgcc $gc; ls -l yolo; }
 # The program's half and the kernels at a time. Kernels whose registers do not suffice are listed.
 build_cuda() {
@@ -192,6 +199,7 @@ run_tests() {
     }
     parts_together tests_sanitized tests_emulated tests_plain tests_vendored
     part cli 300 sh tests/cli.sh ./yolo # alone: it looks at times
+    part ui 100 sh tests/cli.sh --page ./yolo
     parts_end
 }
 
@@ -199,6 +207,7 @@ run_tests() {
 mkdir -p build
 echo "yolo: build.sh ${target:=default}"
 probe=build/probe-$target # builds of different targets may run at a time
+make_page
 case $target in
     windows) build_windows yolo.exe yolo.c; exit 0 ;;
     windows-test) build_windows build/test.exe tests/test.c; exit 0 ;;

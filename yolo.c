@@ -24339,6 +24339,7 @@ static yolo_status lab_collect(lab_run *run, yolo_error *error) {
         return err_set(error, YOLO_ERROR_FORMAT, "%s: expected a picture (.jpg .jpeg .png .bmp .tif .tiff .webp), a folder or a .txt list", source);
     else status = data_collect(source, &run->pictures, error);
     if (status == YOLO_OK) lab_drop_outputs(run);
+    if (run->options->most) run->pictures.count = YOLO_MIN(run->pictures.count, run->options->most);
     if (run->pictures.complaint[0]) log_write(&run->options->log, YOLO_LOG_WARNING, "%s", run->pictures.complaint);
     if (status == YOLO_OK && !run->pictures.count)
         status = err_set(error, YOLO_ERROR_IO, "%s: no picture found (.jpg .jpeg .png .bmp .tif .tiff .webp)", source);
@@ -33811,6 +33812,7 @@ static int cli_run_predict(cli_run *run) {
     options.labels_subfolder = true;
     options.classes_file = false;
     options.line_width = values->line_width;
+    options.most = values->most;
     options.on_picture = cli_picture_line;
     options.user = run;
     options.progress = run->progress;

@@ -336,6 +336,7 @@ typedef struct yolo_label_options {
     bool labels_subfolder;   /* labels go to out/labels/, flat, as ultralytics' predict does */
     bool classes_file;       /* write classes.txt into out; true */
     int line_width;          /* of the drawn boxes; 0 = by picture size */
+    int64_t most;            /* look at so many pictures only, the first by name; 0 = all */
     /* Called in source order after each picture; NULL = none. What it points to is valid during the call. */
     void (*on_picture)(void *user, const yolo_label_picture *picture);
     void *user;

@@ -115,8 +115,7 @@ def help_and_version():
     done = yolo()
     says(done, "prepare", "label", "predict", "help VERB")
     assert yolo("help").out == done.out == yolo("--help").out == yolo("detect").out
-    assert "ui" not in [line.split()[0] for line in done.out.splitlines() if line.startswith("  ")]
-    for verb in ("prepare", "train", "val", "label", "predict", "export", "info", "bench", "demo"):
+    for verb in ("prepare", "train", "val", "label", "predict", "export", "info", "bench", "demo", "ui"):
         text = yolo("help", verb).out
         assert text == yolo(verb, "--help").out == yolo("detect", verb, "-h").out
         assert all(len(line) <= 116 for line in text.splitlines()), text
@@ -147,18 +146,13 @@ def wrong_usage():
         (["prepare", "source=a"], ["out=DIR is missing"]),
         (["info"], ["model=FILE is missing", "yolo info best.pt"]),
         (["bench", "model=yolov8n.yaml", "repeats=0"], ["repeats=0"]),
-        (["devices", "x=1"], ["no options"]),
+        (["devices", "x=1"], ["unknown option 'x'", "json"]),
+        (["version", "x=1"], ["no options"]),
     ):
         done = yolo(*arguments, status=2)
         says(done, *parts)
         assert not done.out and len(done.err.splitlines()) == 1, done.out + done.err
     assert tree(".") == ["a/x.png"]
-
-
-@test
-def absent_verbs():
-    done = yolo("detect", "ui", "data=x.yaml", status=1)
-    says(done, "yolo ui: this version", "yet")
 
 
 @test
@@ -208,6 +202,8 @@ def devices():
     assert re.search(r"^CPU +\S+.* \d+ core\(s\) usable, [\d.]+ GiB memory$", out, re.M), out
     assert re.search(r"^ +kernels: (portable|avx2|avx512)$", out, re.M), out
     assert re.search(r"^GPU ", out, re.M) and re.search(r"^NCCL ", out, re.M), out
+    choices = json.loads(yolo("devices", "json=true").out)
+    assert [choices[0]["id"], choices[-1]["id"]] == ["auto", "cpu"] and all(0 < c["free"] <= c["memory"] for c in choices[:1]), choices
 
 
 NCCL = ["ncclGetVersion", "ncclGetErrorString", "ncclGetUniqueId", "ncclCommInitRank", "ncclCommDestroy", "ncclCommAbort",
@@ -841,6 +837,17 @@ def predict_without_outputs():
     assert tree(".") == ["in/a.png"] and "Results saved" not in done.out
     assert re.search(r"^image 1/1 in/a\.png: \d+x\d+ \(no detections\), [\d.]+ms$", done.out, re.M), done.out
     says(done, "Speed: ", "at shape (1, 3, ")
+
+
+@test
+def predict_json_lines():
+    pictures("in", ["a.png", "b/c.png", "d.png"])
+    done = yolo("predict", *MODEL, "source=in", "save=false", "json=true", "most=2", *UNSURE)
+    lines = [json.loads(line) for line in done.out.splitlines() if line.startswith("{")]
+    assert [(line["name"], line["width"], line["height"]) for line in lines] == [("a.png", 48, 40), ("b/c.png", 56, 56)], lines
+    boxes = [box for line in lines for box in line["boxes"]]
+    assert boxes and all(0 <= box[k] <= 1 for box in boxes for k in ("x", "y", "w", "h", "confidence")) and "image 1/" not in done.out
+    assert tree(".") == ["in/a.png", "in/b/c.png", "in/d.png"]
 
 
 @test
