@@ -68,8 +68,9 @@ static int fuzz_yaml(const char *path, const fuzz_file *file) {
 
 static int fuzz_exif(const char *path, const fuzz_file *file) {
     (void)path;
-    int orientation = codec_exif_orientation(file->bytes, file->size);
-    return orientation >= 1 && orientation <= 8 ? 0 : 2;
+    codec_header header = {0};
+    codec_exif(&header, file->bytes, file->size);
+    return header.orientation >= 0 && header.orientation <= 8 ? 0 : 2; /* 0: it says none */
 }
 
 /* Reads every entry. */
@@ -331,6 +332,34 @@ static void fuzz_seed_checkpoints(fuzz_target *target) {
     yolo_model_close(model);
 }
 
+static const char fuzz_http_text[] = "POST /api/%ed%95%9c?root=%2Fa+b&name=x%26y&z HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nX-Yolo-Token: 0123\r\n"
+    "Origin: http://localhost:8080\r\nSec-Fetch-Site: same-origin\r\nConnection: close\r\nContent-Length: 14\r\n\r\n{\"a\": [1, 2]}\n";
+
+/* Bytes that a connection brings: where its head ends, what is in it. What it says is inside of it, and is text. */
+static int fuzz_http(const char *path, const fuzz_file *file) {
+    (void)path;
+    const size_t size = http_head_end((const char *)file->bytes, file->size);
+    char *head = malloc(size + 1);
+    memcpy(head, file->bytes, size);
+    head[size] = 0;
+    http_request r;
+    const int refused = size ? http_parse(head, size, &r) : 400;
+    bool good = refused == 0 || (refused >= 400 && refused < 600);
+    if (!refused) {
+        const char *const texts[] = {r.path, r.host, r.origin, r.site, r.token};
+        good = r.method && *r.path == '/' && r.host && r.body_size <= HTTP_BODY && r.query_count <= HTTP_FIELDS;
+        for (int i = 0; i < YOLO_COUNT(texts) + r.query_count; i++) {
+            const char *text = i < YOLO_COUNT(texts) ? texts[i] : r.query[i - YOLO_COUNT(texts)].value;
+            if (text) good &= text >= head && text + strlen(text) < head + size && !strpbrk(text, "\r\n");
+        }
+        for (int i = 0; i < r.query_count; i++) good &= str_is_utf8(r.query[i].value, strlen(r.query[i].value));
+        if (good) http_is_here(r.host, 8080);
+    }
+    free(head);
+    if (!good) abort();
+    return refused != 0;
+}
+
 #ifndef FUZZ_GUIDED
 /* ---- one case ---- */
 
@@ -391,6 +420,7 @@ static fuzz_target fuzz_targets[] = {
     {.name = "yaml", .extension = ".yaml", .text = true, .read = fuzz_yaml},
     {.name = "zip", .extension = ".zip", .mutate = fuzz_mutate_checkpoint, .read = fuzz_zip},
     {.name = "pickle", .extension = ".pkl", .read = fuzz_pickle},
+    {.name = "http", .extension = ".http", .text = true, .read = fuzz_http},
 };
 
 static fuzz_target *fuzz_find(const char *name) {
@@ -432,6 +462,7 @@ static void fuzz_seed_all(void) {
     }
     fuzz_seed(fuzz_find("network"), fuzz_net_text, sizeof fuzz_net_text - 1);
     fuzz_seed(fuzz_find("yaml"), fuzz_net_text, sizeof fuzz_net_text - 1);
+    fuzz_seed(fuzz_find("http"), fuzz_http_text, sizeof fuzz_http_text - 1);
     fuzz_seed_checkpoints(fuzz_find("checkpoint"));
     fuzz_seed_training(fuzz_find("training"));
     fuzz_seed_archives();
