@@ -24259,6 +24259,72 @@ static bool lab_set_add(lab_set *set, const char *text) {
     return true;
 }
 
+/* ---- labels that a person made: named in a file of their folder, a line each */
+
+#define LAB_PERSONS ".yolo_person"
+
+typedef struct lab_persons { char *folder; arena memory; lab_set names; } lab_persons; /* of the folder that was asked for last; {0} = none */
+
+static void lab_persons_free(lab_persons *p) {
+    mem_free(p->folder);
+    arena_free(&p->memory);
+    *p = (lab_persons){0};
+}
+
+/* The names that a folder's list has; without one, or where it cannot be read, none. */
+static yolo_status lab_persons_read(lab_persons *p, const char *folder, yolo_error *error) {
+    uint8_t *bytes = NULL;
+    const char *at = NULL, *end = NULL, *line, *name;
+    size_t length;
+    int64_t lines = 1;
+    char *path = path_join(folder, LAB_PERSONS);
+    lab_persons_free(p);
+    p->folder = str_copy(folder);
+    if (path && os_path_kind(path) == OS_FILE && data_read_text(path, DATA_MAX_TEXT, &bytes, &at, &end, error) != YOLO_OK) at = end = NULL;
+    for (const char *c = at; c < end; c++) lines += *c == '\n';
+    bool good = path && p->folder && lab_set_init(&p->names, &p->memory, lines);
+    while (good && at < end && data_next_line(&at, end, &line, &length))
+        if ((good = (name = arena_text(&p->memory, line, length)) != NULL)) lab_set_add(&p->names, name);
+    mem_free(bytes);
+    mem_free(path);
+    if (good) return YOLO_OK;
+    lab_persons_free(p);
+    return err_memory(error, DATA_PATH_SIZE);
+}
+
+/* Did a person make this label, or correct it? */
+static yolo_status lab_is_person(lab_persons *p, const char *label, bool *is, yolo_error *error) {
+    char *folder = path_parent(label);
+    yolo_status status = folder ? YOLO_OK : err_memory(error, DATA_PATH_SIZE);
+    if (folder && (!p->folder || strcmp(p->folder, folder))) status = lab_persons_read(p, folder, error);
+    *is = status == YOLO_OK && *lab_set_find(&p->names, path_name(label));
+    mem_free(folder);
+    return status;
+}
+
+/* Keeps in mind that a person did. Two at a time in one folder would forget one. */
+static yolo_status lab_mark_person(const char *label, yolo_error *error) {
+    lab_persons persons = {0};
+    bool is;
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    str text = {0};
+    yolo_status status = lab_is_person(&persons, label, &is, error);
+    char *path = status == YOLO_OK && !is ? path_join(persons.folder, LAB_PERSONS) : NULL;
+    if (path && os_path_kind(path) == OS_FILE) status = path_read(path, DATA_MAX_TEXT, &bytes, &size, error);
+    if (path && status == YOLO_OK) {
+        str_append(&text, (const char *)bytes, size);
+        if (size && bytes[size - 1] != '\n') str_append(&text, "\n", 1);
+        str_format(&text, "%s\n", path_name(label));
+        status = text.failed ? err_memory(error, size) : path_write(path, text.text, (size_t)text.length, true, error);
+    } else if (status == YOLO_OK && !is) status = err_memory(error, DATA_PATH_SIZE);
+    mem_free(path);
+    mem_free(bytes);
+    str_free(&text);
+    lab_persons_free(&persons);
+    return status;
+}
+
 YOLO_PRINTF(2, 3)
 static char *lab_text(lab_run *run, const char *format, ...) {
     char text[4096];
@@ -24515,51 +24581,6 @@ static char *lab_beside(const char *picture) {
     return by_rule ? rule : rule ? beside : NULL;
 }
 
-/* ---- labels that a person made: named in a file of their folder, a line each */
-
-#define LAB_PERSONS ".yolo_person"
-
-/* The list of the folder of a label, NULL for want of memory (mem_free), and whether it has the label. */
-static char *lab_persons(const char *label, bool *listed, str *text) {
-    uint8_t *bytes = NULL;
-    const char *at, *end, *line;
-    size_t length;
-    yolo_error unused;
-    char *folder = path_parent(label), *path = folder ? path_join(folder, LAB_PERSONS) : NULL;
-    *listed = false;
-    if (path && os_path_kind(path) == OS_FILE && data_read_text(path, DATA_MAX_TEXT, &bytes, &at, &end, &unused) == YOLO_OK) {
-        str_append(text, at, (size_t)(end - at));
-        while (!*listed && data_next_line(&at, end, &line, &length)) *listed = length == strlen(path_name(label)) && !memcmp(line, path_name(label), length);
-    }
-    mem_free(bytes);
-    mem_free(folder);
-    return path;
-}
-
-/* Did a person make this label, or correct it? */
-static bool lab_is_person(const char *label) {
-    str text = {0};
-    bool listed;
-    mem_free(lab_persons(label, &listed, &text));
-    str_free(&text);
-    return listed;
-}
-
-/* Keeps in mind that a person did. Two at a time in one folder would forget one. */
-static yolo_status lab_mark_person(const char *label, yolo_error *error) {
-    str text = {0};
-    bool listed;
-    char *path = lab_persons(label, &listed, &text);
-    if (!listed) {
-        if (text.length && text.text[text.length - 1] != '\n') str_append(&text, "\n", 1);
-        str_format(&text, "%s\n", path_name(label));
-    }
-    yolo_status status = !path || text.failed ? err_memory(error, DATA_PATH_SIZE) : listed ? YOLO_OK : path_write(path, text.text, (size_t)text.length, true, error);
-    str_free(&text);
-    mem_free(path);
-    return status;
-}
-
 static char *lab_label_beside(lab_run *run, const char *picture) {
     char *path = lab_beside(picture), *label = path ? arena_text(&run->memory, path, strlen(path)) : NULL;
     mem_free(path);
@@ -24589,18 +24610,24 @@ static bool lab_place(lab_run *run, lab_item *item) {
 static yolo_status lab_plan(lab_run *run, yolo_error *error) {
     const yolo_label_options *options = run->options;
     const bool comparing = options->existing == YOLO_EXISTING_COMPARE;
-    int64_t total = run->pictures.count;
+    const bool over = options->existing == YOLO_EXISTING_REPLACE || options->existing == YOLO_EXISTING_MERGE;
+    int64_t total = run->pictures.count, by_person = 0;
+    yolo_status status = YOLO_OK;
+    lab_persons persons = {0};
     run->items = arena_array(&run->memory, (uint64_t)total, sizeof *run->items);
     run->look = arena_array(&run->memory, (uint64_t)total, sizeof *run->look);
     if (!run->items || !run->look || !lab_set_init(&run->labels, &run->memory, total + 2) || !lab_set_init(&run->stems, &run->memory, total))
         return err_memory(error, (uint64_t)total * sizeof *run->items);
     if (run->classes_path) lab_set_add(&run->labels, run->classes_path); /* a picture called classes.jpg must not write there */
     lab_set_add(&run->labels, options->source);                          /* nor may list.jpg over list.txt */
-    for (int64_t i = 0; i < total; i++) {
-        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture");
+    for (int64_t i = 0; i < total && status == YOLO_OK; i++) {
+        bool by = false;
         lab_item *item = &run->items[run->item_count];
         *item = (lab_item){.picture = run->pictures.paths[i], .file = -1, .voc_file = -1};
-        if (!lab_place(run, item)) return err_memory(error, 4096);
+        if (err_interrupted()) status = err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture");
+        else if (!lab_place(run, item)) status = err_memory(error, 4096);
+        else if (item->label && over) status = lab_is_person(&persons, item->label, &by, error);
+        if (status != YOLO_OK) break;
         if (item->label && !lab_set_add(&run->labels, item->label)) {
             run->report->clashes++;
             log_write(&options->log, YOLO_LOG_WARNING, "%s: not labelled, because %s belongs to another file; rename one of them",
@@ -24608,14 +24635,17 @@ static yolo_status lab_plan(lab_run *run, yolo_error *error) {
             continue;
         }
         const bool there = item->label && os_path_kind(item->label) != OS_NOTHING;
-        if (item->label && (options->existing == YOLO_EXISTING_SKIP ? there : comparing && !there)) run->report->skipped++;
+        by_person += by && there;
+        if (item->label && (options->existing == YOLO_EXISTING_SKIP ? there : (comparing && !there) || (by && there))) run->report->skipped++;
         else run->look[run->count++] = run->item_count;
         run->item_count++;
     }
-    if (run->report->skipped)
+    lab_persons_free(&persons);
+    if (by_person) log_write(&options->log, YOLO_LOG_INFO, "%lld labels that a person made or corrected: left as they are", (long long)by_person);
+    else if (run->report->skipped)
         log_write(&options->log, YOLO_LOG_INFO, comparing ? "%lld of %lld pictures have no label file to compare with"
                   : "%lld of %lld pictures have a label file already: left as they are", (long long)run->report->skipped, (long long)total);
-    return YOLO_OK;
+    return status;
 }
 
 /* Annotated pictures must not land on the originals. */
@@ -31580,6 +31610,7 @@ typedef struct ui_call {
     http_connection *connection;
     const http_request *request;
     arena memory;              /* of this request */
+    lab_persons persons;
     json out;                  /* the answer, where the handler does not send one itself */
     int status;                /* of a refusal, where the error's own does not say */
 } ui_call;
@@ -32366,18 +32397,20 @@ static yolo_status ui_get_labels(ui_call *call, yolo_error *error) {
     const char *root, *name, *path, *label = NULL;
     char real[DATA_PATH_SIZE];
     int width = 0, height = 0;
+    bool person = false;
     lbl_list list = {0};
     yolo_status status = ui_picture_path(call, &root, &name, &path, real, error);
     if (status == YOLO_OK) status = ui_label_path(call, root, name, path, &label, error);
     if (status == YOLO_OK) status = codec_size(path, &width, &height, error);
     if (status == YOLO_OK) status = lbl_read(label, 0, &list, &(yolo_log){0}, error);
+    if (status == YOLO_OK) status = lab_is_person(&call->persons, label, &person, error);
     if (status == YOLO_OK) {
         json_object(j, NULL);
         json_int(j, "width", width);
         json_int(j, "height", height);
         ui_put_classes(call, root);
         json_bool(j, "labelled", !list.missing);
-        json_bool(j, "person", lab_is_person(label));
+        json_bool(j, "person", person);
         json_int(j, "bad_lines", list.bad_lines);
         json_text(j, "path", label);
         json_array(j, "boxes");
@@ -32537,14 +32570,16 @@ static void ui_put_picture(ui_call *call, const char *root, const ui_item *item)
     const char *path, *label;
     char real[DATA_PATH_SIZE];
     int width = 0, height = 0;
+    bool person;
     lbl_list boxes = {.missing = true};
     yolo_error unused;
     json_object(j, NULL);
     json_text(j, "name", item->name);
     if (ui_below(call, root, item->name, &path, real, &unused) == YOLO_OK) {
         if (codec_size(path, &width, &height, &unused) == YOLO_OK) json_int(j, "width", width), json_int(j, "height", height);
-        if (ui_label_path(call, root, item->name, path, &label, &unused) == YOLO_OK && lbl_read(label, 0, &boxes, &(yolo_log){0}, &unused) == YOLO_OK)
-            json_bool(j, "person", lab_is_person(label));
+        if (ui_label_path(call, root, item->name, path, &label, &unused) == YOLO_OK && lbl_read(label, 0, &boxes, &(yolo_log){0}, &unused) == YOLO_OK &&
+            lab_is_person(&call->persons, label, &person, &unused) == YOLO_OK)
+            json_bool(j, "person", person);
     }
     json_number(j, "boxes", boxes.missing ? NAN : (double)boxes.count, 0);
     if (!isnan(item->unsure)) {
@@ -32866,6 +32901,7 @@ static void ui_answer(void *user, http_connection *c, const http_request *r) {
         else if (!c->answered) http_reply(c, r, 200, "application/json", call.out.text.text, (size_t)call.out.text.length);
     }
     if (known && !c->answered) http_reply_error(c, r, 405, http_reason(405));
+    lab_persons_free(&call.persons);
     arena_free(&call.memory);
     json_free(&call.out);
 }

@@ -317,7 +317,7 @@ typedef struct yolo_label_options {
     const char *out;         /* folder that mirrors the source's tree; NULL = beside the pictures, or in the labels/
                                 folder where pictures lie in images/ and there is one beside it */
     yolo_predict_options predict;
-    yolo_existing existing;  /* SKIP */
+    yolo_existing existing;  /* SKIP. What a person made or corrected on the page is left alone by all but COMPARE */
     /* Lists of names or numbers of the model's classes; in a name, a backslash goes before each comma, colon and backslash. */
     const char *classes;     /* keep these only, such as "person,2"; NULL = as predict.classes says */
     const char *class_conf;  /* lowest confidence of some, such as "person:0.5,3:0.4"; NULL = predict.conf for all */

@@ -345,6 +345,28 @@ def job_to_its_end():
 
 
 @test
+def labels_of_a_person_stay():
+    pictures("in", ["a.png", "b.png", "sub/c.png"])
+    root = inner("in")
+    for name in ("a.png", "sub/c.png"):
+        server.ask("PUT", "/api/labels", {"boxes": [{"class": 7, "x": 0.5, "y": 0.5, "w": 0.5, "h": 0.5}]}, root=root, name=name)
+    write("in/b.txt", "7 0.5 0.5 0.5 0.5\n")
+    mine = read("in/a.txt")
+    for existing in ("replace", "merge"):
+        number = server.start("label", **MODEL, source=root, conf="0.9", existing=existing)
+        assert server.wait(number)["state"] == "done" and "2 labels that a person made" in server.log(number)["text"], server.log(number)
+        assert read("in/a.txt") == read("in/sub/c.txt") == mine
+    assert read("in/b.txt") == b""
+    run = server.get("/api/undo", root=root)
+    assert len(run) == 2 and all(r["files"] >= 1 and abs(r["when"] - time.time()) < 100 for r in run), run
+    for r in sorted(run, key=lambda r: r["run"], reverse=True):
+        job = server.wait(server.ask("POST", "/api/undo", {"root": root, "run": r["run"]})["id"])
+        assert job["state"] == "done", job
+    assert read("in/b.txt") == b"7 0.5 0.5 0.5 0.5\n" and server.get("/api/undo", root=root) == []
+    server.ask("POST", "/api/undo", {"root": root}, 400)
+
+
+@test
 def job_that_fails():
     job = server.wait(server.start("label", model="none.pt", source=inner(".")))
     assert job["state"] == "failed" and "none.pt" in job["error"], job
