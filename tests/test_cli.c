@@ -70,7 +70,7 @@ static void test_cli_complaints(void) {
         {"label", "photos", "'photos': expected an option such as yolo label"},
         {"label", "source=b", "model=FILE is missing, for example: yolo label"},
         {"label", "model=a", "source=PATH is missing"},
-        {"devices", "all=1", "this verb has no options"},
+        {"version", "all=1", "this verb has no options"},
         {"train", "data=a|model=b|epoch=3", "unknown option 'epoch', did you mean 'epochs'"},
         {"train", "data=a|model=b|learning_rate=3", "unknown option 'learning_rate'"},
         {"train", "data=a|model=b|epochs=-1", "epochs=-1: expected a whole number from 0"},
