@@ -73,6 +73,92 @@ static int fuzz_exif(const char *path, const fuzz_file *file) {
     return header.orientation >= 0 && header.orientation <= 8 ? 0 : 2; /* 0: it says none */
 }
 
+/* Where the JSON value at `at` ends when it is well-formed, else NULL: RFC 8259, to `depth` containers deep. */
+static const char *fuzz_json_end(const char *at, const char *end, int depth) {
+    static const char digits[] = "0123456789";
+    while (at < end && strchr(" \n", *at)) at++;
+    if (at == end) return NULL;
+    if (*at == '"') {
+        const char *from = ++at;
+        for (; at < end && *at != '"'; at++)
+            if ((unsigned char)*at < 0x20) return NULL;
+            else if (*at == '\\' && (++at == end || !strchr("\"\\/bfnrtu", *at) || (*at == 'u' && (end - at < 5 || strspn(at + 1, "0123456789abcdefABCDEF") < 4))))
+                return NULL;
+        return at < end && str_is_utf8(from, (size_t)(at - from)) ? at + 1 : NULL;
+    }
+    if (*at == '{' || *at == '[') {
+        const char close = *at == '{' ? '}' : ']';
+        if (!depth) return NULL;
+        for (bool first = true;; first = false) {
+            do at++;
+            while (at < end && strchr(" \n", *at));
+            if (at == end) return NULL;
+            if (first && *at == close) return at + 1;
+            if (close == '}') {
+                if (*at != '"' || !(at = fuzz_json_end(at, end, depth - 1)) || at == end || *at++ != ':') return NULL;
+            }
+            if (!(at = fuzz_json_end(at, end, depth - 1))) return NULL;
+            while (at < end && strchr(" \n", *at)) at++;
+            if (at < end && *at == close) return at + 1;
+            if (at == end || *at != ',') return NULL;
+        }
+    }
+    static const char *const words[] = {"true", "false", "null"};
+    for (int i = 0; i < 3; i++)
+        if (!strncmp(at, words[i], strlen(words[i]))) return at + strlen(words[i]);
+    if (*at == '-') at++;
+    size_t whole = strspn(at, digits);
+    if (!whole || (whole > 1 && *at == '0')) return NULL;
+    at += whole;
+    if (*at == '.') {
+        if (!strspn(at + 1, digits)) return NULL;
+        at += 1 + strspn(at + 1, digits);
+    }
+    if (*at == 'e' || *at == 'E') {
+        at += 1 + (at[1] == '-' || at[1] == '+');
+        if (!strspn(at, digits)) return NULL;
+        at += strspn(at, digits);
+    }
+    return at;
+}
+
+/* Writes JSON of any names and numbers: what comes out must be JSON. The bytes say what is written: a kind, then its text or number. */
+static int fuzz_json(const char *path, const fuzz_file *file) {
+    (void)path;
+    json j = {0};
+    cur c = cur_make(file->bytes, file->size);
+    int depth = 1;
+    bool objects[64] = {true};
+    json_object(&j, NULL);
+    while (c.at < c.size) {
+        const uint64_t kind = cur_le(&c, 1) % 8, claimed = cur_le(&c, 1), length = YOLO_MIN(claimed, c.size - c.at);
+        if (c.failed) break;
+        char key[16];
+        uint8_t bytes[256] = {0};
+        snprintf(key, sizeof key, "%llu", (unsigned long long)c.at);
+        memcpy(bytes, c.bytes + c.at, (size_t)length);
+        cur_take(&c, length);
+        double number;
+        int64_t whole;
+        memcpy(&number, bytes, sizeof number);
+        memcpy(&whole, bytes, sizeof whole);
+        const char *name = objects[depth - 1] ? kind == 7 ? (const char *)bytes : key : NULL;
+        if (kind == 0 && depth < 64) json_object(&j, name), objects[depth++] = true;
+        else if (kind == 1 && depth < 64) json_array(&j, name), objects[depth++] = false;
+        else if (kind == 2 && depth > 1) json_end(&j), depth--;
+        else if (kind == 3) json_int(&j, name, whole);
+        else if (kind == 4) json_number(&j, name, number, (int)(length % 12));
+        else if (kind == 5) json_bool(&j, name, length & 1);
+        else json_text_part(&j, name, (const char *)bytes, (size_t)length);
+    }
+    for (; depth; depth--) json_end(&j);
+    const char *end = j.text.text + j.text.length, *at = j.text.text ? fuzz_json_end(j.text.text, end, 70) : NULL;
+    while (at && at < end && *at == '\n') at++;
+    const int verdict = at == end ? 0 : 2;
+    json_free(&j);
+    return verdict;
+}
+
 /* Reads every entry. */
 static int fuzz_zip(const char *path, const fuzz_file *file) {
     yolo_error error = {0};
@@ -421,6 +507,7 @@ static fuzz_target fuzz_targets[] = {
     {.name = "zip", .extension = ".zip", .mutate = fuzz_mutate_checkpoint, .read = fuzz_zip},
     {.name = "pickle", .extension = ".pkl", .read = fuzz_pickle},
     {.name = "http", .extension = ".http", .text = true, .read = fuzz_http},
+    {.name = "json", .extension = ".json", .read = fuzz_json},
 };
 
 static fuzz_target *fuzz_find(const char *name) {
@@ -465,6 +552,8 @@ static void fuzz_seed_all(void) {
     fuzz_seed(fuzz_find("http"), fuzz_http_text, sizeof fuzz_http_text - 1);
     fuzz_seed_checkpoints(fuzz_find("checkpoint"));
     fuzz_seed_training(fuzz_find("training"));
+    static const uint8_t json[] = "\0\0\3\10\1\2\3\4\5\6\7\10\1\0\4\10\0\0\0\0\0\0\370\177\6\5a\"\\\n\377\2\0\7\3\352\260\200\5\1";
+    fuzz_seed(fuzz_find("json"), json, sizeof json - 1);
     fuzz_seed_archives();
 }
 
