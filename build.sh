@@ -112,7 +112,7 @@ probe_nvcc() {
 
 # The page as bytes of C, for yolo.c.
 make_page() {
-    [ -f ui.html ] || return 0
+    [ -f ui.html ] || { rm -f build/ui.h; return 0; }
     { printf 'static const unsigned char ui_html[] = {\n'; od -An -v -tu1 ui.html | sed 's/[0-9][0-9]*/&,/g'; printf '};\n'; } >$probe.h
     cmp -s $probe.h build/ui.h || mv $probe.h build/ui.h
 }

@@ -492,14 +492,14 @@ static uint64_t os_memory_available(void) {
 #endif
 }
 
-/* When a file was last written, in seconds since some day. */
+/* When a file was last written, in seconds since 1970. */
 static bool os_modified(const char *path, double *seconds) {
 #ifdef _WIN32
     WIN32_FILE_ATTRIBUTE_DATA data;
     wchar_t *wide = os_wide(path);
     bool found = wide && GetFileAttributesExW(wide, GetFileExInfoStandard, &data);
     free(wide);
-    *seconds = found ? data.ftLastWriteTime.dwHighDateTime * 429.4967296 + data.ftLastWriteTime.dwLowDateTime * 1e-7 : 0;
+    *seconds = found ? data.ftLastWriteTime.dwHighDateTime * 429.4967296 + data.ftLastWriteTime.dwLowDateTime * 1e-7 - 11644473600.0 : 0;
     return found;
 #else
     struct stat status;
@@ -31105,8 +31105,8 @@ yolo_status yolo_demo(yolo_demo_options options, yolo_train_report *report, yolo
 
 /* ==== 30 http_: a server for one person's browser ================================================================
    HTTP/1.1 on the loopback address alone; a thread a connection, HTTP_CONNECTIONS at most, all bounded in size and time.
-   Answered are requests that name this address as their Host and come from no other page (Origin, Sec-Fetch-Site) and
-   know the server's token: a foreign page can neither read nor do anything here, and a name that was made to point here (DNS
+   Answered are requests that name this address as their Host, come from no other page (Origin, Sec-Fetch-Site) and, but for the
+   page itself, know the server's token: a foreign page can neither read nor do anything here, and a name that was made to point here (DNS
    rebinding) leads nowhere. A request is hostile until http_parse has taken it.
    `answer` is called from any connection's thread, several at a time. */
 
@@ -31287,7 +31287,7 @@ static int http_refuses(const http_server *server, const http_request *r) {
     if (r->origin && (strncmp(r->origin, "http://", 7) || !http_is_here(r->origin + 7, server->port))) return 403;
     if (r->site && strcmp(r->site, "same-origin") && strcmp(r->site, "none")) return 403;
     const char *token = r->token ? r->token : http_query(r, "token"); /* pictures and events cannot send headers */
-    return http_is_token(token, server->token) ? 0 : 403;
+    return !strcmp(r->path, "/") || http_is_token(token, server->token) ? 0 : 403;
 }
 
 /* ---- answers */

@@ -137,8 +137,9 @@ def page():
         assert "without its page" in server.get("/", 501)
         return
     nonces = set()
-    for _ in range(2):
-        content = server.get("/").decode()
+    for token in (server.token, ""): # there is nothing in it
+        content = server.ask("GET", "/", token=token).decode()
+        assert server.token not in content
         policy = server.headers["Content-Security-Policy"]
         nonce = re.search(r"script-src 'nonce-([0-9a-f]{32})'", policy).group(1)
         nonces.add(nonce)
@@ -526,7 +527,7 @@ def foreign_requests():
     for token in ("", "0" * 32, server.token[:-1], server.token + "0", server.token.upper() if server.token.upper() != server.token else "x"):
         assert "key of the page" in server.ask("GET", path, status=403, token=token)
         server.ask("POST", path, {"verb": "label", "options": {}}, 403, token=token)
-        server.ask("GET", f"/?token={token}", status=403, token="")
+        server.ask("GET", f"/api/jobs?token={token}", status=403, token="")
     for host in ("example.com", f"example.com:{server.port}", "127.0.0.1", f"127.0.0.1:{server.port + 1}", f"127.0.0.1.example.com:{server.port}", f"[::1]:{server.port}", ""):
         server.ask("GET", path, status=400 if host == "x" else 421, headers={"Host": host})
     for origin in ("http://example.com", "null", f"https://127.0.0.1:{server.port}", f"http://127.0.0.1:{server.port}.example.com", f"http://127.0.0.1:{server.port + 1}"):
