@@ -4287,6 +4287,61 @@ static void codec_jpeg_idct(stbi_uc *out, int stride, short data[64]) {
         for (int x = 0; x < 8; x++) out[x] = (stbi_uc)YOLO_CLAMP(pixels[y * 8 + x] + 128, 0, 255);
 }
 
+#ifdef YOLO_X86
+/* codec_jpeg_idct_columns's sums of four columns, each multiplied out. Of two input rows in turn: 0 and 4, 2 and 6, 1 and 3, 5 and 7. */
+static inline void codec_jpeg_idct_sums_x86(__m128i first[4], __m128i last[4], __m128i in04, __m128i in26, __m128i in13, __m128i in57, int bits) {
+    #define CODEC_PAIR(a, b) _mm_set1_epi32((int)((uint32_t)(uint16_t)(a) | (uint32_t)(b) << 16))
+    const __m128i factors[4][2] = {{CODEC_PAIR(11363, 9633), CODEC_PAIR(6437, 2260)}, {CODEC_PAIR(9633, -2259), CODEC_PAIR(-11362, -6436)},
+                                   {CODEC_PAIR(6437, -11362), CODEC_PAIR(2261, 9633)}, {CODEC_PAIR(2260, -6436), CODEC_PAIR(9633, -11363)}};
+    const __m128i half = _mm_set1_epi32(1 << (bits - 1));
+    __m128i sum = _mm_add_epi32(_mm_madd_epi16(in04, CODEC_PAIR(8192, 8192)), half), high = _mm_madd_epi16(in26, CODEC_PAIR(10703, 4433));
+    __m128i difference = _mm_add_epi32(_mm_madd_epi16(in04, CODEC_PAIR(8192, -8192)), half), low = _mm_madd_epi16(in26, CODEC_PAIR(4433, -10704));
+    __m128i even[4] = {_mm_add_epi32(sum, high), _mm_add_epi32(difference, low), _mm_sub_epi32(difference, low), _mm_sub_epi32(sum, high)};
+    for (int k = 0; k < 4; k++) {
+        __m128i odd = _mm_add_epi32(_mm_madd_epi16(in13, factors[k][0]), _mm_madd_epi16(in57, factors[k][1]));
+        first[k] = _mm_srai_epi32(_mm_add_epi32(even[k], odd), bits);
+        last[k] = _mm_srai_epi32(_mm_sub_epi32(even[k], odd), bits);
+    }
+    #undef CODEC_PAIR
+}
+
+/* As codec_jpeg_idct_columns, but for the turning; row by row. */
+static inline void codec_jpeg_idct_columns_x86(__m128i r[8], int bits) {
+    __m128i first[2][4], last[2][4];
+    codec_jpeg_idct_sums_x86(first[0], last[0], _mm_unpacklo_epi16(r[0], r[4]), _mm_unpacklo_epi16(r[2], r[6]),
+                             _mm_unpacklo_epi16(r[1], r[3]), _mm_unpacklo_epi16(r[5], r[7]), bits);
+    codec_jpeg_idct_sums_x86(first[1], last[1], _mm_unpackhi_epi16(r[0], r[4]), _mm_unpackhi_epi16(r[2], r[6]),
+                             _mm_unpackhi_epi16(r[1], r[3]), _mm_unpackhi_epi16(r[5], r[7]), bits);
+    for (int k = 0; k < 4; k++) {
+        r[k] = _mm_packs_epi32(first[0][k], first[1][k]);
+        r[7 - k] = _mm_packs_epi32(last[0][k], last[1][k]);
+    }
+}
+
+/* codec_jpeg_idct, bit for bit. Rows and columns are exchanged by shuffling like cards: of 64 numbers, each shuffle of two halves moves
+   the bits of a number's place one up, and three make row and column change. */
+static void codec_jpeg_idct_x86(stbi_uc *out, int stride, short data[64]) {
+    __m128i r[8], t[8], bytes[4];
+    for (int i = 0; i < 8; i++) r[i] = _mm_loadu_si128((const __m128i *)(const void *)(data + 8 * i));
+    codec_jpeg_idct_columns_x86(r, 13 - 2);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 4; i++) t[2 * i] = _mm_unpacklo_epi16(r[i], r[i + 4]), t[2 * i + 1] = _mm_unpackhi_epi16(r[i], r[i + 4]);
+        for (int i = 0; i < 8; i++) r[i] = t[i];
+    }
+    codec_jpeg_idct_columns_x86(r, 13 + 2 + 3);
+    for (int i = 0; i < 8; i++) r[i] = _mm_adds_epi16(r[i], _mm_set1_epi16(128));
+    for (int i = 0; i < 4; i++) bytes[i] = _mm_packus_epi16(r[2 * i], r[2 * i + 1]);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 2; i++) t[2 * i] = _mm_unpacklo_epi8(bytes[i], bytes[i + 2]), t[2 * i + 1] = _mm_unpackhi_epi8(bytes[i], bytes[i + 2]);
+        for (int i = 0; i < 4; i++) bytes[i] = t[i];
+    }
+    for (int i = 0; i < 4; i++, out += 2 * (ptrdiff_t)stride) {
+        _mm_storel_epi64((__m128i *)(void *)out, bytes[i]);
+        _mm_storel_epi64((__m128i *)(void *)(out + stride), _mm_unpackhi_epi64(bytes[i], bytes[i]));
+    }
+}
+#endif
+
 /* A row of Y, Cb, Cr to RGB with the 16-bit constants of jdcolor.c, less whole numbers so that they fit 16 bits: compilers do eight
    at a time. */
 static void codec_jpeg_colour(uint8_t *restrict out, const uint8_t *restrict y, const uint8_t *restrict blue, const uint8_t *restrict red, int width) {
@@ -4369,6 +4424,9 @@ static void codec_jpeg_open(codec_jpeg *d, const uint8_t *bytes, size_t size, si
     d->stb.s = &d->source;
     stbi__setup_jpeg(&d->stb);
     d->stb.idct_block_kernel = codec_jpeg_idct;
+#ifdef YOLO_X86
+    d->stb.idct_block_kernel = codec_jpeg_idct_x86;
+#endif
 }
 
 /* Block x, y of a component, from the data. */
@@ -4381,7 +4439,7 @@ static bool codec_jpeg_block(stbi__jpeg *j, int n, int x, int y) {
     }
     short data[64];
     if (!stbi__jpeg_decode_block(j, data, means, rest, fast, n, j->dequant[j->img_comp[n].tq])) return false;
-    codec_jpeg_idct(j->img_comp[n].data + ((ptrdiff_t)y * j->img_comp[n].w2 + x) * 8, j->img_comp[n].w2, data);
+    j->idct_block_kernel(j->img_comp[n].data + ((ptrdiff_t)y * j->img_comp[n].w2 + x) * 8, j->img_comp[n].w2, data);
     return true;
 }
 
@@ -5031,6 +5089,7 @@ typedef struct wbp_vp8 {
     uint8_t *modes_above, modes_left[4];
     uint8_t *filled_above, filled_left[WBP_CONTEXTS]; /* had the neighbour coefficients? */
     wbp_strength *row;
+    void (*smooth_edge)(uint8_t *a, uint8_t *b, ptrdiff_t stride, bool rows, const wbp_strength *s, bool simple, bool outer);
     ptrdiff_t stride[3];
     uint8_t *planes[3], *above[3], *chroma[2];      /* chroma: a row of U and V at full width */
     wbp_macroblock block;
@@ -5474,6 +5533,106 @@ static void wbp_smooth_edge(uint8_t *a, uint8_t *b, ptrdiff_t stride, bool rows,
     wbp_edge_copy(b, stride, rows, &samples[0][0] + 8, true);
 }
 
+#ifdef YOLO_X86
+/* The same with 16 bytes at a time. Differences are signed bytes, and samples less 128 while these are added; a condition is 255 where
+   it holds, else 0. */
+static inline __m128i wbp_apart_x86(__m128i a, __m128i b) { return _mm_or_si128(_mm_subs_epu8(a, b), _mm_subs_epu8(b, a)); }
+static inline __m128i wbp_within_x86(__m128i a, int limit) { return _mm_cmpeq_epi8(_mm_subs_epu8(a, _mm_set1_epi8((char)limit)), _mm_setzero_si128()); }
+static inline __m128i wbp_toggle_x86(__m128i a) { return _mm_xor_si128(a, _mm_set1_epi8(-128)); } /* to signed and back */
+
+/* (a + add) / 8 of signed bytes, rounded down. */
+static inline __m128i wbp_eighth_x86(__m128i a, int add) {
+    __m128i high = _mm_srli_epi16(wbp_toggle_x86(_mm_adds_epi8(a, _mm_set1_epi8((char)add))), 3);
+    return _mm_sub_epi8(_mm_and_si128(high, _mm_set1_epi8(31)), _mm_set1_epi8(16));
+}
+
+/* wbp_move, signed; p1 to q1 are samples[2] to [5]. */
+static inline __m128i wbp_move_x86(const __m128i samples[8], __m128i outer, int limit) {
+    __m128i near_step = wbp_apart_x86(samples[3], samples[4]), far_step = wbp_apart_x86(samples[2], samples[5]);
+    __m128i step = _mm_adds_epu8(_mm_adds_epu8(near_step, near_step), _mm_and_si128(_mm_srli_epi16(far_step, 1), _mm_set1_epi8(127)));
+    __m128i rise = _mm_subs_epi8(wbp_toggle_x86(samples[4]), wbp_toggle_x86(samples[3]));
+    __m128i a = _mm_adds_epi8(_mm_adds_epi8(_mm_adds_epi8(outer, rise), rise), rise);
+    return _mm_and_si128(a, wbp_within_x86(step, limit));
+}
+
+static inline void wbp_shift_x86(__m128i *up, __m128i *down, __m128i a, __m128i b) { /* *up + a, *down - b, of signed a and b */
+    *up = wbp_toggle_x86(_mm_adds_epi8(wbp_toggle_x86(*up), a));
+    *down = wbp_toggle_x86(_mm_subs_epi8(wbp_toggle_x86(*down), b));
+}
+
+/* The samples of wbp_smooth_outer that move three by three: by 27, 18 and 9 of 128 parts of a, signed. */
+static inline void wbp_smooth_three_x86(__m128i samples[8], __m128i a) {
+    const __m128i nine = _mm_set1_epi16(9 << 8), half = _mm_set1_epi16(63);
+    __m128i low = _mm_mulhi_epi16(_mm_unpacklo_epi8(_mm_setzero_si128(), a), nine), high = _mm_mulhi_epi16(_mm_unpackhi_epi8(_mm_setzero_si128(), a), nine);
+    __m128i low_sum = half, high_sum = half;
+    for (int i = 1; i < 4; i++) {
+        low_sum = _mm_add_epi16(low_sum, low);
+        high_sum = _mm_add_epi16(high_sum, high);
+        __m128i move = _mm_packs_epi16(_mm_srai_epi16(low_sum, 7), _mm_srai_epi16(high_sum, 7));
+        wbp_shift_x86(&samples[i], &samples[7 - i], move, move);
+    }
+}
+
+/* The three ways of wbp_smooth_edge, sixteen places at a time. Where a is 0, nothing moves. */
+static inline void wbp_smooth_x86(__m128i samples[8], int limit, const wbp_strength *s, bool simple, bool outer) {
+    __m128i rough = _mm_setzero_si128(), varies = _mm_set1_epi8(-1);
+    for (int i = 0; i < 7 && !simple; i++)
+        if (i != 3) rough = _mm_max_epu8(rough, wbp_apart_x86(samples[i], samples[i + 1]));
+    __m128i near_edge = _mm_max_epu8(wbp_apart_x86(samples[2], samples[3]), wbp_apart_x86(samples[4], samples[5]));
+    if (!simple) varies = _mm_andnot_si128(wbp_within_x86(near_edge, s->variance), varies);
+    __m128i far_rise = _mm_subs_epi8(wbp_toggle_x86(samples[2]), wbp_toggle_x86(samples[5]));
+    __m128i a = wbp_move_x86(samples, outer ? far_rise : _mm_and_si128(far_rise, varies), limit);
+    if (!simple) a = _mm_and_si128(a, wbp_within_x86(rough, s->inner));
+    __m128i one = simple || !outer ? a : _mm_and_si128(a, varies), up = wbp_eighth_x86(one, 3), down = wbp_eighth_x86(one, 4);
+    if (!simple && outer) wbp_smooth_three_x86(samples, _mm_andnot_si128(varies, a));
+    wbp_shift_x86(&samples[3], &samples[4], up, down);
+    if (simple || outer) return;
+    __m128i half = _mm_sub_epi8(_mm_avg_epu8(_mm_add_epi8(down, _mm_set1_epi8(16)), _mm_setzero_si128()), _mm_set1_epi8(8));
+    half = _mm_andnot_si128(varies, half);
+    wbp_shift_x86(&samples[2], &samples[5], half, half);
+}
+
+/* Shuffles two halves of 128 bytes like cards, which moves the bits of a byte's place one up: four times make 16 rows of 8 to 8 rows of
+   16, three times turn them back. */
+static inline void wbp_shuffle_x86(__m128i r[8]) {
+    __m128i t[8];
+    for (int i = 0; i < 4; i++) t[2 * i] = _mm_unpacklo_epi8(r[i], r[i + 4]), t[2 * i + 1] = _mm_unpackhi_epi8(r[i], r[i + 4]);
+    for (int i = 0; i < 8; i++) r[i] = t[i];
+}
+
+static inline __m128i wbp_two_rows_x86(const uint8_t *low, const uint8_t *high) {
+    return _mm_unpacklo_epi64(_mm_loadl_epi64((const __m128i *)(const void *)low), _mm_loadl_epi64((const __m128i *)(const void *)high));
+}
+
+static inline void wbp_put_rows_x86(uint8_t *low, uint8_t *high, __m128i rows) {
+    _mm_storel_epi64((__m128i *)(void *)low, rows);
+    _mm_storel_epi64((__m128i *)(void *)high, _mm_unpackhi_epi64(rows, rows));
+}
+
+/* wbp_smooth_edge, bit for bit. */
+static void wbp_smooth_edge_x86(uint8_t *a, uint8_t *b, ptrdiff_t stride, bool rows, const wbp_strength *s, bool simple, bool outer) {
+    __m128i r[8];
+    int limit = s->limit + (outer ? 4 : 0);
+    if (rows) {
+        for (int i = 0; i < 8; i++) r[i] = wbp_two_rows_x86(a + (i - 4) * stride, b + (i - 4) * stride);
+        wbp_smooth_x86(r, limit, s, simple, outer);
+        for (int i = 1; i < 7; i++) wbp_put_rows_x86(a + (i - 4) * stride, b + (i - 4) * stride, r[i]);
+        return;
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = wbp_two_rows_x86(a - 4 + 2 * i * stride, a - 4 + (2 * i + 1) * stride);
+        r[4 + i] = wbp_two_rows_x86(b - 4 + 2 * i * stride, b - 4 + (2 * i + 1) * stride);
+    }
+    for (int i = 0; i < 4; i++) wbp_shuffle_x86(r);
+    wbp_smooth_x86(r, limit, s, simple, outer);
+    for (int i = 0; i < 3; i++) wbp_shuffle_x86(r);
+    for (int i = 0; i < 4; i++) {
+        wbp_put_rows_x86(a - 4 + 2 * i * stride, a - 4 + (2 * i + 1) * stride, r[i]);
+        wbp_put_rows_x86(b - 4 + 2 * i * stride, b - 4 + (2 * i + 1) * stride, r[4 + i]);
+    }
+}
+#endif
+
 /* The edges of a macroblock: columns, then rows; first the outer one, then those inside. */
 static void wbp_smooth_macroblock(wbp_vp8 *v, int x, int y) {
     const wbp_strength *s = &v->row[x];
@@ -5483,8 +5642,8 @@ static void wbp_smooth_macroblock(wbp_vp8 *v, int x, int y) {
         for (int at = (rows ? y : x) > 0 ? 0 : 4; at < (s->inside ? 16 : 1); at += 4) {
             ptrdiff_t stride = v->stride[0], chroma = at * (rows ? v->stride[1] : 1);
             uint8_t *edge = luma + at * (rows ? stride : 1);
-            wbp_smooth_edge(edge, edge + 8 * (rows ? 1 : stride), stride, rows, s, v->simple, !at);
-            if (!v->simple && at < 8) wbp_smooth_edge(u + chroma, w + chroma, v->stride[1], rows, s, false, !at);
+            v->smooth_edge(edge, edge + 8 * (rows ? 1 : stride), stride, rows, s, v->simple, !at);
+            if (!v->simple && at < 8) v->smooth_edge(u + chroma, w + chroma, v->stride[1], rows, s, false, !at);
         }
 }
 
@@ -5543,6 +5702,10 @@ static void wbp_put_rows(wbp_vp8 *v, int done, bool last, const wbp_target *to) 
 static bool wbp_vp8_open(wbp_vp8 *v) {
     v->across = (v->width + 15) / 16;
     v->down = (v->height + 15) / 16;
+    v->smooth_edge = wbp_smooth_edge;
+#ifdef YOLO_X86
+    v->smooth_edge = wbp_smooth_edge_x86;
+#endif
     uint64_t across = (uint64_t)v->across;
     bool good = (v->modes_above = arena_array(&v->memory, across, 4)) && (v->filled_above = arena_array(&v->memory, across, WBP_CONTEXTS)) &&
                 (v->row = arena_array(&v->memory, across, sizeof *v->row));

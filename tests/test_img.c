@@ -168,6 +168,91 @@ static void test_img_webp_cut(void) {
     }
 }
 
+#ifdef YOLO_X86
+/* A coefficient of one of six tempers: few and small as in photographs, dense, at the ends of 16 bits, around the ends. */
+static short img_test_coefficient(rng *r, int temper) {
+    static const short ends[] = {SHRT_MIN, SHRT_MAX, SHRT_MIN + 1, 0, -1, 1};
+    uint64_t any = rng_next(r);
+    if (temper == 0) return (short)(any % 8 ? 0 : (int)(any >> 8) % 64);
+    if (temper == 1) return (short)((int)(any % 2048) - 1024);
+    if (temper == 2) return (short)any;
+    if (temper == 3) return ends[any % 2];
+    return temper == 4 ? ends[any % YOLO_COUNT(ends)] : (short)(any % 16 ? 0 : any >> 16);
+}
+
+/* Both inverse DCTs of a JPEG's block give the same bytes, and write no others. */
+static void test_img_jpeg_vectors(void) {
+    enum { STRIDE = 19 };
+    rng r = {21, 0};
+    int differ = 0, clipped = 0, varied = 0;
+    for (int i = 0; i < 60000; i++) {
+        short data[64] = {0};
+        uint8_t expected[STRIDE * 8], got[STRIDE * 8];
+        memset(expected, 77, sizeof expected);
+        memset(got, 77, sizeof got);
+        if (i < 256) data[i % 64] = (short[]){SHRT_MIN, SHRT_MAX, 100, -1}[i / 64]; /* each basis alone */
+        else for (int k = 0; k < 64; k++) data[k] = img_test_coefficient(&r, i % 6);
+        codec_jpeg_idct(expected + 5, STRIDE, data);
+        codec_jpeg_idct_x86(got + 5, STRIDE, data);
+        differ += memcmp(expected, got, sizeof got) != 0;
+        for (int k = 0; k < 8; k++) clipped += got[5 + k] == 0 || got[5 + k] == 255, varied += got[5 + k] > 0 && got[5 + k] < 255;
+    }
+    CHECK_MSG(!differ, "%d blocks differ", differ);
+    CHECK_MSG(clipped > 50000 && varied > 50000, "%d samples clipped, %d not", clipped, varied);
+}
+
+/* The eight samples across an edge: any of the two next to it, neighbours within and beyond the thresholds. */
+static void img_test_across(rng *r, int pair, int spread, uint8_t samples[8]) {
+    int p = pair & 255, q = pair >> 8;
+    for (int i = 3; i >= 0; i--) {
+        samples[i] = (uint8_t)YOLO_CLAMP(p, 0, 255);
+        samples[7 - i] = (uint8_t)YOLO_CLAMP(q, 0, 255);
+        p += (int)(rng_next(r) % (uint64_t)(2 * spread + 1)) - spread;
+        q += (int)(rng_next(r) % (uint64_t)(2 * spread + 1)) - spread;
+    }
+}
+
+/* Smooths 16 places both ways, along rows or columns; false where any byte differs. Counts the bytes that moved. */
+static bool img_test_smooth(rng *r, int pair, int spread, const wbp_strength *s, int kind, int *moved) {
+    enum { STRIDE = 21 };
+    bool rows = kind % 2, simple = kind / 2 % 2, outer = kind / 4;
+    uint8_t before[24 * STRIDE], expected[24 * STRIDE], got[24 * STRIDE], samples[8];
+    for (int i = 0; i < (int)sizeof before; i++) before[i] = (uint8_t)rng_next(r);
+    int first = rows ? 5 * STRIDE + 2 : 2 * STRIDE + 6, second = rows ? first + 9 : first + 10 * STRIDE;
+    for (int i = 0; i < 16; i++) {
+        img_test_across(r, pair + i, spread, samples);
+        int at = (i < 8 ? first : second) + i % 8 * (rows ? 1 : STRIDE);
+        for (int k = 0; k < 8; k++) before[at + (k - 4) * (rows ? STRIDE : 1)] = samples[k];
+    }
+    memcpy(expected, before, sizeof before);
+    memcpy(got, before, sizeof before);
+    wbp_smooth_edge(expected + first, expected + second, STRIDE, rows, s, simple, outer);
+    wbp_smooth_edge_x86(got + first, got + second, STRIDE, rows, s, simple, outer);
+    for (int i = 0; i < (int)sizeof before; i++) *moved += got[i] != before[i];
+    return !memcmp(expected, got, sizeof got);
+}
+
+/* Every strength that a file can ask for, every pair of samples at an edge, each filter. */
+static void test_img_webp_vectors(void) {
+    static const int spreads[] = {0, 1, 2, 4, 12, 40, 255};
+    rng r = {22, 0};
+    int differ[8] = {0}, moved[8] = {0}, edges = 0;
+    for (int level = 0; level < 64; level++)
+        for (int inner = 1; inner <= YOLO_MAX(level, 1); inner += inner < 9 ? 1 : 9)
+            for (int kind = 0; kind < 8; kind++)
+                for (int variance = 0; variance < 3; variance++)
+                    for (int spread = 0; spread < YOLO_COUNT(spreads); spread++, edges++) {
+                        wbp_strength s = {(uint8_t)(2 * level + inner), (uint8_t)inner, (uint8_t)variance, true};
+                        int pair = edges * 16 % 65536; /* all of them, again and again */
+                        differ[kind] += !img_test_smooth(&r, pair, spreads[spread], &s, kind, &moved[kind]);
+                    }
+    for (int kind = 0; kind < 8; kind++) CHECK_MSG(!differ[kind] && moved[kind] > 10000, "filter %d: %d edges differ, %d bytes moved", kind, differ[kind], moved[kind]);
+}
+#else
+static void test_img_jpeg_vectors(void) { SKIP("not an x86-64 processor"); }
+static void test_img_webp_vectors(void) { SKIP("not an x86-64 processor"); }
+#endif
+
 /* Files that libtiff wrote, and what it reads from them (tests/make_tiff.py). */
 static void test_img_tiff(void) {
     ref_file ref;
@@ -635,6 +720,8 @@ static const test_case tests_img[] = {
     {"img_letterbox", "the network's input is the resized picture over 255 in a border of 114", test_img_letterbox_run},
     {"img_files", "JPEG, PNG and BMP of every kind read as cv2 reads them, EXIF applied", test_img_files},
     {"img_webp", "WebP of every kind read as libwebp reads them, opacity included", test_img_webp},
+    {"img_jpeg_vectors", "vector instructions give the same samples of a JPEG, bit for bit", test_img_jpeg_vectors},
+    {"img_webp_vectors", "vector instructions smooth a WebP alike, bit for bit", test_img_webp_vectors},
     {"img_tiff", "TIFF of every kind read as libtiff reads them", test_img_tiff},
     {"img_tiff_cut", "TIFF cut off anywhere is refused with the place", test_img_tiff_cut},
     {"img_webp_cut", "WebP cut off anywhere is refused with the place", test_img_webp_cut},
