@@ -772,7 +772,7 @@ if __name__ == "__main__":
     if not wine:
         status, said = server.stop()
         verdicts.append("FAIL" if status else "ok")
-        print(f"{verdicts[-1]:4} ends when asked to, with status {status} {said}")
+        print(f"{verdicts[-1]:4} ends when asked to, with status {status}: {said.strip()}")
     server.close()
     os.chdir("/")
     shutil.rmtree(scratch, ignore_errors=True)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # wine.sh - the Windows build under wine, its files in a folder with Korean letters: build.bat, the unit tests, then the tests of
-# the command line. Ends with "N passed, N failed, N skipped"; status 77 where wine or mingw-w64 is missing.
+# the command line and of the page's server. Ends with "N passed, N failed, N skipped"; status 77 where wine or mingw-w64 is missing.
 #
 #   sh tests/wine.sh
 cd "$(dirname "$0")/.." || exit 1
@@ -22,5 +22,6 @@ server=${wine%/*}/wineserver64
 part wine-build.bat 200 sh tests/bat.sh "$wine"
 part wine-unit 1200 "$wine" build/test.exe
 part wine-cli 600 sh tests/cli.sh "$wine $PWD/yolo.exe"
+part wine-ui 300 sh tests/cli.sh --page "$wine $PWD/yolo.exe"
 "$server" -k 2>/dev/null || true
 parts_end
