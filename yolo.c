@@ -4342,10 +4342,29 @@ static void codec_jpeg_idct_x86(stbi_uc *out, int stride, short data[64]) {
 }
 #endif
 
+/* A row of three planes to pixels. */
+static void codec_interleave(uint8_t *restrict out, const uint8_t *restrict red, const uint8_t *restrict green, const uint8_t *restrict blue, int width) {
+    int x = 0;
+#ifdef YOLO_X86
+    const __m128i zero = _mm_setzero_si128(), even = _mm_set1_epi64x(0xffffff), odd = _mm_set1_epi64x(0xffffff000000);
+    for (; x + 8 < width; x += 8) { /* two pixels a store, which also writes two bytes of the next */
+        __m128i r = _mm_loadl_epi64((const __m128i *)(const void *)(red + x)), g = _mm_loadl_epi64((const __m128i *)(const void *)(green + x));
+        __m128i b = _mm_loadl_epi64((const __m128i *)(const void *)(blue + x)), rg = _mm_unpacklo_epi8(r, g), b0 = _mm_unpacklo_epi8(b, zero);
+        for (int half = 0; half < 2; half++) {
+            __m128i four = half ? _mm_unpackhi_epi16(rg, b0) : _mm_unpacklo_epi16(rg, b0);
+            four = _mm_or_si128(_mm_and_si128(four, even), _mm_and_si128(_mm_srli_epi64(four, 8), odd));
+            _mm_storel_epi64((__m128i *)(void *)(out + 3 * x + 12 * half), four);
+            _mm_storel_epi64((__m128i *)(void *)(out + 3 * x + 12 * half + 6), _mm_unpackhi_epi64(four, four));
+        }
+    }
+#endif
+    for (; x < width; x++) out[3 * x] = red[x], out[3 * x + 1] = green[x], out[3 * x + 2] = blue[x];
+}
+
 /* A row of Y, Cb, Cr to RGB with the 16-bit constants of jdcolor.c, less whole numbers so that they fit 16 bits: compilers do eight
    at a time. */
 static void codec_jpeg_colour(uint8_t *restrict out, const uint8_t *restrict y, const uint8_t *restrict blue, const uint8_t *restrict red, int width) {
-    enum { PART = 64, HALF = 1 << 15 };
+    enum { PART = 256, HALF = 1 << 15 };
     enum { RED = 91881 - 65536, GREEN_RED = 65536 - 46802, GREEN_BLUE = -22554, BLUE = 116130 - 2 * 65536 }; /* 1.402 0.71414 0.34414 1.772 */
     uint8_t r[PART], g[PART], b[PART];
     for (int x = 0, count; x < width; x += count, y += count, blue += count, red += count) {
@@ -4359,7 +4378,7 @@ static void codec_jpeg_colour(uint8_t *restrict out, const uint8_t *restrict y, 
             g[i] = (uint8_t)YOLO_CLAMP(greens, 0, 255);
             b[i] = (uint8_t)YOLO_CLAMP(blues, 0, 255);
         }
-        for (int i = 0; i < count; i++, out += 3) out[0] = r[i], out[1] = g[i], out[2] = b[i];
+        codec_interleave(out + 3 * (size_t)x, r, g, b, count);
     }
 }
 
@@ -4536,7 +4555,7 @@ static void codec_jpeg_rgb(const stbi__jpeg *j, uint8_t *out, const uint8_t *con
     int count = j->s->img_n, adobe = j->app14_color_transform; /* -1 without Adobe's marker */
     bool rgb = count == 3 && !j->jfif && (adobe < 0 ? j->rgb == 3 : adobe == 0);
     if (count == 1 || rgb)
-        for (int x = 0; x < width; x++, out += 3) out[0] = rows[0][x], out[1] = rows[rgb][x], out[2] = rows[2 * rgb][x];
+        codec_interleave(out, rows[0], rows[rgb], rows[2 * rgb], width);
     else if (count == 3) codec_jpeg_colour(out, rows[0], rows[1], rows[2], width);
     else if (adobe <= 0) codec_jpeg_inks(out, rows, width);
     else { /* the inks, but for black, as YCbCr of what is left of the light */
@@ -5668,7 +5687,7 @@ static inline int wbp_share(uint8_t sample, uint32_t factor) { return (int)((uin
 
 /* Y, U, V of BT.601's narrow range to RGB with libwebp's 14-bit constants. */
 static void wbp_colour(uint8_t *restrict out, const uint8_t *restrict y, const uint8_t *restrict u, const uint8_t *restrict w, int width) {
-    enum { PART = 64 };
+    enum { PART = 256 };
     uint8_t red[PART], green[PART], blue[PART];
     for (int x = 0, count; x < width; x += count, y += count, u += count, w += count) {
         count = YOLO_MIN(PART, width - x);
@@ -5681,7 +5700,7 @@ static void wbp_colour(uint8_t *restrict out, const uint8_t *restrict y, const u
             green[i] = wbp_byte((wbp_lane)(g >> 6));
             blue[i] = wbp_byte((wbp_lane)((wbp_lane)((a >> 1) + (b >> 1) + (a & b & 1)) >> 5));
         }
-        for (int i = 0; i < count; i++, out += 3) out[0] = red[i], out[1] = green[i], out[2] = blue[i];
+        codec_interleave(out + 3 * (size_t)x, red, green, blue, count);
     }
 }
 
@@ -7040,9 +7059,10 @@ static bool tif_jpeg_rows(const tif_picture *t, tif_stream *s, const stbi__jpeg 
         uint8_t *out = s->out + s->made;
         for (int c = 0; c < count; c++) rows[c] = codec_jpeg_row(j, c, y, lines + (size_t)c * line);
         if (t->photometric == TIF_YCC && count == 3) codec_jpeg_colour(out, rows[0], rows[1], rows[2], t->chunk_width);
+        else if (count == 3) codec_interleave(out, rows[0], rows[1], rows[2], t->chunk_width);
         else
-            for (int c = 0; c < count; c++)
-                for (int x = 0; x < t->chunk_width; x++) out[x * count + c] = rows[c][x];
+            for (int x = 0; x < t->chunk_width; x++)
+                for (int c = 0; c < count; c++) *out++ = rows[c][x];
     }
     mem_free(lines);
     return lines != NULL;

@@ -168,6 +168,24 @@ static void test_img_webp_cut(void) {
     }
 }
 
+/* Three planes to pixels at every width, and no byte behind them. */
+static void test_img_interleave(void) {
+    for (int width = 0; width < 80; width++) {
+        uint8_t *planes[3], *out = mem_alloc((size_t)width * 3 + 1);
+        for (int c = 0; c < 3; c++) {
+            planes[c] = mem_alloc((size_t)width + 1);
+            for (int x = 0; x < width; x++) planes[c][x] = (uint8_t)(x * 3 + c + 1);
+        }
+        out[width * 3] = 0;
+        codec_interleave(out, planes[0], planes[1], planes[2], width);
+        int wrong = out[width * 3] != 0;
+        for (int i = 0; i < width * 3; i++) wrong += out[i] != (uint8_t)(i + 1);
+        CHECK_MSG(!wrong, "%d wrong bytes of %d pixels", wrong, width);
+        for (int c = 0; c < 3; c++) mem_free(planes[c]);
+        mem_free(out);
+    }
+}
+
 #ifdef YOLO_X86
 /* A coefficient of one of six tempers: few and small as in photographs, dense, at the ends of 16 bits, around the ends. */
 static short img_test_coefficient(rng *r, int temper) {
@@ -720,6 +738,7 @@ static const test_case tests_img[] = {
     {"img_letterbox", "the network's input is the resized picture over 255 in a border of 114", test_img_letterbox_run},
     {"img_files", "JPEG, PNG and BMP of every kind read as cv2 reads them, EXIF applied", test_img_files},
     {"img_webp", "WebP of every kind read as libwebp reads them, opacity included", test_img_webp},
+    {"img_interleave", "three planes to pixels at every width", test_img_interleave},
     {"img_jpeg_vectors", "vector instructions give the same samples of a JPEG, bit for bit", test_img_jpeg_vectors},
     {"img_webp_vectors", "vector instructions smooth a WebP alike, bit for bit", test_img_webp_vectors},
     {"img_tiff", "TIFF of every kind read as libtiff reads them", test_img_tiff},
