@@ -23901,7 +23901,7 @@ static const char *undo_take(undo_run *run, char **words, int count) {
 
 /* A line without its end, at `line`, cut into words. Else what is wrong with it. */
 static const char *undo_read_line(undo_run *run, char *line, size_t length, int64_t number) {
-    char *words[UNDO_WORDS];
+    char *words[UNDO_WORDS] = {0};
     uint64_t check;
     int count = 0;
     if (length < 18 || memchr(line, 0, length) || line[length - 17] != ' ' || !undo_read_hex(line + length - 16, &check) ||

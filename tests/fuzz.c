@@ -128,7 +128,7 @@ static int fuzz_json(const char *path, const fuzz_file *file) {
     json j = {0};
     cur c = cur_make(file->bytes, file->size);
     int depth = 1;
-    bool objects[64] = {true};
+    bool objects[JSON_MAX_DEPTH] = {true};
     json_object(&j, NULL);
     while (c.at < c.size) {
         const uint64_t kind = cur_le(&c, 1) % 8, claimed = cur_le(&c, 1), length = YOLO_MIN(claimed, c.size - c.at);
@@ -143,8 +143,8 @@ static int fuzz_json(const char *path, const fuzz_file *file) {
         memcpy(&number, bytes, sizeof number);
         memcpy(&whole, bytes, sizeof whole);
         const char *name = objects[depth - 1] ? kind == 7 ? (const char *)bytes : key : NULL;
-        if (kind == 0 && depth < 64) json_object(&j, name), objects[depth++] = true;
-        else if (kind == 1 && depth < 64) json_array(&j, name), objects[depth++] = false;
+        if (kind == 0 && depth < JSON_MAX_DEPTH) json_object(&j, name), objects[depth++] = true;
+        else if (kind == 1 && depth < JSON_MAX_DEPTH) json_array(&j, name), objects[depth++] = false;
         else if (kind == 2 && depth > 1) json_end(&j), depth--;
         else if (kind == 3) json_int(&j, name, whole);
         else if (kind == 4) json_number(&j, name, number, (int)(length % 12));
@@ -152,7 +152,7 @@ static int fuzz_json(const char *path, const fuzz_file *file) {
         else json_text_part(&j, name, (const char *)bytes, (size_t)length);
     }
     for (; depth; depth--) json_end(&j);
-    const char *end = j.text.text + j.text.length, *at = j.text.text ? fuzz_json_end(j.text.text, end, 70) : NULL;
+    const char *end = j.text.text + j.text.length, *at = j.text.text ? fuzz_json_end(j.text.text, end, JSON_MAX_DEPTH + 1) : NULL;
     while (at && at < end && *at == '\n') at++;
     const int verdict = at == end ? 0 : 2;
     json_free(&j);

@@ -129,7 +129,7 @@ static void test_label_faults_compare(void) {
 /* A journal as a program could forge it: every line with its hash. */
 static void label_forge(const char *run, const char *const *lines, int count) {
     str s = {0};
-    char name[200];
+    char name[2048];
     for (int i = 0; i < count; i++) {
         int64_t start = s.length;
         str_add(&s, lines[i]);
@@ -174,7 +174,7 @@ static void test_label_forged(void) {
 /* Any byte of a journal changed, any end cut off: an error that touches nothing, or all is as before. */
 static void test_label_torn(void) {
     static const char run[] = "20240101-000000";
-    char name[100], path[1200];
+    char name[2048], path[1200];
     uint8_t *bytes;
     size_t size;
     yolo_undo_report report;

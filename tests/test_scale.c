@@ -150,12 +150,12 @@ static void test_scale_trainer(void) {
     CHECK_MSG(bench_train_open(t, &error) == YOLO_OK && bench_next(t, &error) == YOLO_OK, "%s", error.message);
     tr_run *run = &t->run;
     com_group *group = com_open(2, &back);
-    loss_parts losses;
+    tr_share share;
     double took = 0, fastest = 1e9;
     run->rank_count = 2;
     for (int i = 0; i < 3; i++) {
         scale_slow = (scale_wire){.team = {&link, YG_BY_LIBRARY, 2, 1}, .gradients = run->gradients, .start = os_clock()};
-        CHECK(tr_batch(&run->ranks[0], &group->ranks[0], t->batch, &(tr_task){true, true, i}, &losses, &error) == YOLO_OK);
+        CHECK(tr_batch(&run->ranks[0], &group->ranks[0], t->batch, &(tr_task){true, true, i}, &share, &error) == YOLO_OK);
         took = os_clock() - scale_slow.start;
         fastest = YOLO_MIN(fastest, took);
     }
