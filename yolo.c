@@ -1552,6 +1552,8 @@ struct com_group {
     int size, first, here;   /* ranks of all processes; this one's: the first of them, and how many */
     const com_back *back;
     struct com_gpus *gpus;   /* of ranks that are GPUs */
+    void (*tend)(struct com_group *g); /* looks after what the GPUs wait for: in the watch thread, and when a rank has failed; */
+    os_atomic tended;        /* where there is such a function */
     struct com_links *links; /* to other processes; NULL = there are none */
     com_rank ranks[COM_MAX]; /* this process' */
     os_mutex mutex;
@@ -1582,6 +1584,7 @@ static void com_fail(com_rank *rank, yolo_status status, const yolo_error *reaso
     }
     os_condition_wake_all(&g->changed);
     os_mutex_unlock(&g->mutex);
+    if (os_atomic_get(&g->tended)) g->tend(g);
 }
 
 /* A rank's failure as it is told: with the rank, where there are several. An interruption is nobody's fault. */
@@ -2216,6 +2219,7 @@ static OS_THREAD_RESULT OS_THREAD_CALL com_watch_main(void *argument) {
         const bool leaving = os_atomic_get(&l->leaving), due = now - said >= beat;
         for (int i = 0; i < count; i++)
             if (l->talks[i].socket != OS_NO_SOCKET) com_watch_one(g, i, &l->talks[i], now, now - last < l->plan.silence / 2);
+        if (os_atomic_get(&g->tended)) g->tend(g);
         com_watch_tell(g, count, &told, due);
         if (leaving) break;
         for (int i = 0; i < count; i++) waits[i] = (os_wait){l->talks[i].socket, OS_READ, 0};
@@ -2413,7 +2417,7 @@ static const com_back com_net = {"TCP between processes, sums in the order of th
 /* ---- NCCL, NVIDIA's library of sums over GPUs, where it is installed. What its header says is told here, so that no header of it is
    needed and any 2.x will do: results, types and operations are ints, a communicator is a pointer. */
 
-enum { COM_NCCL_FLOAT = 7, COM_NCCL_DOUBLE = 8, COM_NCCL_SUM = 0 };
+enum { COM_NCCL_FLOAT = 7, COM_NCCL_DOUBLE = 8, COM_NCCL_SUM = 0, COM_NCCL_IN_PROGRESS = 7 };
 
 typedef struct com_nccl_id { char bytes[128]; } com_nccl_id;
 
@@ -2427,10 +2431,7 @@ typedef struct com_nccl {
     int (*comm_destroy)(void *comm);
     int (*comm_abort)(void *comm);
     int (*comm_get_async_error)(void *comm, int *result);
-    int (*group_start)(void);
-    int (*group_end)(void);
     int (*all_reduce)(const void *from, void *to, size_t count, int type, int operation, void *comm, void *stream);
-    int (*broadcast)(const void *from, void *to, size_t count, int type, int root, void *comm, void *stream);
 } com_nccl;
 
 /* The library from where it may be: beside this program, on the loader's path, in CUDA's folder; NULL when it is nowhere. It is not
@@ -2458,8 +2459,7 @@ static bool com_nccl_read(com_nccl *nccl, void *library, char *reason, size_t si
     const struct { const char *name; void *at; } functions[] = {
         {"ncclGetVersion", &nccl->get_version}, {"ncclGetErrorString", &nccl->get_error_string}, {"ncclGetUniqueId", &nccl->get_unique_id},
         {"ncclCommInitRank", &nccl->comm_init_rank}, {"ncclCommDestroy", &nccl->comm_destroy}, {"ncclCommAbort", &nccl->comm_abort},
-        {"ncclCommGetAsyncError", &nccl->comm_get_async_error}, {"ncclGroupStart", &nccl->group_start}, {"ncclGroupEnd", &nccl->group_end},
-        {"ncclAllReduce", &nccl->all_reduce}, {"ncclBroadcast", &nccl->broadcast}};
+        {"ncclCommGetAsyncError", &nccl->comm_get_async_error}, {"ncclAllReduce", &nccl->all_reduce}};
     for (int i = 0; i < YOLO_COUNT(functions); i++) {
         void *symbol = os_library_symbol(library, functions[i].name);
         memcpy(functions[i].at, &symbol, sizeof symbol);
@@ -2487,75 +2487,210 @@ static bool com_nccl_open(com_nccl *nccl, char *reason, size_t size) {
 }
 
 #ifndef YOLO_NO_CUDA
-/* ---- ranks that are GPUs of this process: what is summed lies in device memory, and com_finish lets the GPU wait for it, not the
-   host; everything else meets as host threads do. A rank's thread begins with yg_enter. */
+/* ---- ranks that are GPUs: what is summed lies in device memory, and com_finish lets the GPU wait for it, not the host; everything else
+   meets as host threads or processes do. A rank's thread begins with yg_enter.
+
+   GPUs of several processes add up by NCCL, or through the host: each rank's values come into pinned memory, go through the processes'
+   chain, and back. Those are the additions of one process' ranks, in the same order. There the host waits, so that the backward pass
+   stands still meanwhile.
+
+   A GPU that waits for a process which is gone waits for ever, and so does the host that waits for the GPU. So communicators are aborted
+   as soon as a rank has failed or a process is lost, which ends the sums on their way; that they are whole, com_sound tells. A call of
+   NCCL is not disturbed, unless it does not return. While communicators are being made there is none to abort: NCCL's own limits hold. */
+
+#define COM_GPU_CHUNK ((int64_t)YG_TEAM_CHUNK)
+#define COM_NCCL_SECONDS 3.0 /* in which a call returns, and the reason of an error becomes known */
 
 typedef struct com_gpus {
-    yg_team *team;
-    yg_team_plan plan;
+    yg_team *team;        /* NULL = through the host to other processes, */
+    void *pinned[YG_RANKS]; /* of COM_GPU_CHUNK bytes */
+    yg_team_plan plan;    /* ranks of this process */
     const com_nccl *nccl; /* YG_BY_LIBRARY */
-    com_nccl_id id;
     void *comms[YG_RANKS];
+    int calls[YG_RANKS];  /* of NCCL that are under way with comms[r]; */
+    char refusal[300];    /* why NCCL makes no communicators */
+    bool aborts;          /* comms are gone, or go when the calls return; under the group's mutex, as are the two */
+    double aborted, erred; /* since when; the watch thread's: when NCCL first told of an error */
 } com_gpus;
+
+static int com_here(const com_rank *rank) { return rank->index - rank->group->first; }
 
 static bool com_gpu_meet(void *user) { return com_host_meet(user, NULL) == YOLO_OK; }
 
+/* A communicator for a call; NULL when it is aborted. */
+static void *com_nccl_take(com_group *g, int r) {
+    com_gpus *gpus = g->gpus;
+    os_mutex_lock(&g->mutex);
+    void *comm = gpus->aborts ? NULL : gpus->comms[r];
+    if (comm) gpus->calls[r]++;
+    os_mutex_unlock(&g->mutex);
+    return comm;
+}
+
+/* Aborts the communicators that no call is under way with, or for too long. */
+static void com_nccl_abort(com_group *g) {
+    com_gpus *gpus = g->gpus;
+    void *comms[YG_RANKS];
+    os_mutex_lock(&g->mutex);
+    if (!gpus->aborts) gpus->aborted = os_clock();
+    gpus->aborts = true;
+    for (int r = 0; r < g->here; r++) {
+        const bool free = !gpus->calls[r] || os_clock() - gpus->aborted > COM_NCCL_SECONDS;
+        comms[r] = free ? gpus->comms[r] : NULL;
+        if (free) gpus->comms[r] = NULL;
+    }
+    os_mutex_unlock(&g->mutex);
+    for (int r = 0; r < g->here; r++)
+        if (comms[r]) gpus->nccl->comm_abort(comms[r]);
+}
+
+/* The call has returned. */
+static void com_nccl_give(com_group *g, int r) {
+    os_mutex_lock(&g->mutex);
+    g->gpus->calls[r]--;
+    const bool aborts = g->gpus->aborts;
+    os_mutex_unlock(&g->mutex);
+    if (aborts) com_nccl_abort(g);
+}
+
+/* Is a sum that was begun still to be had? */
+static bool com_is_whole(com_group *g) { return !os_atomic_get(&g->failed) && !(g->links && os_atomic_get(&g->links->lost)); }
+
+/* An error that NCCL tells of is another's end as a rule, whose name the watch will learn: it is waited for. */
+static void com_nccl_tend(com_group *g) {
+    com_gpus *gpus = g->gpus;
+    char words[300];
+    for (int r = 0; r < g->here && com_is_whole(g); r++) {
+        void *comm = com_nccl_take(g, r);
+        int result = 0;
+        if (!comm) continue;
+        const int asked = gpus->nccl->comm_get_async_error(comm, &result);
+        com_nccl_give(g, r);
+        if (asked || !result || result == COM_NCCL_IN_PROGRESS) continue;
+        if (!gpus->erred) gpus->erred = os_clock();
+        snprintf(words, sizeof words, "rank %d of %d: NCCL: %.200s", g->first + r, g->size, gpus->nccl->get_error_string(result));
+        if (os_clock() - gpus->erred > COM_NCCL_SECONDS) com_lose(g, YOLO_ERROR_DEVICE, words);
+    }
+    if (!com_is_whole(g)) com_nccl_abort(g);
+}
+
 static int com_gpu_reduce(void *user, void *values, int64_t count, bool wide, void *stream, char *reason, size_t reason_size) {
     const com_rank *rank = user;
-    const com_gpus *gpus = rank->group->gpus;
-    const int result = gpus->nccl->all_reduce(values, values, (size_t)count, wide ? COM_NCCL_DOUBLE : COM_NCCL_FLOAT, COM_NCCL_SUM, gpus->comms[rank->index], stream);
-    if (result) snprintf(reason, reason_size, "NCCL: %s", gpus->nccl->get_error_string(result));
+    com_group *g = rank->group;
+    const com_nccl *nccl = g->gpus->nccl;
+    void *comm = com_nccl_take(g, com_here(rank));
+    if (!comm) {
+        snprintf(reason, reason_size, "NCCL: aborted");
+        return -1;
+    }
+    const int result = nccl->all_reduce(values, values, (size_t)count, wide ? COM_NCCL_DOUBLE : COM_NCCL_FLOAT, COM_NCCL_SUM, comm, stream);
+    if (result) snprintf(reason, reason_size, "NCCL: %s", nccl->get_error_string(result));
+    com_nccl_give(g, com_here(rank));
     return result;
 }
 
-/* Why a call has returned false: another rank's failure, or this one's. */
+/* Why a call has returned false: another process' or rank's failure, or this one's. */
 static yolo_status com_gpu_failure(com_rank *rank, yolo_error *error) {
     char reason[512] = "";
-    const yolo_status status = com_failure(rank->group, error);
+    com_group *g = rank->group;
+    if (g->links && os_atomic_get(&g->links->lost)) return com_give_up(g, error);
+    const yolo_status status = com_failure(g, error);
     if (status != YOLO_OK) return status;
-    const int code = yg_finish(rank->group->gpus->plan.gpus[rank->index], reason, sizeof reason);
+    const int code = yg_finish(g->gpus->plan.gpus[com_here(rank)], reason, sizeof reason);
     return err_set(error, YOLO_ERROR_DEVICE, "%s", code ? reason : "the GPUs' sums were given up");
 }
 
 static yolo_status com_gpu_sum_f32(com_rank *rank, float *values, int64_t count, yolo_error *error) {
     const yolo_status status = com_visited(rank, error);
     if (status != YOLO_OK) return status;
-    return yg_sum(rank->group->gpus->team, rank->index, values, count, false) ? YOLO_OK : com_gpu_failure(rank, error);
+    return yg_sum(rank->group->gpus->team, com_here(rank), values, count, false) ? YOLO_OK : com_gpu_failure(rank, error);
 }
 
 static yolo_status com_gpu_finish(com_rank *rank, yolo_error *error) {
-    return yg_sums_finish(rank->group->gpus->team, rank->index) ? YOLO_OK : com_gpu_failure(rank, error);
+    return yg_sums_finish(rank->group->gpus->team, com_here(rank)) ? YOLO_OK : com_gpu_failure(rank, error);
 }
 
 static yolo_status com_gpu_sum_f64(com_rank *rank, double *values, int64_t count, yolo_error *error) {
     const yolo_status status = com_visited(rank, error);
     if (status != YOLO_OK) return status;
-    return yg_sum(rank->group->gpus->team, rank->index, values, count, true) ? com_gpu_finish(rank, error) : com_gpu_failure(rank, error);
+    return yg_sum(rank->group->gpus->team, com_here(rank), values, count, true) ? com_gpu_finish(rank, error) : com_gpu_failure(rank, error);
+}
+
+/* A chunk at a time, through pinned memory and the chain. */
+static yolo_status com_gpu_net_sum(com_rank *rank, void *values, int64_t count, com_fold *fold, int64_t unit, yolo_error *error) {
+    const com_gpus *gpus = rank->group->gpus;
+    yg_gpu *gpu = gpus->plan.gpus[com_here(rank)];
+    void *host = gpus->pinned[com_here(rank)];
+    char reason[512];
+    yolo_status status = YOLO_OK;
+    for (int64_t first = 0; first < count && status == YOLO_OK; first += COM_GPU_CHUNK / unit) {
+        const int64_t some = YOLO_MIN(count - first, COM_GPU_CHUNK / unit);
+        uint8_t *there = (uint8_t *)values + first * unit;
+        yg_download(gpu, host, there, (size_t)(some * unit)); /* behind the last upload */
+        if (yg_finish(gpu, reason, sizeof reason)) return err_set(error, YOLO_ERROR_DEVICE, "%s", reason);
+        status = com_net_sum(rank, host, some, fold, unit, error);
+        if (status == YOLO_OK) yg_upload(gpu, there, host, (size_t)(some * unit));
+    }
+    return status;
+}
+
+static yolo_status com_gpu_net_sum_f32(com_rank *rank, float *values, int64_t count, yolo_error *error) {
+    return com_gpu_net_sum(rank, values, count, com_fold_float, sizeof(float), error);
+}
+
+static yolo_status com_gpu_net_sum_f64(com_rank *rank, double *values, int64_t count, yolo_error *error) {
+    return com_gpu_net_sum(rank, values, count, com_fold_double, sizeof(double), error);
 }
 
 #define COM_GPU_BACK(name) {name, com_gpu_sum_f32, com_gpu_sum_f64, com_host_broadcast, com_host_gather, com_gpu_finish}
 static const com_back com_gpu_backs[] = {[YG_DIRECTLY] = COM_GPU_BACK("directly between GPUs"), [YG_THROUGH_HOST] = COM_GPU_BACK("through host memory"),
                                          [YG_BY_LIBRARY] = COM_GPU_BACK("NCCL")};
+/* Of GPUs of several processes. */
+static const com_back com_gpu_net_backs[] = {
+    [YG_THROUGH_HOST] = {"host memory and TCP between processes, sums in the order of the ranks", com_gpu_net_sum_f32, com_gpu_net_sum_f64, com_net_broadcast,
+                         com_net_gather, com_host_finish},
+    [YG_BY_LIBRARY] = {"NCCL between processes", com_gpu_sum_f32, com_gpu_sum_f64, com_net_broadcast, com_net_gather, com_gpu_finish}};
 
-/* A rank's communicator; all ranks have come so far when the first one asks for it, because it waits for them. */
+/* A result of NCCL in each rank; true when there is none. The first that failed is told in gpus->refusal, by all alike. */
+static bool com_nccl_agree(com_rank *rank, int result, yolo_status *status, yolo_error *error) {
+    com_gpus *gpus = rank->group->gpus;
+    int results[COM_MAX], failed = 0;
+    *status = rank->group->back->gather(rank, &result, sizeof result, results, error);
+    while (*status == YOLO_OK && failed < rank->group->size && !results[failed]) failed++;
+    if (*status != YOLO_OK || failed == rank->group->size) return *status == YOLO_OK;
+    if (!com_here(rank)) snprintf(gpus->refusal, sizeof gpus->refusal, "rank %d of %d: NCCL: %.200s", failed, rank->group->size, gpus->nccl->get_error_string(results[failed]));
+    return false;
+}
+
+/* A rank's communicator; all ranks of all processes have come so far when the first one asks for it, because it waits for them. What
+   NCCL refuses is no failure of the ranks, which may add up in another way. */
 static yolo_status com_nccl_join(com_rank *rank, void *context, yolo_error *error) {
     com_gpus *gpus = context;
     char reason[512];
-    yg_gpu *gpu = gpus->plan.gpus[rank->index];
+    com_nccl_id id;
+    int result = 0;
+    yg_gpu *gpu = gpus->plan.gpus[com_here(rank)];
     yg_enter(gpu);
     if (yg_finish(gpu, reason, sizeof reason)) return err_set(error, YOLO_ERROR_DEVICE, "%s", reason);
-    const yolo_status status = com_host_enter(rank, error);
-    if (status != YOLO_OK) return status;
-    const int result = gpus->nccl->comm_init_rank(&gpus->comms[rank->index], rank->group->size, gpus->id, rank->index);
-    return result ? err_set(error, YOLO_ERROR_DEVICE, "NCCL: %s", gpus->nccl->get_error_string(result)) : YOLO_OK;
+    memset(&id, 0, sizeof id);
+    if (!rank->index) result = gpus->nccl->get_unique_id(&id);
+    yolo_status status = rank->group->back->broadcast(rank, 0, &id, sizeof id, error);
+    if (status != YOLO_OK || !com_nccl_agree(rank, result, &status, error)) return status;
+    result = gpus->nccl->comm_init_rank(&gpus->comms[com_here(rank)], rank->group->size, id, rank->index);
+    com_nccl_agree(rank, result, &status, error);
+    return status;
 }
 
 static void com_gpus_close(com_group *g) {
     com_gpus *gpus = g->gpus;
-    for (int r = 0; r < g->size; r++)
-        if (gpus->comms[r]) (os_atomic_get(&g->failed) ? gpus->nccl->comm_abort : gpus->nccl->comm_destroy)(gpus->comms[r]);
+    if (gpus->nccl && (*gpus->refusal || !com_is_whole(g))) com_nccl_abort(g);
+    for (int r = 0; r < g->here; r++)
+        if (gpus->comms[r]) gpus->nccl->comm_destroy(gpus->comms[r]);
     yg_team_close(gpus->team);
+    for (int r = 0; r < g->here; r++)
+        if (gpus->pinned[r]) yg_host_free(gpus->plan.gpus[r], gpus->pinned[r]);
     mem_free(gpus);
+    g->gpus = NULL;
 }
 #endif
 
@@ -2591,6 +2726,11 @@ static yolo_status com_gather(com_rank *rank, const void *record, size_t size, v
 /* Waits for the sums that this rank has begun. */
 static yolo_status com_finish(com_rank *rank, yolo_error *error) { return com_alone(rank) ? YOLO_OK : rank->group->back->finish(rank, error); }
 
+/* Is all that this process' ranks have begun to add up whole? To be asked when the sums are there. */
+static yolo_status com_sound(com_group *g, yolo_error *error) {
+    return g->links && os_atomic_get(&g->links->lost) ? com_give_up(g, error) : com_failure(g, error);
+}
+
 static void com_links_close(com_links *l) {
     os_socket_close(l->listener);
     os_socket_close(l->before);
@@ -2617,13 +2757,13 @@ static com_group *com_open(int size, const com_back *back) {
 
 static void com_close(com_group *g) {
     if (!g) return;
-#ifndef YOLO_NO_CUDA
-    if (g->gpus) com_gpus_close(g);
-#endif
     if (g->links && g->links->watching) {
         os_atomic_set(&g->links->leaving, 1);
         os_thread_join(g->links->watch);
     }
+#ifndef YOLO_NO_CUDA
+    if (g->gpus) com_gpus_close(g);
+#endif
     if (g->links) com_links_close(g->links);
     os_condition_destroy(&g->changed);
     os_mutex_destroy(&g->mutex);
@@ -2729,30 +2869,54 @@ static yolo_status com_part(com_group *g, yolo_status status, yolo_error *error)
 }
 
 #ifndef YOLO_NO_CUDA
-/* A group whose rank r is the GPU gpus[r], which stays open until after com_close; `nccl` for YG_BY_LIBRARY. *hangs: a GPU has not
-   answered, and none may be closed. After a failure the ranks have begun different numbers of sums: such a group can only be closed. */
-static yolo_status com_gpus_open(com_group **out, yg_gpu *const *devices, int size, yg_way way, const com_nccl *nccl, bool *hangs, yolo_error *error) {
+/* What the ranks need to add up in the plan's way. */
+static yolo_status com_gpus_prepare(com_group *g, bool *hangs, yolo_error *error) {
+    com_gpus *gpus = g->gpus;
     char reason[512] = "";
-    com_group *g = com_open(size, &com_gpu_backs[way]);
+    int code = 0;
+    if (g->links && gpus->plan.way == YG_THROUGH_HOST) {
+        for (int r = 0; r < g->here && !code; r++) {
+            gpus->pinned[r] = yg_host_alloc(gpus->plan.gpus[r], COM_GPU_CHUNK);
+            code = yg_finish(gpus->plan.gpus[r], reason, sizeof reason);
+        }
+    } else code = yg_team_open(&gpus->team, &gpus->plan, reason, sizeof reason);
+    *hangs = code == YG_HANGS;
+    return code ? err_set(error, YOLO_ERROR_DEVICE, "%s", reason) : YOLO_OK;
+}
+
+/* This process' rank r of a group becomes the GPU devices[r], which stays open until after com_close; `nccl` for YG_BY_LIBRARY. All
+   processes in the same way, and not YG_DIRECTLY where there are several. *hangs: a GPU has not answered, and none may be closed. After
+   a failure the group can only be closed, or, where g->gpus is NULL, join in another way. */
+static yolo_status com_gpus_join(com_group *g, yg_gpu *const *devices, yg_way way, const com_nccl *nccl, bool *hangs, yolo_error *error) {
     com_gpus *gpus = mem_array(1, sizeof *gpus);
-    YOLO_ASSERT(size <= YG_RANKS);
+    YOLO_ASSERT(g->here <= YG_RANKS && !(g->links && way == YG_DIRECTLY));
+    *hangs = false;
+    if (!gpus) return err_memory(error, sizeof *gpus);
+    g->gpus = gpus;
+    g->back = g->links ? &com_gpu_net_backs[way] : &com_gpu_backs[way];
+    gpus->nccl = way == YG_BY_LIBRARY ? nccl : NULL;
+    gpus->plan = (yg_team_plan){.size = g->here, .way = way, .meet = com_gpu_meet, .reduce = com_gpu_reduce};
+    for (int r = 0; r < g->here; r++) gpus->plan.gpus[r] = devices[r], gpus->plan.users[r] = &g->ranks[r];
+    yolo_status status = com_gpus_prepare(g, hangs, error);
+    if (status != YOLO_OK || !gpus->nccl) return status;
+    status = com_run(g, com_nccl_join, gpus, error);
+    if (status == YOLO_OK && *gpus->refusal) {
+        status = err_set(error, YOLO_ERROR_DEVICE, "%s", gpus->refusal);
+        com_gpus_close(g);
+    }
+    g->tend = com_nccl_tend;
+    os_atomic_set(&g->tended, status == YOLO_OK);
+    return status;
+}
+
+/* A group of this process' GPUs alone: as com_gpus_join, *out NULL on failure. After a failure the ranks have begun different numbers of
+   sums: such a group can only be closed. */
+static yolo_status com_gpus_open(com_group **out, yg_gpu *const *devices, int size, yg_way way, const com_nccl *nccl, bool *hangs, yolo_error *error) {
+    com_group *g = com_open(size, &com_host);
     *out = NULL;
     *hangs = false;
-    if (!g || !gpus) {
-        com_close(g);
-        mem_free(gpus);
-        return err_memory(error, sizeof *g);
-    }
-    g->gpus = gpus;
-    gpus->nccl = nccl;
-    gpus->plan = (yg_team_plan){.size = size, .way = way, .meet = com_gpu_meet, .reduce = com_gpu_reduce};
-    for (int r = 0; r < size; r++) gpus->plan.gpus[r] = devices[r], gpus->plan.users[r] = &g->ranks[r];
-    const int code = yg_team_open(&gpus->team, &gpus->plan, reason, sizeof reason);
-    yolo_status status = code ? err_set(error, YOLO_ERROR_DEVICE, "%s", reason) : YOLO_OK;
-    *hangs = code == YG_HANGS;
-    const int result = status == YOLO_OK && way == YG_BY_LIBRARY ? nccl->get_unique_id(&gpus->id) : 0;
-    if (result) status = err_set(error, YOLO_ERROR_DEVICE, "NCCL: %s", nccl->get_error_string(result));
-    if (status == YOLO_OK && way == YG_BY_LIBRARY) status = com_run(g, com_nccl_join, gpus, error);
+    if (!g) return err_memory(error, sizeof *g);
+    const yolo_status status = com_gpus_join(g, devices, way, nccl, hangs, error);
     if (status == YOLO_OK) *out = g;
     else com_close(g);
     return status;
@@ -26114,6 +26278,7 @@ struct tr_run {
     run_place place;            /* rank 0's, which validates */
     run_places places;          /* of the ranks; the CPU's share one */
     com_nccl nccl;
+    int without_nccl;           /* the first rank of all processes that is; -1 = none */
     bool hangs;                 /* a GPU does not answer: none may be closed */
     yolo_log outside;           /* the caller's */
     yolo_log log;               /* to log.txt and outside */
@@ -27145,7 +27310,7 @@ static void tr_gpu_render(tr_gpu *gpu, const dl_loader *dl, const dl_batch *batc
 
 static yolo_status tr_gpu_open_rank(com_rank *com, void *context, yolo_error *error) {
     const tr_run *run = context;
-    tr_rank *rank = &run->ranks[com->index];
+    tr_rank *rank = &run->ranks[com->index - com->group->first];
     tr_gpu *gpu = rank->gpu = mem_array(1, sizeof *gpu);
     if (!gpu) return err_memory(error, sizeof *gpu);
     tr_enter(rank);
@@ -27174,7 +27339,7 @@ static void tr_scale_table(float *table, int64_t count, float factor) {
 
 static yolo_status tr_gpu_push_rank(com_rank *com, void *context, yolo_error *error) {
     const tr_run *run = context;
-    tr_rank *rank = &run->ranks[com->index];
+    tr_rank *rank = &run->ranks[com->index - com->group->first];
     tr_gpu *gpu = rank->gpu;
     const size_t bytes = (size_t)run->model.net.param_elements * sizeof(float);
     tr_enter(rank);
@@ -27209,7 +27374,7 @@ static yolo_status tr_gpu_fetch(tr_run *run, yolo_error *error) {
     for (int i = 0; i < run->opt->block_count; i++) yg_download(gpu->device, run->opt->blocks[i], gpu->blocks[i], bytes);
     const yolo_status status = grad_gpu_error(run->grad, error);
     tr_scale_table(run->gradients, count, 1 / (float)run->loss_scale);
-    return status;
+    return status == YOLO_OK ? com_sound(run->group, error) : status;
 }
 
 /* The table that a rank's backward adds to. */
@@ -27384,7 +27549,7 @@ typedef struct tr_gpu_plan {
     float muon_rates[OPT_MAX_GROUPS];
 } tr_gpu_plan;
 
-/* Rates advance once, whatever the number of ranks. */
+/* Rates advance once in each process, whatever the number of ranks. */
 static void tr_gpu_plan_step(tr_run *run, tr_gpu_plan *plan) {
     opt_state *opt = run->opt;
     opt_rates rates[OPT_MAX_GROUPS];
@@ -27410,7 +27575,7 @@ static yolo_status tr_gpu_step(tr_rank *rank, com_rank *com, yolo_error *error) 
     float *params = rank->grad->gpu->params, *gradients = rank->grad->gpu->gradients, *last = opt->block_count > 2 ? gpu->blocks[2] : NULL;
     const yg_scaling scaling = {rank->place.half ? TR_SCALE_STEPS : 0, (float)TR_LARGEST_SCALE};
     tr_gpu_plan plan;
-    if (!rank->index) tr_gpu_plan_step(rank->run, &plan);
+    if (tr_is_first(rank)) tr_gpu_plan_step(rank->run, &plan);
     const yolo_status status = com_broadcast(com, 0, &plan, sizeof plan, error);
     if (status != YOLO_OK || !plan.taken) return status;
     gpu->stepped = true;
@@ -27988,7 +28153,7 @@ static yolo_status tr_make_rank(com_rank *com, void *context, yolo_error *error)
     tr_rank *rank = &run->ranks[com->index - com->group->first];
     const net *net = &run->model.net;
     const int pictures = tr_rank_pictures(run, (int)YOLO_CLAMP((int64_t)run->pictures, 1, run->batch));
-    const bool threaded = !rank->place.device, keeps = threaded || !rank->index;
+    const bool threaded = !rank->place.device, keeps = threaded || tr_is_first(rank);
     if (threaded) rank->pool = run->rank_count > 1 ? thr_pool_create(tr_rank_threads(run)) : run->pool;
     if (keeps) rank->gradients = mem_array((uint64_t)net->param_elements, sizeof *rank->gradients);
     rank->first = mem_array((uint64_t)pictures + 1, sizeof *rank->first);
@@ -28005,26 +28170,61 @@ static yolo_status tr_open_way(tr_run *run, yg_way way, yolo_error *error) {
     yg_gpu *gpus[RUN_PLACES];
     char reason[512];
     for (int r = 0; r < run->places.count; r++) gpus[r] = run->places.items[r].device;
-    if (way == YG_BY_LIBRARY && !com_nccl_open(&run->nccl, reason, sizeof reason)) return err_set(error, YOLO_ERROR_DEVICE, "%s", reason);
-    const yolo_status status = com_gpus_open(&run->group, gpus, run->places.count, way, &run->nccl, &run->hangs, error);
+    if (way == YG_BY_LIBRARY && !run->nccl.version[0] && !com_nccl_open(&run->nccl, reason, sizeof reason)) return err_set(error, YOLO_ERROR_DEVICE, "%s", reason);
+    const yolo_status status = run->group ? com_gpus_join(run->group, gpus, way, &run->nccl, &run->hangs, error)
+                                          : com_gpus_open(&run->group, gpus, run->places.count, way, &run->nccl, &run->hangs, error);
     yg_enter(gpus[0]);
     return status;
 }
 
+/* Do all processes have NCCL, and of the same version? */
+static yolo_status tr_compare_nccl(com_rank *com, void *context, yolo_error *error) {
+    tr_run *run = context;
+    int versions[COM_MAX][3], other = -1;
+    const yolo_status status = com_gather(com, run->nccl.version, sizeof run->nccl.version, versions, error);
+    for (int r = run->world - 1; r >= 0 && status == YOLO_OK; r--)
+        if (!versions[r][0] || memcmp(versions[r], versions[0], sizeof versions[r])) other = r;
+    if (status == YOLO_OK && com->index == com->group->first) run->without_nccl = other;
+    return status;
+}
+
+/* GPUs of several processes: NCCL where all have it, else the host. */
+static yolo_status tr_join_gpus(tr_run *run, yolo_error *error) {
+    char reason[512] = "", why[1100];
+    const bool host = str_equal_fold(run->options.allreduce, "host"), any = str_equal_fold(run->options.allreduce, "auto");
+    if (host) return tr_open_way(run, YG_THROUGH_HOST, error);
+    if (!com_nccl_open(&run->nccl, reason, sizeof reason)) memset(run->nccl.version, 0, sizeof run->nccl.version);
+    const yolo_status status = com_run(run->group, tr_compare_nccl, run, error);
+    if (status != YOLO_OK) return status;
+    if (run->without_nccl < 0) {
+        const yolo_status joined = tr_open_way(run, YG_BY_LIBRARY, error);
+        if (joined == YOLO_OK || run->group->gpus) return joined;
+        snprintf(why, sizeof why, "%s", error->message);
+    } else snprintf(why, sizeof why, "rank %d has no NCCL of rank 0's version%s%s", run->without_nccl, *reason ? "; here: " : "", reason);
+    if (!any) return err_set(error, YOLO_ERROR_DEVICE, "%s", why);
+    log_write(&run->log, YOLO_LOG_INFO, "allreduce=nccl is not possible: %s", why);
+    return tr_open_way(run, YG_THROUGH_HOST, error);
+}
+
 /* The first way of allreduce= that works. */
-static yolo_status tr_open_gpus(tr_run *run, yolo_error *error) {
+static yolo_status tr_open_first(tr_run *run, yolo_error *error) {
     static const struct { const char *name; yg_way way; } ways[] = {{"nccl", YG_BY_LIBRARY}, {"peer", YG_DIRECTLY}, {"host", YG_THROUGH_HOST}};
     const bool any = str_equal_fold(run->options.allreduce, "auto");
-    char tried[600];
     yolo_status status = YOLO_ERROR_DEVICE;
     for (int i = 0; i < YOLO_COUNT(ways) && status != YOLO_OK && !run->hangs; i++) {
         if (!any && !str_equal_fold(run->options.allreduce, ways[i].name)) continue;
         status = tr_open_way(run, ways[i].way, error);
         if (status != YOLO_OK && any && !run->hangs) log_write(&run->log, YOLO_LOG_INFO, "allreduce=%s is not possible: %s", ways[i].name, error->message);
     }
-    if (status == YOLO_OK) return status;
+    return status;
+}
+
+static yolo_status tr_open_gpus(tr_run *run, yolo_error *error) {
+    char tried[600];
+    const yolo_status status = run->group ? tr_join_gpus(run, error) : tr_open_first(run, error);
+    if (status != YOLO_ERROR_DEVICE) return status;
     snprintf(tried, sizeof tried, "%.590s", error->message);
-    return err_set(error, status, "the GPUs' gradients cannot be added up: %s; try allreduce=host, or one GPU alone", tried);
+    return err_set(error, status, "the GPUs' gradients cannot be added up: %s; try allreduce=host%s", tried, run->group ? "" : ", or one GPU alone");
 }
 #else
 static yolo_status tr_open_gpus(tr_run *run, yolo_error *error) {
@@ -28036,8 +28236,8 @@ static yolo_status tr_open_gpus(tr_run *run, yolo_error *error) {
 
 /* How the ranks meet. A single GPU adds nothing up but where a way is asked for. */
 static yolo_status tr_open_group(tr_run *run, yolo_error *error) {
-    if (run->group) return YOLO_OK; /* with other processes */
-    if (run->places.count > 1 || (run->place.device && !str_equal_fold(run->options.allreduce, "auto"))) return tr_open_gpus(run, error);
+    if (run->group && !run->place.device) return YOLO_OK; /* with other processes */
+    if (run->group || run->places.count > 1 || (run->place.device && !str_equal_fold(run->options.allreduce, "auto"))) return tr_open_gpus(run, error);
     run->group = com_open(run->rank_count, &com_host);
     return run->group ? YOLO_OK : err_memory(error, sizeof *run->group);
 }
@@ -28174,8 +28374,8 @@ static yolo_status tr_settle_ranks(tr_run *run, yolo_error *error) {
     const yolo_train_options *o = &run->options;
     run->rank_count = run->place.device ? run->places.count : o->ranks;
     run->world = run->rank_count * YOLO_MAX(o->peers.count, 1);
-    if (run->place.device && o->peers.count > 1)
-        return err_set(error, YOLO_ERROR_UNSUPPORTED, "WORLD_SIZE=%d: several processes train on CPUs in this version; use device=cpu", o->peers.count);
+    if (run->place.device && o->peers.count > 1 && o->allreduce && str_equal_fold(o->allreduce, "peer"))
+        return err_set(error, YOLO_ERROR_USAGE, "allreduce=peer: GPUs of several processes do not reach each other's memory; use nccl, host or auto");
     if (!run->place.device || o->ranks == 1) return YOLO_OK;
     return err_set(error, YOLO_ERROR_USAGE, "ranks=%d: each GPU of device= is a rank; leave it out, or use device=cpu", o->ranks);
 }
@@ -28195,7 +28395,7 @@ static yolo_status tr_terms(const tr_run *run, str *out, yolo_error *error) {
     arena memory = {0};
     val *map = val_new(&memory, VAL_MAP);
     bool good = map != NULL;
-    str_format(out, "version: %s\nWORLD_SIZE: %d\n", YOLO_VERSION, o->peers.count);
+    str_format(out, "version: %s\nWORLD_SIZE: %d\nranks of a process: %d %s\n", YOLO_VERSION, o->peers.count, run->rank_count, run->place.device ? "GPU(s)" : "on the CPU");
     for (int i = 0; i < YOLO_COUNT(tr_arguments) && good; i++)
         if (!tr_is_private(&tr_arguments[i])) good = tr_add_arg(&memory, map, tr_arguments[i].name, tr_argument_val(&memory, &tr_arguments[i], o));
     if (good) yaml_write(out, map);

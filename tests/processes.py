@@ -1,10 +1,11 @@
 """processes.py - trainings of several processes on the loopback address: the same bits as one process, and nobody waits for the dead.
 
-  python3 tests/processes.py [./yolo] [seed=N] [NAME ...]
+  python3 tests/processes.py [./yolo] [seed=N] [gpus=true] [NAME ...]
 
 Python's standard library only; POSIX. Trains resume.py's tiny network, and compares as that does. Processes are killed, stopped,
 slowed down, told different things, and disturbed by strangers: the others must end within seconds, say who was the cause, and leave
-a last.pt from which the training ends in the same bits. Prints a line a test, then "N passed, N failed, N skipped".
+a last.pt from which the training ends in the same bits. gpus=true: the tests of processes with GPUs instead, of which there must be two;
+each process has its own where they are emulated (tests/gpu.sh --emulated builds such a program). Prints a line a test, then "N passed, N failed, N skipped".
 """
 import os, random, re, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 
@@ -20,11 +21,16 @@ LAUNCHERS = [("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("OMPI_COMM_WORLD_RANK", "OMP
              ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")]
 CLEAN = {k: v for k, v in os.environ.items() if k not in sum(LAUNCHERS, ()) + ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")}
 
-tests = []
+tests, gpu_tests = [], []
 
 
 def test(function):
     tests.append(function)
+    return function
+
+
+def gpu_test(function):
+    gpu_tests.append(function)
     return function
 
 
@@ -113,7 +119,8 @@ def without_ranks(found):
     """How the four ranks are spread is written down with the options."""
     for part in found.values():
         if isinstance(part, dict):
-            part["train_args"].pop("ranks", None)
+            for name in ("ranks", "device", "allreduce"):
+                part["train_args"].pop(name, None)
     return found
 
 
@@ -289,6 +296,72 @@ def strangers():
         s.close()
 
 
+# As above on GPUs. Two processes that share a device where it is emulated do not know of each other.
+GPUS = ["epochs=3", "imgsz=32", "batch=4", "nbs=8", "fraction=0.5", "val=false"]
+
+
+def two_gpus(*arguments):
+    """What one process with two GPUs makes of it."""
+    subprocess.run([yolo, "train", *ARGUMENTS, *GPUS, "device=0,1", "allreduce=host", *arguments], check=True, capture_output=True, env=CLEAN)
+    return without_ranks(result())
+
+
+@gpu_test
+def gpus_equal():
+    """Two processes with a GPU each, which LOCAL_RANK chooses: the bits of one process with two; four with one: those of two with two."""
+    fresh("gpus-whole")
+    want = two_gpus()
+    fresh("gpus-equal")
+    with Group(2, *GPUS, "device=auto") as g:
+        g.end([0, 0])
+        text = g.all[0].text()
+        assert "host memory and TCP between processes" in text, text[-2000:]
+    same(without_ranks(result()), want)
+    found = []
+    for count, device in ((4, "0"), (2, "0,1")):
+        fresh(f"gpus-{count}")
+        with Group(count, *GPUS, f"device={device}", "allreduce=host", "sync_bn=true", "epochs=1") as g:
+            g.end([0] * count)
+        found.append(without_ranks(result()))
+    same(found[1], found[0])
+
+
+@gpu_test
+def gpus_killed():
+    """kill -9 of any process at a random moment: the other names it, and goes on to the same bits."""
+    fresh("gpus-left-alone")
+    want = two_gpus()
+    for victim in (1, 0):
+        fresh(f"gpus-killed-{victim}")
+        with Group(2, *GPUS, "device=0", "allreduce=host") as g:
+            g.trains()
+            time.sleep(chance.random() * 0.3)
+            g.all[victim].process.kill()
+            start = time.monotonic()
+            last = g.end([1, -9] if victim else [-9, 1], 20)
+            assert time.monotonic() - start < 5, "too late"
+            gone([last[1 - victim]], rf"rank {victim} \(host", "is gone: the connection was closed")
+        with Group(2, *GPUS, "device=0", "allreduce=host", "resume=true", f"model={LAST}") as g:
+            g.end([0, 0])
+        same(without_ranks(result()), want)
+
+
+@gpu_test
+def gpus_different():
+    """A CPU beside a GPU, one GPU beside two, a way that does not reach so far, a GPU that is not there: a sentence each."""
+    fresh("gpus-different")
+    cases = [({1: ["device=cpu"]}, [2, 2], "ranks of a process: 1 on the CPU, but ranks of a process: 1 GPU"), ({1: ["device=0,1"]}, [2, 2], "ranks of a process: 2 GPU"),
+             ({0: ["allreduce=peer"], 1: ["allreduce=peer"]}, [2, 2], "allreduce=peer: GPUs of several processes"),
+             ({0: ["allreduce=nccl"], 1: ["allreduce=nccl"]}, [1, 1], "rank [01].*NCCL.*try allreduce=host")]
+    for more, statuses, sentence in cases:
+        with Group(2, *GPUS, "device=0", "allreduce=host", more=more) as g:
+            for text in g.end(statuses, 20):
+                assert re.search(sentence, text), f"{text}: expected {sentence}"
+    with Group(3, *GPUS, "device=auto", "peer_timeout=1", "batch=3") as g:
+        g.all[2].wait(20)
+        assert "GPU 2 not available" in g.all[2].text(), g.all[2].text()[-500:]
+
+
 def run_one(function):
     start = time.monotonic()
     verdict, why = "ok", ""
@@ -312,7 +385,7 @@ if __name__ == "__main__":
     resume.scratch = tempfile.mkdtemp(prefix="yolo-processes-")
     os.chdir(resume.scratch)
     subprocess.run([yolo, "demo", "epochs=0", "pictures=34", "imgsz=64", "out=drawn"], check=True, capture_output=True, env=CLEAN)
-    verdicts = [run_one(t) for t in tests if not names or t.__name__ in names]
+    verdicts = [run_one(t) for t in (gpu_tests if "gpus" in options else tests) if not names or t.__name__ in names]
     os.chdir("/")
     if "keep" not in options:
         shutil.rmtree(resume.scratch, ignore_errors=True)
