@@ -2692,6 +2692,11 @@ static void com_gpus_close(com_group *g) {
     mem_free(gpus);
     g->gpus = NULL;
 }
+/* Is all that this process' ranks have begun to add up whole? To be asked when the sums are there. */
+static yolo_status com_sound(com_group *g, yolo_error *error) {
+    return g->links && os_atomic_get(&g->links->lost) ? com_give_up(g, error) : com_failure(g, error);
+}
+
 #endif
 
 /* ---- for all back ends */
@@ -2725,11 +2730,6 @@ static yolo_status com_gather(com_rank *rank, const void *record, size_t size, v
 
 /* Waits for the sums that this rank has begun. */
 static yolo_status com_finish(com_rank *rank, yolo_error *error) { return com_alone(rank) ? YOLO_OK : rank->group->back->finish(rank, error); }
-
-/* Is all that this process' ranks have begun to add up whole? To be asked when the sums are there. */
-static yolo_status com_sound(com_group *g, yolo_error *error) {
-    return g->links && os_atomic_get(&g->links->lost) ? com_give_up(g, error) : com_failure(g, error);
-}
 
 static void com_links_close(com_links *l) {
     os_socket_close(l->listener);
@@ -33484,7 +33484,7 @@ static const cli_option cli_train_options[] = {
     {"ranks", CLI_WHOLE, CLI_AT(train.ranks), "1", 1, 64, "", "device=cpu: so many ranks share each batch, as GPUs would"},
     {"sync_bn", CLI_BOOL, CLI_AT(train.sync_bn), "false", 0, 0, "", "batch norm and loss over the pictures of all ranks"},
     {"peer_timeout", CLI_NUMBER, CLI_AT(train.peer_timeout), "60", 1, 86400, "seconds", "several processes: silence that means one is lost"},
-    {"allreduce", CLI_TEXT, CLI_AT(train.allreduce), "auto", 0, 0, "auto|nccl|peer|host", "how several GPUs add up their gradients"},
+    {"allreduce", CLI_TEXT, CLI_AT(train.allreduce), "auto", 0, 0, "auto|nccl|peer|host", "how several GPUs add up their gradients; of several processes: nccl or host"},
     CLI_ROW_DEVICES,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,

@@ -485,7 +485,8 @@ typedef struct yolo_train_options {
     double iou; int max_det; /* of the validation; 0.7, 300 */
     bool plots, val;         /* draw charts; validate each epoch; true, true */
     const char *device;      /* "auto", "cpu", "0", "0,2,3"; NULL = auto: all GPUs that can be used, which share each batch evenly, else the CPU */
-    const char *allreduce;   /* how several GPUs add up their gradients: "nccl", "peer" (directly), "host" (through its memory), or "auto": the first that works */
+    const char *allreduce;   /* how several GPUs add up their gradients: "nccl", "peer" (directly; in one process alone), "host" (through its memory, and
+                                between processes by TCP), or "auto": the first that works */
     int threads;             /* compute threads; 0 = all cores */
     int ranks;               /* on the CPU: data-parallel ranks that share each batch evenly, and the threads; 1 */
     yolo_peers peers;        /* other processes that share each batch, with as many ranks each; none */

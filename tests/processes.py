@@ -1,11 +1,11 @@
 """processes.py - trainings of several processes on the loopback address: the same bits as one process, and nobody waits for the dead.
 
-  python3 tests/processes.py [./yolo] [seed=N] [gpus=true] [NAME ...]
+  python3 tests/processes.py [./yolo] [seed=N] [gpus=true [nccl=LIBRARY]] [NAME ...]
 
 Python's standard library only; POSIX. Trains resume.py's tiny network, and compares as that does. Processes are killed, stopped,
 slowed down, told different things, and disturbed by strangers: the others must end within seconds, say who was the cause, and leave
 a last.pt from which the training ends in the same bits. gpus=true: the tests of processes with GPUs instead, of which there must be two;
-each process has its own where they are emulated (tests/gpu.sh --emulated builds such a program). Prints a line a test, then "N passed, N failed, N skipped".
+each process has its own where they are emulated (tests/gpu.sh --emulated builds such a program). nccl: what stands in for NCCL there, tests/emulate/nccl.c. Prints a line a test, then "N passed, N failed, N skipped".
 """
 import os, random, re, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 
@@ -43,10 +43,10 @@ def free_port():
 class Process:
     """A training with an environment; its output goes to a file."""
 
-    def __init__(self, rank, environment, arguments):
+    def __init__(self, rank, environment, arguments, program=None):
         self.path = f"output{rank}.txt"
         with open(self.path, "wb") as log:
-            self.process = subprocess.Popen([yolo, "train", *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**CLEAN, **environment})
+            self.process = subprocess.Popen([program or yolo, "train", *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**CLEAN, **environment})
 
     def text(self):
         with open(self.path, errors="replace") as file:
@@ -69,7 +69,7 @@ class Process:
 class Group:
     """`count` processes, killed at the end of a `with`. `more` is what a rank has beside the others, `unset` what its environment lacks."""
 
-    def __init__(self, count, *arguments, launcher=0, port=None, host="127.0.0.1", more={}, size={}, environment={}, delay=None):
+    def __init__(self, count, *arguments, launcher=0, port=None, host="127.0.0.1", more={}, size={}, environment={}, delay=None, program=None):
         self.port = port or free_port()
         names = LAUNCHERS[launcher]
         self.all = []
@@ -77,7 +77,7 @@ class Group:
             if rank and delay:
                 delay()
             own = {names[0]: str(rank), names[1]: str(size.get(rank, count)), names[2]: str(rank), "MASTER_ADDR": host, "MASTER_PORT": str(self.port)}
-            self.all.append(Process(rank, {**own, **environment}, [*ARGUMENTS, *arguments, *more.get(rank, [])]))
+            self.all.append(Process(rank, {**own, **environment}, [*ARGUMENTS, *arguments, *more.get(rank, [])], program))
 
     def __enter__(self):
         return self
@@ -362,6 +362,56 @@ def gpus_different():
         assert "GPU 2 not available" in g.all[2].text(), g.all[2].text()[-500:]
 
 
+def beside_nccl(name):
+    """A copy of the program that finds the library beside itself."""
+    fresh(name)
+    os.mkdir("bin")
+    shutil.copy(yolo, "bin/yolo")
+    shutil.copy(library, "bin/libnccl.so.2")
+    return os.path.abspath("bin/yolo")
+
+
+def nccl_equal():
+    """By the library, two processes with a GPU each and two with two: the bits of the host's sums."""
+    fresh("nccl-whole")
+    want = two_gpus()
+    program = beside_nccl("nccl-equal")
+    with Group(2, *GPUS, "device=auto", program=program) as g:
+        g.end([0, 0])
+        for rank, p in enumerate(g.all):
+            assert re.search(rf"NCCL: rank {rank} of 2 ends after [1-9]\d* sums", p.text()), p.text()[-2000:]
+    same(without_ranks(result()), want)
+    found = []
+    for way in ("host", "nccl"):
+        program = beside_nccl(f"nccl-{way}")
+        with Group(2, *GPUS, "device=0,1", f"allreduce={way}", "sync_bn=true", "epochs=1", program=program) as g:
+            g.end([0, 0])
+            assert (way == "nccl") == ("NCCL: rank 3 of 4 ends" in g.all[1].text()), g.all[1].text()[-2000:]
+        found.append(without_ranks(result()))
+    same(found[1], found[0])
+
+
+def nccl_killed():
+    """kill -9 while the others are in the library: the communicators are aborted, the lost rank is named, and the run goes on to the same bits."""
+    fresh("nccl-left-alone")
+    want = two_gpus()
+    for victim in (1, 0):
+        program = beside_nccl(f"nccl-killed-{victim}")
+        with Group(2, *GPUS, "device=0", "allreduce=nccl", program=program) as g:
+            g.trains()
+            time.sleep(chance.random() * 0.3)
+            g.all[victim].process.kill()
+            start = time.monotonic()
+            g.all[1 - victim].wait(20)
+            assert time.monotonic() - start < 8, "too late"
+            text = g.all[1 - victim].text()
+            gone([text], rf"rank {victim} \(host", "is gone: the connection was closed")
+            assert f"NCCL: rank {1 - victim} of 2 aborts" in text, text[-800:]
+        with Group(2, *GPUS, "device=0", "allreduce=nccl", "resume=true", f"model={LAST}", program=program) as g:
+            g.end([0, 0])
+        same(without_ranks(result()), want)
+
+
 def run_one(function):
     start = time.monotonic()
     verdict, why = "ok", ""
@@ -378,14 +428,15 @@ if __name__ == "__main__":
     words = sys.argv[1:]
     options = dict(word.split("=", 1) for word in words if "=" in word)
     names = [word for word in words if "=" not in word and os.sep not in word]
-    paths = [word for word in words if os.sep in word]
+    paths = [word for word in words if os.sep in word and "=" not in word]
     yolo = resume.yolo = os.path.abspath(paths[0] if paths else os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "yolo"))
+    library = os.path.abspath(options["nccl"]) if "nccl" in options else None
     seed = int(options.get("seed", time.time()))
     chance = random.Random(seed)
     resume.scratch = tempfile.mkdtemp(prefix="yolo-processes-")
     os.chdir(resume.scratch)
     subprocess.run([yolo, "demo", "epochs=0", "pictures=34", "imgsz=64", "out=drawn"], check=True, capture_output=True, env=CLEAN)
-    verdicts = [run_one(t) for t in (gpu_tests if "gpus" in options else tests) if not names or t.__name__ in names]
+    verdicts = [run_one(t) for t in (gpu_tests if "gpus" in options else tests) + ([nccl_equal, nccl_killed] if library else []) if not names or t.__name__ in names]
     os.chdir("/")
     if "keep" not in options:
         shutil.rmtree(resume.scratch, ignore_errors=True)
