@@ -28395,10 +28395,11 @@ static yolo_status tr_terms(const tr_run *run, str *out, yolo_error *error) {
     arena memory = {0};
     val *map = val_new(&memory, VAL_MAP);
     bool good = map != NULL;
-    str_format(out, "version: %s\nWORLD_SIZE: %d\nranks of a process: %d %s\n", YOLO_VERSION, o->peers.count, run->rank_count, run->place.device ? "GPU(s)" : "on the CPU");
+    str_format(out, "version: %s\nWORLD_SIZE: %d\n", YOLO_VERSION, o->peers.count);
     for (int i = 0; i < YOLO_COUNT(tr_arguments) && good; i++)
         if (!tr_is_private(&tr_arguments[i])) good = tr_add_arg(&memory, map, tr_arguments[i].name, tr_argument_val(&memory, &tr_arguments[i], o));
     if (good) yaml_write(out, map);
+    str_format(out, "ranks of a process: %d %s\n", run->rank_count, run->place.device ? "GPU(s)" : "on the CPU");
     str_add(out, "classes:");
     for (int i = 0; o->classes && i < o->class_count; i++) str_format(out, " %d", o->classes[i]);
     arena_free(&memory);
