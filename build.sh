@@ -180,17 +180,17 @@ run_tests() {
     # shellcheck disable=SC2317 # called by name
     tests_sanitized() {
         build_checked build/test-asan tests/test.c $sanitize
-        part unit-asan 800 build/test-asan
+        part unit-asan 900 build/test-asan
     }
     # shellcheck disable=SC2317
     tests_emulated() {
         build_emulated build/test-gpu -O2
-        part gpu-emulated 500 build/test-gpu
+        part gpu-emulated 800 build/test-gpu
     }
     # shellcheck disable=SC2317
     tests_plain() {
         build_checked build/test tests/test.c -O2
-        part unit 500 build/test
+        part unit 800 build/test
     }
     # shellcheck disable=SC2317
     tests_vendored() {
