@@ -33485,7 +33485,7 @@ static const cli_option cli_train_options[] = {
     {"ranks", CLI_WHOLE, CLI_AT(train.ranks), "1", 1, 64, "", "device=cpu: so many ranks share each batch, as GPUs would"},
     {"sync_bn", CLI_BOOL, CLI_AT(train.sync_bn), "false", 0, 0, "", "batch norm and loss over the pictures of all ranks"},
     {"peer_timeout", CLI_NUMBER, CLI_AT(train.peer_timeout), "60", 1, 86400, "seconds", "several processes: silence that means one is lost"},
-    {"allreduce", CLI_TEXT, CLI_AT(train.allreduce), "auto", 0, 0, "auto|nccl|peer|host", "how several GPUs add up their gradients; of several processes: nccl or host"},
+    {"allreduce", CLI_TEXT, CLI_AT(train.allreduce), "auto", 0, 0, "auto|nccl|peer|host", "sums of gradients of several GPUs; processes: nccl, host"},
     CLI_ROW_DEVICES,
     CLI_ROW_THREADS,
     CLI_ROW_ISA,

@@ -207,7 +207,7 @@ def devices():
 
 
 NCCL = ["ncclGetVersion", "ncclGetErrorString", "ncclGetUniqueId", "ncclCommInitRank", "ncclCommDestroy", "ncclCommAbort",
-        "ncclCommGetAsyncError", "ncclGroupStart", "ncclGroupEnd", "ncclAllReduce", "ncclBroadcast"]
+        "ncclCommGetAsyncError", "ncclAllReduce"]
 
 
 @test
