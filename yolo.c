@@ -28813,7 +28813,7 @@ static void dev_put_choice(json *j, const char *id, const char *label, uint64_t 
 
 /* What may be said for device=, with names, and memory in bytes: [{"id": "0,1", "label": "2 GPUs (0,1)", "memory": ..., "free": ...}]. */
 static void dev_put_choices(json *j) {
-    char reason[512], label[320], id[16];
+    char reason[512], label[540], id[16];
     yg_device device;
     str all = {0};
     uint64_t memory = 0, free_memory = 0;

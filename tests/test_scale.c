@@ -149,17 +149,17 @@ static void test_scale_trainer(void) {
     t->c = &c;
     CHECK_MSG(bench_train_open(t, &error) == YOLO_OK && bench_next(t, &error) == YOLO_OK, "%s", error.message);
     tr_run *run = &t->run;
-    com_group *group = com_open(2, &back);
+    com_group *group = com_open(2, &back), *alone = run->group;
     tr_share share;
     double took = 0, fastest = 1e9;
-    run->rank_count = 2;
+    run->group = group;
     for (int i = 0; i < 3; i++) {
         scale_slow = (scale_wire){.team = {&link, YG_BY_LIBRARY, 2, 1}, .gradients = run->gradients, .start = os_clock()};
         CHECK(tr_batch(&run->ranks[0], &group->ranks[0], t->batch, &(tr_task){true, true, i}, &share, &error) == YOLO_OK);
         took = os_clock() - scale_slow.start;
         fastest = YOLO_MIN(fastest, took);
     }
-    run->rank_count = 1;
+    run->group = alone;
     const int count = run->bucket_count;
     CHECK_MSG(scale_slow.sums == count && count > 5, "%d sums, %d buckets", scale_slow.sums, count);
     for (int i = 0; i < count; i++) CHECK(scale_slow.first[i] == run->buckets[i].first && scale_slow.counts[i] == run->buckets[i].count);
