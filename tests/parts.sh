@@ -47,9 +47,9 @@ parts_skip() {
 }
 
 parts_together() {
-    parts_taken=build/logs/taken
-    rm -rf $parts_taken
-    mkdir -p $parts_taken
+    parts_taken=build/logs/taken.$$ # the harness is tested by parts within a part
+    rm -rf "$parts_taken"
+    mkdir -p "$parts_taken"
     for _ in 1 2; do
         for parts_item; do
             mkdir "$parts_taken/$parts_item" 2>/dev/null || continue
@@ -67,6 +67,7 @@ parts_together() {
         fi
         parts_passed=$((parts_passed + p)) parts_failed=$((parts_failed + f)) parts_skipped=$((parts_skipped + s))
     done
+    rm -rf "$parts_taken"
 }
 
 parts_end() {
