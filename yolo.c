@@ -7839,7 +7839,7 @@ static bool codec_is_picture_name(const char *path) {
    Nothing here recurses, and nothing is written but by lbl_write. */
 
 typedef struct lbl_box { int class_id; double x, y, w, h, confidence; } lbl_box; /* centre and size, normalised to 0..1; confidence 0: none said */
-typedef struct lbl_list { lbl_box *items; int64_t count, capacity; int64_t bad_lines, duplicates; bool missing; } lbl_list;
+typedef struct lbl_list { lbl_box *items; int64_t count, capacity; int64_t bad_lines, duplicates, polygons; bool missing; } lbl_list;
 
 enum { DATA_PATH_SIZE = 4096 };
 
@@ -9008,6 +9008,7 @@ static bool lbl_line(lbl_reader *r, const char *line, size_t length) {
     }
     lbl_list *list = r->list;
     box.class_id = (int)n[0];
+    list->polygons += count > 6;
     if (!mem_grow(&list->items, &list->capacity, list->count + 1, sizeof *list->items) ||
         !mem_grow(&r->keys, &r->key_capacity, list->count + 1, sizeof *r->keys)) return false;
     uint64_t hash = (uint64_t)last;
@@ -28466,6 +28467,14 @@ static yolo_status tr_new_folder(tr_run *run, yolo_error *error) {
     return path_run_folder(o->project && *o->project ? o->project : "runs/detect", o->name && *o->name ? o->name : "train", o->exist_ok, &run->folder, error);
 }
 
+/* Which batch fits, for who asks that alone. */
+static yolo_status tr_fit(const tr_run *run, yolo_error *error) {
+    yolo_train_fit *fit = run->options.fit;
+    fit->imgsz = run->largest;
+    fit->memory = tr_available(run);
+    return tr_fitting_batch(run, fit->memory, &fit->batch, error);
+}
+
 /* Everything before the first epoch. */
 static yolo_status tr_set_up(tr_run *run, pt_model *last, yolo_error *error) {
     uint64_t cache = 0;
@@ -28478,6 +28487,7 @@ static yolo_status tr_set_up(tr_run *run, pt_model *last, yolo_error *error) {
     if (status == YOLO_OK) status = tr_log_network(run, error);
     if (status == YOLO_OK) status = tr_freeze(run, error);
     if (status == YOLO_OK) status = tr_open_validation(run, error);
+    if (status == YOLO_OK && o->fit) return tr_fit(run, error);
     if (status == YOLO_OK) status = tr_plan(run, &cache, error);
     if (status == YOLO_OK) status = tr_make_loader(run, cache, error);
     if (status == YOLO_OK) status = tr_check_data(run, error);
@@ -28575,6 +28585,7 @@ static yolo_status tr_train_run(tr_run *run, pt_model *last, yolo_error *error) 
     if (status == YOLO_OK) tr_log_start(run);
     if (status == YOLO_OK) status = tr_set_up(run, last, error);
     pt_free(last);
+    if (run->options.fit) return com_part(run->group, status, error);
     if (status == YOLO_OK && !run->done && run->options.save && tr_leads(run)) status = tr_save_last(run, error);
     if (status == YOLO_OK) status = tr_epochs(run, error);
     if (status == YOLO_OK) status = tr_final(run, error);
@@ -31983,7 +31994,7 @@ struct ui {
     const ui_program *program;
     char path[DATA_PATH_SIZE], current[DATA_PATH_SIZE], settings[DATA_PATH_SIZE]; /* of this program, its folder of work, its settings */
     bool settings_elsewhere;   /* not beside the program, whose folder cannot be written */
-    os_mutex mutex, files, device_mutex, list_mutex;
+    os_mutex mutex, files, device_mutex, list_mutex, plan_mutex;
     os_atomic version;         /* of the jobs' list: changes with it */
     ui_job *jobs[UI_JOBS];     /* in order of their start */
     int job_count, next_id;
@@ -32185,6 +32196,7 @@ static yolo_status ui_about(ui_call *call, yolo_error *error) {
     json_text(j, "folder", u->current);
     json_text(j, "settings_path", u->settings);
     json_bool(j, "settings_read_only", u->settings_elsewhere);
+    json_bool(j, "plan", true);
     os_mutex_lock(&u->device_mutex);
     json_key(j, "devices");
     str_append(&j->text, u->devices.text, (size_t)u->devices.length - 1);
@@ -32561,6 +32573,41 @@ static const char *ui_job_folder(const char *verb, const val *options) {
     return "";
 }
 
+/* A text or number as name=value behind the `count` arguments that there are; in the call's memory. */
+static yolo_status ui_word(ui_call *call, const char *name, const val *value, char **arguments, int *count, yolo_error *error) {
+    const bool is_number = value->kind == VAL_INT || value->kind == VAL_FLOAT;
+    char number[40];
+    str word = {0};
+    if (!is_number && (value->kind != VAL_STRING || strlen(value->text) != value->length))
+        return err_set(error, YOLO_ERROR_USAGE, "%s: expected a text, such as \"0.5\" or \"true\"", name);
+    if (is_number) str_from_number(number, val_number(value, 0), 10);
+    str_format(&word, "%s=%s", name, is_number ? number : value->text);
+    char *text = word.failed ? NULL : arena_text(&call->memory, word.text, (size_t)word.length);
+    str_free(&word);
+    if (!text) return err_memory(error, DATA_PATH_SIZE);
+    arguments[(*count)++] = text;
+    return YOLO_OK;
+}
+
+/* All of an object, UI_OPTIONS at most. */
+static yolo_status ui_words(ui_call *call, const val *options, char **arguments, int *count, yolo_error *error) {
+    yolo_status status = YOLO_OK;
+    if (options && (options->kind != VAL_MAP || options->count > UI_OPTIONS))
+        return err_set(error, YOLO_ERROR_USAGE, "options: expected an object of %d names at most", (int)UI_OPTIONS);
+    for (int64_t i = 0; options && i < options->count && status == YOLO_OK; i++) status = ui_word(call, val_text(options->keys[i], ""), options->items[i], arguments, count, error);
+    return status;
+}
+
+/* What an object has of some names, with the names that an option has for them. */
+static yolo_status ui_renamed(ui_call *call, const val *body, const char *const (*names)[2], int name_count, char **arguments, int *count, yolo_error *error) {
+    yolo_status status = YOLO_OK;
+    for (int i = 0; i < name_count && status == YOLO_OK; i++) {
+        const val *value = val_get(body, names[i][0]);
+        if (value && strcmp(val_text(value, "?"), "")) status = ui_word(call, names[i][1], value, arguments, count, error);
+    }
+    return status;
+}
+
 static yolo_status ui_post_job(ui_call *call, yolo_error *error) {
     const val *body, *options;
     char *arguments[UI_OPTIONS + 2];
@@ -32570,21 +32617,10 @@ static yolo_status ui_post_job(ui_call *call, yolo_error *error) {
     if (status != YOLO_OK) return status;
     const char *verb = val_text(val_get(body, "verb"), "");
     options = val_get(body, "options");
-    if (options && (options->kind != VAL_MAP || options->count > UI_OPTIONS)) return err_set(error, YOLO_ERROR_USAGE, "options: expected an object of %d names at most", (int)UI_OPTIONS);
     int count = 0;
-    arguments[count++] = arena_text(&call->memory, verb, strlen(verb));
-    for (int64_t i = 0; options && i < options->count; i++) {
-        const val *name = options->keys[i], *value = options->items[i];
-        str word = {0};
-        if (value->kind != VAL_STRING || name->kind != VAL_STRING || strlen(value->text) != value->length)
-            return err_set(error, YOLO_ERROR_USAGE, "%s: expected a text, such as \"0.5\" or \"true\"", val_text(name, "options"));
-        str_format(&word, "%s=%s", name->text, value->text);
-        arguments[count++] = word.failed ? NULL : arena_text(&call->memory, word.text, (size_t)word.length);
-        str_free(&word);
-    }
+    if (!(arguments[count++] = arena_text(&call->memory, verb, strlen(verb)))) return err_memory(error, DATA_PATH_SIZE);
+    if ((status = ui_words(call, options, arguments, &count, error)) != YOLO_OK) return status;
     arguments[count] = NULL;
-    for (int i = 0; i < count; i++)
-        if (!arguments[i]) return err_memory(error, DATA_PATH_SIZE);
     status = call->u->program->check(verb, arguments + 1, error);
     if (options) ui_put(&j, NULL, options, 2);
     if (status == YOLO_OK) {
@@ -32799,6 +32835,7 @@ static yolo_status ui_get_labels(ui_call *call, yolo_error *error) {
         json_bool(j, "labelled", !list.missing);
         json_bool(j, "person", person);
         json_int(j, "bad_lines", list.bad_lines);
+        json_int(j, "polygons", list.polygons); /* told as boxes */
         json_text(j, "path", label);
         json_array(j, "boxes");
         for (int64_t i = 0; i < list.count; i++) {
@@ -32977,6 +33014,16 @@ static void ui_put_picture(ui_call *call, const char *root, const ui_item *item)
     lbl_list_free(&boxes);
 }
 
+/* Is there a list of what a model was unsure of? */
+static bool ui_has_review(const ui_call *call, const char *root) {
+    const char *out = http_query(call->request, "out");
+    char *path = path_join(out ? out : root, "review.csv");
+    const bool there = path && os_path_kind(path) == OS_FILE;
+    mem_free(path);
+    return there;
+}
+
+/* Those from= on, count= of them; order=unsure: those of review.csv, in its order, where there is one. */
 static yolo_status ui_get_pictures(ui_call *call, yolo_error *error) {
     json *j = &call->out;
     const char *root, *order = http_query(call->request, "order");
@@ -32986,11 +33033,13 @@ static yolo_status ui_get_pictures(ui_call *call, yolo_error *error) {
     if (status == YOLO_OK) status = ui_whole(call, "count", 100, 0, 500, &count, error);
     if (status != YOLO_OK) return status;
     os_mutex_lock(&call->u->list_mutex);
-    status = ui_read_list(call, root, order && !strcmp(order, "unsure"), from == 0, error);
+    const bool review = ui_has_review(call, root);
+    status = ui_read_list(call, root, review && order && !strcmp(order, "unsure"), from == 0, error);
     if (status == YOLO_OK) {
         const ui_list *list = &call->u->list;
         json_object(j, NULL);
         json_int(j, "total", list->count);
+        json_bool(j, "review", review);
         json_array(j, "items");
         for (int64_t i = from; i < YOLO_MIN(from + count, list->count); i++) ui_put_picture(call, root, &list->items[i]);
         json_end(j);
@@ -33105,9 +33154,9 @@ static int ui_newest_first(const void *a, const void *b) {
     return left->unsure != right->unsure ? (left->unsure > right->unsure ? -1 : 1) : strcmp(left->name, right->name);
 }
 
-/* project=: the newest runs of a folder of run folders, relative to the server's own; none where there is no such folder. */
+/* project=: the newest runs of a folder of run folders, relative to the server's own; none where there is no such folder. folder=: that one. */
 static yolo_status ui_get_runs(ui_call *call, yolo_error *error) {
-    const char *project;
+    const char *project, *only = http_query(call->request, "folder");
     yolo_status status = ui_text(call, "project", &project, error);
     char *path = status == YOLO_OK ? path_join(call->u->current, project) : NULL;
     ui_runs runs = {.call = call, .project = path};
@@ -33116,38 +33165,64 @@ static yolo_status ui_get_runs(ui_call *call, yolo_error *error) {
         status = runs.failed ? err_memory(error, DATA_PATH_SIZE) : err_os(error, path, "read folder");
     if (runs.count) qsort(runs.items, (size_t)runs.count, sizeof *runs.items, ui_newest_first);
     json_array(&call->out, NULL);
-    for (int64_t i = 0; i < YOLO_MIN(runs.count, UI_RUNS); i++) ui_put_run(call, runs.items[i].name, runs.items[i].unsure);
+    for (int64_t i = 0; i < YOLO_MIN(runs.count, UI_RUNS); i++)
+        if (!only || !strcmp(only, path_name(runs.items[i].name))) ui_put_run(call, runs.items[i].name, runs.items[i].unsure);
     json_end(&call->out);
     mem_free(runs.items);
     mem_free(path);
     return status;
 }
 
+/* ---- which batch fits */
+
+/* Options of a training: {batch, imgsz, memory} of the largest batch that fits, and a sentence; or why that cannot be told. One at a time. */
+static yolo_status ui_post_plan(ui_call *call, yolo_error *error) {
+    json *j = &call->out;
+    const val *body;
+    val *fit = NULL;
+    char *arguments[UI_OPTIONS + 5], verb[] = "train", last[] = "fit=true", none[] = "progress=none";
+    int count = 0;
+    str said = {0}, advice = {0};
+    yolo_error unused;
+    yolo_status status = ui_body(call, &body, error);
+    arguments[count++] = call->u->path;
+    arguments[count++] = verb;
+    if (status == YOLO_OK) status = ui_words(call, body, arguments, &count, error);
+    arguments[count++] = last;
+    arguments[count++] = none;
+    arguments[count] = NULL;
+    if (status == YOLO_OK) status = call->u->program->check(verb, arguments + 2, error);
+    if (status != YOLO_OK) return status;
+    os_mutex_lock(&call->u->plan_mutex);
+    const bool good = ui_ask(call->u, arguments, &said);
+    os_mutex_unlock(&call->u->plan_mutex);
+    const char *line = said.text;
+    while (line && strncmp(line, good ? "{" : "yolo train: ", good ? 1 : 12) && (line = strchr(line, '\n'))) line++;
+    if (good && line) yaml_parse(&call->memory, "train", line, strcspn(line, "\n"), &fit, &unused);
+    const int64_t batch = val_integer(val_get(fit, "batch"), 0), memory = val_integer(val_get(fit, "memory"), 0);
+    if (batch > 0) str_format(&advice, "fits %.1f GiB up to %lld", (double)memory / 1073741824.0, (long long)batch);
+    json_object(j, NULL);
+    ui_put(j, "fit", fit, 2);
+    json_text(j, "advice", advice.text ? advice.text : "");
+    json_text_part(j, "reason", good || !line ? "" : line + 12, good || !line ? 0 : strcspn(line + 12, "\n"));
+    json_end(j);
+    str_free(&said);
+    str_free(&advice);
+    return YOLO_OK;
+}
+
 /* ---- what a model would say of the first pictures */
 
 /* {model, root, count, iou, imgsz, device}: a child looks for boxes of any confidence, and writes nothing. */
 static yolo_status ui_post_preview(ui_call *call, yolo_error *error) {
-    static const char *const names[] = {"model", "root", "count", "iou", "imgsz", "device"}, *const options[] = {"model", "source", "most", "iou", "imgsz", "device"};
+    static const char *const names[][2] = {{"model", "model"}, {"root", "source"}, {"count", "most"}, {"iou", "iou"}, {"imgsz", "imgsz"}, {"device", "device"}};
     const val *body;
     char *arguments[YOLO_COUNT(names) + 8], verb[] = "predict", fixed[][16] = {"conf=0.01", "save=false", "json=true", "verbose=false"};
-    char *last[4] = {fixed[0], fixed[1], fixed[2], fixed[3]}, number[40];
     int count = 0, id = 0;
     yolo_status status = ui_body(call, &body, error);
     arguments[count++] = verb;
-    for (int i = 0; i < YOLO_COUNT(names) && status == YOLO_OK; i++) {
-        const val *v = val_get(body, names[i]);
-        const char *text = val_text(v, NULL);
-        str word = {0};
-        if (!text && val_is_number(v)) {
-            str_from_number(number, val_number(v, 0), 10);
-            text = number;
-        }
-        if (!text) continue;
-        str_format(&word, "%s=%s", options[i], text);
-        if (word.failed || !(arguments[count++] = arena_text(&call->memory, word.text, (size_t)word.length))) status = err_memory(error, DATA_PATH_SIZE);
-        str_free(&word);
-    }
-    for (int i = 0; i < YOLO_COUNT(last); i++) arguments[count++] = last[i];
+    if (status == YOLO_OK) status = ui_renamed(call, body, names, YOLO_COUNT(names), arguments, &count, error);
+    for (int i = 0; i < YOLO_COUNT(fixed); i++) arguments[count++] = fixed[i];
     arguments[count] = NULL;
     if (status == YOLO_OK) status = call->u->program->check("predict", arguments + 1, error);
     if (status == YOLO_OK) status = ui_start(call, arguments, "{}", "", true, &id, error);
@@ -33169,8 +33244,15 @@ static yolo_status ui_get_preview(ui_call *call, yolo_error *error) {
         json_object(j, NULL);
         json_text(j, "state", states[job->state]);
         json_text(j, "error", job->error);
+        const char *line = job->lines.text;
+        if (line && !strncmp(line, "{\"classes\":", 11)) { /* the first one */
+            const size_t length = strcspn(line, "\n");
+            json_key(j, "classes");
+            str_append(&j->text, line + 11, length - 12);
+            line += length + 1;
+        }
         json_array(j, "pictures");
-        for (const char *line = job->lines.text; line && *line; line = strchr(line, '\n') + 1) {
+        for (; line && *line; line = strchr(line, '\n') + 1) {
             json_key(j, NULL);
             str_append(&j->text, line, strcspn(line, "\n"));
         }
@@ -33215,13 +33297,13 @@ static bool ui_undo_entry(void *user, const char *name, os_kind kind) {
 }
 
 static yolo_status ui_get_undo(ui_call *call, yolo_error *error) {
-    const char *root;
-    const char *out = http_query(call->request, "out");
-    char real[DATA_PATH_SIZE];
+    const char *root, *out = http_query(call->request, "out");
+    char real[DATA_PATH_SIZE] = "";
     yolo_status status = ui_text(call, "root", &root, error);
-    if (status == YOLO_OK) status = ui_folder(out ? out : root, real, error);
-    char *folder = status == YOLO_OK ? path_join(real, ".yolo_undo") : NULL;
-    if (status == YOLO_OK && !folder) status = err_memory(error, DATA_PATH_SIZE);
+    if (status == YOLO_OK && out && os_path_kind(out) == OS_NOTHING) out = NULL; /* not made yet */
+    else if (status == YOLO_OK) status = ui_folder(out ? out : root, real, error);
+    char *folder = status == YOLO_OK && *real ? path_join(real, UNDO_FOLDER) : NULL;
+    if (status == YOLO_OK && *real && !folder) status = err_memory(error, DATA_PATH_SIZE);
     json_array(&call->out, NULL);
     if (folder && os_path_kind(folder) == OS_DIRECTORY) os_list_directory(folder, ui_undo_entry, &(ui_undos){&call->out, folder});
     json_end(&call->out);
@@ -33230,7 +33312,7 @@ static yolo_status ui_get_undo(ui_call *call, yolo_error *error) {
 }
 
 static yolo_status ui_post_undo(ui_call *call, yolo_error *error) {
-    static const char *const names[] = {"root", "out", "run"}, *const options[] = {"source", "out", "undo"};
+    static const char *const names[][2] = {{"root", "source"}, {"out", "out"}, {"run", "undo"}};
     const val *body;
     char *arguments[8], verb[] = "label";
     int count = 0, id = 0;
@@ -33238,14 +33320,7 @@ static yolo_status ui_post_undo(ui_call *call, yolo_error *error) {
     const char *root = status == YOLO_OK ? val_text(val_get(body, "root"), NULL) : NULL;
     if (status == YOLO_OK && (!root || !val_text(val_get(body, "run"), NULL))) status = err_set(error, YOLO_ERROR_USAGE, "root and run are needed");
     arguments[count++] = verb;
-    for (int i = 0; i < YOLO_COUNT(names) && status == YOLO_OK; i++) {
-        const char *text = val_text(val_get(body, names[i]), "");
-        str word = {0};
-        if (!*text) continue;
-        str_format(&word, "%s=%s", options[i], text);
-        if (word.failed || !(arguments[count++] = arena_text(&call->memory, word.text, (size_t)word.length))) status = err_memory(error, DATA_PATH_SIZE);
-        str_free(&word);
-    }
+    if (status == YOLO_OK) status = ui_renamed(call, body, names, YOLO_COUNT(names), arguments, &count, error);
     arguments[count] = NULL;
     if (status == YOLO_OK) status = call->u->program->check("label", arguments + 1, error);
     if (status == YOLO_OK) status = ui_start(call, arguments, "{}", root, false, &id, error);
@@ -33274,7 +33349,7 @@ static void ui_answer(void *user, http_connection *c, const http_request *r) {
         {"GET", "/api/folder", ui_get_folder}, {"GET", "/api/jobs", ui_get_jobs}, {"POST", "/api/jobs", ui_post_job}, {"GET", "/api/jobs/log", ui_job_log},
         {"POST", "/api/jobs/stop", ui_job_stop}, {"GET", "/api/events", ui_events}, {"GET", "/api/runs", ui_get_runs}, {"GET", "/api/picture", ui_get_picture},
         {"GET", "/api/pictures", ui_get_pictures}, {"GET", "/api/labels", ui_get_labels}, {"PUT", "/api/labels", ui_put_labels},
-        {"POST", "/api/preview", ui_post_preview}, {"GET", "/api/preview", ui_get_preview}, {"GET", "/api/undo", ui_get_undo}, {"POST", "/api/undo", ui_post_undo}};
+        {"POST", "/api/plan", ui_post_plan}, {"POST", "/api/preview", ui_post_preview}, {"GET", "/api/preview", ui_get_preview}, {"GET", "/api/undo", ui_get_undo}, {"POST", "/api/undo", ui_post_undo}};
     ui_call call = {.u = user, .connection = c, .request = r};
     yolo_error error = {0};
     bool known = false;
@@ -33309,6 +33384,7 @@ static yolo_status ui_open(ui *u, const ui_program *program, int port, yolo_erro
     os_mutex_init(&u->files);
     os_mutex_init(&u->device_mutex);
     os_mutex_init(&u->list_mutex);
+    os_mutex_init(&u->plan_mutex);
     return YOLO_OK;
 }
 
@@ -33329,6 +33405,7 @@ static void ui_close(ui *u) {
     os_mutex_destroy(&u->files);
     os_mutex_destroy(&u->device_mutex);
     os_mutex_destroy(&u->list_mutex);
+    os_mutex_destroy(&u->plan_mutex);
 }
 
 /* Serves the page until the program is asked to end. */
@@ -33376,7 +33453,7 @@ typedef struct cli_values {
     int imgsz, width, batch, max_det, repeats, line_width, threads, ranks, seed, per_machine;
     double conf, iou, share, merge_iou;
     int port, most;
-    bool browser, json;
+    bool browser, json, fit;
     bool rect, agnostic_nms, single_cls, save, save_txt, save_conf, save_crop, exist_ok, layers, kernels, tune, train_step, verbose, alike, scaling, review;
     cli_classes classes;
 } cli_values;
@@ -33429,6 +33506,7 @@ static const cli_option cli_train_options[] = {
     {"epochs", CLI_WHOLE, CLI_AT(train.epochs), "0", 0, 1000000, "", "times through the pictures; 0 = 100, or as the resumed run"},
     {"imgsz", CLI_WHOLE, CLI_AT(train.imgsz), "640", 32, 8192, "pixels", "side of the network's square input"},
     {"batch", CLI_NUMBER, CLI_AT(train.batch), "16", -1, 1024, "pictures", "a step; -1 = what fits 60 % of memory, 0.x = that share"},
+    {"fit", CLI_BOOL, CLI_AT(fit), "false", 0, 0, "", "say as JSON which batch fits into memory, and train nothing"},
     {"resume", CLI_TEXT, CLI_AT(resume), "false", 0, 0, "true|false|FILE", "go on from model=, FILE or the newest last.pt of project"},
     {"time", CLI_NUMBER, CLI_AT(train.time), "0", 0, 100000, "hours", "train so long instead of by epochs; 0 = by epochs"},
     {"patience", CLI_WHOLE, CLI_AT(train.patience), "100", 0, 1000000, "epochs", "stop when so long without improvement; 0 = never"},
@@ -33589,7 +33667,7 @@ static const cli_option cli_predict_options[] = {
     CLI_ROW_AGNOSTIC,
     CLI_ROW_RECT,
     {"most", CLI_WHOLE, CLI_AT(most), "0", 0, INT_MAX, "pictures", "look at so many only, the first by name; 0 = all"},
-    {"json", CLI_BOOL, CLI_AT(json), "false", 0, 0, "", "a line of JSON a picture on standard output"},
+    {"json", CLI_BOOL, CLI_AT(json), "false", 0, 0, "", "lines of JSON on standard output: the classes, then a picture each"},
     {"line_width", CLI_WHOLE, CLI_AT(line_width), "0", 0, 100, "pixels", "of the drawn boxes; 0 = by picture size"},
     {"verbose", CLI_BOOL, CLI_AT(verbose), "true", 0, 0, "", "a line a picture"},
     CLI_ROW_DEVICES,
@@ -34011,9 +34089,12 @@ static int cli_run_train(cli_run *run) {
     yolo_train_options options;
     yolo_train_report report = {0};
     yolo_error error;
+    yolo_train_fit fit;
     yolo_status status = cli_training(run, &options, &error);
+    if (run->values.fit) options.fit = &fit;
     if (status == YOLO_OK) status = yolo_train(options, &report, &error);
     cli_clear_bar(run);
+    if (status == YOLO_OK && options.fit) printf("{\"batch\":%d,\"imgsz\":%d,\"memory\":%llu}\n", fit.batch, fit.imgsz, (unsigned long long)fit.memory);
     if (report.epochs) cli_print_training(&report);
     return status == YOLO_OK ? 0 : cli_fail(run, &error);
 }
@@ -34058,6 +34139,19 @@ static int cli_run_val(cli_run *run) {
     yolo_metrics_free(&metrics);
     yolo_model_close(model);
     return status == YOLO_OK ? 0 : cli_fail(run, &error);
+}
+
+/* {"classes": ["person", ...]} */
+static void cli_classes_json(const yolo_model *model) {
+    json j = {0};
+    json_object(&j, NULL);
+    json_array(&j, "classes");
+    for (int i = 0; i < yolo_class_count(model); i++) json_text(&j, NULL, yolo_class_name(model, i));
+    json_end(&j);
+    json_end(&j);
+    if (!j.text.failed) fputs(j.text.text, stdout);
+    fflush(stdout);
+    json_free(&j);
 }
 
 /* {"name": below the source, "width": ..., "height": ..., "boxes": [{"class": 0, "x": ...}]}: centre and size as in label files. */
@@ -34240,6 +34334,7 @@ static int cli_run_predict(cli_run *run) {
     options.user = run;
     options.progress = run->progress;
     options.log = cli_logger(run);
+    if (status == YOLO_OK && values->json) cli_classes_json(model);
     if (status == YOLO_OK && (values->save || values->save_txt || values->save_crop))
         status = yolo_run_folder(values->project, values->name, values->exist_ok, &folder, &error);
     options.out = folder;

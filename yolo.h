@@ -446,6 +446,13 @@ typedef struct yolo_peers {
    MASTER_PORT, all of them or none. */
 yolo_status yolo_peers_from_environment(yolo_peers *peers, yolo_error *error);
 
+/* Which batch fits into the memory that is free: of the GPUs, or of this machine. */
+typedef struct yolo_train_fit {
+    int batch;       /* the largest; 0 = not even one picture */
+    int imgsz;       /* side of the largest input */
+    uint64_t memory; /* bytes; of several GPUs, of the one with the least */
+} yolo_train_fit;
+
 typedef struct yolo_train_options {
     const char *model;       /* checkpoint (.pt), description (.yaml) or bare name such as "yolov8n.yaml" */
     const char *data;        /* data.yaml */
@@ -494,6 +501,7 @@ typedef struct yolo_train_options {
     bool sync_bn;            /* ranks take batch norms and the loss over the whole batch, as one rank does; false: each its part's */
     const char *isa;         /* as in yolo_open_options */
     const char *activation;  /* "silu", "relu", "leakyrelu", "mish" for a model that starts anew; NULL = as described */
+    yolo_train_fit *fit;     /* where this is not NULL, nothing is trained or written: it is filled in; NULL */
     yolo_progress progress;
     yolo_log log;
 } yolo_train_options;

@@ -253,6 +253,10 @@ def pictures_and_labels():
     assert found["total"] == 3 and [i["name"] for i in found["items"]] == ["하나/a.png", "하나/b.png"]
     assert [i["boxes"] for i in found["items"]] == [None, 2] and found["items"][0]["width"] == 48
     assert [i["name"] for i in server.get("/api/pictures", root=root, **{"from": 2, "count": 9})["items"]] == ["하나/c.png"]
+    write("set/labels/하나/c.txt", "0 0.1 0.1 0.3 0.1 0.3 0.5\n0 2 2 2 2\n")
+    labels = server.get("/api/labels", root=root, name="하나/c.png")
+    assert (labels["polygons"], labels["bad_lines"], len(labels["boxes"])) == (1, 1, 1) and abs(labels["boxes"][0]["h"] - 0.4) < 1e-6, labels
+    os.remove("set/labels/하나/c.txt")
     labels = server.get("/api/labels", root=root, name="하나/b.png")
     assert labels["classes"] == ["cat", "개"] and (labels["width"], labels["height"]) == (56, 56) and not labels["person"] and labels["labelled"]
     assert labels["boxes"] == [{"class": 1, "x": 0.5, "y": 0.5, "w": 0.25, "h": 0.25}, {"class": 0, "x": 0.1, "y": 0.1, "w": 0.05, "h": 0.05}]
@@ -298,7 +302,10 @@ def unsure_first():
           f'0.9000,"low, and ""odd""","{folder}/c,d.png",x,1,,,0\n0.5000,low confidence,{folder}/a.png,x,1,,,0\n0.1,r,{inner("other.png")},x,1,,,0\n')
     found = server.get("/api/pictures", root=folder, order="unsure")
     assert [(i["name"], i["unsure"], i["reason"]) for i in found["items"]] == [("c,d.png", 0.9, 'low, and "odd"'), ("a.png", 0.5, "low confidence")] and found["total"] == 2
-    server.get("/api/pictures", 404, root=inner("."), order="unsure")
+    assert found["review"] and server.get("/api/pictures", root=folder)["total"] == 3
+    other = server.get("/api/pictures", root=inner("."), order="unsure")
+    assert not other["review"] and other["total"] == 3 and "unsure" not in other["items"][0], other
+    server.get("/api/pictures", 404, root=inner("none"), order="unsure")
 
 
 @test
@@ -326,6 +333,8 @@ def runs():
     assert found[0]["rows"] == [[1, 2.5, 0.125], [2, 1.5, None]] and found[0]["pictures"] == ["results.png"] and found[0]["weights"] == ["best.pt"]
     assert found[0]["args"] == {"task": "detect", "epochs": 3, "lr0": 0.01, "classes": None}
     assert server.get("/api/runs", project=inner("none")) == []
+    write("runs/u/results.csv", "epoch\n1\n")
+    assert len(server.get("/api/runs", project=inner("runs"))) == 2 and [r["name"] for r in server.get("/api/runs", project=inner("runs"), folder="u")] == ["u"]
 
 
 # ---- jobs
@@ -364,6 +373,7 @@ def labels_of_a_person_stay():
         assert job["state"] == "done", job
     assert read("in/b.txt") == b"7 0.5 0.5 0.5 0.5\n" and server.get("/api/undo", root=root) == []
     server.ask("POST", "/api/undo", {"root": root}, 400)
+    assert server.get("/api/undo", root=root, out=inner("not made yet")) == []
 
 
 @test
@@ -381,7 +391,7 @@ def jobs_that_are_refused():
     for verb, options, word in (("ui", {}, "ui"), ("bench", {}, "bench"), ("rm", {}, "rm"), ("", {}, ""), ("label", {"conf": "2"}, "conf=2"), ("label", {"x": "1"}, "unknown option"),
                                 ("label", {"--help": ""}, "unknown"), ("train", {"epochs": "many"}, "epochs"), ("label", {"existing": "eat"}, "existing")):
         assert word in server.start(verb, 400, **options), (verb, options)
-    for body in ({"verb": "label", "options": []}, {"verb": "label", "options": {"conf": 0.5}}, {"verb": 3}, {"verb": "label", "options": {"model": "a\0b"}},
+    for body in ({"verb": "label", "options": []}, {"verb": "label", "options": {"verbose": True}}, {"verb": 3}, {"verb": "label", "options": {"model": "a\0b"}},
                  {"verb": "label", "options": {str(i): "1" for i in range(200)}}):
         server.ask("POST", "/api/jobs", body, 400)
     assert len(server.get("/api/jobs")) == count
@@ -471,9 +481,21 @@ def preview():
         time.sleep(0.05)
     assert found["state"] == "done" and [p["name"] for p in found["pictures"]] == ["0.png", "1.png", "2.png"], found
     assert found["pictures"][0]["width"] == 48 and isinstance(found["pictures"][0]["boxes"], list)
+    assert len(found["classes"]) == 80 and all(isinstance(name, str) for name in found["classes"])
     assert number not in [job["id"] for job in server.get("/api/jobs")] and tree("in") == [f"{i}.png" for i in range(5)]
     server.ask("POST", "/api/preview", {"model": "yolov8n.yaml", "root": inner("in"), "iou": 7}, 400)
     server.get("/api/preview", 404, id=number + 1000)
+
+
+@test
+def plan():
+    options = small_set()
+    plan = server.ask("POST", "/api/plan", {**options, "imgsz": 64})
+    assert plan["fit"]["batch"] > 8 and plan["fit"]["imgsz"] == 64 and plan["fit"]["memory"] > 1e8 and plan["advice"].endswith(f"up to {plan['fit']['batch']}"), plan
+    plan = server.ask("POST", "/api/plan", {**options, "data": inner("none.yaml")})
+    assert plan["fit"] is None and plan["advice"] == "" and "none.yaml" in plan["reason"], plan
+    server.ask("POST", "/api/plan", {"epochs": "x"}, 400)
+    assert not os.path.exists("runs") and server.get("/api/about")["plan"]
 
 
 @test
