@@ -588,9 +588,29 @@ static char **os_arguments(int *argc, char **argv) {
 #endif
 }
 
+#ifdef _WIN32
+/* Windows has no signals to other processes but through a console that both have: each process of this program waits for an event of this name. */
+static HANDLE os_stop_event(DWORD process) {
+    char name[40];
+    snprintf(name, sizeof name, "Local\\yolo-stop-%lu", (unsigned long)process);
+    return CreateEventA(NULL, TRUE, FALSE, name);
+}
+
+typedef struct os_stop { void (*handler)(int number); } os_stop;
+
+static VOID CALLBACK os_stop_asked(PVOID stop, BOOLEAN timed_out) {
+    (void)timed_out;
+    ((const os_stop *)stop)->handler(SIGINT);
+}
+#endif
+
 /* Has `handler` (async-signal-safe) called on the first Ctrl-C or request to end; the second one ends the process. */
 static void os_on_interrupt(void (*handler)(int number)) {
 #ifdef _WIN32
+    HANDLE event = os_stop_event(GetCurrentProcessId()), wait;
+    os_stop *stop = malloc(sizeof *stop); /* alive until the process ends, as the event */
+    if (stop) stop->handler = handler;
+    if (event && stop) RegisterWaitForSingleObject(&wait, event, os_stop_asked, stop, INFINITE, WT_EXECUTEONLYONCE);
     signal(SIGINT, handler); /* the C library resets both to their default on delivery */
     signal(SIGBREAK, handler);
 #else
@@ -891,8 +911,7 @@ static void os_host_name(char *name, size_t size) {
 
 typedef struct os_process {
 #ifdef _WIN32
-    HANDLE handle, output;
-    DWORD id;
+    HANDLE handle, output, stop; /* stop: the event that asks it to end */
 #else
     pid_t id;
     int output;
@@ -944,7 +963,7 @@ static void os_ignore_broken_pipes(void) {
 }
 
 /* Starts a program with these arguments (the first one is its path; NULL behind the last), nothing as its input, and what it says, on
-   standard output and error alike, for os_process_read. On POSIX it leads a process group, on Windows it shares the console. One at a time, or one
+   standard output and error alike, for os_process_read. It leads a process group: Ctrl-C at this one's terminal is not for it. One at a time, or one
    process may hold another's output open. */
 static bool os_process_start(os_process *process, char *const *arguments) {
 #ifdef _WIN32
@@ -967,12 +986,13 @@ static bool os_process_start(os_process *process, char *const *arguments) {
     if (good) {
         start.hStdInput = CreateFileW(L"NUL", GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE, &inherited, OPEN_EXISTING, 0, NULL);
         start.hStdOutput = start.hStdError = write;
-        good = CreateProcessW(NULL, line, NULL, NULL, TRUE, CREATE_NEW_PROCESS_GROUP | CREATE_UNICODE_ENVIRONMENT, NULL, NULL, &start, &made);
+        good = CreateProcessW(NULL, line, NULL, NULL, TRUE, CREATE_NEW_PROCESS_GROUP | CREATE_SUSPENDED, NULL, NULL, &start, &made);
         if (start.hStdInput != INVALID_HANDLE_VALUE) CloseHandle(start.hStdInput);
     }
     if (good) {
         process->handle = made.hProcess;
-        process->id = made.dwProcessId;
+        process->stop = os_stop_event(made.dwProcessId); /* before it can ask for it itself */
+        ResumeThread(made.hThread);
         CloseHandle(made.hThread);
     }
     const DWORD code = GetLastError();
@@ -1017,10 +1037,10 @@ static size_t os_process_read(os_process *process, char *bytes, size_t size) {
 #endif
 }
 
-/* Asks it to end as Ctrl-C does, or, for the second time of asking, ends it at once. */
+/* Asks it to end as Ctrl-C does, or ends it at once. */
 static void os_process_stop(os_process *process, bool at_once) {
 #ifdef _WIN32
-    if (at_once || !GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, process->id)) TerminateProcess(process->handle, 130);
+    if (at_once || !process->stop || !SetEvent(process->stop)) TerminateProcess(process->handle, 130);
 #else
     kill(process->id, at_once ? SIGKILL : SIGINT);
 #endif
@@ -1043,6 +1063,7 @@ static int os_process_close(os_process *process) {
     GetExitCodeProcess(process->handle, &status);
     CloseHandle(process->handle);
     CloseHandle(process->output);
+    if (process->stop) CloseHandle(process->stop);
     return (int)status;
 #else
     int status = 0;
@@ -32724,9 +32745,19 @@ static yolo_status ui_send_jpeg(ui_call *call, yolo_image *image, int side, yolo
     return good ? YOLO_OK : err_memory(error, (uint64_t)width * (uint64_t)height * 3);
 }
 
-/* root=, name=, side=: a JPEG's own bytes where it is shown as it is, else what our decoders make of the picture, upright. */
+/* The type of a JPEG or PNG that any browser shows as we see it, or NULL: not all turn what is to be turned. */
+static const char *ui_shown_type(const char *path, const uint8_t *bytes, size_t size) {
+    codec_file file = {path, cur_make(bytes, size)};
+    const codec_format *format;
+    codec_header header;
+    yolo_error unused;
+    if (codec_begin(&file, &format, &header, &unused) != YOLO_OK || header.orientation != 1) return NULL;
+    return !strcmp(format->name, "JPEG") ? "image/jpeg" : !strcmp(format->name, "PNG") ? "image/png" : NULL;
+}
+
+/* root=, name=, side=: its own bytes where that does, else what our decoders make of the picture, upright, as JPEG. */
 static yolo_status ui_get_picture(ui_call *call, yolo_error *error) {
-    const char *root, *name, *path, *extension;
+    const char *root, *name, *path;
     char real[DATA_PATH_SIZE];
     int64_t side = 0;
     uint8_t *bytes = NULL;
@@ -32736,10 +32767,8 @@ static yolo_status ui_get_picture(ui_call *call, yolo_error *error) {
     if (status == YOLO_OK) status = ui_whole(call, "side", 0, 16, UI_SIDE, &side, error);
     if (status == YOLO_OK) status = path_read(real, (uint64_t)1 << 30, &bytes, &size, error);
     if (status != YOLO_OK) return status;
-    extension = path_extension(real);
-    const bool jpeg = size > 3 && !memcmp(bytes, "\xff\xd8\xff", 3), png = size > 8 && !memcmp(bytes, "\x89PNG", 4) && str_equal_fold(extension, ".png");
-    if (!side && (jpeg || png))
-        http_reply_with(call->connection, call->request, 200, jpeg ? "image/jpeg" : "image/png", "Cache-Control: private, max-age=5\r\n", bytes, size);
+    const char *type = side ? NULL : ui_shown_type(path, bytes, size);
+    if (type) http_reply_with(call->connection, call->request, 200, type, "Cache-Control: private, max-age=60\r\n", bytes, size);
     else {
         status = codec_read_memory(path, bytes, size, &image, error);
         if (status == YOLO_OK) status = ui_send_jpeg(call, &image, (int)side, error);
@@ -34661,15 +34690,21 @@ static int cli_main(char **arguments) {
     int status = 0;
     if (word && (!strcmp(word, "detect") || !strcmp(word, "task=detect"))) word = *++arguments; /* ultralytics' task word */
     if (word && !strncmp(word, "mode=", 5)) word += 5;
-    if (!word && os_console_is_own()) word = "ui"; /* a double-click */
-    else if (!word) {
+    const bool clicked = !word && os_console_is_own();
+    if (clicked) word = "ui";
+    if (!word) {
         cli_print_help(stdout);
         return 0;
     }
     if (!strcmp(word, "help") || !strcmp(word, "--help") || !strcmp(word, "-h")) return cli_help(arguments + 1);
     if (!strcmp(word, "--version")) word = "version";
     const cli_verb *verb = cli_find_verb(word, &status);
-    return verb ? cli_run_verb(verb, arguments + (*arguments != NULL)) : status;
+    if (verb) status = cli_run_verb(verb, arguments + (*arguments != NULL));
+    if (clicked && status) { /* the window would be gone with what it says */
+        printf("Press Enter to close this window.\n");
+        getchar();
+    }
+    return status;
 }
 
 #endif

@@ -5,7 +5,7 @@
 COMMAND is ./yolo or "wine /path/yolo.exe". Python's standard library only. Works in a scratch folder with a Korean name. Prints a
 line a test, then "N passed, N failed, N skipped"; exit status 1 when any failed. --long: the attacks that take a minute as well.
 """
-import http.client, json, os, re, shlex, shutil, signal, socket, subprocess, sys, tempfile, threading, time, urllib.parse
+import http.client, json, os, re, shlex, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time, urllib.parse, zlib
 
 from cli_test import KOREAN, ROOT, Skip, pictures, png, read, tree, write
 
@@ -225,6 +225,12 @@ def picture():
     at = small.index(b"\xff\xc0")
     assert int.from_bytes(small[at + 7:at + 9], "big") == 128 and int.from_bytes(small[at + 5:at + 7], "big") == 54
     assert server.ask("GET", f"/api/picture?{urllib.parse.urlencode({'root': root, 'name': 'a.png', 'token': server.token})}", token="") == read("p/a.png")
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    large = read("p/large.png")
+    write("p/turned.png", large[:33] + struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif)) + large[33:])
+    turned = server.get("/api/picture", root=root, name="turned.png")
+    at = turned.index(b"\xff\xc0")
+    assert turned[:3] == b"\xff\xd8\xff" and struct.unpack(">HH", turned[at + 5:at + 9]) == (700, 300)
     server.get("/api/picture", 400, root=root, name="not.txt")
     server.get("/api/picture", 400, root=root, name="damaged.jpg", side=64)
     server.get("/api/picture", 404, root=root, name="none.png")
@@ -432,6 +438,7 @@ def training_with_events_stopped_and_resumed():
     server.ask("POST", "/api/jobs/stop", id=number)
     job = server.wait(number)
     assert job["state"] == "stopped" and job["stopping"] and not job["error"], job
+    assert "are saved; to go on" in server.log(number)["text"]
     done = len(read("runs/train/results.csv").splitlines()) - 1
     run = server.get("/api/runs", project=inner("runs"))[0]
     assert len(run["rows"]) == done and run["weights"] and run["args"]["imgsz"] == 64
@@ -731,6 +738,8 @@ def rests():
     fresh = Server()
     fresh.get("/api/about")
     fresh.get("/api/jobs")
+    events = socket.create_connection(("127.0.0.1", fresh.port))
+    events.sendall(f"GET /api/events?token={fresh.token} HTTP/1.1\r\nHost: 127.0.0.1:{fresh.port}\r\n\r\n".encode())
 
     def cpu():
         words = read(f"/proc/{fresh.process.pid}/stat").decode().rsplit(")", 1)[1].split()
@@ -743,6 +752,7 @@ def rests():
     memory = {}
     for which in (fresh, server):
         memory[which.port] = int(re.search(r"VmRSS:\s+(\d+) kB", read(f"/proc/{which.process.pid}/status").decode()).group(1))
+    events.close()
     handles = len(os.listdir(f"/proc/{server.process.pid}/fd"))
     status, _ = fresh.stop()
     fresh.close()
