@@ -33696,7 +33696,7 @@ static const cli_option cli_predict_options[] = {
     CLI_ROW_AGNOSTIC,
     CLI_ROW_RECT,
     {"most", CLI_WHOLE, CLI_AT(most), "0", 0, INT_MAX, "pictures", "look at so many only, the first by name; 0 = all"},
-    {"json", CLI_BOOL, CLI_AT(json), "false", 0, 0, "", "lines of JSON on standard output: the classes, then a picture each"},
+    {"json", CLI_BOOL, CLI_AT(json), "false", 0, 0, "", "lines of JSON: the classes, then one a picture"},
     {"line_width", CLI_WHOLE, CLI_AT(line_width), "0", 0, 100, "pixels", "of the drawn boxes; 0 = by picture size"},
     {"verbose", CLI_BOOL, CLI_AT(verbose), "true", 0, 0, "", "a line a picture"},
     CLI_ROW_DEVICES,

@@ -101,7 +101,8 @@ typedef struct yolo_log {
     void *user;
 } yolo_log;
 
-/* How progress is told: a bar that rewrites itself (terminal), "Progress:N%" lines (a program reads them), nothing. */
+/* How progress is told: a bar that rewrites itself (terminal), "Progress:N%" lines (a program reads them; a training tells "RunFolder:PATH"
+   before the first), nothing. */
 typedef enum yolo_progress { YOLO_PROGRESS_NONE, YOLO_PROGRESS_BAR, YOLO_PROGRESS_PLAIN } yolo_progress;
 
 /* Asks every running call to finish the picture or step in hand, save and return YOLO_ERROR_INTERRUPTED.

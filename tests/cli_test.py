@@ -843,7 +843,8 @@ def predict_without_outputs():
 def predict_json_lines():
     pictures("in", ["a.png", "b/c.png", "d.png"])
     done = yolo("predict", *MODEL, "source=in", "save=false", "json=true", "most=2", *UNSURE)
-    lines = [json.loads(line) for line in done.out.splitlines() if line.startswith("{")]
+    classes, *lines = [json.loads(line) for line in done.out.splitlines() if line.startswith("{")]
+    assert len(classes["classes"]) == 80
     assert [(line["name"], line["width"], line["height"]) for line in lines] == [("a.png", 48, 40), ("b/c.png", 56, 56)], lines
     boxes = [box for line in lines for box in line["boxes"]]
     assert boxes and all(0 <= box[k] <= 1 for box in boxes for k in ("x", "y", "w", "h", "confidence")) and "image 1/" not in done.out
@@ -1085,6 +1086,23 @@ def own_set(names, labels, out="set", copies=1):
             write(f"{out}/labels/{i:03}.txt", text)
     write(f"{out}/data.yaml", "train: images\nval: images\nnames:\n" + "".join(f"  {i}: {name}\n" for i, name in enumerate(names)))
     return f"data={out}/data.yaml"
+
+
+@test
+def train_says_what_fits():
+    data = drawn("d")
+    before = tree(".")
+    fit = json.loads(train(data, "fit=true").out)
+    assert fit["batch"] > 16 and fit["imgsz"] == 32 and fit["memory"] > 1 << 20 and tree(".") == before, fit
+    fits_less = json.loads(train(data, "fit=true", "imgsz=640").out)
+    assert fits_less["batch"] < fit["batch"], fits_less
+
+
+@test
+def train_tells_programs_where_it_is():
+    done = train(drawn("d"), "progress=plain", "project=runs")
+    lines = done.err.splitlines()
+    assert lines.index("RunFolder:runs/train") < lines.index("Progress:100%")
 
 
 @test
