@@ -32502,17 +32502,33 @@ static bool ui_make_room(ui *u) {
     return true;
 }
 
+/* Arguments name=value as an object; NULL for want of memory. mem_free. */
+static char *ui_options(char *const *arguments) {
+    json j = {0};
+    json_object(&j, NULL);
+    for (; *arguments; arguments++) {
+        char name[64];
+        const size_t length = strcspn(*arguments, "=");
+        snprintf(name, sizeof name, "%.*s", (int)YOLO_MIN(length, sizeof name - 1), *arguments);
+        json_text(&j, name, (*arguments)[length] ? *arguments + length + 1 : "");
+    }
+    json_end(&j);
+    if (j.text.failed) json_free(&j);
+    else j.text.text[j.text.length - 1] = 0; /* a line's end */
+    return j.text.text;
+}
+
 /* Starts a job; `arguments` begin with the verb and end with NULL, and are taken over by nobody. */
-static yolo_status ui_start(ui_call *call, char *const *arguments, const char *options, const char *folder, bool hidden, int *id, yolo_error *error) {
+static yolo_status ui_start(ui_call *call, char *const *arguments, const char *folder, bool hidden, int *id, yolo_error *error) {
     char *all[UI_OPTIONS + 8], progress[] = "progress=plain", reason[256];
     int count = 0;
     ui *u = call->u;
     ui_job *job = mem_array(1, sizeof *job);
-    char *copy = str_copy(options);
-    yolo_status status = job && copy ? YOLO_OK : err_memory(error, sizeof *job);
+    char *options = ui_options(arguments + 1);
+    yolo_status status = job && options ? YOLO_OK : err_memory(error, sizeof *job);
     all[count++] = u->path;
     for (; *arguments && count < UI_OPTIONS + 5; arguments++) all[count++] = *arguments;
-    if (*arguments) status = err_set(error, YOLO_ERROR_USAGE, "too many options");
+    YOLO_ASSERT(!*arguments);
     all[count++] = progress;
     all[count] = NULL;
     os_mutex_lock(&u->mutex);
@@ -32521,7 +32537,7 @@ static yolo_status ui_start(ui_call *call, char *const *arguments, const char *o
         status = err_set(error, YOLO_ERROR_USAGE, "%d are running already: stop one, or wait", (int)UI_RUNNING);
     }
     if (status == YOLO_OK) {
-        *job = (ui_job){.owner = u, .id = ++u->next_id, .hidden = hidden, .options = copy, .percent = -1, .began = os_clock(), .started = (int64_t)time(NULL)};
+        *job = (ui_job){.owner = u, .id = ++u->next_id, .hidden = hidden, .options = options, .percent = -1, .began = os_clock(), .started = (int64_t)time(NULL)};
         snprintf(job->verb, sizeof job->verb, "%s", all[1]);
         snprintf(job->folder, sizeof job->folder, "%s", folder);
         if (!os_process_start(&job->process, all)) status = err_set(error, YOLO_ERROR_IO, "%s cannot be started: %s", u->path, os_reason(reason, sizeof reason));
@@ -32538,7 +32554,7 @@ static yolo_status ui_start(ui_call *call, char *const *arguments, const char *o
     }
     os_mutex_unlock(&u->mutex);
     if (status != YOLO_OK) {
-        mem_free(copy);
+        mem_free(options);
         mem_free(job);
     } else ui_changed(u);
     return status;
@@ -32633,7 +32649,6 @@ static yolo_status ui_post_job(ui_call *call, yolo_error *error) {
     const val *body, *options;
     char *arguments[UI_OPTIONS + 2];
     int id = 0;
-    json j = {0};
     yolo_status status = ui_body(call, &body, error);
     if (status != YOLO_OK) return status;
     const char *verb = val_text(val_get(body, "verb"), "");
@@ -32643,12 +32658,7 @@ static yolo_status ui_post_job(ui_call *call, yolo_error *error) {
     if ((status = ui_words(call, options, arguments, &count, error)) != YOLO_OK) return status;
     arguments[count] = NULL;
     status = call->u->program->check(verb, arguments + 1, error);
-    if (options) ui_put(&j, NULL, options, 2);
-    if (status == YOLO_OK) {
-        if (j.text.length) j.text.text[j.text.length - 1] = 0; /* a line's end */
-        status = ui_start(call, arguments, j.text.failed || !options ? "{}" : j.text.text, ui_job_folder(verb, options), false, &id, error);
-    }
-    json_free(&j);
+    if (status == YOLO_OK) status = ui_start(call, arguments, ui_job_folder(verb, options), false, &id, error);
     json_object(&call->out, NULL);
     json_int(&call->out, "id", id);
     json_end(&call->out);
@@ -33254,7 +33264,7 @@ static yolo_status ui_post_preview(ui_call *call, yolo_error *error) {
     for (int i = 0; i < YOLO_COUNT(fixed); i++) arguments[count++] = fixed[i];
     arguments[count] = NULL;
     if (status == YOLO_OK) status = call->u->program->check("predict", arguments + 1, error);
-    if (status == YOLO_OK) status = ui_start(call, arguments, "{}", "", true, &id, error);
+    if (status == YOLO_OK) status = ui_start(call, arguments, "", true, &id, error);
     json_object(&call->out, NULL);
     json_int(&call->out, "id", id);
     json_end(&call->out);
@@ -33352,7 +33362,7 @@ static yolo_status ui_post_undo(ui_call *call, yolo_error *error) {
     if (status == YOLO_OK) status = ui_renamed(call, body, names, YOLO_COUNT(names), arguments, &count, error);
     arguments[count] = NULL;
     if (status == YOLO_OK) status = call->u->program->check("label", arguments + 1, error);
-    if (status == YOLO_OK) status = ui_start(call, arguments, "{}", root, false, &id, error);
+    if (status == YOLO_OK) status = ui_start(call, arguments, root, false, &id, error);
     json_object(&call->out, NULL);
     json_int(&call->out, "id", id);
     json_end(&call->out);

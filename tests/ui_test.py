@@ -376,7 +376,7 @@ def labels_of_a_person_stay():
     assert len(run) == 2 and all(r["files"] >= 1 and abs(r["when"] - time.time()) < 100 for r in run), run
     for r in sorted(run, key=lambda r: r["run"], reverse=True):
         job = server.wait(server.ask("POST", "/api/undo", {"root": root, "run": r["run"]})["id"])
-        assert job["state"] == "done", job
+        assert job["state"] == "done" and job["options"] == {"source": root, "undo": r["run"]}, job
     assert read("in/b.txt") == b"7 0.5 0.5 0.5 0.5\n" and server.get("/api/undo", root=root) == []
     server.ask("POST", "/api/undo", {"root": root}, 400)
     assert server.get("/api/undo", root=root, out=inner("not made yet")) == []
