@@ -31533,7 +31533,7 @@ yolo_status yolo_demo(yolo_demo_options options, yolo_train_report *report, yolo
 
 enum {
     HTTP_CONNECTIONS = 64, HTTP_HEAD = 16 << 10, HTTP_BODY = 1 << 20, HTTP_FIELDS = 32, HTTP_TOKEN = 32 /* characters */,
-    HTTP_SECONDS = 10 /* for a request to be whole, and for a part of an answer to be taken */,
+    HTTP_SECONDS = 10 /* for a first request to begin, for one to be whole, for a part of an answer to be taken */,
     HTTP_IDLE_SECONDS = 60 /* from one request of a connection to the next */, HTTP_LINGER_SECONDS = 1 /* after the last answer */,
     HTTP_TICK = 500 /* milliseconds until a stop is noticed */
 };
@@ -31559,7 +31559,7 @@ typedef struct http_connection {
     os_atomic state;               /* HTTP_FREE, HTTP_BUSY, HTTP_ENDED: the thread can be joined */
     char *buffer;                  /* of HTTP_HEAD + HTTP_BODY + 1 bytes, of which `filled` have come */
     size_t filled;
-    bool answered, broken;
+    bool answered, broken, served; /* served: some request */
 } http_connection;
 enum { HTTP_FREE, HTTP_BUSY, HTTP_ENDED };
 
@@ -31806,7 +31806,7 @@ static int http_receive(http_connection *c, size_t wanted) {
             c->filled += (size_t)came;
             continue;
         }
-        if (begun ? os_clock() - begun > HTTP_SECONDS : os_clock() - idle > HTTP_IDLE_SECONDS) return begun ? 408 : 0;
+        if (begun ? os_clock() - begun > HTTP_SECONDS : os_clock() - idle > (c->served ? HTTP_IDLE_SECONDS : HTTP_SECONDS)) return begun ? 408 : 0;
         os_socket_wait(&(os_wait){c->socket, OS_READ, 0}, 1, HTTP_TICK);
     }
 }
@@ -31854,6 +31854,7 @@ static bool http_serve_request(http_connection *c) {
         const char next = c->buffer[used];
         c->buffer[used] = 0;
         c->server->answer(c->server->user, c, &r);
+        c->served = true;
         c->buffer[used] = next;
         if (!c->answered) http_reply_error(c, &r, 404, "there is nothing of that name");
         memmove(c->buffer, c->buffer + used, c->filled - used);
@@ -32487,19 +32488,39 @@ static ui_job *ui_find_job(ui *u, int64_t id) {
     return NULL;
 }
 
-/* Makes room for a job: the oldest ended one goes, a preview first. False when too many run. */
+/* Asks a job to end; `now` ends it. */
+static void ui_stop_job(ui_job *job, bool now) {
+    if (job->state != UI_IS_RUNNING || (job->stopping && !now)) return;
+    job->stopping = true;
+    os_process_stop(&job->process, now);
+}
+
+static void ui_forget_job(ui *u, int index) {
+    ui_free_job(u->jobs[index]);
+    memmove(u->jobs + index, u->jobs + index + 1, (size_t)(--u->job_count - index) * sizeof *u->jobs);
+}
+
+/* Makes room for a job: the oldest ended one goes. False when too many run. */
 static bool ui_make_room(ui *u) {
     int running = 0, oldest = -1;
-    for (int i = 0; i < u->job_count; i++) {
-        const ui_job *job = u->jobs[i];
-        running += job->state == UI_IS_RUNNING;
-        if (job->state != UI_IS_RUNNING && (oldest < 0 || (job->hidden && !u->jobs[oldest]->hidden))) oldest = i;
+    for (int i = u->job_count - 1; i >= 0; i--) {
+        if (u->jobs[i]->state == UI_IS_RUNNING) running++;
+        else oldest = i;
     }
     if (running >= UI_RUNNING) return false;
-    if (u->job_count < UI_JOBS) return true;
-    ui_free_job(u->jobs[oldest]);
-    memmove(u->jobs + oldest, u->jobs + oldest + 1, (size_t)(--u->job_count - oldest) * sizeof *u->jobs);
+    if (u->job_count == UI_JOBS) ui_forget_job(u, oldest);
     return true;
+}
+
+/* A new preview ends those before it; of the ended ones, the last is kept for who may still read it. */
+static void ui_end_previews(ui *u) {
+    bool kept = false;
+    for (int i = u->job_count - 1; i >= 0; i--) {
+        if (!u->jobs[i]->hidden) continue;
+        if (u->jobs[i]->state == UI_IS_RUNNING) ui_stop_job(u->jobs[i], true);
+        else if (kept) ui_forget_job(u, i);
+        else kept = true;
+    }
 }
 
 /* Arguments name=value as an object; NULL for want of memory. mem_free. */
@@ -32532,6 +32553,7 @@ static yolo_status ui_start(ui_call *call, char *const *arguments, const char *f
     all[count++] = progress;
     all[count] = NULL;
     os_mutex_lock(&u->mutex);
+    if (hidden) ui_end_previews(u);
     if (status == YOLO_OK && !ui_make_room(u)) {
         call->status = 409;
         status = err_set(error, YOLO_ERROR_USAGE, "%d are running already: stop one, or wait", (int)UI_RUNNING);
@@ -32558,13 +32580,6 @@ static yolo_status ui_start(ui_call *call, char *const *arguments, const char *f
         mem_free(job);
     } else ui_changed(u);
     return status;
-}
-
-/* Asks a job to end, the second time with `now` for all. */
-static void ui_stop_job(ui_job *job, bool now) {
-    if (job->state != UI_IS_RUNNING || (job->stopping && !now)) return;
-    job->stopping = true;
-    os_process_stop(&job->process, now);
 }
 
 static void ui_put_job(json *j, const ui_job *job) {
@@ -32863,7 +32878,7 @@ static yolo_status ui_get_labels(ui_call *call, yolo_error *error) {
     lbl_list list = {0};
     yolo_status status = ui_picture_path(call, &root, &name, &path, real, error);
     if (status == YOLO_OK) status = ui_label_path(call, root, name, path, &label, error);
-    if (status == YOLO_OK) status = codec_size(path, &width, &height, error);
+    if (status == YOLO_OK) status = codec_size(real, &width, &height, error);
     if (status == YOLO_OK) status = lbl_read(label, 0, &list, &(yolo_log){0}, error);
     if (status == YOLO_OK) status = lab_is_person(&call->persons, label, &person, error);
     if (status == YOLO_OK) {
@@ -33039,7 +33054,7 @@ static void ui_put_picture(ui_call *call, const char *root, const ui_item *item)
     json_object(j, NULL);
     json_text(j, "name", item->name);
     if (ui_below(call, root, item->name, &path, real, &unused) == YOLO_OK) {
-        if (codec_size(path, &width, &height, &unused) == YOLO_OK) json_int(j, "width", width), json_int(j, "height", height);
+        if (codec_size(real, &width, &height, &unused) == YOLO_OK) json_int(j, "width", width), json_int(j, "height", height);
         if (ui_label_path(call, root, item->name, path, &label, &unused) == YOLO_OK && lbl_read(label, 0, &boxes, &(yolo_log){0}, &unused) == YOLO_OK &&
             lab_is_person(&call->persons, label, &person, &unused) == YOLO_OK)
             json_bool(j, "person", person);
