@@ -32541,8 +32541,9 @@ static char *ui_options(char *const *arguments) {
 
 /* Starts a job; `arguments` begin with the verb and end with NULL, and are taken over by nobody. */
 static yolo_status ui_start(ui_call *call, char *const *arguments, const char *folder, bool hidden, int *id, yolo_error *error) {
-    char *all[UI_OPTIONS + 8], progress[] = "progress=plain", reason[256];
+    char *all[UI_OPTIONS + 8], progress[] = "progress=plain", *plain[] = {progress, NULL}, reason[256];
     int count = 0;
+    yolo_error unused;
     ui *u = call->u;
     ui_job *job = mem_array(1, sizeof *job);
     char *options = ui_options(arguments + 1);
@@ -32550,7 +32551,7 @@ static yolo_status ui_start(ui_call *call, char *const *arguments, const char *f
     all[count++] = u->path;
     for (; *arguments && count < UI_OPTIONS + 5; arguments++) all[count++] = *arguments;
     YOLO_ASSERT(!*arguments);
-    all[count++] = progress;
+    if (u->program->check(all[1], plain, &unused) == YOLO_OK) all[count++] = progress; /* not all verbs tell any */
     all[count] = NULL;
     os_mutex_lock(&u->mutex);
     if (hidden) ui_end_previews(u);

@@ -383,6 +383,12 @@ def labels_of_a_person_stay():
 
 
 @test
+def job_without_progress():
+    job = server.wait(server.start("export", model="yolov8n.yaml", imgsz="64", out=inner("n.onnx")))
+    assert job["state"] == "done" and os.path.getsize("n.onnx") > 1 << 20, job
+
+
+@test
 def job_that_fails():
     job = server.wait(server.start("label", model="none.pt", source=inner(".")))
     assert job["state"] == "failed" and "none.pt" in job["error"], job
