@@ -24643,7 +24643,7 @@ static void lab_persons_free(lab_persons *p) {
     *p = (lab_persons){0};
 }
 
-/* The names that a folder's list has; without one, or where it cannot be read, none. */
+/* The names that a folder's list has; without one, none. */
 static yolo_status lab_persons_read(lab_persons *p, const char *folder, yolo_error *error) {
     uint8_t *bytes = NULL;
     const char *at = NULL, *end = NULL, *line, *name;
@@ -24652,16 +24652,17 @@ static yolo_status lab_persons_read(lab_persons *p, const char *folder, yolo_err
     char *path = path_join(folder, LAB_PERSONS);
     lab_persons_free(p);
     p->folder = str_copy(folder);
-    if (path && os_path_kind(path) == OS_FILE && data_read_text(path, DATA_MAX_TEXT, &bytes, &at, &end, error) != YOLO_OK) at = end = NULL;
-    for (const char *c = at; c < end; c++) lines += *c == '\n';
-    bool good = path && p->folder && lab_set_init(&p->names, &p->memory, lines);
+    yolo_status status = path && p->folder ? YOLO_OK : err_memory(error, DATA_PATH_SIZE);
+    if (status == YOLO_OK && os_path_kind(path) == OS_FILE) status = data_read_text(path, DATA_MAX_TEXT, &bytes, &at, &end, error);
+    for (const char *c = at; status == YOLO_OK && c < end; c++) lines += *c == '\n';
+    bool good = status == YOLO_OK && lab_set_init(&p->names, &p->memory, lines);
     while (good && at < end && data_next_line(&at, end, &line, &length))
         if ((good = (name = arena_text(&p->memory, line, length)) != NULL)) lab_set_add(&p->names, name);
     mem_free(bytes);
     mem_free(path);
     if (good) return YOLO_OK;
     lab_persons_free(p);
-    return err_memory(error, DATA_PATH_SIZE);
+    return status == YOLO_OK ? err_memory(error, DATA_PATH_SIZE) : status;
 }
 
 /* Did a person make this label, or correct it? */

@@ -134,6 +134,7 @@ static const test_case tests_planted[] = {
 #include "test_aug.c"
 #include "test_eval.c"
 #include "test_cli.c"
+#include "test_ui.c"
 #include "test_label.c"
 #include "test_demo.c"
 #include "test_train.c"
@@ -179,6 +180,7 @@ static const test_area test_areas[] = {
     {"aug", tests_aug, YOLO_COUNT(tests_aug)},
     {"eval", tests_eval, YOLO_COUNT(tests_eval)},
     {"cli", tests_cli, YOLO_COUNT(tests_cli)},
+    {"ui", tests_ui, YOLO_COUNT(tests_ui)},
     {"label", tests_label, YOLO_COUNT(tests_label)},
     {"demo", tests_demo, YOLO_COUNT(tests_demo)},
     {"train", tests_train, YOLO_COUNT(tests_train)},
