@@ -1079,12 +1079,7 @@ static bool os_browse(const char *address) {
     wchar_t wide[512];
     return MultiByteToWideChar(CP_UTF8, 0, address, -1, wide, 512) && (INT_PTR)ShellExecuteW(NULL, L"open", wide, NULL, NULL, SW_SHOWNORMAL) > 32;
 #else
-#ifdef __APPLE__
-    char program[] = "/usr/bin/open";
-#else
-    char program[] = "/usr/bin/xdg-open";
-#endif
-    char copy[512];
+    char program[] = "/usr/bin/xdg-open", copy[512];
     char *const arguments[] = {program, copy, NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
@@ -1141,7 +1136,7 @@ static bool os_drive(int n, char *path, size_t size) {
         if (drives >> letter & 1 && !n--) return snprintf(path, size, "%c:\\", 'A' + letter) < (int)size;
     return false;
 #else
-    static const char *const drives[] = {"/", "/media", "/mnt", "/Volumes"};
+    static const char *const drives[] = {"/", "/media", "/mnt"};
     for (int i = 0; i < (int)(sizeof drives / sizeof *drives); i++)
         if (os_path_kind(drives[i]) == OS_DIRECTORY && !n--) return snprintf(path, size, "%s", drives[i]) < (int)size;
     return false;
@@ -32596,7 +32591,7 @@ static void ui_put_job(json *j, const ui_job *job) {
     json_text(j, "status", job->status);
     json_int(j, "percent", job->state == UI_IS_DONE ? 100 : job->percent);
     json_int(j, "started", job->started);
-    json_number(j, "seconds", (job->state == UI_IS_RUNNING ? os_clock() : job->ended) - job->began, 1);
+    json_number(j, "seconds", (job->state == UI_IS_RUNNING ? os_clock() : job->ended) - job->began, 3);
     json_text(j, "folder", job->folder);
     json_text(j, "error", job->error);
     json_end(j);
