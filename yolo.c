@@ -2002,6 +2002,7 @@ static yolo_status com_deserted(com_links *l, yolo_error *error) {
         if (news == COM_MESSAGE && (head.kind == COM_REFUSED || head.kind == COM_FAILED)) return err_set(error, YOLO_ERROR_IO, "%s", words);
         if (news == COM_GONE)
             return err_set(error, YOLO_ERROR_IO, "%s %s gone: the connection was closed", com_who(l, i, t->host, who, sizeof who), l->plan.here > 1 ? "are" : "is");
+        if (news == COM_MESSAGE) t->got = 0; /* a sign of life of one who has met already */
     }
     return YOLO_OK;
 }
