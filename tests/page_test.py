@@ -153,9 +153,13 @@ def test_opens(day):
     expect(day.page.get_by_role("tab", name="Training")).to_have_attribute("aria-selected", "true")
     expect(day.page.locator("#start-training")).to_be_visible()
     assert "token" not in day.page.url, "the token stays in the address bar"
-    paint = day.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
-    print(f"       first paint after {paint:.0f} ms")
-    day.first_paint = paint
+    paints = []
+    for _ in range(5):
+        paints.append(day.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+        day.page.reload()
+        expect(day.page.locator("#start-training")).to_be_visible()
+    print(f"       first paint after {min(paints):.0f} to {max(paints):.0f} ms")
+    assert min(paints) < 300, "the first paint takes longer than 300 ms, five times in a row"
     day.shot("1-open")
 
 
@@ -183,6 +187,9 @@ def test_picks_a_korean_folder(day):
 
 
 def test_prepares(day):
+    day.page.click("#start-training")
+    expect(day.page.locator(".toast.bad")).to_have_text(re.compile("Prepare data is needed"))
+    day.page.locator(".toast.bad button").click()
     day.page.click("#prepare")
     day.wait_for_job("prepare")
     expect(day.page.locator("#prepared")).to_contain_text("data.yaml")
@@ -287,6 +294,20 @@ def test_preview_follows_the_slider(day):
     page.fill("#field-label-conf", "0.25")
     assert visible_boxes(page) == before
     day.shot("8-preview")
+
+
+def test_thresholds_of_classes(day):
+    """A class with a threshold of its own leaves the others as they are, and the program is told by name."""
+    page = day.page
+    page.get_by_text("Thresholds of single classes").click()
+    before = visible_boxes(page)
+    page.get_by_label("star", exact=True).last.fill("0.95")
+    assert 0 < visible_boxes(page) < before
+    assert page.evaluate("valueOf('label', 'class_conf')") == "star:0.95"
+    day.shot("8-thresholds", languages=("ko",))
+    page.get_by_label("star", exact=True).last.fill("")
+    assert visible_boxes(page) == before and page.evaluate("valueOf('label', 'class_conf')") == ""
+    page.get_by_text("Thresholds of single classes").click()
 
 
 def test_labels(day):
