@@ -20,7 +20,11 @@ import tempfile
 import time
 import urllib.request
 
-from playwright.sync_api import expect, sync_playwright
+try:
+    from playwright.sync_api import expect, sync_playwright
+except ImportError:
+    print("playwright is not installed")
+    sys.exit(77)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -551,7 +555,7 @@ def test_readable(day):
         page.goto(day.address)
         for tab in ("train", "label", "review", "runs"):
             page.click("#tab-" + tab)
-            page.wait_for_timeout(600)
+            page.wait_for_timeout(400)
             assert not (nameless := page.evaluate(NAMELESS)), f"{tab}: without a name: {nameless}"
             assert not (faint := page.evaluate(FAINT)), f"{tab}, {scheme}: faint: {faint}"
             if scheme == "dark":
@@ -563,7 +567,7 @@ def test_readable(day):
         page.goto(day.address)
         for tab in ("train", "label", "review", "runs"):
             page.click("#tab-" + tab)
-            page.wait_for_timeout(400)
+            page.wait_for_timeout(200)
             over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert over <= 0, f"{tab} at {percent} % is {over} pixels too wide"
             if percent == 200:
@@ -610,7 +614,10 @@ def main():
     parser.add_argument("--page")
     parser.add_argument("--until", help="the last test to run")
     arguments = parser.parse_args()
-    failed = 0
+    if not os.path.exists(CHROMIUM):
+        print(f"{CHROMIUM} is not installed")
+        return 77
+    passed = failed = 0
     with sync_playwright() as playwright:
         day = Day(playwright, arguments.executable, arguments.page)
         try:
@@ -619,6 +626,7 @@ def main():
                 try:
                     test(day)
                     assert len(day.faults) <= faults, "; ".join(day.faults[faults:])
+                    passed += 1
                     print(f"ok     {test.__name__[5:]} ({time.monotonic() - start:.1f} s)", flush=True)
                 except Exception as error:
                     failed += 1
@@ -633,7 +641,7 @@ def main():
                 print(f"FAILED requests went to {strangers}")
         finally:
             day.close()
-    print(f"{failed} failed" if failed else "the page works")
+    print(f"{passed} passed, {failed} failed, 0 skipped")
     return 1 if failed else 0
 
 
