@@ -167,6 +167,13 @@ def test_opens(day):
     day.shot("1-open")
 
 
+def test_says_messages(day):
+    """What the program says is Korean where it is known, and stays as it is where not."""
+    said = day.page.evaluate("""() => { state.settings.language = "ko"; const said = ["a b/c: no such folder, expected one with pictures", "a: cannot open: No such file or directory",
+        "epochs=x: expected a whole number", "8 pictures: 7 labelled, 1 empty, 0 skipped, 0 damaged; 0.1 s, 80 img/s", "something else"].map(sayMessage); state.settings.language = "en"; return said; }""")
+    assert said == ["폴더가 없습니다: a b/c", "파일이나 폴더가 없습니다: a", "epochs=x: 올바른 값이 아닙니다 (a whole number)", "사진 8장: 라벨 7, 상자 없음 1, 건너뜀 0, 손상 0; 0.1 s, 80 img/s", "something else"], said
+
+
 def test_says_all_options(day):
     """Every option of the program has a Korean name and help, and a field in the form of its verb."""
     missing = day.page.evaluate("""() => Object.entries({prepare: [], train: TRAIN_HIDDEN, label: LABEL_HIDDEN}).flatMap(([verb, hidden]) =>
@@ -562,7 +569,7 @@ def test_readable(day):
                 day.shot("16-dark-" + tab, page, languages=("ko",))
         page.context.close()
     for percent in (125, 150, 200):
-        page = day.new_page("ko-KR", device_scale_factor=percent / 100)
+        page = day.new_page("en-US", device_scale_factor=percent / 100)
         page.set_viewport_size({"width": 1280 * 100 // percent, "height": 900 * 100 // percent})
         page.goto(day.address)
         for tab in ("train", "label", "review", "runs"):
@@ -571,7 +578,7 @@ def test_readable(day):
             over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert over <= 0, f"{tab} at {percent} % is {over} pixels too wide"
             if percent == 200:
-                page.screenshot(path=os.path.join(SHOTS, f"17-large-{tab}-ko.png"))
+                page.screenshot(path=os.path.join(SHOTS, f"17-large-{tab}.png"))
         page.context.close()
 
 
@@ -592,6 +599,15 @@ def test_by_keyboard_alone(day):
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("tab", name="Auto-Labeling")).to_be_focused()
     page.context.close()
+
+
+def test_exports(day):
+    page = day.page
+    page.get_by_role("tab", name="Runs").click()
+    page.locator("#panel-runs").get_by_role("button", name="Export as ONNX").first.click()
+    job = day.wait("the export to end", lambda: next((job for job in day.api("jobs") if job["verb"] == "export" and job["state"] != "running"), None))
+    assert job["state"] == "done", f"export: {job['error']}"
+    expect(page.locator("#panel-runs").get_by_text("Export", exact=True)).to_be_visible()
 
 
 def test_server_goes(day):
