@@ -24671,6 +24671,7 @@ static yolo_status lab_is_person(lab_persons *p, const char *label, bool *is, yo
     return status;
 }
 
+#if !defined(YOLO_NO_MAIN) || defined(YOLO_TESTING)
 /* Keeps in mind that a person did. Two at a time in one folder would forget one. */
 static yolo_status lab_mark_person(const char *label, yolo_error *error) {
     lab_persons persons = {0};
@@ -24693,6 +24694,7 @@ static yolo_status lab_mark_person(const char *label, yolo_error *error) {
     lab_persons_free(&persons);
     return status;
 }
+#endif
 
 YOLO_PRINTF(2, 3)
 static char *lab_text(lab_run *run, const char *format, ...) {
@@ -28831,6 +28833,7 @@ static void dev_describe_nccl(str *out, const com_nccl *nccl, const char *reason
     else str_format(out, "NCCL     %s, version %d.%d.%d\n", nccl->path, nccl->version[0], nccl->version[1], nccl->version[2]);
 }
 
+#if !defined(YOLO_NO_MAIN) || defined(YOLO_TESTING)
 static void dev_put_choice(json *j, const char *id, const char *label, uint64_t memory, uint64_t free_memory) {
     json_object(j, NULL);
     json_text(j, "id", id);
@@ -28871,6 +28874,7 @@ static void dev_put_choices(json *j) {
     json_end(j);
     str_free(&all);
 }
+#endif
 
 #ifndef YOLO_NO_CUDA
 enum { DEV_SUMMED = 4 << 20 /* floats */, DEV_SUMS = 4 };
