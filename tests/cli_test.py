@@ -896,7 +896,8 @@ def prepare_and_val():
 def prepare_reports():
     labelled("in", 10)
     write("in/003.txt", "9 0.5 0.5 0.4 0.4\n0 0.5 0.5 0.4 0.4\n")
-    shutil.copy("in/001.png", "in/copy \"1\".png")
+    copy = "copy 1.png" if wine else 'copy "1".png' # Windows has no quotes in names
+    shutil.copy("in/001.png", f"in/{copy}")
     write("in/고장.png", "no picture")
     done = yolo("prepare", "source=in", "out=in/set", "val=30")
     says(done, "in/고장.png", "in/003.txt:1: class 9", "same picture as", "out=in/set lies within source=in", "duplicates (same content)")
@@ -904,7 +905,7 @@ def prepare_reports():
     counts = report["counts"]
     assert counts["train"] + counts["val"] == 10 and counts["duplicates"] == counts["damaged"] == counts["bad_lines"] == 1, counts
     assert report["damaged"][0]["picture"] == "고장.png" and report["damaged"][0]["reason"], report["damaged"]
-    assert report["duplicates"] == [{"picture": "copy \"1\".png", "of": "001.png", "other_label": False}], report["duplicates"]
+    assert report["duplicates"] == [{"picture": copy, "of": "001.png", "other_label": False}], report["duplicates"]
     assert report["bad_lines"] == ["in/003.txt:1: class 9 out of range [0,2)"], report["bad_lines"]
     assert [c["name"] for c in report["classes"]] == ["고양이", "dog"] and sum(c["train_pictures"] + c["val_pictures"] for c in report["classes"]) == 10
     assert all(c["train_pictures"] and c["val_pictures"] for c in report["classes"]), report["classes"]
