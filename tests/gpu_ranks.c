@@ -199,7 +199,7 @@ static void test_gpu_ranks_faults(void) {
     int told = 0, named = 0, resumed = 0;
     CHECK_MSG(yolo_train(o, &report, &error) == YOLO_OK, "%s", error.message);
     const uint64_t want = test_train_hash(&report);
-    for (int64_t n = 20; n < 100000; n += 10 + n) {
+    for (int64_t n = 20; n < 100000; n += 10 + n / 2) {
         error.message[0] = 0;
         emulate_fail_after(n);
         emulate_fail_with(told % 2 ? 214 /* uncorrectable ECC error */ : 2 /* out of memory */, told % 2);
