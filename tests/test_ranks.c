@@ -533,19 +533,25 @@ static yolo_status ranks_slow(const com_rank *rank, yolo_error *error) {
     return YOLO_OK;
 }
 
+/* Trains by 4 ranks to the end; memory runs out in rank 2 half way through the next training. */
+static void ranks_train_whole(yolo_train_options *o, yolo_train_report *whole) {
+    yolo_error error = {0};
+    o->ranks = 4;
+    os_atomic_set(&ranks_calls, 0);
+    ranks_fatal = 0;
+    com_test_visit = ranks_out_of_memory;
+    CHECK_MSG(tr_train(o, op_isa_best(), run_cpu, whole, &error) == YOLO_OK, "%s", error.message);
+    ranks_fatal = (int)os_atomic_get(&ranks_calls) / 2;
+    os_atomic_set(&ranks_calls, 0);
+}
+
 /* Memory runs out in rank 2 in the second epoch: a sentence that names it; from last.pt the training ends as it would have. */
 static void test_ranks_memory(void) {
     yolo_train_options o = test_train_small("ranks_memory_whole", 2);
     yolo_train_report whole, part;
     yolo_error error = {0};
     char last[1100];
-    o.ranks = 4;
-    os_atomic_set(&ranks_calls, 0);
-    ranks_fatal = 0;
-    com_test_visit = ranks_out_of_memory;
-    CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &whole, &error) == YOLO_OK, "%s", error.message);
-    ranks_fatal = (int)os_atomic_get(&ranks_calls) / 2;
-    os_atomic_set(&ranks_calls, 0);
+    ranks_train_whole(&o, &whole);
     o.name = "ranks_memory_part";
     CHECK(tr_train(&o, op_isa_best(), run_cpu, &part, &error) == YOLO_ERROR_MEMORY && part.epochs == 1);
     CHECK_MSG(!strcmp(error.message, "rank 2 of 4: out of memory: 1.0 MiB wanted"), "%s", error.message);
@@ -585,15 +591,8 @@ static void test_ranks_apart(void) {
     yolo_train_options o = test_train_small("ranks_apart_whole", 2), again = tr_defaults();
     ranks_training both[2];
     yolo_train_report whole;
-    yolo_error error = {0};
     char last[1100];
-    o.ranks = 4;
-    os_atomic_set(&ranks_calls, 0);
-    ranks_fatal = 0;
-    com_test_visit = ranks_out_of_memory;
-    CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &whole, &error) == YOLO_OK, "%s", error.message);
-    ranks_fatal = (int)os_atomic_get(&ranks_calls) / 2;
-    os_atomic_set(&ranks_calls, 0);
+    ranks_train_whole(&o, &whole);
     o.name = "ranks_apart_part";
     ranks_train_apart(both, &o);
     for (int p = 0; p < 2; p++)
