@@ -16,16 +16,10 @@ import subprocess
 import sys
 import tempfile
 
+from checks import check, end
+
 os.environ["YOLO_OFFLINE"] = "true"
 HERE = os.path.dirname(os.path.abspath(__file__))
-checks = failures = 0
-
-
-def check(name, good, text):
-    global checks, failures
-    checks += 1
-    failures += not good
-    print(f"{'ok  ' if good else 'FAIL'} {name}: {text}")
 
 
 def their_look(checkpoint, data, folder, imgsz, batch):
@@ -165,8 +159,7 @@ def main():
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         run(options, tool, checkpoint, os.path.realpath(folder))
-    print(f"{checks - failures} passed, {failures} failed, 0 skipped")
-    sys.exit(failures > 0)
+    end()
 
 
 if __name__ == "__main__":

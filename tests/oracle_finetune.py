@@ -18,18 +18,12 @@ import sys
 import tempfile
 import time
 
+from checks import check, end
+
 os.environ["YOLO_OFFLINE"] = "true"
 HERE = os.path.dirname(os.path.abspath(__file__))
 EPOCHS, IMGSZ, BATCH = 10, 320, 16
 THEIRS = [(0.5908, 0.4346), (0.6112, 0.4475)]  # mAP50, mAP50-95 of ultralytics 8.4.190 on torch 2.11.0, seeds 0 and 1
-checks = failures = 0
-
-
-def check(name, good, text):
-    global checks, failures
-    checks += 1
-    failures += not good
-    print(f"{'ok  ' if good else 'FAIL'} {name}: {text}", flush=True)
 
 
 def measure(checkpoint, data, folder):
@@ -128,8 +122,7 @@ def main():
         if options.folder:
             os.makedirs(options.folder, exist_ok=True)
         run(options, checkpoint, os.path.realpath(options.folder or folder))
-    print(f"{checks - failures} passed, {failures} failed, 0 skipped")
-    sys.exit(failures > 0)
+    end()
 
 
 if __name__ == "__main__":

@@ -18,16 +18,10 @@ import sys
 import tempfile
 import xml.etree.ElementTree
 
+from checks import check, end
+
 os.environ["YOLO_OFFLINE"] = "true"
 HERE = os.path.dirname(os.path.abspath(__file__))
-checks = failures = 0
-
-
-def check(name, good, text):
-    global checks, failures
-    checks += 1
-    failures += not good
-    print(f"{'ok  ' if good else 'FAIL'} {name}: {text}")
 
 
 def compare_coco(sure, path, pictures):
@@ -101,8 +95,7 @@ def main():
         for more in ([], ["save_conf=true", f"out={scratch}/sure"]):
             subprocess.run(command + more, check=True, stdout=subprocess.DEVNULL)
         compare_lines(compare_coco(f"{scratch}/sure/labels.coco.json", f"{folder}/labels.coco.json", 48), folder)
-    print(f"{checks - failures} passed, {failures} failed, 0 skipped")
-    sys.exit(failures > 0)
+    end()
 
 
 if __name__ == "__main__":

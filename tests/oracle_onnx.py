@@ -19,18 +19,12 @@ import sys
 import tempfile
 from types import SimpleNamespace
 
+from checks import check, end
+
 os.environ["YOLO_OFFLINE"] = "true"
 os.environ["YOLO_AUTOINSTALL"] = "false"
 os.environ["YOLO_VERBOSE"] = "false"
 HERE = os.path.dirname(os.path.abspath(__file__))
-checks = failures = 0
-
-
-def check(name, good, text):
-    global checks, failures
-    checks += 1
-    failures += not good
-    print(f"{'ok  ' if good else 'FAIL'} {name}: {text}", flush=True)
 
 
 class Bench:
@@ -446,8 +440,7 @@ def main():
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder:
         run(Bench(tool, os.path.realpath(folder)), options, trained)
-    print(f"{checks - failures} passed, {failures} failed, 0 skipped")
-    sys.exit(failures > 0)
+    end()
 
 
 if __name__ == "__main__":
