@@ -1930,7 +1930,7 @@ static yolo_status com_admit(com_links *l, com_talk *guest, const com_head *head
     if (head->kind != COM_HELLO || head->size < COM_NAME + opening || memcmp(guest->in + COM_HEAD + COM_NAME, l->plan.terms, opening)) return YOLO_OK;
     com_text(guest, 0, host, sizeof host);
     if (com_objects(l, guest, head, host, sentence, sizeof sentence)) {
-        com_say(l, guest, COM_REFUSED, 0, sentence, strlen(sentence));
+        com_say(l, guest, COM_REFUSED, YOLO_ERROR_USAGE, sentence, strlen(sentence));
         os_socket_finish(guest->socket);
         return err_set(error, YOLO_ERROR_USAGE, "%s", sentence);
     }
@@ -1990,6 +1990,11 @@ static yolo_status com_door(com_links *l, com_guest *body, yolo_error *error) {
     return status;
 }
 
+/* Why a process refuses, or has failed. */
+static yolo_status com_status(const com_head *head) {
+    return head->word > YOLO_OK && head->word <= YOLO_ERROR_INTERRUPTED ? (yolo_status)head->word : YOLO_ERROR_IO;
+}
+
 /* What those that were let in have said since: that all is over, or, by going, the same. */
 static yolo_status com_deserted(com_links *l, yolo_error *error) {
     const int count = l->plan.process ? 1 : l->plan.processes;
@@ -1999,7 +2004,7 @@ static yolo_status com_deserted(com_links *l, yolo_error *error) {
         com_talk *t = &l->talks[i];
         const com_news news = t->socket == OS_NO_SOCKET ? COM_NOTHING : com_hear(t, &head);
         com_text(t, 0, words, sizeof words);
-        if (news == COM_MESSAGE && (head.kind == COM_REFUSED || head.kind == COM_FAILED)) return err_set(error, YOLO_ERROR_IO, "%s", words);
+        if (news == COM_MESSAGE && (head.kind == COM_REFUSED || head.kind == COM_FAILED)) return err_set(error, com_status(&head), "%s", words);
         if (news == COM_GONE)
             return err_set(error, YOLO_ERROR_IO, "%s %s gone: the connection was closed", com_who(l, i, t->host, who, sizeof who), l->plan.here > 1 ? "are" : "is");
         if (news == COM_MESSAGE) t->got = 0; /* a sign of life of one who has met already */
@@ -2050,7 +2055,7 @@ static yolo_status com_lead_meeting(com_links *l, yolo_error *error) {
     }
     for (int p = 1; p < l->plan.processes; p++) {
         if (l->talks[p].socket == OS_NO_SOCKET) continue;
-        com_say(l, &l->talks[p], COM_REFUSED, status == YOLO_ERROR_INTERRUPTED, error->message, strlen(error->message));
+        com_say(l, &l->talks[p], COM_REFUSED, (uint32_t)status, error->message, strlen(error->message));
         os_socket_finish(l->talks[p].socket);
     }
     return status;
@@ -2096,7 +2101,7 @@ static yolo_status com_knock(com_links *l, com_head *head, yolo_error *error) {
     }
     if (news == COM_MESSAGE && head->kind == COM_REFUSED) {
         com_text(t, 0, reason, sizeof reason);
-        return err_set(error, head->word ? YOLO_ERROR_INTERRUPTED : YOLO_ERROR_USAGE, "%s", reason);
+        return err_set(error, com_status(head), "%s", reason);
     }
     if (news == COM_MESSAGE && head->kind == COM_WELCOME && head->size == 8 + COM_NAME) return YOLO_OK;
     return err_set(error, YOLO_ERROR_FORMAT, "what answers at %s:%d is not rank 0 of this version of yolo; name another MASTER_PORT, or use the same program everywhere",
@@ -2168,7 +2173,7 @@ static void com_watch_message(com_group *g, com_talk *t, const com_head *head) {
     com_text(t, 0, text, sizeof text);
     t->got = 0;
     t->done = true; /* it will go */
-    com_lose(g, head->word > YOLO_OK && head->word <= YOLO_ERROR_INTERRUPTED ? (yolo_status)head->word : YOLO_ERROR_IO, text);
+    com_lose(g, com_status(head), text);
 }
 
 /* Hears a process out. `awake`: this one has been, too, since it was last asked. */

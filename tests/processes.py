@@ -60,9 +60,12 @@ class Process:
 
     def until(self, condition, limit=60):
         end = time.monotonic() + limit
-        while not condition():
+        while True:
+            ended = self.process.poll() is not None
+            if condition():
+                return
             assert time.monotonic() < end, f"waited in vain: {self.text()[-800:]}"
-            assert self.process.poll() is None, f"ended early: {self.text()[-800:]}"
+            assert not ended, f"ended early: {self.text()[-800:]}"
             time.sleep(0.002)
 
 
@@ -91,13 +94,17 @@ class Group:
         """Waits for all, and for what each says in the end."""
         start = time.monotonic()
         found = [p.wait(limit - (time.monotonic() - start)) for p in self.all]
-        last = [(p.text().strip().split("\n") or [""])[-1] for p in self.all]
+        last = [last_line(p.text()) for p in self.all]
         assert found == statuses, f"exit statuses {found}, expected {statuses}: {last}"
         return last
 
     def trains(self):
         """Waits until steps are taken in an epoch behind the first."""
         self.all[0].until(lambda: self.all[0].text().count("box_loss") > 1)
+
+
+def last_line(text):
+    return text.strip().split("\n")[-1]
 
 
 def fresh(name):
@@ -129,6 +136,26 @@ def go_on():
     with Group(2, "resume=true", f"model={LAST}", "ranks=2") as g:
         g.end([0, 0])
     same(without_ranks(result()), without_ranks(whole()))
+
+
+def kill_one(victim, latest, limit, *arguments, program=None):
+    """kill -9 of one of two at a random moment, at most `latest` seconds after training began; the run again where it was over by then.
+    What the other said, which must end within `limit` seconds."""
+    for attempt in range(8):
+        shutil.rmtree("runs", ignore_errors=True)
+        with Group(2, *arguments, program=program) as g:
+            g.trains()
+            time.sleep(chance.random() * latest / 2**attempt)
+            g.all[victim].process.kill()
+            start = time.monotonic()
+            other = g.all[1 - victim]
+            status = other.wait(20)
+            if status == 0 or resume.checkpoint(LAST)["epoch"] in (-1, EPOCHS - 1):
+                continue
+            assert status == 1, f"exit status {status}: {other.text()[-800:]}"
+            assert time.monotonic() - start < limit, "too late"
+            return other.text()
+    raise AssertionError("all runs were over before they were killed")
 
 
 def gone(last, who, status="gone"):
@@ -165,14 +192,8 @@ def killed():
     """kill -9 of any process at a random moment: the others name it, and nothing is lost."""
     for victim in (1, 0, chance.randrange(2)):
         fresh(f"killed-{len(os.listdir(resume.scratch))}")
-        with Group(2, "ranks=2") as g:
-            g.trains()
-            time.sleep(chance.random() * 0.5)
-            g.all[victim].process.kill()
-            start = time.monotonic()
-            last = g.end([1, -9] if victim else [-9, 1], 20)
-            assert time.monotonic() - start < 5, "too late"
-            gone([last[1 - victim]], "ranks 2 to 3" if victim else "ranks 0 to 1", "are gone: the connection was closed")
+        text = kill_one(victim, 0.5, 5, "ranks=2")
+        gone([last_line(text)], "ranks 2 to 3" if victim else "ranks 0 to 1", "are gone: the connection was closed")
         go_on()
 
 
@@ -333,14 +354,8 @@ def gpus_killed():
     want = two_gpus()
     for victim in (1, 0):
         fresh(f"gpus-killed-{victim}")
-        with Group(2, *GPUS, "device=0", "allreduce=host") as g:
-            g.trains()
-            time.sleep(chance.random() * 0.3)
-            g.all[victim].process.kill()
-            start = time.monotonic()
-            last = g.end([1, -9] if victim else [-9, 1], 20)
-            assert time.monotonic() - start < 5, "too late"
-            gone([last[1 - victim]], rf"rank {victim} \(host", "is gone: the connection was closed")
+        text = kill_one(victim, 0.3, 5, *GPUS, "device=0", "allreduce=host")
+        gone([last_line(text)], rf"rank {victim} \(host", "is gone: the connection was closed")
         with Group(2, *GPUS, "device=0", "allreduce=host", "resume=true", f"model={LAST}") as g:
             g.end([0, 0])
         same(without_ranks(result()), want)
@@ -397,16 +412,9 @@ def nccl_killed():
     want = two_gpus()
     for victim in (1, 0):
         program = beside_nccl(f"nccl-killed-{victim}")
-        with Group(2, *GPUS, "device=0", "allreduce=nccl", program=program) as g:
-            g.trains()
-            time.sleep(chance.random() * 0.3)
-            g.all[victim].process.kill()
-            start = time.monotonic()
-            g.all[1 - victim].wait(20)
-            assert time.monotonic() - start < 8, "too late"
-            text = g.all[1 - victim].text()
-            gone([text], rf"rank {victim} \(host", "is gone: the connection was closed")
-            assert f"NCCL: rank {1 - victim} of 2 aborts" in text, text[-800:]
+        text = kill_one(victim, 0.3, 8, *GPUS, "device=0", "allreduce=nccl", program=program)
+        gone([text], rf"rank {victim} \(host", "is gone: the connection was closed")
+        assert f"NCCL: rank {1 - victim} of 2 aborts" in text, text[-800:]
         with Group(2, *GPUS, "device=0", "allreduce=nccl", "resume=true", f"model={LAST}", program=program) as g:
             g.end([0, 0])
         same(without_ranks(result()), want)
