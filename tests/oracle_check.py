@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 
-from checks import check, end
+from checks import begin, check, end
 
 os.environ["YOLO_OFFLINE"] = "true"
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -136,27 +136,15 @@ def run(options, tool, checkpoint, folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shared", default=os.path.join(HERE, "..", "..", "shared"))
     parser.add_argument("--tool")
     parser.add_argument("--pictures", type=int, default=128)
     parser.add_argument("--imgsz", default="320")
-    options = parser.parse_args()
-    checkpoint = os.path.join(options.shared, "data", "yolov8n-coco.pt")
-    try:
-        import torch
-        import ultralytics  # noqa: F401
-    except ImportError:
-        print("no ultralytics in this Python")
-        sys.exit(77)
-    if not os.path.exists(checkpoint):
-        print(f"no {checkpoint}")
-        sys.exit(77)
+    options, checkpoint = begin(parser, 1)
     tool = options.tool or os.path.join(HERE, "..", "build", "tool_check")
     if not options.tool:
         os.makedirs(os.path.dirname(tool), exist_ok=True)
         subprocess.run([os.environ.get("CC", "cc"), "-std=c11", "-O2", "-w", "-DYOLO_NO_CUDA", os.path.join(HERE, "tool_check.c"),
                         "-o", tool, "-lm", "-lpthread", "-ldl"], check=True)
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         run(options, tool, checkpoint, os.path.realpath(folder))
     end()

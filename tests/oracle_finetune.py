@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from checks import check, end
+from checks import begin, check, end
 
 os.environ["YOLO_OFFLINE"] = "true"
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -100,24 +100,11 @@ def run(options, checkpoint, folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shared", default=os.path.join(HERE, "..", "..", "shared"))
     parser.add_argument("--yolo", default=os.path.join(HERE, "..", "yolo"))
     parser.add_argument("--theirs")
     parser.add_argument("--ours", default="0,1")
     parser.add_argument("--folder")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    checkpoint = os.path.join(options.shared, "data", "yolov8n-coco.pt")
-    try:
-        import torch
-        import ultralytics  # noqa: F401
-    except ImportError:
-        print("no ultralytics in this Python")
-        sys.exit(77)
-    if not os.path.exists(checkpoint):
-        print(f"no {checkpoint}")
-        sys.exit(77)
-    torch.set_num_threads(options.threads)
+    options, checkpoint = begin(parser, 2)
     with tempfile.TemporaryDirectory() as folder:
         if options.folder:
             os.makedirs(options.folder, exist_ok=True)

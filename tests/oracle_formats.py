@@ -22,9 +22,10 @@ import sys
 import tempfile
 import warnings
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-checks = failures = 0
+import checks
+from checks import expect as check
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 try:
     import cv2
     import numpy as np
@@ -32,14 +33,6 @@ try:
 except ImportError as missing:
     print(f"skipped: {missing}")
     sys.exit(77)
-
-
-def check(name, good, text=""):
-    global checks, failures
-    checks += 1
-    failures += not good
-    if not good:
-        print(f"FAIL {name}: {text}")
 
 
 class Reader:
@@ -321,9 +314,9 @@ def main():
             subprocess.run(["cc", *flags, os.path.join(HERE, "tool_tiff.c"), "-o", tool, "-lm", "-lpthread", "-ldl"], check=True)
         reader = Reader(tool, folder)
         for part in (jpegs, orientations, samples, cuts):
-            before = checks
+            before = checks.count
             part(reader)
-            print(f"{part.__name__}: {checks - before} checks")
+            print(f"{part.__name__}: {checks.count - before} checks")
         reader.close()
         if os.path.exists(os.path.join(args.shared, "data", "yolov8n-coco.pt")):
             yolo = args.yolo or os.path.join(folder, "yolo")
@@ -332,9 +325,8 @@ def main():
             labels(yolo, args.shared, folder)
         else:
             print(f"labels: skipped, no checkpoint in {args.shared}")
-    print(f"{checks} checks, {failures} failed")
-    return failures > 0
+    checks.end()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -18,20 +18,12 @@ import sys
 import tempfile
 
 import numpy as np
+from checks import expect as check, end
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RAW, ROWS, FAX3, FAX4, LZW, JPEG, DEFLATE, PACKBITS, OLD_DEFLATE = 1, 2, 3, 4, 5, 7, 8, 32773, 32946
 NAMES = {RAW: "raw", ROWS: "rows", FAX3: "fax3", FAX4: "fax4", LZW: "lzw", JPEG: "jpeg", DEFLATE: "deflate", PACKBITS: "packbits", OLD_DEFLATE: "olddeflate"}
 WHITE0, BLACK0, RGB, INDEX, CMYK, YCC = 0, 1, 2, 3, 5, 6
-checks = failures = 0
-
-
-def check(name, good, text=""):
-    global checks, failures
-    checks += 1
-    failures += not good
-    if not good:
-        print(f"FAIL {name}: {text}")
 
 
 class Tiff:
@@ -500,7 +492,7 @@ def main():
         t = Tiff()
     except OSError:
         print("skip: libtiff.so.6 is not installed (Debian: libtiff6)")
-        return 77
+        sys.exit(77)
     with tempfile.TemporaryDirectory() as folder:
         tool = args.tool
         if not tool:
@@ -514,9 +506,9 @@ def main():
         compare(b, tool)
         pillow = compare_pillow(b)
         cut(b, tool)
-        print(f"{len(b.files)} files, {pillow} of them by Pillow too; {checks - failures} passed, {failures} failed")
-    return failures > 0
+        print(f"{len(b.files)} files, {pillow} of them by Pillow too")
+    end()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

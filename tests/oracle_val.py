@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 
-from checks import check, end
+from checks import begin, check, end
 
 os.environ["YOLO_OFFLINE"] = "true"
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -166,24 +166,12 @@ def run(options, tool, checkpoint, folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shared", default=os.path.join(HERE, "..", "..", "shared"))
     parser.add_argument("--tool")
     parser.add_argument("--pictures", type=int, default=128)
-    options = parser.parse_args()
-    checkpoint = os.path.join(options.shared, "data", "yolov8n-coco.pt")
-    try:
-        import torch
-        import ultralytics  # noqa: F401
-    except ImportError:
-        print("no ultralytics in this Python")
-        sys.exit(77)
-    if not os.path.exists(checkpoint):
-        print(f"no {checkpoint}")
-        sys.exit(77)
+    options, checkpoint = begin(parser, 2)
     tool = options.tool or os.path.join(HERE, "..", "build", "tool_val")
     if not options.tool:
         build_tool(tool)
-    torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder:
         run(options, tool, checkpoint, os.path.realpath(folder))
     end()

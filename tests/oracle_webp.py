@@ -18,17 +18,10 @@ import subprocess
 import sys
 import tempfile
 
+from checks import end, expect as check
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOOLS = ("cwebp", "dwebp", "img2webp", "webpinfo", "webpmux")
-checks = failures = 0
-
-
-def check(name, good, text=""):
-    global checks, failures
-    checks += 1
-    failures += not good
-    if not good:
-        print(f"FAIL {name}: {text}")
 
 
 def clip(value):
@@ -360,8 +353,7 @@ def main():
         compare_pillow(bench)
         cut(bench, tool)
         print(f"{len(bench.files)} files")
-    print(f"{checks - failures} passed, {failures} failed, 0 skipped")
-    sys.exit(1 if failures else 0)
+    end()
 
 
 if __name__ == "__main__":
