@@ -23782,9 +23782,129 @@ yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *repo
    so that continuing a run costs a look at each name, and two pictures that would share a label file are found. Files
    of a picture are written by the lane that looked at it, its label last and by renaming, so a label file means that
    the picture is finished. A label file is never replaced unless told, also when it appears during the run; what is
-   replaced is copied before the first picture. Boxes have the classes of classes.txt from lab_choose on. */
+   replaced is copied before the first picture, and what is made is named. Boxes have the classes of classes.txt from lab_choose on. */
 
-/* ---- undo: what a run replaces is kept, and how it comes back
+/* ---- sets of texts */
+
+typedef struct lab_set { /* of texts that live elsewhere; capacity is a power of two and never reached */
+    const char **slots;
+    int64_t capacity, count;
+} lab_set;
+
+/* File systems of Windows and macOS do not tell A.txt from a.txt. */
+static bool lab_same(const char *a, const char *b) {
+#if defined(_WIN32) || defined(__APPLE__)
+    return str_equal_fold(a, b);
+#else
+    return !strcmp(a, b);
+#endif
+}
+
+static uint64_t lab_hash(const char *text) {
+#if defined(_WIN32) || defined(__APPLE__)
+    uint64_t hash = 0;
+    for (; *text; text++) {
+        char lower = (char)tolower((unsigned char)*text);
+        hash = hash_bytes(&lower, 1, hash);
+    }
+    return hash;
+#else
+    return hash_bytes(text, strlen(text), 0);
+#endif
+}
+
+/* Room for `count` texts. */
+static bool lab_set_init(lab_set *set, arena *memory, int64_t count) {
+    set->capacity = 16;
+    while (set->capacity < count * 2) set->capacity *= 2;
+    return (set->slots = arena_array(memory, (uint64_t)set->capacity, sizeof *set->slots)) != NULL;
+}
+
+static const char **lab_set_find(const lab_set *set, const char *text) {
+    uint64_t at = lab_hash(text);
+    while (set->slots[at & (uint64_t)(set->capacity - 1)] && !lab_same(set->slots[at & (uint64_t)(set->capacity - 1)], text)) at++;
+    return &set->slots[at & (uint64_t)(set->capacity - 1)];
+}
+
+/* False when it is there already. */
+static bool lab_set_add(lab_set *set, const char *text) {
+    const char **slot = lab_set_find(set, text);
+    if (*slot) return false;
+    YOLO_ASSERT(++set->count < set->capacity);
+    *slot = text;
+    return true;
+}
+
+/* ---- labels that a person made: named in a file of their folder, a line each */
+
+#define LAB_PERSONS ".yolo_person"
+
+typedef struct lab_persons { char *folder; arena memory; lab_set names; } lab_persons; /* of the folder that was asked for last; {0} = none */
+
+static void lab_persons_free(lab_persons *p) {
+    mem_free(p->folder);
+    arena_free(&p->memory);
+    *p = (lab_persons){0};
+}
+
+/* The names that a folder's list has; without one, none. */
+static yolo_status lab_persons_read(lab_persons *p, const char *folder, yolo_error *error) {
+    uint8_t *bytes = NULL;
+    const char *at = NULL, *end = NULL, *line, *name;
+    size_t length;
+    int64_t lines = 1;
+    char *path = path_join(folder, LAB_PERSONS);
+    lab_persons_free(p);
+    p->folder = str_copy(folder);
+    yolo_status status = path && p->folder ? YOLO_OK : err_memory(error, DATA_PATH_SIZE);
+    if (status == YOLO_OK && os_path_kind(path) == OS_FILE) status = data_read_text(path, DATA_MAX_TEXT, &bytes, &at, &end, error);
+    for (const char *c = at; status == YOLO_OK && c < end; c++) lines += *c == '\n';
+    bool good = status == YOLO_OK && lab_set_init(&p->names, &p->memory, lines);
+    while (good && at < end && data_next_line(&at, end, &line, &length))
+        if ((good = (name = arena_text(&p->memory, line, length)) != NULL)) lab_set_add(&p->names, name);
+    mem_free(bytes);
+    mem_free(path);
+    if (good) return YOLO_OK;
+    lab_persons_free(p);
+    return status == YOLO_OK ? err_memory(error, DATA_PATH_SIZE) : status;
+}
+
+/* Did a person make this label, or correct it? */
+static yolo_status lab_is_person(lab_persons *p, const char *label, bool *is, yolo_error *error) {
+    char *folder = path_parent(label);
+    yolo_status status = folder ? YOLO_OK : err_memory(error, DATA_PATH_SIZE);
+    if (folder && (!p->folder || strcmp(p->folder, folder))) status = lab_persons_read(p, folder, error);
+    *is = status == YOLO_OK && *lab_set_find(&p->names, path_name(label));
+    mem_free(folder);
+    return status;
+}
+
+#if !defined(YOLO_NO_MAIN) || defined(YOLO_TESTING)
+/* Keeps in mind that a person did. Two at a time in one folder would forget one. */
+static yolo_status lab_mark_person(const char *label, yolo_error *error) {
+    lab_persons persons = {0};
+    bool is;
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    str text = {0};
+    yolo_status status = lab_is_person(&persons, label, &is, error);
+    char *path = status == YOLO_OK && !is ? path_join(persons.folder, LAB_PERSONS) : NULL;
+    if (path && os_path_kind(path) == OS_FILE) status = path_read(path, DATA_MAX_TEXT, &bytes, &size, error);
+    if (path && status == YOLO_OK) {
+        str_append(&text, (const char *)bytes, size);
+        if (size && bytes[size - 1] != '\n') str_append(&text, "\n", 1);
+        str_format(&text, "%s\n", path_name(label));
+        status = text.failed ? err_memory(error, size) : path_write(path, text.text, (size_t)text.length, true, error);
+    } else if (status == YOLO_OK && !is) status = err_memory(error, DATA_PATH_SIZE);
+    mem_free(path);
+    mem_free(bytes);
+    str_free(&text);
+    lab_persons_free(&persons);
+    return status;
+}
+#endif
+
+/* ---- undo: what a run replaces is kept, what it makes is known, and how all comes back
 
    FOLDER/.yolo_undo/RUN/ holds journal.txt and, below source/ and labels/, a copy of each file that the run may replace. The
    journal is text, a record a line, each with a hash over itself and its number, paths escaped:
@@ -23794,8 +23914,9 @@ yolo_status yolo_prepare(yolo_prepare_options options, yolo_prepare_report *repo
      B               all files named so far may be written from here on: their copies are on the disk
      W FILE DIGEST   the file (its number among N and K) is about to become this
      D               the run is through
-   So a kill at any moment leaves a journal that says what each file was and what the run made of it. A file that is neither
-   is somebody's since then, and is kept and told of, here and when a run goes on. Paths are relative, without "..", and no
+   So a kill at any moment leaves a journal that says what each file was and what the run made of it. A file that is neither,
+   or that a person has called right on the page, is somebody's since then, and is kept and told of, here and when a run goes on.
+   The system keeps what was written when the program is killed, so no record waits for the disk but the first ones, B and D. Paths are relative, without "..", and no
    link below the folder is followed: whatever a journal says, nothing else is touched. */
 
 enum { UNDO_CHUNK = 65536, UNDO_WORDS = 5 };
@@ -23820,6 +23941,7 @@ typedef struct undo_run {
     char name[32];
     char *folder;          /* roots[0]/.yolo_undo/name; NULL: nothing is kept */
     uint64_t key;
+    lab_persons persons;
     undo_file *files;
     undo_made *made;
     int64_t count, capacity, made_count, made_capacity;
@@ -23942,6 +24064,7 @@ static void undo_close(undo_run *run) {
     mem_free(run->made);
     mem_free(run->by_path);
     mem_free(run->checked);
+    lab_persons_free(&run->persons);
     arena_free(&run->memory);
     os_mutex_destroy(&run->mutex);
 }
@@ -24175,13 +24298,28 @@ static yolo_status undo_index(undo_run *run, yolo_error *error) {
     return YOLO_OK;
 }
 
+/* Is this the journal of a run with this key that is not through? By its beginning and its end: it may be long. */
+static bool undo_is_open(const char *path, uint64_t key) {
+    str begin = {0};
+    char head[64] = "", tail[21] = "";
+    FILE *file = os_open(path, "rb");
+    str_add(&begin, "V 1");
+    undo_seal(&begin, 0, 1);
+    str_format(&begin, "H %016llx", (unsigned long long)key);
+    bool open = file && !begin.failed && fread(head, 1, sizeof head, file) > (size_t)begin.length && !memcmp(head, begin.text, (size_t)begin.length);
+    if (open && !fseek(file, 1 - (long)sizeof tail, SEEK_END) && fread(tail, 1, sizeof tail - 1, file)) open = strncmp(tail, "\nD ", 3) != 0;
+    if (file) fclose(file);
+    str_free(&begin);
+    return open;
+}
+
 /* Begins a run of `most` files at most, or goes on with the newest one where it has the same key and is not through. */
 static yolo_status undo_begin(undo_run *run, uint64_t key, int64_t most, bool *continued, yolo_error *error) {
     char stamp[32], newest[32], *path = NULL;
     yolo_status status = undo_choose(run, "last", error);
     *continued = false;
     if (status != YOLO_OK) return status;
-    if (run->folder && (path = path_join(run->folder, "journal.txt")) && os_path_kind(path) == OS_FILE) {
+    if (run->folder && (path = path_join(run->folder, "journal.txt")) && undo_is_open(path, key)) {
         status = undo_read(run, error);
         *continued = status == YOLO_OK && run->key == key && !run->finished;
     }
@@ -24206,11 +24344,24 @@ static yolo_status undo_begin(undo_run *run, uint64_t key, int64_t most, bool *c
 
 /* ---- what a run may write */
 
+/* The path below the root that it lies below, whose number it sets; or NULL. */
+static const char *undo_below_root(const undo_run *run, const char *path, int *root) {
+    const char *below = NULL;
+    for (*root = 0; *root < 2 && run->roots[*root] && !(below = undo_below(run->roots[*root], path)); ++*root) continue;
+    return below;
+}
+
+/* The number of a file that a continued run knows, or -1. */
+static int64_t undo_known(const undo_run *run, int root, const char *below) {
+    const undo_file file = {.root = root, .below = below}, *wanted = &file;
+    undo_file **known = run->known ? bsearch(&wanted, run->by_path, (size_t)run->known, sizeof *run->by_path, undo_file_order) : NULL;
+    return known ? *known - run->files : -1;
+}
+
 /* The number of a file that the run may write, or -1 with what speaks against it; -2: no memory. */
 static int64_t undo_find(undo_run *run, const char *path, const char **refusal) {
     undo_file file = {0};
-    const char *below = NULL;
-    for (; file.root < 2 && run->roots[file.root] && !(below = undo_below(run->roots[file.root], path)); file.root++) continue;
+    const char *below = undo_below_root(run, path, &file.root);
     *refusal = "it lies outside of the source's folder";
     char *own = below ? arena_text(&run->memory, below, strlen(below)) : NULL, *parent = own ? path_parent(path) : NULL;
     if (!below) return -1;
@@ -24234,8 +24385,8 @@ static int64_t undo_find(undo_run *run, const char *path, const char **refusal) 
     *refusal = "it is no file";
     if (kind != OS_NOTHING && kind != OS_FILE) return -1;
     file.below = own;
-    undo_file *wanted = &file, **known = run->known ? bsearch(&wanted, run->by_path, (size_t)run->known, sizeof *run->by_path, undo_file_order) : NULL;
-    if (known) return *known - run->files;
+    const int64_t known = undo_known(run, file.root, own);
+    if (known >= 0) return known;
     YOLO_ASSERT(run->count < run->capacity);
     run->files[run->count] = file;
     return run->count++;
@@ -24250,7 +24401,9 @@ static yolo_status undo_make_folders(undo_run *run, const undo_file *file, yolo_
         if (os_path_kind(path) == OS_NOTHING) {
             str line = {0};
             undo_add_named(&line, 'F', file->root, below);
+            if (!mem_grow(&run->made, &run->made_capacity, run->made_count + 1, sizeof *run->made)) line.failed = true;
             status = undo_append(run, &line, error);
+            if (status == YOLO_OK) run->made[run->made_count++] = (undo_made){below, file->root};
             if (status == YOLO_OK && !os_make_directory(path)) status = err_os(error, path, "make folder");
         }
         mem_free(path);
@@ -24258,23 +24411,34 @@ static yolo_status undo_make_folders(undo_run *run, const undo_file *file, yolo_
     return status;
 }
 
+static bool undo_same_folder(const undo_file *a, const undo_file *b) {
+    const char *slash = strrchr(a->below, '/');
+    const size_t length = slash ? (size_t)(slash - a->below) + 1 : 0;
+    return a->root == b->root && !strncmp(a->below, b->below, length) && !strchr(b->below + length, '/');
+}
+
+/* Copies a file that is there. */
+static yolo_status undo_copy(const undo_run *run, undo_file *file, const char *path, yolo_error *error) {
+    char *copy = undo_copy_path(run, file), *parent = copy ? path_parent(copy) : NULL, *temporary;
+    FILE *to;
+    yolo_status status = parent ? path_make_directories(parent, error) : err_memory(error, 4096);
+    if (status == YOLO_OK && (status = path_begin(copy, &temporary, &to, error)) == YOLO_OK) {
+        yolo_status read = undo_digest_file(path, to, &file->digest, &file->size, error);
+        status = path_commit(copy, temporary, to, read == YOLO_OK, false, read == YOLO_OK ? error : NULL);
+        if (read != YOLO_OK) status = read;
+    }
+    mem_free(copy);
+    mem_free(parent);
+    return status;
+}
+
 /* Looks at a file as it is before the run, and copies it. */
 static yolo_status undo_keep(undo_run *run, undo_file *file, yolo_error *error) {
     str line = {0};
-    char *path = undo_path(run, file->root, file->below), *copy = undo_copy_path(run, file), *parent = copy ? path_parent(copy) : NULL, *temporary;
-    yolo_status status = path && parent ? undo_make_folders(run, file, error) : err_memory(error, 4096);
-    if (status == YOLO_OK && (file->existed = os_path_kind(path) == OS_FILE)) {
-        FILE *to;
-        status = path_make_directories(parent, error);
-        if (status == YOLO_OK && (status = path_begin(copy, &temporary, &to, error)) == YOLO_OK) {
-            yolo_status read = undo_digest_file(path, to, &file->digest, &file->size, error);
-            status = path_commit(copy, temporary, to, read == YOLO_OK, false, read == YOLO_OK ? error : NULL);
-            if (read != YOLO_OK) status = read;
-        }
-    }
+    char *path = undo_path(run, file->root, file->below);
+    yolo_status status = path ? YOLO_OK : err_memory(error, 4096);
+    if (status == YOLO_OK && (file->existed = os_path_kind(path) == OS_FILE)) status = undo_copy(run, file, path, error);
     mem_free(path);
-    mem_free(copy);
-    mem_free(parent);
     if (status != YOLO_OK) return status;
     undo_add_file(&line, file);
     return undo_append(run, &line, error);
@@ -24283,7 +24447,9 @@ static yolo_status undo_keep(undo_run *run, undo_file *file, yolo_error *error) 
 /* Waits until the copies are on the disk. */
 static yolo_status undo_flush_copies(undo_run *run, yolo_error *error) {
     yolo_status status = YOLO_OK;
-    if (os_flush_all(run->folder)) return YOLO_OK;
+    bool any = false;
+    for (int64_t i = run->known; i < run->count && !any; i++) any = run->files[i].existed;
+    if (!any || os_flush_all(run->folder)) return YOLO_OK;
     for (int64_t i = run->known; i < run->count && status == YOLO_OK; i++) {
         if (!run->files[i].existed) continue;
         char *copy = undo_copy_path(run, &run->files[i]);
@@ -24301,7 +24467,8 @@ static yolo_status undo_keep_all(undo_run *run, yolo_error *error) {
     yolo_status status = undo_open_journal(run, error);
     for (int64_t i = run->known; i < run->count && status == YOLO_OK; i++) {
         if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture: nothing was replaced");
-        status = undo_keep(run, &run->files[i], error);
+        if (i == run->known || !undo_same_folder(&run->files[i - 1], &run->files[i])) status = undo_make_folders(run, &run->files[i], error);
+        if (status == YOLO_OK) status = undo_keep(run, &run->files[i], error);
     }
     if (status == YOLO_OK) status = undo_flush_copies(run, error);
     if (status == YOLO_OK) status = undo_note(run, error, "B");
@@ -24353,12 +24520,6 @@ static yolo_status undo_write(undo_run *run, int64_t number, uint64_t digest, yo
     return status;
 }
 
-static yolo_status undo_finish(undo_run *run, yolo_error *error) {
-    yolo_status status = undo_note(run, error, "D");
-    if (status == YOLO_OK && !os_flush(run->journal)) status = err_os(error, run->folder, "flush journal.txt");
-    return status;
-}
-
 /* ---- bringing back */
 
 /* What a killed run may have left beside a file. */
@@ -24399,11 +24560,14 @@ static yolo_status undo_file_back(undo_run *run, const undo_file *file, yolo_und
     if (!path) return err_memory(error, 4096);
     bool inside = false;
     yolo_status status = undo_look_inside(run->real[file->root], path, &inside, error);
+    bool person = false;
     if (status == YOLO_OK && inside) status = undo_look(run, file, &state, error);
     if (inside && status == YOLO_OK && run->begun) undo_drop_partial(path);
-    if (status == YOLO_OK && (!inside || state == UNDO_CHANGED)) {
+    if (inside && status == YOLO_OK && state == UNDO_WRITTEN) status = lab_is_person(&run->persons, path, &person, error);
+    if (status == YOLO_OK && (!inside || state == UNDO_CHANGED || person)) {
         report->kept++;
-        log_write(run->log, YOLO_LOG_WARNING, "%s: %s, so it stays as it is%s", path, inside ? "changed since that run" : "a link leads out of the folder",
+        log_write(run->log, YOLO_LOG_WARNING, "%s: %s, so it stays as it is%s", path,
+                  person ? "a person has called it right" : inside ? "changed since that run" : "a link leads out of the folder",
                   file->existed ? "; the old one is in the folder of the run" : "");
     } else if (status == YOLO_OK && state == UNDO_BEFORE) report->unchanged++;
     else if (status == YOLO_OK && file->existed) {
@@ -24464,13 +24628,34 @@ static yolo_status undo_forget(const undo_run *run, yolo_error *error) {
     return status;
 }
 
+/* Ends a run. One that left every file as it was is forgotten: there is nothing to take back. */
+static yolo_status undo_finish(undo_run *run, yolo_error *error) {
+    bool changed = false;
+    for (int64_t i = 0; i < run->count && !changed; i++) {
+        const undo_file *file = &run->files[i];
+        changed = file->writes && !(file->existed && file->wrote[0] == file->digest);
+    }
+    if (changed) {
+        yolo_status status = undo_note(run, error, "D");
+        return status == YOLO_OK && !os_flush(run->journal) ? err_os(error, run->folder, "flush journal.txt") : status;
+    }
+    fclose(run->journal);
+    run->journal = NULL;
+    run->name[0] = 0;
+    undo_remove_folders(run);
+    return undo_forget(run, error);
+}
+
 /* All files of a run that was read. One that cannot be brought back is told, and the others are. */
 static yolo_status undo_files_back(undo_run *run, yolo_undo_report *report, yolo_error *error) {
     yolo_error one;
     int64_t failed = 0;
+    bool needed = false; /* a copy of what is not back */
     for (int64_t i = 0; i < run->count; i++) {
         if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted; the same command goes on");
+        const int64_t kept = report->kept;
         yolo_status status = undo_file_back(run, &run->files[i], report, &one);
+        needed |= report->kept > kept && run->files[i].existed;
         if (status == YOLO_ERROR_MEMORY) return *error = one, status;
         if (status == YOLO_OK) continue;
         if (!failed++) *error = one;
@@ -24478,7 +24663,7 @@ static yolo_status undo_files_back(undo_run *run, yolo_undo_report *report, yolo
     }
     if (failed) return error->status;
     undo_remove_folders(run);
-    return report->kept ? YOLO_OK : undo_forget(run, error);
+    return needed ? YOLO_OK : undo_forget(run, error);
 }
 
 /* undo_choose, passing over what is left of a run that was killed before its first line or after its last. */
@@ -24553,11 +24738,6 @@ typedef struct lab_item { /* a picture; texts live in the run's arena */
     char *complaint;   /* mem_: why it was skipped */
 } lab_item;
 
-typedef struct lab_set { /* of texts that live elsewhere; capacity is a power of two and never reached */
-    const char **slots;
-    int64_t capacity, count;
-} lab_set;
-
 typedef struct lab_run {
     const yolo_model *model;
     const yolo_label_options *options;
@@ -24587,119 +24767,6 @@ typedef struct lab_run {
     double review_written, review_took;
     prep_look *looks;    /* of each item; NULL: nobody asks what is alike */
 } lab_run;
-
-/* File systems of Windows and macOS do not tell A.txt from a.txt. */
-static bool lab_same(const char *a, const char *b) {
-#if defined(_WIN32) || defined(__APPLE__)
-    return str_equal_fold(a, b);
-#else
-    return !strcmp(a, b);
-#endif
-}
-
-static uint64_t lab_hash(const char *text) {
-#if defined(_WIN32) || defined(__APPLE__)
-    uint64_t hash = 0;
-    for (; *text; text++) {
-        char lower = (char)tolower((unsigned char)*text);
-        hash = hash_bytes(&lower, 1, hash);
-    }
-    return hash;
-#else
-    return hash_bytes(text, strlen(text), 0);
-#endif
-}
-
-/* Room for `count` texts. */
-static bool lab_set_init(lab_set *set, arena *memory, int64_t count) {
-    set->capacity = 16;
-    while (set->capacity < count * 2) set->capacity *= 2;
-    return (set->slots = arena_array(memory, (uint64_t)set->capacity, sizeof *set->slots)) != NULL;
-}
-
-static const char **lab_set_find(const lab_set *set, const char *text) {
-    uint64_t at = lab_hash(text);
-    while (set->slots[at & (uint64_t)(set->capacity - 1)] && !lab_same(set->slots[at & (uint64_t)(set->capacity - 1)], text)) at++;
-    return &set->slots[at & (uint64_t)(set->capacity - 1)];
-}
-
-/* False when it is there already. */
-static bool lab_set_add(lab_set *set, const char *text) {
-    const char **slot = lab_set_find(set, text);
-    if (*slot) return false;
-    YOLO_ASSERT(++set->count < set->capacity);
-    *slot = text;
-    return true;
-}
-
-/* ---- labels that a person made: named in a file of their folder, a line each */
-
-#define LAB_PERSONS ".yolo_person"
-
-typedef struct lab_persons { char *folder; arena memory; lab_set names; } lab_persons; /* of the folder that was asked for last; {0} = none */
-
-static void lab_persons_free(lab_persons *p) {
-    mem_free(p->folder);
-    arena_free(&p->memory);
-    *p = (lab_persons){0};
-}
-
-/* The names that a folder's list has; without one, none. */
-static yolo_status lab_persons_read(lab_persons *p, const char *folder, yolo_error *error) {
-    uint8_t *bytes = NULL;
-    const char *at = NULL, *end = NULL, *line, *name;
-    size_t length;
-    int64_t lines = 1;
-    char *path = path_join(folder, LAB_PERSONS);
-    lab_persons_free(p);
-    p->folder = str_copy(folder);
-    yolo_status status = path && p->folder ? YOLO_OK : err_memory(error, DATA_PATH_SIZE);
-    if (status == YOLO_OK && os_path_kind(path) == OS_FILE) status = data_read_text(path, DATA_MAX_TEXT, &bytes, &at, &end, error);
-    for (const char *c = at; status == YOLO_OK && c < end; c++) lines += *c == '\n';
-    bool good = status == YOLO_OK && lab_set_init(&p->names, &p->memory, lines);
-    while (good && at < end && data_next_line(&at, end, &line, &length))
-        if ((good = (name = arena_text(&p->memory, line, length)) != NULL)) lab_set_add(&p->names, name);
-    mem_free(bytes);
-    mem_free(path);
-    if (good) return YOLO_OK;
-    lab_persons_free(p);
-    return status == YOLO_OK ? err_memory(error, DATA_PATH_SIZE) : status;
-}
-
-/* Did a person make this label, or correct it? */
-static yolo_status lab_is_person(lab_persons *p, const char *label, bool *is, yolo_error *error) {
-    char *folder = path_parent(label);
-    yolo_status status = folder ? YOLO_OK : err_memory(error, DATA_PATH_SIZE);
-    if (folder && (!p->folder || strcmp(p->folder, folder))) status = lab_persons_read(p, folder, error);
-    *is = status == YOLO_OK && *lab_set_find(&p->names, path_name(label));
-    mem_free(folder);
-    return status;
-}
-
-#if !defined(YOLO_NO_MAIN) || defined(YOLO_TESTING)
-/* Keeps in mind that a person did. Two at a time in one folder would forget one. */
-static yolo_status lab_mark_person(const char *label, yolo_error *error) {
-    lab_persons persons = {0};
-    bool is;
-    uint8_t *bytes = NULL;
-    size_t size = 0;
-    str text = {0};
-    yolo_status status = lab_is_person(&persons, label, &is, error);
-    char *path = status == YOLO_OK && !is ? path_join(persons.folder, LAB_PERSONS) : NULL;
-    if (path && os_path_kind(path) == OS_FILE) status = path_read(path, DATA_MAX_TEXT, &bytes, &size, error);
-    if (path && status == YOLO_OK) {
-        str_append(&text, (const char *)bytes, size);
-        if (size && bytes[size - 1] != '\n') str_append(&text, "\n", 1);
-        str_format(&text, "%s\n", path_name(label));
-        status = text.failed ? err_memory(error, size) : path_write(path, text.text, (size_t)text.length, true, error);
-    } else if (status == YOLO_OK && !is) status = err_memory(error, DATA_PATH_SIZE);
-    mem_free(path);
-    mem_free(bytes);
-    str_free(&text);
-    lab_persons_free(&persons);
-    return status;
-}
-#endif
 
 YOLO_PRINTF(2, 3)
 static char *lab_text(lab_run *run, const char *format, ...) {
@@ -24982,11 +25049,14 @@ static bool lab_place(lab_run *run, lab_item *item) {
     return item->label != NULL;
 }
 
+/* Are labels that are there written over? */
+static bool lab_is_over(const yolo_label_options *options) { return options->existing == YOLO_EXISTING_REPLACE || options->existing == YOLO_EXISTING_MERGE; }
+
 /* Decides about every picture: fills items and, with those that are looked at, `look`. */
 static yolo_status lab_plan(lab_run *run, yolo_error *error) {
     const yolo_label_options *options = run->options;
     const bool comparing = options->existing == YOLO_EXISTING_COMPARE;
-    const bool over = options->existing == YOLO_EXISTING_REPLACE || options->existing == YOLO_EXISTING_MERGE;
+    const bool over = lab_is_over(options);
     int64_t total = run->pictures.count, by_person = 0;
     yolo_status status = YOLO_OK;
     lab_persons persons = {0};
@@ -25104,13 +25174,15 @@ static yolo_status lab_side_file(lab_run *run, const char *name, char **path, in
     return *file >= 0 ? YOLO_OK : err_set(error, YOLO_ERROR_IO, "%s: cannot be replaced: %s", *path, refusal);
 }
 
-/* Decides about one label that is to be replaced or made: false where it is done, or nobody may. */
+/* Decides about one label that is to be replaced or made: false where it is done, or nobody may. One that is only made is made
+   where undo cannot follow, too. */
 static yolo_status lab_keep_label(lab_run *run, lab_item *item, bool continued, bool *wanted, yolo_error *error) {
     const char *refusal = NULL;
     undo_state state = UNDO_BEFORE;
     bool done = false;
     item->file = undo_find(&run->undo, item->label, &refusal);
     if (item->file == -2) return err_memory(error, 4096);
+    if (!lab_is_over(run->options)) return YOLO_OK;
     yolo_status status = item->file >= 0 && continued && item->file < run->undo.known ? undo_is_done(&run->undo, &run->undo.files[item->file], &done, &state, error) : YOLO_OK;
     if (item->file >= 0 && state == UNDO_CHANGED) refusal = "somebody changed it since the run was cut short", item->file = -1;
     *wanted = item->file >= 0 && !done;
@@ -25147,45 +25219,79 @@ static yolo_status lab_plan_classes(lab_run *run, yolo_error *error) {
     const bool replaced = existing == YOLO_EXISTING_MERGE || (existing == YOLO_EXISTING_REPLACE && os_path_kind(run->options->source) == OS_DIRECTORY);
     mem_free(bytes);
     if (!missing && !same && !replaced) log_write(&run->options->log, YOLO_LOG_WARNING, "%s: is not the model's list of classes; left as it is", run->classes_path);
-    if (!same && (missing || replaced) && existing != YOLO_EXISTING_SKIP && run->undo.roots[0])
+    if (!same && (missing || replaced) && run->undo.roots[0])
         return lab_side_file(run, NULL, &run->classes_path, &run->classes_file, error);
     if (same || !missing) run->classes_path = NULL;
     return YOLO_OK;
 }
 
+/* May the run write anything that undo is to know of? */
+static bool lab_is_kept(const lab_run *run) {
+    const yolo_label_options *o = run->options;
+    const bool also = o->also && *o->also, list = run->classes_path && os_path_kind(run->classes_path) == OS_NOTHING;
+    if (!o->save_labels || o->labels_subfolder || o->existing == YOLO_EXISTING_COMPARE) return false;
+    return lab_is_over(o) || also || (o->undo && (run->count || o->review || list));
+}
+
+/* Lists that are written over whatever is there. */
+static yolo_status lab_keep_lists(lab_run *run, yolo_error *error) {
+    yolo_status status = lab_plan_classes(run, error);
+    if (status == YOLO_OK && run->options->review) status = lab_side_file(run, "review.csv", &run->review_path, &run->review_file, error);
+    if (status != YOLO_OK || !run->options->alike || !run->count) return status; /* nothing is looked at: the list of before stays */
+    run->looks = arena_array(&run->memory, (uint64_t)run->item_count, sizeof *run->looks);
+    return run->looks ? lab_side_file(run, "alike.csv", &run->alike_path, &run->alike_file, error) : err_memory(error, (uint64_t)run->item_count * sizeof *run->looks);
+}
+
+/* Labels that the run made before it was cut short: it finds them there. */
+static void lab_count_made(lab_run *run) {
+    for (int64_t i = 0; i < run->item_count; i++) {
+        int root;
+        const char *label = run->items[i].label, *below = label ? undo_below_root(&run->undo, label, &root) : NULL;
+        const int64_t file = below ? undo_known(&run->undo, root, below) : -1;
+        if (file < 0 || !run->undo.files[file].writes || os_path_kind(label) != OS_FILE) continue;
+        run->report->continued++;
+        run->report->skipped--;
+    }
+}
+
+/* The labels of the pictures that are looked at. */
+static yolo_status lab_keep_labels(lab_run *run, bool continued, yolo_error *error) {
+    const int64_t count = run->count;
+    int64_t unknown = 0;
+    yolo_status status = YOLO_OK;
+    if (continued && !lab_is_over(run->options)) lab_count_made(run);
+    run->count = 0;
+    for (int64_t i = 0; i < count && status == YOLO_OK; i++) {
+        lab_item *item = &run->items[run->look[i]];
+        bool wanted = true;
+        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture: nothing was replaced");
+        status = lab_keep_label(run, item, continued, &wanted, error);
+        unknown += wanted && item->file < 0;
+        if (wanted) run->look[run->count++] = run->look[i];
+    }
+    if (unknown)
+        log_write(&run->options->log, YOLO_LOG_WARNING, "%lld new labels lie outside of %s, or are links: undo will not remove them", (long long)unknown, run->out);
+    if (continued)
+        log_write(&run->options->log, YOLO_LOG_INFO, "run %s, which was cut short, goes on: it has done %lld of %lld pictures", run->undo.name,
+                  (long long)run->report->continued, (long long)(run->report->continued + run->count));
+    return status;
+}
+
 /* Names all files that the run may replace or make, and has them copied. */
 static yolo_status lab_keep(lab_run *run, yolo_error *error) {
     const yolo_label_options *options = run->options;
-    const bool over = options->existing == YOLO_EXISTING_REPLACE || options->existing == YOLO_EXISTING_MERGE;
-    const bool kept = options->save_labels && !options->labels_subfolder && (over || (options->also && *options->also));
+    const bool kept = lab_is_kept(run), voc = lab_also(options, "voc");
     bool continued = false;
-    int64_t count = run->count;
     yolo_status status = kept ? path_make_directories(run->out, error) : YOLO_OK;
     if (kept && status == YOLO_OK) status = undo_roots(&run->undo, run->out, !options->out, error);
-    if (kept && status == YOLO_OK) status = undo_begin(&run->undo, lab_key(run), run->item_count * 2 + 5, &continued, error);
-    if (kept && status == YOLO_OK) snprintf(run->report->undo, sizeof run->report->undo, "%s", run->undo.name);
-    if (status == YOLO_OK) status = lab_plan_classes(run, error);
-    if (status == YOLO_OK && options->review) status = lab_side_file(run, "review.csv", &run->review_path, &run->review_file, error);
-    if (status == YOLO_OK && options->alike) {
-        run->looks = arena_array(&run->memory, (uint64_t)run->item_count, sizeof *run->looks);
-        status = run->looks ? lab_side_file(run, "alike.csv", &run->alike_path, &run->alike_file, error) : err_memory(error, (uint64_t)run->item_count * sizeof *run->looks);
-    }
+    if (kept && status == YOLO_OK) status = undo_begin(&run->undo, lab_key(run), run->count + (voc ? run->item_count : 0) + 6, &continued, error);
+    if (status == YOLO_OK) status = lab_keep_lists(run, error);
     if (!kept || status != YOLO_OK) return status;
-    run->count = 0;
-    for (int64_t i = 0; i < count && status == YOLO_OK; i++) {
-        bool wanted = true;
-        if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted before the first picture: nothing was replaced");
-        if (over) status = lab_keep_label(run, &run->items[run->look[i]], continued, &wanted, error);
-        if (wanted) run->look[run->count++] = run->look[i];
-    }
-    for (int64_t i = 0; i < run->item_count && status == YOLO_OK && lab_also(options, "voc"); i++) status = lab_keep_voc(run, &run->items[i], error);
+    status = lab_keep_labels(run, continued, error);
+    for (int64_t i = 0; i < run->item_count && status == YOLO_OK && voc; i++) status = lab_keep_voc(run, &run->items[i], error);
     if (status == YOLO_OK && lab_also(options, "coco")) status = lab_side_file(run, "labels.coco.json", &run->coco_path, &run->coco_file, error);
     if (status == YOLO_OK && lab_also(options, "csv")) status = lab_side_file(run, "labels.csv", &run->csv_path, &run->csv_file, error);
-    if (status == YOLO_OK) status = undo_keep_all(&run->undo, error);
-    if (status == YOLO_OK && continued)
-        log_write(&options->log, YOLO_LOG_INFO, "run %s, which was cut short, goes on: it has done %lld of %lld pictures", run->undo.name,
-                  (long long)run->report->continued, (long long)count);
-    return status;
+    return status == YOLO_OK ? undo_keep_all(&run->undo, error) : status;
 }
 
 /* Writes a file under its number in undo, or -1. */
@@ -25449,13 +25555,14 @@ static yolo_status lab_write_label(lab_run *run, lab_item *item, const pipe_pict
     undo_state state = UNDO_BEFORE;
     str text = {0};
     yolo_status status = YOLO_OK;
-    if (item->file < 0 && run->options->existing == YOLO_EXISTING_SKIP && os_path_kind(item->label) != OS_NOTHING) return item->skipped = true, YOLO_OK;
+    const bool skip = run->options->existing == YOLO_EXISTING_SKIP;
+    if (skip && os_path_kind(item->label) != OS_NOTHING) return item->skipped = true, YOLO_OK;
     if (merge) status = lab_merge(run, item, picture, person, &text, error);
     else {
         lbl_text(&text, &picture->boxes, picture->width, picture->height, run->options->save_conf);
         item->added = picture->boxes.count;
     }
-    if (status == YOLO_OK && item->file >= 0) status = undo_look(&run->undo, &run->undo.files[item->file], &state, error);
+    if (status == YOLO_OK && item->file >= 0 && !skip) status = undo_look(&run->undo, &run->undo.files[item->file], &state, error);
     if (status == YOLO_OK && state == UNDO_CHANGED) status = lab_leave(item, "somebody changed it while the run went on: left as it is", error);
     else if (status == YOLO_OK && merge && !item->added && !text.failed) status = undo_write(&run->undo, item->file, undo_digest(text.text, (size_t)text.length), error);
     else if (status == YOLO_OK) status = lab_put(run, item->label, item->file, &text, error);
@@ -26056,6 +26163,7 @@ static yolo_status lab_label(const yolo_model *model, const yolo_label_options *
     if (status == YOLO_OK) status = lab_look(&run, error);
     if (status == YOLO_OK) status = lab_end(&run, error);
     report->seconds = os_clock() - start;
+    if (run.undo.journal) snprintf(report->undo, sizeof report->undo, "%s", run.undo.name);
     for (int64_t i = 0; i < run.item_count; i++) {
         mem_free(run.items[i].rows);
         mem_free(run.items[i].complaint);
@@ -31292,7 +31400,7 @@ yolo_status yolo_export(yolo_export_options options, yolo_export_report *report,
 }
 
 yolo_label_options yolo_label_defaults(void) {
-    return (yolo_label_options){.predict = yolo_predict_defaults(), .save_labels = true, .empty_labels = true, .classes_file = true, .merge_iou = 0.5f};
+    return (yolo_label_options){.predict = yolo_predict_defaults(), .save_labels = true, .empty_labels = true, .classes_file = true, .undo = true, .merge_iou = 0.5f};
 }
 
 void yolo_label_report_free(yolo_label_report *report) {
@@ -31493,6 +31601,7 @@ static yolo_status yolo_demo_measure(const yolo_demo_run *run, yolo_train_report
     label.out = run->labels;
     label.predict.imgsz = val.imgsz = options->imgsz;
     label.save_images = true;
+    label.undo = false;
     label.progress = val.progress = options->progress;
     label.log = val.log = options->log;
     val.data = run->held_data;
@@ -34297,7 +34406,7 @@ static void cli_print_report(const cli_run *run, const yolo_label_report *report
     printf("\n");
     if (compare) cli_print_differences(report);
     if (*report->undo)
-        printf("What was there before is kept: yolo label source=%s%s%s undo=%s\n", values->source, *values->out ? " out=" : "", values->out, report->undo);
+        printf("To take this run back: yolo label source=%s%s%s undo=%s\n", values->source, *values->out ? " out=" : "", values->out, report->undo);
 }
 
 static yolo_existing cli_existing(const char *word) {

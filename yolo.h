@@ -336,6 +336,7 @@ typedef struct yolo_label_options {
     bool empty_labels;       /* write an empty file for a picture without a box; true (predict: false) */
     bool labels_subfolder;   /* labels go to out/labels/, flat, as ultralytics' predict does */
     bool classes_file;       /* write classes.txt into out; true */
+    bool undo;               /* SKIP: keep in mind what is made, for yolo_label_undo; true. The others and `also` always do */
     int line_width;          /* of the drawn boxes; 0 = by picture size */
     int64_t most;            /* look at so many pictures only, the first by name; 0 = all */
     /* Called in source order after each picture; NULL = none. What it points to is valid during the call. */
@@ -365,7 +366,7 @@ typedef struct yolo_label_report {
     yolo_differences *differences_per_class; /* COMPARE, by the person's class, extra ones by the model's; else NULL */
     yolo_differences differences;
     int class_count;          /* of classes.txt as the labels need it */
-    char undo[32];            /* name of the run for yolo_label_undo; "" = nothing was kept */
+    char undo[32];            /* name of the run for yolo_label_undo; "" = there is nothing to take back */
     double seconds;           /* of the whole run */
     double speed_preprocess_ms, speed_inference_ms, speed_postprocess_ms; /* a picture */
 } yolo_label_report;
@@ -374,8 +375,8 @@ typedef struct yolo_label_report {
    is filled in on error and interruption too, with what was done; running again continues. Of several ranks (see
    yolo_open_options) whichever is free takes the next pictures: on the CPU, and on GPUs that are alike, any number of ranks writes
    the same bytes. A rank that fails ends the run; the message names it, and the files that are there by then are whole.
-   REPLACE, MERGE and `also` keep each file that they write over in .yolo_undo/RUN/ of out or the source's folder, before the first picture.
-   Such a run that was cut short is continued by the same call: what it has done is not done again, and the kept files stay those of before.
+   Each file that is written over is kept in .yolo_undo/RUN/ of out or the source's folder, before the first picture, and each new one is
+   named there; not what save_images, save_crop, labels_subfolder and COMPARE write. A run that was cut short is continued by the same call: what it has done is not done again, and the kept files stay those of before.
    Nothing is replaced outside of that folder (and its labels/ folder), nor what somebody changed while the run goes on. */
 yolo_status yolo_label(yolo_model *model, yolo_label_options options, yolo_label_report *report, yolo_error *error);
 void yolo_label_report_free(yolo_label_report *report);
@@ -390,11 +391,12 @@ typedef struct yolo_undo_report {
     char run[32];
     int64_t restored, removed; /* files: as before the run again; that the run had made */
     int64_t unchanged;         /* the run had not got to */
-    int64_t kept;              /* somebody changed since: left alone and logged; then the folder of the run stays */
+    int64_t kept;              /* somebody changed since, or called right on the page: left alone and logged; where one of them was there
+                                  before the run, the folder of the run stays */
 } yolo_undo_report;
 
-/* Takes a run of yolo_label back: every file is as before, byte for byte, but those that are neither what they were nor what the run
-   made of them. After a kill the same call goes on. When all is back the folder of the run is removed. */
+/* Takes a run of yolo_label back: every file is as before, byte for byte, new ones and folders are gone, but for what is `kept`: what is
+   neither what it was nor what the run made of it. After a kill the same call goes on. When all is back the folder of the run is removed. */
 yolo_status yolo_label_undo(yolo_undo_options options, yolo_undo_report *report, yolo_error *error);
 
 /* ---- 6 devices and bench ------------------------------------------------------------------------------------- */

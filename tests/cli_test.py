@@ -51,7 +51,9 @@ def read(path):
 
 
 def tree(folder):
-    return sorted(os.path.relpath(os.path.join(base, name), folder).replace("\\", "/") for base, _, names in os.walk(folder) for name in names)
+    """All files, but for what is kept for undo."""
+    found = (os.path.relpath(os.path.join(base, name), folder).replace("\\", "/") for base, _, names in os.walk(folder) for name in names)
+    return sorted(name for name in found if not re.search("(^|/)[.]yolo_undo/", name))
 
 
 def pictures(folder, names):
@@ -511,7 +513,12 @@ def shapes(*arguments, **more):
 
 
 def contents(folder):
-    return {n: read(f"{folder}/{n}") for n in tree(folder) if not n.startswith(".yolo_undo/")}
+    return {n: read(f"{folder}/{n}") for n in tree(folder)}
+
+
+def kept(folder):
+    """The runs that can be taken back, the newest last."""
+    return sorted(os.listdir(f"{folder}/.yolo_undo")) if os.path.exists(f"{folder}/.yolo_undo") else []
 
 
 def undo(*arguments, **more):
@@ -534,19 +541,69 @@ def replaced_then_brought_back():
     done = label(f"source={KOREAN}", "existing=replace", "also=coco,csv,voc", "review=true", *UNSURE)
     assert summary(done)["labelled"] == 4 and len(label_lines(f"{KOREAN}/가 나/c.txt")) == 5 and len(read(f"{KOREAN}/classes.txt").splitlines()) == 80
     run = re.search(r"undo=([\d-]+)$", done.out, re.M).group(1)
-    assert os.listdir(f"{KOREAN}/.yolo_undo") == [run] and read(f"{KOREAN}/.yolo_undo/{run}/source/가 나/c.txt") == "사람".encode()
-    write(f"{KOREAN}/b.txt", "0 0.5 0.5 0.1 0.1\n")  # a person's since then
+    assert kept(KOREAN) == [run] and read(f"{KOREAN}/.yolo_undo/{run}/source/가 나/c.txt") == "사람".encode()
+    mine = b"0 0.5 0.5 0.1 0.1\n"
+    for name in ("b", "가 나/c"):
+        write(f"{KOREAN}/{name}.txt", mine)  # a person's since then
     os.remove(f"{KOREAN}/a.txt")
     done = undo(f"source={KOREAN}/a.png")
-    says(done, f"run {run}: 3 files restored", "1 kept", "b.txt: changed since that run, so it stays as it is")
-    assert contents(KOREAN) == {**before, "b.txt": b"0 0.5 0.5 0.1 0.1\n"}
-    os.remove(f"{KOREAN}/b.txt")
-    says(yolo("label", f"source={KOREAN}", f"undo={run}"), "0 files restored, 0 removed")
-    assert contents(KOREAN) == before and not os.path.exists(f"{KOREAN}/.yolo_undo")
+    says(done, f"run {run}: 2 files restored", "2 kept", "b.txt: changed since that run, so it stays as it is", "c.txt: changed since that run, so it stays as it is; the old one")
+    assert contents(KOREAN) == {**before, "b.txt": mine, "가 나/c.txt": mine} and kept(KOREAN) == [run]
+    os.remove(f"{KOREAN}/가 나/c.txt")
+    says(yolo("label", f"source={KOREAN}", f"undo={run}"), "1 files restored, 0 removed", "1 kept")
+    assert contents(KOREAN) == {**before, "b.txt": mine} and not os.path.exists(f"{KOREAN}/.yolo_undo")
     says(undo(f"source={KOREAN}", status=1), "there is no run at all to take back")
     says(yolo("label", f"source={KOREAN}", "undo=20010101-000000", status=1), "there is no run 20010101-000000")
     says(undo("source=none", status=1), "none")
     says(yolo("label", "undo=last", status=2), "source=PATH is missing")
+
+
+@test
+def new_labels_taken_back():
+    pictures(KOREAN, ["a.png", "b.png", "c.png", "가 나/d.png", "가 나/e.png"])
+    write(f"{KOREAN}/a.txt", "7 0.1 0.2 0.3 0.4\r\n")
+    before = contents(KOREAN)
+    done = label(f"source={KOREAN}", "review=true", *UNSURE)
+    first, runs = contents(KOREAN), kept(KOREAN)
+    assert summary(done)["labelled"] == 4 and len(runs) == 1
+    says(done, f"undo={runs[0]}")
+    done = label(f"source={KOREAN}", "review=true", *UNSURE)
+    assert summary(done)["skipped"] == 5 and contents(KOREAN) == first and kept(KOREAN) == runs and "undo=" not in done.out
+    pictures(KOREAN, ["new/f.png"])
+    label(f"source={KOREAN}", *UNSURE)
+    second = contents(KOREAN)
+    assert "new/f.txt" in second and len(kept(KOREAN)) == 2
+    undo(f"source={KOREAN}")
+    del second["new/f.txt"]
+    assert contents(KOREAN) == second == {**first, "new/f.png": second["new/f.png"]} and kept(KOREAN) == runs
+    write(f"{KOREAN}/b.txt", first["b.txt"] + b"0 0.5 0.5 0.1 0.1\n")  # corrected by a person
+    write(f"{KOREAN}/가 나/.yolo_person", "d.txt\n")  # called right on the page
+    done = undo(f"source={KOREAN}")
+    says(done, "0 files restored, 4 removed", "2 kept", "b.txt: changed since that run", "d.txt: a person has called it right, so it stays")
+    left = contents(KOREAN)
+    assert sorted(set(left) - set(before)) == ["b.txt", "new/f.png", "가 나/.yolo_person", "가 나/d.txt"] and kept(KOREAN) == []
+    assert left["가 나/d.txt"] == first["가 나/d.txt"] and left["a.txt"] == before["a.txt"]
+    says(undo(f"source={KOREAN}", status=1), "there is no run at all to take back")
+
+
+@test
+def new_labels_in_new_folders():
+    pictures("set/images", ["a.png", "b/c.png", "b/깊이/d.png"])
+    os.makedirs("set/labels")
+    pictures("out/of", ["e.png"])
+    folders = lambda: sorted(base for base, _, _ in os.walk("set"))
+    before, made = contents("set"), folders()
+    label("source=set/images", *UNSURE)
+    assert "labels/b/깊이/d.txt" in contents("set") and kept("set/images")
+    undo("source=set/images")
+    assert contents("set") == before and folders() == made
+    label("source=set/images", "out=there", "also=voc", *UNSURE)
+    assert len(tree("there")) == 7 and contents("set") == before
+    undo("source=set/images", "out=there")
+    assert os.listdir("there") == []
+    write("lists/list.txt", os.path.abspath("out/of/e.png") + "\n" + os.path.abspath("set/images/a.png") + "\n")
+    says(label("source=lists/list.txt", *UNSURE), "2 new labels lie outside of lists, or are links: undo will not remove them")
+    assert os.path.exists("out/of/e.txt") and os.path.exists("set/labels/a.txt")
 
 
 @test
@@ -563,9 +620,9 @@ def replaced_twice_and_elsewhere():
     undo("source=set/images")
     assert contents("set") == before
     label("source=set/images", "out=out/가", "existing=replace", *UNSURE)
-    assert contents("set") == before and len(tree("out/가")) == 4
+    assert contents("set") == before and len(tree("out/가")) == 3
     undo("source=set/images", "out=out/가")
-    assert tree("out") == []
+    assert os.listdir("out/가") == []
 
 
 @test
@@ -608,10 +665,10 @@ def merged_labels():
     assert read("in/a.txt") == b"".join(lines["a"]) and read("in/b.txt") == mine["b"] + b"".join(lines["b"][:1] + lines["b"][2:])
     assert read("in/c.txt") == mine["c"] and os.path.getmtime("in/c.txt") == 1000000000 and read("in/d.txt") == b"".join(lines["d"])
     again = contents("in")
-    says(shapes("source=in", "existing=merge", *APART), f"{all_boxes} boxes, 0 of them added")
-    assert contents("in") == again
-    undo("source=in")
-    assert contents("in") == again
+    runs = kept("in")
+    done = shapes("source=in", "existing=merge", *APART)
+    says(done, f"{all_boxes} boxes, 0 of them added")
+    assert contents("in") == again and kept("in") == runs and "undo=" not in done.out  # nothing to take back
     undo("source=in")
     assert contents("in") == before
 
@@ -645,7 +702,7 @@ def compared_labels():
     x, w = float(moved[1]), float(moved[3])
     moved[1], moved[3] = f"{x - w / 4:.6f}", f"{w / 2:.6f}"  # its left half
     write("in/가.txt", "".join(" ".join(w) + "\n" for w in lines["가"]))
-    before = contents("in")
+    before, runs = contents("in"), kept("in")
     done = shapes("source=in", "existing=compare", *APART)
     says(done, "Wrong class", "1 skipped")
     total = re.search(r"^ +all +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", done.out, re.M).groups()
@@ -654,7 +711,7 @@ def compared_labels():
     assert [(r["picture"], r["differences"], r["kind"]) for r in found] == [("in/a.png", "2", "missing"), ("in/a.png", "2", "extra"), ("in/b.png", "1", "wrong class"),
                                                                          ("in/가.png", "1", "poorly placed")], found
     assert abs(float(found[3]["iou"]) - 0.5) < 0.02 and found[1]["person_x1"] == "" and float(found[1]["model_x2"]) > 0 and found[0]["confidence"] == ""
-    assert {k: v for k, v in contents("in").items() if k != "compare.csv"} == before and not os.path.exists("in/.yolo_undo")
+    assert {k: v for k, v in contents("in").items() if k != "compare.csv"} == before and kept("in") == runs
     says(shapes("source=in", "existing=compare", "also=coco", status=2), "existing=compare writes no labels")
 
 
@@ -752,7 +809,7 @@ def other_formats():
     assert [(r["confidence"], r["x1"]) for r in rows(f"{KOREAN}/labels.csv") if r["image"] == "e.png"][0] == ("0.250000", "0.00")
     undo(f"source={KOREAN}")
     undo(f"source={KOREAN}")
-    assert sorted(contents(KOREAN)) == sorted(n for n in first if not n.endswith((".xml", ".csv", ".json")))
+    assert sorted(contents(KOREAN)) == sorted([*names, "e.txt"]) != sorted(first)  # a person's
     shapes(f"source={KOREAN}", "out=out", "also=coco,csv,voc", *SURE)
     check_formats("out", names, KOREAN)
 
@@ -785,6 +842,30 @@ def damaged_journals():
 
 
 @test
+def killed_labelling_then_taken_back():
+    if wine:
+        raise Skip("no signals under wine")
+    pictures("in", [f"{i:03}.png" for i in range(40)])
+    write("in/000.txt", "0 0.5 0.5 0.1 0.1\n")
+    before = contents("in")
+    arguments = command + ["label", *MODEL, "imgsz=320", "source=in", *UNSURE]
+    for goes_on in (False, True):
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        deadline = time.time() + 60
+        while time.time() < deadline and process.poll() is None and not os.path.exists("in/009.txt"):
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+        assert os.path.exists("in/009.txt") and not os.path.exists("in/039.txt")
+        if goes_on:
+            done = yolo(*arguments[len(command):])
+            continued = int(re.search(r"(\d+) done before", done.out).group(1))
+            assert 8 <= continued < 39 and summary(done)["labelled"] == 39 - continued and summary(done)["skipped"] == 1 and len(kept("in")) == 1
+        undo("source=in")
+        assert contents("in") == before and kept("in") == []
+
+
+@test
 def killed_replacing_then_brought_back():
     if wine:
         raise Skip("no signals under wine")
@@ -802,7 +883,7 @@ def killed_replacing_then_brought_back():
     assert os.path.exists("in/009.txt") and not os.path.exists("in/039.txt")
     done = yolo(*arguments[len(command):])
     continued = int(re.search(r"(\d+) done before", done.out).group(1))
-    assert 8 <= continued < 40 and summary(done)["labelled"] == 40 - continued and len(os.listdir("in/.yolo_undo")) == 1
+    assert 8 <= continued < 40 and summary(done)["labelled"] == 40 - continued and len(kept("in")) == 1
     assert all(len(label_lines(f"in/{i:03}.txt")) == 5 for i in range(40))
     undo("source=in")
     assert contents("in") == before

@@ -25,7 +25,7 @@ static bool label_says(const char *name, const char *text) {
     return same;
 }
 
-/* Two pictures, of which a.txt and c.txt are labels of a person's; what other tests left is removed. */
+/* Three pictures, of which a.txt and c.txt are labels of a person's; what other tests left is removed. */
 static void label_make_tree(const char *name) {
     char path[1200];
     snprintf(label_root, sizeof label_root, "%s", test_temp(name));
@@ -37,6 +37,8 @@ static void label_make_tree(const char *name) {
     }
     label_path(path, "a.png");
     test_lab_picture(path, 3);
+    label_path(path, "b.png");
+    test_lab_picture(path, 5);
     label_path(path, "가 나/c.png");
     test_lab_picture(path, 7);
     label_put("a.txt", "0 0.5 0.5 0.25 0.25");
@@ -44,8 +46,8 @@ static void label_make_tree(const char *name) {
 }
 
 static bool label_is_before(void) {
-    return label_says("a.txt", "0 0.5 0.5 0.25 0.25") && label_says("가 나/c.txt", "1 0.1 0.1 0.2 0.2\r\n# note\n") && label_says("classes.txt", NULL) &&
-           label_says("review.csv", NULL) && label_says("a.xml", NULL);
+    return label_says("a.txt", "0 0.5 0.5 0.25 0.25") && label_says("가 나/c.txt", "1 0.1 0.1 0.2 0.2\r\n# note\n") && label_says("b.txt", NULL) &&
+           label_says("classes.txt", NULL) && label_says("review.csv", NULL) && label_says("a.xml", NULL);
 }
 
 static yolo_status label_undo(const char *run, yolo_undo_report *report, yolo_error *error) {
@@ -103,6 +105,7 @@ static void label_faults(yolo_existing existing) {
 }
 
 static void test_label_faults_replace(void) { label_faults(YOLO_EXISTING_REPLACE); }
+static void test_label_faults_skip(void) { label_faults(YOLO_EXISTING_SKIP); }
 static void test_label_faults_merge(void) { label_faults(YOLO_EXISTING_MERGE); }
 
 static void test_label_faults_compare(void) {
@@ -293,5 +296,6 @@ static const test_case tests_label[] = {
     {"torn", "a journal with any byte changed or cut off", test_label_torn},
     {"faults_replace", "each allocation fails once, undo brings all back", test_label_faults_replace},
     {"faults_merge", "the same where labels are merged", test_label_faults_merge},
+    {"faults_skip", "the same where new ones are made", test_label_faults_skip},
     {"faults_compare", "the same where they are compared: no label is touched", test_label_faults_compare},
 };
