@@ -33435,15 +33435,22 @@ static yolo_status ui_get_preview(ui_call *call, yolo_error *error) {
 
 /* ---- runs of labelling that can be taken back */
 
+/* Files that a run wrote, once or often. The journal may be long, and is not held. */
 static int64_t ui_count_written(const char *journal) {
-    uint8_t *bytes = NULL;
-    const char *at, *end, *line;
-    size_t length;
-    yolo_error unused;
-    int64_t count = 0;
-    if (data_read_text(journal, DATA_MAX_TEXT, &bytes, &at, &end, &unused) != YOLO_OK) return 0;
-    while (data_next_line(&at, end, &line, &length)) count += length > 2 && !strncmp(line, "W ", 2);
-    mem_free(bytes);
+    char line[256];
+    uint8_t *seen = NULL;
+    int64_t capacity = 0, count = 0;
+    FILE *file = os_open(journal, "rb");
+    const int64_t size = file ? os_file_size(file) : 0; /* more than there are files in it */
+    bool first = file && !fseek(file, 0, SEEK_SET);
+    for (; file && fgets(line, sizeof line, file); first = strchr(line, '\n') != NULL) {
+        const int64_t number = first && !strncmp(line, "W ", 2) ? strtoll(line + 2, NULL, 10) : -1;
+        if (number < 0 || number >= size || !mem_grow(&seen, &capacity, number / 8 + 1, 1)) continue;
+        count += !(seen[number / 8] >> number % 8 & 1);
+        seen[number / 8] |= (uint8_t)(1 << number % 8);
+    }
+    if (file) fclose(file);
+    mem_free(seen);
     return count;
 }
 
