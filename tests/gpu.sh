@@ -135,7 +135,7 @@ label() { $program label model=weights/shapes.pt source=$folder/drawn/drawn out=
 label_against_cpu() {
     rm -rf "$folder/labels-cpu" "$folder/labels-0"
     label cpu && label 0 || return 1
-    (cd "$folder/labels-cpu" && find . -name '*.txt' ! -name classes.txt | sort) >$folder/labels.txt
+    (cd "$folder/labels-cpu" && find . -name '*.txt' ! -name classes.txt ! -path '*/.yolo_undo/*' | sort) >$folder/labels.txt
     while read -r file; do
         [ -f "$folder/labels-0/$file" ] || { echo "$file is missing"; return 1; }
         awk -v file="$file" '
