@@ -32048,14 +32048,17 @@ static yolo_status http_open(http_server *server, int port, yolo_error *error) {
     return YOLO_OK;
 }
 
-/* Serves until the program is asked to end; then waits for the connections' threads. */
+/* Asks http_run to return; from any thread. What has been answered by then is sent, and no more is. */
+static void http_end(http_server *server) { os_atomic_set(&server->stopping, 1); }
+
+/* Serves until the program is asked to end, or http_end; then waits for the connections' threads. */
 static void http_run(http_server *server) {
-    while (!err_interrupted()) {
+    while (!err_interrupted() && !os_atomic_get(&server->stopping)) {
         os_wait wait = {server->listener, OS_READ, 0};
         os_socket_wait(&wait, 1, HTTP_TICK);
         if (wait.ready) http_accept(server);
     }
-    os_atomic_set(&server->stopping, 1);
+    http_end(server);
     os_socket_close(server->listener);
     for (int i = 0; i < HTTP_CONNECTIONS; i++)
         if (os_atomic_get(&server->connections[i].state) != HTTP_FREE) os_thread_join(server->connections[i].thread);
@@ -32133,6 +32136,7 @@ struct ui {
     bool settings_elsewhere;   /* not beside the program, whose folder cannot be written */
     os_mutex mutex, files, device_mutex, list_mutex, plan_mutex;
     os_atomic version;         /* of the jobs' list: changes with it */
+    bool ending;               /* under the mutex: no job begins any more, and the server ends with the last one */
     ui_job *jobs[UI_JOBS];     /* in order of their start */
     int job_count, next_id;
     str devices;               /* JSON */
@@ -32290,7 +32294,7 @@ static bool ui_ask(ui *u, char *const *arguments, str *answer) {
     os_process process;
     char bytes[4096];
     os_mutex_lock(&u->mutex); /* one process at a time begins */
-    const bool started = os_process_start(&process, arguments);
+    const bool started = !u->ending && os_process_start(&process, arguments);
     os_mutex_unlock(&u->mutex);
     if (!started) return false;
     for (size_t came; (came = os_process_read(&process, bytes, sizeof bytes));)
@@ -32570,6 +32574,14 @@ static void ui_read_job(ui_job *job) {
     str_free(&line);
 }
 
+/* Once it is to end: does, when nothing runs. Under the mutex. */
+static void ui_end_when_idle(ui *u) {
+    if (!u->ending) return;
+    for (int i = 0; i < u->job_count; i++)
+        if (u->jobs[i]->state == UI_IS_RUNNING) return;
+    http_end(&u->server);
+}
+
 static OS_THREAD_RESULT OS_THREAD_CALL ui_job_main(void *argument) {
     ui_job *job = argument;
     ui *u = job->owner;
@@ -32582,6 +32594,7 @@ static OS_THREAD_RESULT OS_THREAD_CALL ui_job_main(void *argument) {
     if (job->state == UI_IS_FAILED && !*job->error)
         snprintf(job->error, sizeof job->error, status > 128 && status < 256 ? "it was ended by signal %d" : "it ended with status %d", status > 128 && status < 256 ? status - 128 : status);
     if (job->state != UI_IS_FAILED) *job->error = 0;
+    ui_end_when_idle(u);
     os_mutex_unlock(&u->mutex);
     ui_changed(u);
     return 0;
@@ -32670,6 +32683,10 @@ static yolo_status ui_start(ui_call *call, char *const *arguments, const char *f
     all[count] = NULL;
     os_mutex_lock(&u->mutex);
     if (hidden) ui_end_previews(u);
+    if (status == YOLO_OK && u->ending) {
+        call->status = 409;
+        status = err_set(error, YOLO_ERROR_USAGE, "the program is ending");
+    }
     if (status == YOLO_OK && !ui_make_room(u)) {
         call->status = 409;
         status = err_set(error, YOLO_ERROR_USAGE, "%d are running already: stop one, or wait", (int)UI_RUNNING);
@@ -32834,7 +32851,31 @@ static yolo_status ui_job_stop(ui_call *call, yolo_error *error) {
     return status;
 }
 
-/* The list of jobs whenever something has changed, until the other side goes. */
+/* Ends the program, with status 0. While jobs run that is refused, unless stop=true: they are then asked to end, as Ctrl-C would, and the
+   server goes on until they have. Closing the page alone ends nothing. */
+static yolo_status ui_post_end(ui_call *call, yolo_error *error) {
+    ui *u = call->u;
+    const char *stop = http_query(call->request, "stop");
+    int running = 0;
+    os_mutex_lock(&u->mutex);
+    for (int i = 0; i < u->job_count; i++) running += u->jobs[i]->state == UI_IS_RUNNING && !u->jobs[i]->hidden;
+    const bool ends = !running || (stop && !strcmp(stop, "true"));
+    u->ending |= ends;
+    for (int i = 0; i < u->job_count && ends; i++) ui_stop_job(u->jobs[i], u->jobs[i]->hidden);
+    os_mutex_unlock(&u->mutex);
+    if (!ends) {
+        call->status = 409;
+        return err_set(error, YOLO_ERROR_USAGE, "%d still running: stop=true stops what runs, too", running);
+    }
+    ui_changed(u);
+    http_reply(call->connection, call->request, 200, "application/json", "{}\n", 3);
+    os_mutex_lock(&u->mutex);
+    ui_end_when_idle(u);
+    os_mutex_unlock(&u->mutex);
+    return YOLO_OK;
+}
+
+/* The list of jobs whenever something has changed, until the other side goes; "end" is said when the program does. */
 static yolo_status ui_events(ui_call *call, yolo_error *error) {
     ui *u = call->u;
     http_connection *c = call->connection;
@@ -32860,6 +32901,7 @@ static yolo_status ui_events(ui_call *call, yolo_error *error) {
         os_socket_wait(&(os_wait){c->socket, OS_READ, 0}, 1, UI_EVENT_TICK);
         if (good && os_socket_receive(c->socket, &byte, 1) < 0) good = false;
     }
+    if (good) http_send_event(c, "end", "{}");
     c->broken = true;
     return YOLO_OK;
 }
@@ -33524,7 +33566,7 @@ static void ui_answer(void *user, http_connection *c, const http_request *r) {
     static const struct { const char *method, *path; yolo_status (*answer)(ui_call *call, yolo_error *error); } routes[] = {
         {"GET", "/", ui_page}, {"GET", "/api/about", ui_about}, {"GET", "/api/settings", ui_get_settings}, {"PUT", "/api/settings", ui_put_settings},
         {"GET", "/api/folder", ui_get_folder}, {"GET", "/api/jobs", ui_get_jobs}, {"POST", "/api/jobs", ui_post_job}, {"GET", "/api/jobs/log", ui_job_log},
-        {"POST", "/api/jobs/stop", ui_job_stop}, {"GET", "/api/events", ui_events}, {"GET", "/api/runs", ui_get_runs}, {"GET", "/api/picture", ui_get_picture},
+        {"POST", "/api/jobs/stop", ui_job_stop}, {"POST", "/api/end", ui_post_end}, {"GET", "/api/events", ui_events}, {"GET", "/api/runs", ui_get_runs}, {"GET", "/api/picture", ui_get_picture},
         {"GET", "/api/pictures", ui_get_pictures}, {"GET", "/api/labels", ui_get_labels}, {"PUT", "/api/labels", ui_put_labels},
         {"POST", "/api/plan", ui_post_plan}, {"POST", "/api/preview", ui_post_preview}, {"GET", "/api/preview", ui_get_preview}, {"GET", "/api/undo", ui_get_undo}, {"POST", "/api/undo", ui_post_undo}};
     ui_call call = {.u = user, .connection = c, .request = r};

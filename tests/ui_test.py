@@ -537,6 +537,61 @@ def ctrl_c_saves_what_runs():
     assert job["state"] == "done", (number, job)
 
 
+def ends(other, running=()):
+    """The program has ended by itself: its status is 0, and neither its port nor a process of it is left."""
+    assert other.process.wait(30) == 0
+    with socket.socket() as s:
+        assert s.connect_ex(("127.0.0.1", other.port))
+    for pid in running:
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+@test
+def ends_at_once_where_nothing_runs():
+    global server
+    other, before = Server(), server
+    server = other
+    try:
+        events = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        events.sendall(f"GET /api/events?token={server.token} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+        server.ask("POST", "/api/end", status=403, token="0" * 32)
+        server.ask("GET", "/api/end", status=405)
+        alive()
+        assert server.ask("POST", "/api/end") == {}
+        said = b""
+        while part := events.recv(65536):
+            said += part
+        assert said.endswith(b"event: end\ndata: {}\n\n"), said[-200:]
+        events.close()
+        ends(other)
+    finally:
+        server.close()
+        server = before
+
+
+@test
+def ends_with_what_runs_only_when_told():
+    """A running training keeps the program, unless it may be stopped: then its state is saved first."""
+    global server
+    options, other, before = small_set(epochs=500), Server(), server
+    server = other
+    try:
+        number = server.start("train", **options)
+        while not os.path.exists("runs/train/weights/last.pt"):
+            time.sleep(0.1)
+        running = [] if wine else [int(pid) for task in os.listdir(f"/proc/{server.process.pid}/task") for pid in read(f"/proc/{server.process.pid}/task/{task}/children").split()]
+        assert "1 still running" in server.ask("POST", "/api/end", status=409)
+        assert server.job(number)["state"] == "running" and not server.job(number)["stopping"]
+        assert server.ask("POST", "/api/end", stop="true") == {}
+        ends(other, running)
+        done = len(read("runs/train/results.csv").splitlines()) - 1
+    finally:
+        server.close()
+        server = before
+    job = server.wait(server.start("train", resume="true", model=inner("runs/train/weights/last.pt"), epochs=str(done + 1), threads="1"))
+    assert job["state"] == "done", (number, job)
+
+
 @test
 def training_outlives_a_killed_server():
     if wine:
