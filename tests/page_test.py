@@ -92,11 +92,11 @@ class Day:
         for language in languages:
             if page.evaluate("language()") != language:
                 page.evaluate("chooseLanguage(%s)" % json.dumps(language))
-                page.wait_for_timeout(500)
+                page.wait_for_timeout(300)
             page.screenshot(path=os.path.join(SHOTS, f"{name}-{language}.png"))
         if page.evaluate("language()") != "en":
             page.evaluate("chooseLanguage('en')")
-            page.wait_for_timeout(300)
+            page.wait_for_timeout(150)
 
     def wait(self, what, condition, seconds=60):
         """Waits for something outside of the page."""
@@ -571,13 +571,13 @@ def test_readable(day):
         page.goto(day.address)
         for tab in ("train", "label", "review", "runs"):
             page.click("#tab-" + tab)
-            page.wait_for_timeout(400)
+            page.wait_for_timeout(250)
             assert not (nameless := page.evaluate(NAMELESS)), f"{tab}: without a name: {nameless}"
             assert not (faint := page.evaluate(FAINT)), f"{tab}, {scheme}: faint: {faint}"
             if scheme == "dark":
                 day.shot("16-dark-" + tab, page, languages=("ko",))
         page.context.close()
-    for percent, width, height in ((125, 1024, 720), (200, 640, 450), (100, 1024, 640), (100, 720, 900)):
+    for percent, width, height in ((125, 1024, 640), (200, 640, 450), (100, 720, 900)):
         page = day.new_page("ko-KR", device_scale_factor=percent / 100)
         page.set_viewport_size({"width": width, "height": height})
         page.goto(day.address)
