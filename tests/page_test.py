@@ -244,6 +244,7 @@ def test_stops_and_resumes(day):
     expect(page.locator("#panel-train .chart polyline").first).to_be_visible(timeout=60000)
     day.shot("5-training")
     before = page.locator("#panel-train pre.log").inner_text()
+    page.wait_for_timeout(700)  # settings are written once they rest
     page.reload()
     expect(page.locator("#panel-train .chip")).to_have_text("running")
     expect(page.locator("#panel-train .chart polyline").first).to_be_visible()
