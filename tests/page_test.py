@@ -568,15 +568,19 @@ FAINT = """() => {
 def test_readable(day):
     """Names for a screen reader, contrast in light and dark, nothing cut off at 200 %, in a narrow or a low window."""
     for scheme in ("light", "dark"):
-        page = day.new_page("en-US", color_scheme=scheme)
+        page = day.new_page("ko-KR", color_scheme=scheme)
         page.goto(day.address)
+        expect(page.locator("#foot")).to_contain_text("yolo")
+        page.evaluate("chooseLanguage('ko')")
         for tab in ("train", "label", "review", "runs"):
             page.click("#tab-" + tab)
             page.wait_for_timeout(250)
             assert not (nameless := page.evaluate(NAMELESS)), f"{tab}: without a name: {nameless}"
             assert not (faint := page.evaluate(FAINT)), f"{tab}, {scheme}: faint: {faint}"
             if scheme == "dark":
-                day.shot("16-dark-" + tab, page, languages=("ko",))
+                page.screenshot(path=os.path.join(SHOTS, f"16-dark-{tab}-ko.png"))
+        page.evaluate("chooseLanguage('en')")
+        page.wait_for_timeout(700)
         page.context.close()
     for percent, width, height in ((125, 1024, 640), (200, 640, 450), (100, 720, 900)):
         page = day.new_page("ko-KR", device_scale_factor=percent / 100)
