@@ -4242,8 +4242,8 @@ static __device__ __forceinline__ bool d_nms_overlaps(float4 a, float area, floa
     return __fdiv_rn(both, __fsub_rn(__fadd_rn(area, d_nms_area(b)), both)) > threshold;
 }
 
-/* Strikes out what the kept one overlaps of the 32 candidates of a word; a warp comes here together. */
-static __device__ __forceinline__ void d_nms_strike(unsigned *word, int first, const k_nms_item *sorted, const k_nms_item &kept, float area, float iou) {
+/* Strikes out what the kept one overlaps of the 32 candidates of a word, and adds their number to *all; a warp comes here together. */
+static __device__ __forceinline__ void d_nms_strike(unsigned *word, int *all, int first, const k_nms_item *sorted, const k_nms_item &kept, float area, float iou) {
     const unsigned alive = *word;
     const int lane = (int)threadIdx.x % K_WARP;
     bool struck = false;
@@ -4254,15 +4254,19 @@ static __device__ __forceinline__ void d_nms_strike(unsigned *word, int first, c
     }
     const unsigned lanes = __ballot_sync(K_ALL_LANES, struck);
     __syncwarp(); /* all have read the word */
-    if (!lane) *word = alive & ~lanes;
+    if (lane || !lanes) return;
+    *word = alive & ~lanes;
+    atomicAdd(all, __popc(lanes));
 }
 
 /* What is kept of a picture, a block each. Twin: nms_run. */
 static __global__ void __launch_bounds__(K_NMS_SWEEP_THREADS) k_nms_sweep(k_nms_job job) {
     __shared__ unsigned alive[K_NMS_WORDS];
+    __shared__ int struck; /* by the last that was kept */
     const int picture = (int)blockIdx.x, count = job.counts[picture], thread = (int)threadIdx.x, words = (count + 31) / 32;
     const yg_candidate *candidates = job.candidates + (int64_t)picture * job.most;
     const k_nms_item *sorted = job.sorted + (int64_t)picture * job.most;
+    yg_candidate *out = job.kept + (int64_t)picture * job.max_det;
     int kept = 0, at = 0;
     if (count > job.most) {
         if (!thread) job.kept_counts[picture] = -1;
@@ -4278,14 +4282,19 @@ static __global__ void __launch_bounds__(K_NMS_SWEEP_THREADS) k_nms_sweep(k_nms_
         const float area = d_nms_area(item.box);
         __syncthreads();
         if (!thread) {
-            job.kept[(int64_t)picture * job.max_det + kept] = candidates[item.index];
+            if (kept) out[kept - 1].order = struck;
+            struck = 0;
+            out[kept] = candidates[item.index];
             alive[at] &= ~(1u << best % 32);
         }
         __syncthreads();
         for (int word = at + thread / K_WARP; word < words; word += K_NMS_SWEEP_THREADS / K_WARP)
-            d_nms_strike(alive + word, word * 32, sorted, item, area, job.iou);
+            d_nms_strike(alive + word, &struck, word * 32, sorted, item, area, job.iou);
     }
-    if (!thread) job.kept_counts[picture] = kept;
+    __syncthreads();
+    if (thread) return;
+    if (kept) out[kept - 1].order = struck;
+    job.kept_counts[picture] = kept;
 }
 
 void yg_nms(yg_gpu *gpu, yg_candidate *kept, int *kept_counts, const yg_candidate *candidates, const int *counts, int pictures, int most,

@@ -17684,36 +17684,53 @@ static bool nms_overlaps(const nms_kept *a, const nms_kept *b, float threshold) 
     return both / (a->area + b->area - both) > threshold;
 }
 
+/* The kept boxes of each class, or of all: the best first. */
+typedef struct nms_chains { nms_kept *kept; int32_t *first, *last; } nms_chains; /* -1 = none */
+
+/* Keeps a candidate, the `number`th, or returns the best of those that suppress it. -1: it is kept. */
+static int32_t nms_meet(const nms_chains *c, const nms_candidate *item, const det_options *options, int32_t number, bool room) {
+    const int chain = options->agnostic ? 0 : item->class_id;
+    const float shift = NMS_CLASS_OFFSET * (float)chain;
+    nms_kept box = {item->x1 + shift, item->y1 + shift, item->x2 + shift, item->y2 + shift, 0, -1};
+    int32_t other = c->first[chain];
+    box.area = (box.x2 - box.x1) * (box.y2 - box.y1);
+    while (other >= 0 && !nms_overlaps(&c->kept[other], &box, options->iou)) other = c->kept[other].next;
+    if (other >= 0 || !room) return other;
+    c->kept[number] = box;
+    *(c->first[chain] < 0 ? &c->first[chain] : &c->kept[c->last[chain]].next) = number;
+    c->last[chain] = number;
+    return -1;
+}
+
 /* Sorts the candidates in place and moves the best of each cluster into *out, at most max_det. A candidate meets only
    kept boxes of its class (ultralytics shifts classes apart to the same end; the shift stays because its rounding
-   decides borderline overlaps), so the cost is n log n + n * kept boxes of a class. */
-static yolo_status nms_run(nms_list *list, int class_count, const det_options *options, yolo_boxes *out, yolo_error *error) {
+   decides borderline overlaps), so the cost is n log n + n * kept boxes of a class. *struck (mem_; `struck` NULL: not wanted)
+   says how many candidates each kept box suppressed; one that several would have is the best one's. */
+static yolo_status nms_run(nms_list *list, int class_count, const det_options *options, yolo_boxes *out, int32_t **struck, yolo_error *error) {
     qsort(list->items, (size_t)list->count, sizeof *list->items, nms_compare);
     int64_t count = YOLO_MIN(list->count, NMS_MOST), most = YOLO_MIN(count, options->max_det);
-    int chains = options->agnostic ? 1 : class_count;
-    nms_kept *kept = mem_array((uint64_t)most, sizeof *kept);
-    int32_t *heads = mem_array((uint64_t)chains, sizeof *heads);
+    const int chains = options->agnostic ? 1 : class_count;
+    nms_chains c = {mem_array((uint64_t)most, sizeof *c.kept), mem_array((uint64_t)chains, sizeof *c.first), mem_array((uint64_t)chains, sizeof *c.last)};
     out->items = mem_array((uint64_t)most, sizeof *out->items);
     out->count = 0;
-    yolo_status status = kept && heads && out->items ? YOLO_OK : err_memory(error, (uint64_t)most * (sizeof *kept + sizeof *out->items));
-    for (int c = 0; status == YOLO_OK && c < chains; c++) heads[c] = -1;
-    for (int64_t i = 0; status == YOLO_OK && i < count && out->count < most; i++) {
+    if (struck) *struck = mem_array((uint64_t)most, sizeof **struck);
+    yolo_status status = c.kept && c.first && c.last && out->items && (!struck || *struck) ? YOLO_OK : err_memory(error, (uint64_t)most * (sizeof *c.kept + sizeof *out->items));
+    for (int i = 0; status == YOLO_OK && i < chains; i++) c.first[i] = -1;
+    for (int64_t i = 0; status == YOLO_OK && i < count && (out->count < most || struck); i++) {
         const nms_candidate *item = &list->items[i];
-        int chain = options->agnostic ? 0 : item->class_id, other;
-        float shift = NMS_CLASS_OFFSET * (float)chain;
-        nms_kept box = {item->x1 + shift, item->y1 + shift, item->x2 + shift, item->y2 + shift, 0, heads[chain]};
-        box.area = (box.x2 - box.x1) * (box.y2 - box.y1);
-        for (other = heads[chain]; other >= 0 && !nms_overlaps(&kept[other], &box, options->iou);) other = kept[other].next;
-        if (other >= 0) continue;
-        heads[chain] = out->count;
-        kept[out->count] = box;
+        const bool room = out->count < most;
+        const int32_t other = nms_meet(&c, item, options, out->count, room);
+        if (other >= 0 && struck) (*struck)[other]++;
+        if (other >= 0 || !room) continue;
         out->items[out->count++] = (yolo_box){item->x1, item->y1, item->x2, item->y2, item->score, item->class_id};
     }
-    mem_free(kept);
-    mem_free(heads);
+    mem_free(c.kept);
+    mem_free(c.first);
+    mem_free(c.last);
     if (status != YOLO_OK) {
         mem_free(out->items);
         out->items = NULL;
+        out->count = 0;
     }
     return status;
 }
@@ -17789,9 +17806,9 @@ static int det_above(const float *logits, int count, float threshold) {
     return above;
 }
 
-/* Boxes of picture `image` of the batch, in network pixels, by falling score; free with yolo_boxes_free.
-   REF ultralytics/utils/nms.py non_max_suppression (no time limit) */
-static yolo_status det_run(const net *net, const ten *heads, int image, const det_options *options, yolo_boxes *out,
+/* Boxes of picture `image` of the batch, in network pixels, by falling score; free with yolo_boxes_free. *struck as nms_run's, NULL
+   without boxes. REF ultralytics/utils/nms.py non_max_suppression (no time limit) */
+static yolo_status det_run(const net *net, const ten *heads, int image, const det_options *options, yolo_boxes *out, int32_t **struck,
                            yolo_error *error) {
     nms_list list = {0};
     yolo_status status = YOLO_OK;
@@ -17800,6 +17817,7 @@ static yolo_status det_run(const net *net, const ten *heads, int image, const de
     det_options effective = *options;
     effective.multi_label = options->multi_label && net->class_count > 1;
     memset(out, 0, sizeof *out);
+    if (struck) *struck = NULL;
     for (int level = 0; level < net->level_count; level++) {
         const ten *head = &heads[level];
         YOLO_ASSERT(head->c == 4 * NET_REG_MAX + net->class_count && image < head->n);
@@ -17811,18 +17829,21 @@ static yolo_status det_run(const net *net, const ten *heads, int image, const de
                     status = err_memory(error, (uint64_t)list.capacity * 2 * sizeof *list.items);
             }
     }
-    if (status == YOLO_OK && list.count) status = nms_run(&list, net->class_count, &effective, out, error);
+    if (status == YOLO_OK && list.count) status = nms_run(&list, net->class_count, &effective, out, struck, error);
     mem_free(list.items);
     return status;
 }
 
 /* Boxes that were found on a GPU, as det_run gives them. */
-static yolo_status det_take(const yg_candidate *found, int count, yolo_boxes *out, yolo_error *error) {
+static yolo_status det_take(const yg_candidate *found, int count, yolo_boxes *out, int32_t **struck, yolo_error *error) {
     *out = (yolo_boxes){0};
+    if (struck) *struck = NULL;
     if (!count) return YOLO_OK;
     out->items = mem_array((uint64_t)count, sizeof *out->items);
-    if (!out->items) return err_memory(error, (uint64_t)count * sizeof *out->items);
+    if (struck) *struck = mem_array((uint64_t)count, sizeof **struck);
+    if (!out->items || (struck && !*struck)) return err_memory(error, (uint64_t)count * sizeof *out->items);
     for (int i = 0; i < count; i++) out->items[i] = (yolo_box){found[i].x1, found[i].y1, found[i].x2, found[i].y2, found[i].score, found[i].class_id};
+    for (int i = 0; i < count && struck; i++) (*struck)[i] = found[i].order;
     out->count = count;
     return YOLO_OK;
 }
@@ -17882,6 +17903,7 @@ typedef struct pipe_picture {
     int width, height;       /* of the original, after orientation */
     yolo_image image;        /* in `result` only with keep_images; `work` may draw into it */
     yolo_boxes boxes;        /* pixels of the original, or of the network with network_boxes; by falling score */
+    int32_t *struck;         /* with `count_struck`: how many candidates each of them suppressed; NULL without boxes */
     img_letterbox letterbox;
     double decode_ms, preprocess_ms, inference_ms, postprocess_ms; /* of the thread that did it; a batch's is shared out */
     void *work_data;         /* the caller's: set in `work`, used in `result` */
@@ -17900,7 +17922,7 @@ typedef struct pipe_job {
     int imgsz;               /* rounded up to a multiple of the stride */
     bool rect;
     det_options detect;
-    bool network_boxes, keep_images;
+    bool network_boxes, keep_images, count_struck;
     /* On a lane's thread, several at a time, in no order, before `work`: sees the picture's raw heads, each of one picture, and
        its boxes. Not for damaged pictures. NULL = none. */
     yolo_status (*heads)(void *user, pipe_picture *picture, const ten *heads, yolo_error *error);
@@ -18041,7 +18063,8 @@ static yolo_status pipe_boxes(run_lane *lane, const pipe_job *job, pipe_picture 
         heads[level].data = ten_at(&heads[level], at, 0, 0);
         heads[level].n = 1;
     }
-    yolo_status status = count < 0 ? det_run(job->net, heads, 0, &job->detect, &picture->boxes, error) : det_take(found, count, &picture->boxes, error);
+    int32_t **struck = job->count_struck ? &picture->struck : NULL;
+    yolo_status status = count < 0 ? det_run(job->net, heads, 0, &job->detect, &picture->boxes, struck, error) : det_take(found, count, &picture->boxes, struck, error);
     if (status == YOLO_OK && !job->network_boxes) det_unletterbox(&picture->boxes, &picture->letterbox, picture->width, picture->height);
     return status == YOLO_OK && job->heads ? job->heads(job->user, picture, heads, error) : status;
 }
@@ -18100,7 +18123,9 @@ static yolo_status pipe_work(const pipe_job *job, pipe_picture *picture, yolo_er
 static void pipe_release(pipe_slot *slot) {
     pipe_drop_image(&slot->picture);
     mem_free(slot->picture.boxes.items);
+    mem_free(slot->picture.struck);
     memset(&slot->picture.boxes, 0, sizeof slot->picture.boxes);
+    slot->picture.struck = NULL;
     slot->stage = PIPE_EMPTY;
 }
 
@@ -24715,8 +24740,10 @@ enum {
 #define LAB_NEAR 0.6f      /* share of a threshold from which on a box below it is worth a review */
 #define LAB_LOW 0.2f       /* low confidence: in this part of the way from its threshold to 1 */
 #define LAB_CLOSE_IOU 0.45f /* two boxes that overlap so much may be one thing */
+#define LAB_ONE 10         /* boxes that a model is taught to see of one thing, of which one is kept. REF ultralytics/utils/tal.py topk */
+#define LAB_CROWD 16       /* one that stands for so many others may be several things in one place */
 
-typedef enum lab_reason { LAB_IS_LOW = 1, LAB_HAS_TWO_CLASSES = 2, LAB_HAS_DOUBLES = 4, LAB_IS_FULL = 8, LAB_HAS_NEAR = 16, LAB_DIFFERS = 32 } lab_reason;
+typedef enum lab_reason { LAB_IS_LOW = 1, LAB_HAS_TWO_CLASSES = 2, LAB_HAS_DOUBLES = 4, LAB_IS_FULL = 8, LAB_HAS_NEAR = 16, LAB_DIFFERS = 32, LAB_IS_CROWDED = 64 } lab_reason;
 typedef struct lab_doubt { float unsure, lowest, below; unsigned reasons; int boxes; } lab_doubt; /* lowest, below: confidences, 0 = none */
 
 typedef struct lab_row { int kind; float iou; yolo_box person, model; } lab_row; /* a difference; class_id -1: there is no such box */
@@ -25398,14 +25425,15 @@ static void lab_add_doubt(lab_doubt *doubt, lab_reason reason, float unsure) {
 }
 
 /* What speaks for a look at the picture; `margin`: the least way of a box from its threshold to 1, as a share; `closest`: the largest share
-   of its threshold that a box below it has. */
-static void lab_doubt_boxes(const lab_run *run, lab_item *item, const yolo_boxes *boxes, float margin, float closest) {
+   of its threshold that a box below it has; `struck`: the most boxes that one suppressed. */
+static void lab_doubt_boxes(const lab_run *run, lab_item *item, const yolo_boxes *boxes, float margin, float closest, int32_t struck) {
     lab_doubt *doubt = &item->doubt;
     const float iou = YOLO_MAX(run->options->predict.iou, LAB_CLOSE_IOU);
     doubt->boxes = boxes->count;
     if (boxes->count && margin < LAB_LOW) lab_add_doubt(doubt, LAB_IS_LOW, 1 - margin);
     if (!boxes->count && closest >= LAB_NEAR) lab_add_doubt(doubt, LAB_HAS_NEAR, closest);
     if (boxes->count >= run->options->predict.max_det) lab_add_doubt(doubt, LAB_IS_FULL, 1);
+    if (struck >= LAB_CROWD) lab_add_doubt(doubt, LAB_IS_CROWDED, 1 - (float)LAB_ONE / (float)struck);
     for (int i = 0; i < boxes->count; i++)
         for (int k = 0; k < i; k++) {
             const yolo_box *a = &boxes->items[i], *b = &boxes->items[k];
@@ -25417,9 +25445,10 @@ static void lab_doubt_boxes(const lab_run *run, lab_item *item, const yolo_boxes
 }
 
 /* Of what was found, keeps the boxes above the thresholds of their classes, gives them the labels' classes, and lets those of classes
-   that became one suppress each other. */
-static void lab_choose(const lab_run *run, lab_item *item, yolo_boxes *boxes) {
+   that became one suppress each other. `struck`: as a picture's, or NULL. */
+static void lab_choose(const lab_run *run, lab_item *item, yolo_boxes *boxes, const int32_t *struck) {
     float margin = 1, closest = 0;
+    int32_t most = 0;
     int kept = 0;
     for (int i = 0; i < boxes->count; i++) {
         const yolo_box box = boxes->items[i];
@@ -25436,11 +25465,12 @@ static void lab_choose(const lab_run *run, lab_item *item, yolo_boxes *boxes) {
         if (!good || kept >= run->options->predict.max_det) continue;
         margin = YOLO_MIN(margin, threshold < 1 ? (box.confidence - threshold) / (1 - threshold) : 0);
         item->doubt.lowest = box.confidence;
+        if (struck) most = YOLO_MAX(most, struck[i]);
         boxes->items[kept++] = box;
     }
     boxes->count = kept;
     for (int i = 0; i < kept; i++) boxes->items[i].class_id = run->map[boxes->items[i].class_id];
-    if (run->options->review) lab_doubt_boxes(run, item, boxes, margin, closest);
+    if (run->options->review) lab_doubt_boxes(run, item, boxes, margin, closest, most);
 }
 
 /* ---- the work on a picture, on a lane's thread */
@@ -25578,7 +25608,7 @@ static yolo_status lab_work(void *user, pipe_picture *picture, yolo_error *error
     if (picture->damage) return YOLO_OK;
     item->width = picture->width;
     item->height = picture->height;
-    lab_choose(run, item, &picture->boxes);
+    lab_choose(run, item, &picture->boxes, picture->struck);
     if (run->looks) prep_look_at(&picture->image, &run->looks[item - run->items]);
     const bool theirs = options->existing == YOLO_EXISTING_MERGE || options->existing == YOLO_EXISTING_COMPARE ||
                         (options->existing == YOLO_EXISTING_REPLACE && options->review && run->comparable);
@@ -25654,6 +25684,7 @@ static bool lab_old_line(const lab_run *run, const char **at, const char *end, c
 static void lab_review_line(str *s, const lab_item *item) {
     static const struct { lab_reason reason; const char *name; } reasons[] = {
         {LAB_IS_LOW, "low confidence"}, {LAB_HAS_TWO_CLASSES, "two classes in one place"}, {LAB_HAS_DOUBLES, "two boxes in one place"}, {LAB_IS_FULL, "more boxes than max_det"},
+        {LAB_IS_CROWDED, "many boxes suppressed"},
         {LAB_HAS_NEAR, "nothing but a box just below its threshold"}, {LAB_DIFFERS, "differs from the label"}};
     const lab_doubt *doubt = &item->doubt;
     char joined[256] = "";
@@ -25684,7 +25715,7 @@ static yolo_status lab_write_review(lab_run *run, yolo_error *error) {
     for (int64_t i = 0; i < run->count && good; i++) {
         const lab_item *item = &run->items[run->look[i]];
         if (!item->looked || !item->doubt.reasons || !(good = mem_grow(&lines, &capacity, count + 1, sizeof *lines))) continue;
-        lines[count++] = (lab_line){(double)item->doubt.unsure, item->picture, NULL, 0, item};
+        lines[count++] = (lab_line){rint((double)item->doubt.unsure * 1e4) / 1e4, item->picture, NULL, 0, item}; /* as it is told */
     }
     if (good && os_path_kind(run->review_path) == OS_FILE && data_read_text(run->review_path, DATA_MAX_TEXT, &bytes, &at, &end, NULL) == YOLO_OK)
         while (at < end && good)
@@ -26079,7 +26110,7 @@ static yolo_status lab_look(lab_run *run, yolo_error *error) {
     pipe_job job = {
         .net = &model->checkpoint.net, .weights = &model->weights, .pool = model->pool, .threads = model->threads, .count = run->count, .path = lab_path,
         .imgsz = options->predict.imgsz, .rect = options->predict.rect, .detect = lab_detection(run),
-        .keep_images = options->save_images || options->save_crop, .work = lab_work, .result = lab_result, .user = run};
+        .keep_images = options->save_images || options->save_crop, .count_struck = options->review, .work = lab_work, .result = lab_result, .user = run};
     run_copies_log(&model->weights, &options->log);
     run->meter = log_meter_start(&options->log, options->progress, options->labels_subfolder ? "predict" : "label", "Progress", run->count);
     log_meter_step(&run->meter, 0);

@@ -770,7 +770,7 @@ size_t yg_decode_bytes(const yg_ten *heads, int levels, int class_count);
 enum { YG_NMS_MOST = 30000 }; /* candidates of a picture at most, as NMS_MOST */
 
 /* The best of each cluster of a picture's candidates, as nms_run keeps them: kept + i * max_det, by falling score, kept_counts[i] of
-   them (device); -1 where counts[i] > most. Candidates and counts as yg_decode leaves them, most <= YG_NMS_MOST. `workspace`:
+   them (device); -1 where counts[i] > most. `order` of a kept one is how many it suppressed, as nms_run's struck. Candidates and counts as yg_decode leaves them, most <= YG_NMS_MOST. `workspace`:
    yg_nms_bytes. */
 void yg_nms(yg_gpu *gpu, yg_candidate *kept, int *kept_counts, const yg_candidate *candidates, const int *counts, int pictures, int most,
             float iou, int max_det, bool agnostic, void *workspace);

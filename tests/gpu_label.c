@@ -95,19 +95,21 @@ static void label_nms_check(const int *counts, int pictures, int most, int class
     for (int i = 0; i < pictures; i++) {
         nms_list list = {.items = items + (int64_t)i * most, .count = counts[i]};
         yolo_boxes want = {0};
+        int32_t *struck = NULL;
         int wrong = 0;
         if (counts[i] > most) {
             CHECK_MSG(found[i] == -1, "picture %d: %d", i, found[i]);
             continue;
         }
-        if (list.count) CHECK(nms_run(&list, classes, &options, &want, NULL) == YOLO_OK);
+        if (list.count) CHECK(nms_run(&list, classes, &options, &want, &struck, NULL) == YOLO_OK);
         CHECK_MSG(found[i] == want.count, "%d candidates: %d are kept, expected %d", counts[i], found[i], want.count);
         for (int k = 0; k < YOLO_MIN(found[i], want.count); k++) {
             const nms_candidate *a = &kept[(int64_t)i * options.max_det + k];
             const yolo_box have = {a->x1, a->y1, a->x2, a->y2, a->score, a->class_id};
-            wrong += memcmp(&have, &want.items[k], sizeof have) != 0;
+            wrong += memcmp(&have, &want.items[k], sizeof have) != 0 || a->order != struck[k];
         }
-        CHECK_MSG(wrong == 0, "%d candidates: %d boxes differ", counts[i], wrong);
+        CHECK_MSG(wrong == 0, "%d candidates: %d boxes differ, or what they suppressed", counts[i], wrong);
+        mem_free(struck);
         yolo_boxes_free(&want);
     }
     void *const blocks[] = {candidates, device_kept, device_counts, device_found, workspace};
@@ -272,6 +274,72 @@ static void test_gpu_label_folder(void) {
     label_free(&want);
 }
 
+/* A word of a line of review.csv, as a number and as text. */
+static const char *label_word(const char **line, double *number) {
+    static char word[2][300];
+    static int turn;
+    char *to = word[turn ^= 1];
+    const size_t length = strcspn(*line, ",\n");
+    snprintf(to, sizeof word[0], "%.*s", (int)length, *line);
+    *number = atof(to);
+    *line += length + ((*line)[length] == ',');
+    return to;
+}
+
+/* The list of what is to be reviewed; its lines. */
+static int label_review(char *text, size_t size, const char *source, const char *device) {
+    yolo_open_options open = yolo_open_defaults();
+    yolo_label_options options = yolo_label_defaults();
+    yolo_label_report report = {0};
+    yolo_model *model = NULL;
+    yolo_error error = {0};
+    uint8_t *bytes = NULL;
+    size_t length = 0;
+    char path[900];
+    int lines = 0;
+    open.device = device;
+    open.half = false;
+    options.source = source;
+    options.out = test_temp("gpu_label_out");
+    options.save_labels = false;
+    options.predict.imgsz = 160;
+    options.predict.iou = options.predict.conf = 0.05f;
+    options.predict.agnostic_nms = true;
+    options.review = true;
+    snprintf(path, sizeof path, "%s/review.csv", options.out);
+    yolo_status status = yolo_model_open(&model, "weights/shapes.pt", open, &error);
+    if (status == YOLO_OK) status = yolo_label(model, options, &report, &error);
+    if (status == YOLO_OK) status = path_read(path, size - 1, &bytes, &length, &error);
+    CHECK_MSG(status == YOLO_OK, "%s", error.message);
+    snprintf(text, size, "%.*s", (int)length, bytes ? (char *)bytes : "");
+    for (const char *p = text; *p; p++) lines += *p == '\n';
+    mem_free(bytes);
+    yolo_label_report_free(&report);
+    yolo_model_close(model);
+    return lines;
+}
+
+/* The same pictures for the same reasons in the same order, whatever found the boxes. */
+static void test_gpu_label_review(void) {
+    static char want[65536], have[65536];
+    char source[900];
+    if (!label_folder(source, sizeof source)) return;
+    memcpy(strrchr(source, '/'), "/0?.png", sizeof "/0?.png"); /* the first ten */
+    const int lines = label_review(want, sizeof want, source, "cpu");
+    const char *a = want, *b = have;
+    int crowded = 0;
+    CHECK_MSG(label_review(have, sizeof have, source, "0") == lines && lines > 5, "%d lines", lines);
+    for (int i = 0; i < lines && *a && *b; i++, a += *a == '\n', b += *b == '\n')
+        for (int field = 0; field < 8; field++) {
+            double x, y;
+            const char *said = label_word(&a, &x);
+            crowded += field == 1 && strstr(said, "many boxes suppressed");
+            const char *same = label_word(&b, &y);
+            CHECK_MSG(!strcmp(said, same) || (field != 1 && field != 2 && fabs(x - y) < 1e-3), "line %d: %s, expected %s", i + 1, same, said);
+        }
+    CHECK_MSG(crowded > 1, "%d pictures are crowded", crowded);
+}
+
 /* A single picture; the same with others beside it. */
 static void test_gpu_label_one(void) {
     static label_run want, have;
@@ -323,7 +391,7 @@ static void label_batch_check(yolo_model *model, int count, int imgsz, det_optio
         ten heads[NET_MAX_LEVELS];
         yolo_boxes want = {0};
         for (int level = 0; level < job.net->level_count; level++) heads[level] = run_lane_head(lane, level);
-        CHECK(det_run(job.net, heads, i, &detect, &want, &error) == YOLO_OK && want.count > 0);
+        CHECK(det_run(job.net, heads, i, &detect, &want, NULL, &error) == YOLO_OK && want.count > 0);
         CHECK_MSG((run_gpu_found(lane, i, &found) < 0) == crowded, "picture %d: %d", i, run_gpu_found(lane, i, &found));
         gpu_step_same_boxes("batch", pictures[i].boxes, want, 1e-3f, 1e-6f);
         yolo_boxes_free(&want);
@@ -566,6 +634,7 @@ static const test_case tests_gpu_label[] = {
     {"nms_many", "30,000 candidates", test_gpu_label_nms_many},
     {"refused", "too many candidates, too few channels", test_gpu_label_refused},
     {"folder", "mixed shapes, damaged files, remainders: boxes as on the CPU, the same bits for any threads", test_gpu_label_folder},
+    {"review", "the list of what is to be reviewed, as on the CPU", test_gpu_label_review},
     {"one", "a single picture", test_gpu_label_one},
     {"batch", "boxes of a batch as det_run finds them in its heads, also more than there is room for", test_gpu_label_batch},
     {"predict", "one picture again and again, recorded and replayed", test_gpu_label_predict},

@@ -71,7 +71,7 @@ static void test_nms_reference(void) {
             char name[16];
             yolo_boxes boxes;
             snprintf(name, sizeof name, "out%d", image);
-            CHECK(det_run(&net, heads, image, &options, &boxes, NULL) == YOLO_OK);
+            CHECK(det_run(&net, heads, image, &options, &boxes, NULL, NULL) == YOLO_OK);
             eval_check_boxes(&boxes, eval_get(&ref, which, name), which, image);
             mem_free(boxes.items);
         }
@@ -120,13 +120,13 @@ static void test_nms_speed(void) {
     eval_net(&net, 80);
     eval_random_heads(heads, 80, 0, 4, 1); /* 672,000 candidates */
     double start = os_clock();
-    CHECK(det_run(&net, heads, 0, &options, &boxes, NULL) == YOLO_OK);
+    CHECK(det_run(&net, heads, 0, &options, &boxes, NULL, NULL) == YOLO_OK);
     double all = os_clock() - start;
     CHECK(boxes.count == 300);
     mem_free(boxes.items);
     options.max_det = 30000;
     start = os_clock();
-    CHECK(det_run(&net, heads, 0, &options, &boxes, NULL) == YOLO_OK);
+    CHECK(det_run(&net, heads, 0, &options, &boxes, NULL, NULL) == YOLO_OK);
     printf("    672,000 candidates, 30,000 suppressed: %.0f ms; without max_det %.0f ms\n", all * 1e3, (os_clock() - start) * 1e3);
     CHECK_MSG(all < 3.0, "%.2f s; a quarter of a second is usual", all);
     mem_free(boxes.items);
@@ -143,7 +143,7 @@ static void test_nms_properties(void) {
         yolo_boxes boxes, again;
         det_options options = {0.3f, 0.5f, 100000, seed % 2 == 0, seed > 2, NULL, 0};
         eval_random_heads(heads, 5, -4, 4, seed);
-        CHECK(det_run(&net, heads, 0, &options, &boxes, NULL) == YOLO_OK);
+        CHECK(det_run(&net, heads, 0, &options, &boxes, NULL, NULL) == YOLO_OK);
         CHECK(boxes.count > 10);
         for (int i = 0; i < boxes.count; i++) {
             const yolo_box *a = &boxes.items[i];
@@ -166,11 +166,53 @@ static void test_nms_properties(void) {
             }
             next += (int64_t)heads[level].h * heads[level].w * 80;
         }
-        CHECK(det_run(&net, wide, 0, &options, &again, NULL) == YOLO_OK);
+        CHECK(det_run(&net, wide, 0, &options, &again, NULL, NULL) == YOLO_OK);
         CHECK(again.count == boxes.count && !memcmp(again.items, boxes.items, (size_t)boxes.count * sizeof *boxes.items));
         mem_free(again.items);
         mem_free(boxes.items);
         mem_free(block);
+        mem_free(heads[0].data);
+    }
+}
+
+/* What each kept box suppressed, against all pairs; also where there is room for few. */
+static void test_nms_struck(void) {
+    net net;
+    ten heads[3];
+    eval_net(&net, 5);
+    for (uint64_t seed = 1; seed <= 4; seed++) {
+        det_options options = {0.3f, 0.4f, seed < 3 ? 100000 : 40, seed % 2 == 0, false, NULL, 0};
+        yolo_boxes all, boxes, plain;
+        int32_t *struck;
+        eval_random_heads(heads, 5, -4, 4, seed);
+        CHECK(det_run(&net, heads, 0, &options, &boxes, &struck, NULL) == YOLO_OK && det_run(&net, heads, 0, &options, &plain, NULL, NULL) == YOLO_OK);
+        CHECK(boxes.count > 10 && plain.count == boxes.count && !memcmp(plain.items, boxes.items, (size_t)boxes.count * sizeof *boxes.items));
+        options.iou = 1; /* nothing is suppressed: what there was, in order */
+        options.max_det = 100000;
+        CHECK(det_run(&net, heads, 0, &options, &all, NULL, NULL) == YOLO_OK && all.count > boxes.count);
+        int64_t most = 0;
+        for (int i = 0, next = 0; i < all.count; i++) {
+            const float shift = options.agnostic ? 0 : NMS_CLASS_OFFSET * (float)all.items[i].class_id;
+            const yolo_box *a = &all.items[i];
+            nms_kept box = {a->x1 + shift, a->y1 + shift, a->x2 + shift, a->y2 + shift, 0, -1};
+            box.area = (box.x2 - box.x1) * (box.y2 - box.y1);
+            int by = 0;
+            for (; by < next; by++) {
+                const yolo_box *b = &boxes.items[by];
+                const float move = options.agnostic ? 0 : NMS_CLASS_OFFSET * (float)b->class_id;
+                nms_kept other = {b->x1 + move, b->y1 + move, b->x2 + move, b->y2 + move, 0, -1};
+                other.area = (other.x2 - other.x1) * (other.y2 - other.y1);
+                if ((options.agnostic || a->class_id == b->class_id) && nms_overlaps(&other, &box, 0.4f)) break;
+            }
+            if (by < next) struck[by]--, most++;
+            else if (next < boxes.count) CHECK(!memcmp(&boxes.items[next++], a, sizeof *a));
+        }
+        for (int i = 0; i < boxes.count; i++) CHECK_MSG(struck[i] == 0, "box %d: %d more than expected", i, struck[i]);
+        CHECK(most > 100);
+        mem_free(struck);
+        mem_free(all.items);
+        mem_free(boxes.items);
+        mem_free(plain.items);
         mem_free(heads[0].data);
     }
 }
@@ -187,7 +229,7 @@ static void test_nms_damaged(void) {
         rng r = {3, 0};
         for (int i = 0; i < 200000; i++) heads[0].data[rng_next(&r) % (8400 * 69)] = values[kind];
         for (int i = 0; i < 69; i++) heads[2].data[i] = values[kind];
-        CHECK(det_run(&net, heads, 0, &options, &boxes, NULL) == YOLO_OK);
+        CHECK(det_run(&net, heads, 0, &options, &boxes, NULL, NULL) == YOLO_OK);
         for (int i = 0; i < boxes.count; i++)
             CHECK(isfinite(boxes.items[i].x1) && isfinite(boxes.items[i].y2) && boxes.items[i].confidence > 0 &&
                   boxes.items[i].confidence <= 1 && boxes.items[i].class_id >= 0 && boxes.items[i].class_id < 5);
@@ -197,15 +239,15 @@ static void test_nms_damaged(void) {
     eval_random_heads(heads, 5, 0, 4, 7);
     for (int k = 1; k <= 40; k++) { /* every allocation fails once: an error or a result, no leak */
         os_atomic_set(&mem_fail_after, k);
-        yolo_status status = det_run(&net, heads, 0, &options, &boxes, NULL);
+        yolo_status status = det_run(&net, heads, 0, &options, &boxes, NULL, NULL);
         os_atomic_set(&mem_fail_after, 0);
         CHECK(status == YOLO_OK || (status == YOLO_ERROR_MEMORY && !boxes.items));
         mem_free(boxes.items);
     }
     options.conf = 1;
-    CHECK(det_run(&net, heads, 0, &options, &boxes, NULL) == YOLO_OK && boxes.count == 0);
+    CHECK(det_run(&net, heads, 0, &options, &boxes, NULL, NULL) == YOLO_OK && boxes.count == 0);
     options.conf = 0;
-    CHECK(det_run(&net, heads, 0, &options, &boxes, NULL) == YOLO_OK && boxes.count == 300);
+    CHECK(det_run(&net, heads, 0, &options, &boxes, NULL, NULL) == YOLO_OK && boxes.count == 300);
     mem_free(boxes.items);
     mem_free(heads[0].data);
 }
@@ -722,6 +764,7 @@ static const test_case tests_eval[] = {
     {"nms-reference", "decoding and suppression give ultralytics' boxes", test_nms_reference},
     {"raw-reference", "decoding gives the eval-mode output of ultralytics' head", test_raw_reference},
     {"nms-properties", "what suppression leaves; slices of wider tensors", test_nms_properties},
+    {"nms-struck", "what each kept box suppressed", test_nms_struck},
     {"nms-damaged", "NaN, infinities, failing allocations", test_nms_damaged},
     {"nms-speed", "all anchors above the threshold", test_nms_speed},
     {"unletterbox", "back to pixels of the picture", test_unletterbox},

@@ -251,6 +251,24 @@ static void test_label_pairs(void) {
     CHECK_NEAR(lab_iou(&person[0], &model[1]), 0.8, 1e-6);
 }
 
+/* A box that stands for many others is a reason to look, one below its threshold is not. */
+static void test_label_crowded(void) {
+    yolo_box items[] = {{0, 0, 10, 10, 0.9f, 0}, {20, 0, 30, 10, 0.8f, 1}, {40, 0, 50, 10, 0.3f, 1}};
+    static const struct { int32_t struck[3]; bool crowded; float unsure; } cases[] = {
+        {{9, 20, 0}, true, 0.5f}, {{16, 0, 0}, true, 0.375f}, {{15, 15, 100}, false, 0}, {{0, 0, 0}, false, 0}};
+    float thresholds[] = {0.4f, 0.4f};
+    int map[] = {0, 1};
+    yolo_label_options options = yolo_label_defaults();
+    options.review = true;
+    for (int i = 0; i < YOLO_COUNT(cases); i++) {
+        lab_item item = {0};
+        yolo_boxes boxes = {items, 3};
+        lab_choose(&(lab_run){.options = &options, .thresholds = thresholds, .map = map}, &item, &boxes, cases[i].struck);
+        CHECK(boxes.count == 2 && item.doubt.reasons == (cases[i].crowded ? LAB_IS_CROWDED : 0));
+        CHECK_NEAR(item.doubt.unsure, cases[i].unsure, 1e-6);
+    }
+}
+
 static void test_label_xml(void) {
     static const struct { const char *text, *said; } cases[] = {
         {"a & <b> \"c\"", "<n>a &amp; &lt;b&gt; \"c\"</n>\n"}, {"한글", "<n>한글</n>\n"}, {"a\x01" "b\xff", "<n>a\xef\xbf\xbd" "b\xef\xbf\xbd</n>\n"}, {"", "<n></n>\n"}};
@@ -290,6 +308,7 @@ static void test_label_stamp(void) {
 static const test_case tests_label[] = {
     {"words", "lists of words with escapes", test_label_words},
     {"pairs", "a person's boxes against a model's", test_label_pairs},
+    {"crowded", "boxes that stand for many others", test_label_crowded},
     {"xml", "text for XML and CSV", test_label_xml},
     {"stamp", "names of runs", test_label_stamp},
     {"forged", "a journal that would lead out of the folder", test_label_forged},

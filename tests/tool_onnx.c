@@ -56,7 +56,7 @@ static yolo_status tool_write(FILE *out, run_lane *lane, const det_options *dete
     for (int i = 0; i < lane->n && status == YOLO_OK; i++) {
         yolo_boxes boxes;
         tool_write_anchors(out, lane->net, heads, i);
-        status = det_run(lane->net, heads, i, detect, &boxes, error);
+        status = det_run(lane->net, heads, i, detect, &boxes, NULL, error);
         if (status != YOLO_OK) break;
         const int32_t count = boxes.count;
         fwrite(&count, sizeof count, 1, out);
