@@ -25212,6 +25212,7 @@ static yolo_status lab_keep_label(lab_run *run, lab_item *item, bool continued, 
     if (!lab_is_over(run->options)) return YOLO_OK;
     yolo_status status = item->file >= 0 && continued && item->file < run->undo.known ? undo_is_done(&run->undo, &run->undo.files[item->file], &done, &state, error) : YOLO_OK;
     if (item->file >= 0 && state == UNDO_CHANGED) refusal = "somebody changed it since the run was cut short", item->file = -1;
+    if (done) undo_drop_partial(item->label); /* the kill came while the same was written again */
     *wanted = item->file >= 0 && !done;
     run->report->continued += done;
     run->report->skipped += item->file < 0;
