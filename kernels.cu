@@ -91,6 +91,20 @@ static __device__ __forceinline__ void d_ldmatrix_x4_trans(uint32_t r[4], const 
 #endif
 }
 
+/* d[i][j] += a[i] b[j], pieces of 16x8; a[i] and the pair b[j / 2] are loaded from the rows that the lane gives, `turned` as they are. */
+template <bool brain, bool turned, int high, int wide>
+static __device__ __forceinline__ void d_mma_tile(float (&d)[high][wide][4], const void *const (&a_rows)[high], const void *const (&b_rows)[wide / 2]) {
+    uint32_t a[high][4], b[wide / 2][4];
+#pragma unroll
+    for (int i = 0; i < high; i++) turned ? d_ldmatrix_x4_trans(a[i], a_rows[i]) : d_ldmatrix_x4(a[i], a_rows[i]);
+#pragma unroll
+    for (int j = 0; j < wide / 2; j++) turned ? d_ldmatrix_x4_trans(b[j], b_rows[j]) : d_ldmatrix_x4(b[j], b_rows[j]);
+#pragma unroll
+    for (int i = 0; i < high; i++)
+#pragma unroll
+        for (int j = 0; j < wide; j++) brain ? d_mma_bf16(d[i][j], a[i], &b[j / 2][j % 2 * 2]) : d_mma_f16(d[i][j], a[i], &b[j / 2][j % 2 * 2]);
+}
+
 /* 16 bytes from global to shared memory behind the thread's back, zeros where not `valid`; both 16-byte aligned. They are there
    for this thread after d_copy_async_wait, for others after a barrier behind it. */
 static __device__ __forceinline__ void d_copy_async16(void *shared, const void *global, bool valid) {
@@ -2301,22 +2315,18 @@ template <typename S> struct k_conv_sums { float at[S::rows][S::columns][4]; };
 
 static __device__ __forceinline__ void d_conv_mma(float d[4], const uint32_t a[4], const uint32_t b[2], __half) { d_mma_f16(d, a, b); }
 static __device__ __forceinline__ void d_conv_mma(float d[4], const uint32_t a[4], const uint32_t b[2], __nv_bfloat16) { d_mma_bf16(d, a, b); }
-static __device__ __forceinline__ void d_conv_mma(float *, const uint32_t *, const uint32_t *, float) {}
 
 /* Adds the product of a chunk by tensor cores. `pixels` and `filters` are where d_conv_operands says. */
 template <typename T, typename S>
 static __device__ __forceinline__ void d_conv_multiply_cores(k_conv_sums<S> &sums, const unsigned char *stage, int pixels, int filters) {
 #pragma unroll
     for (int step = 0; step < 2; step++) {
-        uint32_t a[S::rows][4], b[S::columns / 2][4];
+        const void *a[S::rows], *b[S::columns / 2];
 #pragma unroll
-        for (int i = 0; i < S::rows; i++) d_ldmatrix_x4(a[i], stage + (pixels ^ step * 32) + i * 16 * K_CONV_CHUNK);
+        for (int i = 0; i < S::rows; i++) a[i] = stage + (pixels ^ step * 32) + i * 16 * K_CONV_CHUNK;
 #pragma unroll
-        for (int j = 0; j < S::columns / 2; j++) d_ldmatrix_x4(b[j], stage + (filters ^ step * 32) + j * 16 * K_CONV_CHUNK);
-#pragma unroll
-        for (int i = 0; i < S::rows; i++)
-#pragma unroll
-            for (int j = 0; j < S::columns; j++) d_conv_mma(sums.at[i][j], a[i], &b[j / 2][j % 2 * 2], T());
+        for (int j = 0; j < S::columns / 2; j++) b[j] = stage + (filters ^ step * 32) + j * 16 * K_CONV_CHUNK;
+        d_mma_tile<std::is_same<T, __nv_bfloat16>::value, false>(sums.at, a, b);
     }
 }
 
@@ -3282,15 +3292,12 @@ static __device__ __forceinline__ void d_wgrad_products(float (&sums)[high][wide
     const unsigned char *out = tile, *in = tile + tile_out::bytes;
 #pragma unroll
     for (int pixel = 0; pixel < tile_out::pixels; pixel += 16, out += tile_out::place(16, 0), in += tile_in::place(16, 0)) {
-        uint32_t a[high][4], b[wide / 2][4];
+        const void *a[high], *b[wide / 2];
 #pragma unroll
-        for (int i = 0; i < high; i++) d_ldmatrix_x4_trans(a[i], out + tile_out::place(matrix / 2 * 8 + row, m / 8 + 2 * i + matrix % 2));
+        for (int i = 0; i < high; i++) a[i] = out + tile_out::place(matrix / 2 * 8 + row, m / 8 + 2 * i + matrix % 2);
 #pragma unroll
-        for (int j = 0; j < wide / 2; j++) d_ldmatrix_x4_trans(b[j], in + tile_in::place(matrix % 2 * 8 + row, n / 8 + 2 * j + matrix / 2));
-#pragma unroll
-        for (int i = 0; i < high; i++)
-#pragma unroll
-            for (int j = 0; j < wide; j++) d_conv_mma(sums[i][j], a[i], b[j / 2] + j % 2 * 2, T());
+        for (int j = 0; j < wide / 2; j++) b[j] = in + tile_in::place(matrix % 2 * 8 + row, n / 8 + 2 * j + matrix / 2);
+        d_mma_tile<std::is_same<T, __nv_bfloat16>::value, true>(sums, a, b);
     }
 }
 

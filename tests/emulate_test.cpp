@@ -572,6 +572,41 @@ static void test_mma() {
     check_products<__nv_bfloat16, 16>();
     check_products<__half, 8>();
 }
+/* A tile from rows that lie anywhere, and the same by single instructions: does the lane see other bits? */
+template <bool brain, bool turned> static __global__ void k_tile(const uint32_t *elements, int *differs) {
+    K_SHARED(uint32_t, s); /* 64 rows */
+    const int lane = (int)threadIdx.x;
+    const void *a_rows[2], *b_rows[3];
+    float tile[2][6][4], single[2][6][4];
+    uint32_t a[2][4], b[3][4];
+    for (int i = lane; i < 64 * 4; i += 32) s[i] = elements[i];
+    __syncwarp();
+    for (int i = 0; i < 48; i++) tile[i / 24][i / 4 % 6][i % 4] = single[i / 24][i / 4 % 6][i % 4] = (float)(lane * i);
+    for (int i = 0; i < 2; i++) a_rows[i] = s + (lane * 7 + i * 13) % 64 * 4;
+    for (int j = 0; j < 3; j++) b_rows[j] = s + (lane * 11 + j * 29 + 5) % 64 * 4;
+    d_mma_tile<brain, turned>(tile, a_rows, b_rows);
+    for (int i = 0; i < 2; i++) turned ? d_ldmatrix_x4_trans(a[i], a_rows[i]) : d_ldmatrix_x4(a[i], a_rows[i]);
+    for (int j = 0; j < 3; j++) turned ? d_ldmatrix_x4_trans(b[j], b_rows[j]) : d_ldmatrix_x4(b[j], b_rows[j]);
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 6; j++) brain ? d_mma_bf16(single[i][j], a[i], &b[j / 2][j % 2 * 2]) : d_mma_f16(single[i][j], a[i], &b[j / 2][j % 2 * 2]);
+    differs[lane] = memcmp(tile, single, sizeof tile);
+}
+static void test_mma_tile() {
+    buffer<__half> elements(64 * 8);
+    buffer<int> differs(32);
+    for (size_t i = 0; i < elements.host.size(); i++) elements.host[i] = __float2half_rn(sinf((float)i));
+    elements.up();
+    in_orders([&]() {
+        for (int way = 0; way < 4; way++) {
+            const uint32_t *words = (const uint32_t *)elements.device;
+            if (way == 0) K_LAUNCH((k_tile<false, false>), 1, 32, 1024, 0, words, differs.device);
+            if (way == 1) K_LAUNCH((k_tile<false, true>), 1, 32, 1024, 0, words, differs.device);
+            if (way == 2) K_LAUNCH((k_tile<true, false>), 1, 32, 1024, 0, words, differs.device);
+            if (way == 3) K_LAUNCH((k_tile<true, true>), 1, 32, 1024, 0, words, differs.device);
+            for (int differ : differs.down()) CHECK_IS(differ, 0);
+        }
+    });
+}
 /* Infinities, NaNs and denormals pass through as they should. */
 static void test_mma_special() {
     buffer<__half> a(256), b(128);
@@ -800,6 +835,11 @@ static __global__ void k_bad_row(int way, const uint32_t *global) {
     if (way == 1) d_ldmatrix_x4(r, s + (threadIdx.x + 1) * 4);
     if (way == 2) d_ldmatrix_x4(r, global);
     if (way == 3) d_copy_async16(s, global + 1, true);
+    if (way == 6) {
+        float d[1][2][4] = {};
+        const void *const a[] = {s}, *const b[] = {global};
+        d_mma_tile<false, false>(d, a, b);
+    }
     if (way == 4) d_copy_async16(s + 2, global, true);
     if (way == 5) d_copy_async16(const_cast<uint32_t *>(global), global, true);
 }
@@ -835,6 +875,7 @@ static void test_planted_overrun() {
     DIES("the global address is no multiple of 16", row(3));
     DIES("the shared address is no multiple of 16", row(4));
     DIES("the destination is not in shared memory", row(5));
+    DIES("the row is not in shared memory", row(6));
 }
 
 /* ---- Hopper ----------------------------------------------------------------------------------------------------- */
@@ -1562,6 +1603,7 @@ static const test_case tests[] = {
     {"masks", "votes and shuffles of parts of a warp", test_masks},
     {"atomics", "atomics, the last block", test_atomics},
     {"mma", "matrix products through ldmatrix against double", test_mma},
+    {"mma-tile", "a tile at one meeting: the bits of its single instructions", test_mma_tile},
     {"mma-special", "infinities, NaNs, denormals", test_mma_special},
     {"copy-async", "copies arrive with their wait, not before", test_copy_async},
     {"planted-race", "a missing barrier shows in some order", test_planted_race},

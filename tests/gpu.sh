@@ -26,12 +26,19 @@ if ! command -v nvcc >/dev/null && [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$P
 
 # ---- what the parts do: each is called as "gpu.sh --part NAME ..."
 
+# Half of the emulation: what ./build.sh test has made of the same sources, else anew.
+emulated() { # emulated NAME FLAG... SOURCE
+    local name=$1 made=build/test-gpu-$1.o
+    shift
+    if [ -f $made ] && [ -z "$(find kernels.cu yolo.h tests/emulate -newer $made)" ]; then cp $made $folder/$name.o
+    else c++ -std=c++17 -O2 -w -Itests/emulate -I. "$@" -c -o $folder/$name.o; fi
+}
+
 build_program() {
     SECONDS=0
     if [ -z "$mode" ]; then ./build.sh cuda
     else
-        c++ -std=c++17 -O2 -w -x c++ -Itests/emulate -I. -c kernels.cu -o $folder/kernels.o &&
-            c++ -std=c++17 -O2 -w -Itests/emulate -c tests/emulate/emulate.cpp -o $folder/emulate.o &&
+        emulated kernels -x c++ kernels.cu && emulated emulate tests/emulate/emulate.cpp &&
             cc -std=c11 -O2 -w -ffp-contract=off -c yolo.c -o $folder/yolo.o &&
             c++ $folder/yolo.o $folder/kernels.o $folder/emulate.o -o $program -lm -lpthread -ldl
     fi && echo "$(stat -c %s $program) bytes after $SECONDS s"

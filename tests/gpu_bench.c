@@ -1,14 +1,16 @@
 /* gpu_bench.c - what `yolo bench` measures on a GPU: calls and their times, peaks, passes and steps, and what is said when it fails.
    Under the emulation times are made up but the same every time, so that all of it runs. */
 
-static yolo_model *gpu_bench_model(yolo_error *error) {
+static yolo_model *gpu_bench_open(const char *path, yolo_error *error) {
     yolo_open_options open = yolo_open_defaults();
     yolo_model *model = NULL;
     open.device = "0";
     open.threads = 2;
-    yolo_model_open(&model, "tests/fixtures/net_tiny.yaml", open, error);
+    yolo_model_open(&model, path, open, error);
     return model;
 }
+
+static yolo_model *gpu_bench_model(yolo_error *error) { return gpu_bench_open("tests/fixtures/net_tiny.yaml", error); }
 
 static yolo_bench_options gpu_bench_options(bool train) {
     yolo_bench_options o = yolo_bench_defaults();
@@ -93,7 +95,7 @@ static void test_gpu_bench_forward(void) {
 /* Steps on drawn pictures and on a data set; the model is what it was. */
 static void test_gpu_bench_train(void) {
     yolo_error error = {0};
-    yolo_model *model = gpu_bench_model(&error);
+    yolo_model *model = gpu_bench_open(gpu_step_little(), &error);
     yolo_bench_options o = gpu_bench_options(true);
     if (!model) { CHECK_MSG(false, "%s", error.message); return; }
     const size_t bytes = (size_t)model->checkpoint.net.param_elements * sizeof(float);
@@ -127,7 +129,7 @@ static void test_gpu_bench_train(void) {
 static void test_gpu_bench_tune(void) {
     for (int train = 0; train < 2; train++) {
         yolo_error error = {0};
-        yolo_model *model = gpu_bench_model(&error);
+        yolo_model *model = gpu_bench_open(gpu_step_little(), &error);
         yolo_bench_options o = gpu_bench_options(train);
         if (!model) { CHECK_MSG(false, "%s", error.message); return; }
         o.tune = true, o.kernels = false, o.repeats = 1, o.batch = 2;
@@ -181,7 +183,7 @@ static void test_gpu_bench_faults(void) {
             o.kernels = !train;
             o.tune = true;
             emulate_fail_after(n);
-            yolo_model *model = gpu_bench_model(&error);
+            yolo_model *model = gpu_bench_open(gpu_step_little(), &error);
             const yolo_status status = model ? yolo_bench(model, o, &text, &error) : YOLO_ERROR_DEVICE;
             yolo_model_close(model);
             const bool failed = emulate_failed();

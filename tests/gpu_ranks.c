@@ -6,7 +6,7 @@ typedef struct ranks_run { int ranks; bool sync_bn, half; const char *allreduce;
 /* Six pictures: a batch of 4 and one of 2. */
 static yolo_train_options ranks_options(const char *name, const ranks_run *r) {
     yolo_train_options o = test_train_small(name, 1);
-    o.model = "tests/fixtures/net_tiny.yaml";
+    o.model = gpu_step_little();
     o.epochs = r->epochs ? r->epochs : 1;
     o.fraction = 0.6;
     o.imgsz = 32;

@@ -27,6 +27,18 @@ static bool gpu_step_described(const char *text, pt_model *model) {
     return true;
 }
 
+/* A network with some of every kind of operator, and few of them, for what trains again and again. */
+static const char *gpu_step_little(void) {
+    static const char text[] = "nc: 4\nbackbone: [[-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [32, 3, 2]], [-1, 1, C2f, [32, True]], [-1, 1, Conv, [64, 3, 2]], "
+                               "[-1, 1, SPPF, [64, 5]]]\nhead: [[-1, 1, nn.Upsample, [None, 2, nearest]], [[-1, 2], 1, Concat, [1]], [-1, 1, C2f, [32]], "
+                               "[-1, 1, Conv, [32, 3, 2]], [[-1, 4], 1, Concat, [1]], [-1, 1, C2f, [64]], [[7, 10], 1, Detect, [nc]]]\n";
+    static char path[1024];
+    yolo_error error;
+    snprintf(path, sizeof path, "%s", test_temp("gpu_little.yaml"));
+    CHECK_MSG(path_write(path, text, sizeof text - 1, false, &error) == YOLO_OK, "%s", error.message);
+    return path;
+}
+
 static bool gpu_step_model(pt_model *model) { return gpu_step_described(NULL, model); }
 
 static run_place gpu_step_place(bool half) { return (run_place){0, half, gpu_device()}; }
@@ -364,10 +376,11 @@ static yolo_train_options gpu_step_small(const char *name) {
     return o;
 }
 
-static bool gpu_step_train(const char *name, const char *device, bool amp, const char *optimizer, int interrupt_at, yolo_train_report *report) {
+static bool gpu_step_train(const char *name, const char *model, const char *device, bool amp, const char *optimizer, int interrupt_at, yolo_train_report *report) {
     yolo_train_options o = gpu_step_small(name);
     test_train_ear ear = {.interrupt_at = interrupt_at};
     yolo_error error = {0};
+    o.model = model;
     o.device = device;
     o.amp = amp;
     o.optimizer = optimizer;
@@ -401,7 +414,9 @@ static void gpu_step_numbers(const yolo_train_report *report, double *numbers) {
 static void test_gpu_train(void) {
     yolo_train_report cpu, gpu, half;
     double want[10], have[10], rough[10];
-    if (!gpu_step_train("cpu", "cpu", true, "SGD", 0, &cpu) || !gpu_step_train("gpu", "0", false, "SGD", 0, &gpu) || !gpu_step_train("half", "0", true, "SGD", 0, &half)) return;
+    static const char shapes[] = "weights/shapes.pt";
+    if (!gpu_step_train("cpu", shapes, "cpu", true, "SGD", 0, &cpu) || !gpu_step_train("gpu", shapes, "0", false, "SGD", 0, &gpu)) return;
+    if (!gpu_step_train("half", shapes, "0", true, "SGD", 0, &half)) return;
     gpu_step_numbers(&cpu, want);
     gpu_step_numbers(&gpu, have);
     gpu_step_numbers(&half, rough);
@@ -417,8 +432,8 @@ static void test_gpu_train_resume(void) {
     static const char *const optimizers[] = {"SGD", "AdamW", "MuSGD"};
     for (int i = 0; i < YOLO_COUNT(optimizers); i++) {
         yolo_error error = {0};
-        if (!gpu_step_train("gpu_whole", "0", true, optimizers[i], 0, &whole)) return;
-        gpu_step_train("gpu_part", "0", true, optimizers[i], 2, &part);
+        if (!gpu_step_train("gpu_whole", gpu_step_little(), "0", true, optimizers[i], 0, &whole)) return;
+        gpu_step_train("gpu_part", gpu_step_little(), "0", true, optimizers[i], 2, &part);
         yolo_train_options again = tr_defaults();
         char last[1100];
         snprintf(last, sizeof last, "%s/weights/last.pt", part.folder);
@@ -462,6 +477,7 @@ static void test_gpu_val(void) {
 /* A training of one epoch with a step a batch, which is over soon. */
 static yolo_train_options gpu_step_short(const char *name) {
     yolo_train_options o = gpu_step_small(name);
+    o.model = gpu_step_little();
     o.device = "0";
     o.epochs = 1;
     o.val = false;

@@ -97,7 +97,7 @@ inline void __trap() { emulate_die("__trap()"); }
 /* ---- barriers and warps ----------------------------------------------------------------------------------------- */
 
 enum emulate_kind {
-    EMULATE_BARRIER, EMULATE_SYNCWARP, EMULATE_VOTE, EMULATE_SHUFFLE, EMULATE_MMA, EMULATE_LDMATRIX, EMULATE_NAMED, EMULATE_PHASE, EMULATE_WGMMA,
+    EMULATE_BARRIER, EMULATE_SYNCWARP, EMULATE_VOTE, EMULATE_SHUFFLE, EMULATE_MMA, EMULATE_LDMATRIX, EMULATE_NAMED, EMULATE_MMA_TILE, EMULATE_PHASE, EMULATE_WGMMA,
     EMULATE_WGMMA_FENCE, EMULATE_WGMMA_COMMIT, EMULATE_WGMMA_WAIT
 };
 
@@ -165,6 +165,14 @@ inline void d_ldmatrix_x4(uint32_t r[4], const void *row, EMULATE_LINE) { emulat
 inline void d_ldmatrix_x1_trans(uint32_t r[1], const void *row, EMULATE_LINE) { emulate_ldmatrix(r, row, 1, true, line); }
 inline void d_ldmatrix_x2_trans(uint32_t r[2], const void *row, EMULATE_LINE) { emulate_ldmatrix(r, row, 2, true, line); }
 inline void d_ldmatrix_x4_trans(uint32_t r[4], const void *row, EMULATE_LINE) { emulate_ldmatrix(r, row, 4, true, line); }
+
+/* What high + wide / 2 ldmatrix and high * wide mma do: one meeting of the lanes, for speed. d[high][wide][4]. */
+void emulate_mma_tile(emulate_mma_kind kind, float *d, const void *const *a, const void *const *b, int high, int wide, bool transposed, int line);
+template <bool brain, bool transposed, int high, int wide>
+inline void d_mma_tile(float (&d)[high][wide][4], const void *const (&a)[high], const void *const (&b)[wide / 2], EMULATE_LINE) {
+    static_assert(high <= 8 && wide <= 32 && high * wide <= 64, "there is room for as much");
+    emulate_mma_tile(brain ? EMULATE_BF16_K16 : EMULATE_F16_K16, d[0][0], a, b, high, wide, transposed, line);
+}
 
 /* Until a wait that covers the copy, its destination is all ones. */
 void emulate_copy_async16(void *shared, const void *global, bool valid, int line);

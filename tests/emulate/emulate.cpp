@@ -114,7 +114,7 @@ struct work {
 
 const char *kind_name(emulate_kind kind) {
     static const char *names[] = {"a barrier of the block", "__syncwarp", "a vote of the warp", "a shuffle", "mma", "ldmatrix", "a barrier of some warps",
-                                  "a phase of a barrier", "wgmma", "wgmma.fence", "wgmma.commit_group", "wgmma.wait_group"};
+                                  "mma of a tile", "a phase of a barrier", "wgmma", "wgmma.fence", "wgmma.commit_group", "wgmma.wait_group"};
     return names[kind];
 }
 
@@ -130,6 +130,11 @@ const char *kind_name(emulate_kind kind) {
 
 enum { BAND = 256 };
 const unsigned char band_byte = 0xa5;
+struct band_pattern {
+    unsigned char bytes[BAND + 16];
+    band_pattern() { memset(bytes, band_byte, sizeof bytes); }
+};
+const band_pattern band;
 
 struct guarded {
     unsigned char *user = NULL;
@@ -146,6 +151,7 @@ guarded guarded_make(size_t bytes, bool pages) {
     if (pages) {
         base = mmap(NULL, BAND + bytes + memory.tail, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (base == MAP_FAILED) return memory;
+        madvise(base, BAND + bytes + memory.tail, MADV_HUGEPAGE); /* fewer pages to open and close */
     } else if (posix_memalign(&base, 256, BAND + bytes + memory.tail)) return memory;
     memory.user = (unsigned char *)base + BAND;
     memset(base, band_byte, BAND);
@@ -166,6 +172,7 @@ void guarded_open(const guarded &memory, bool open) {
 /* Offset from the memory's start of a byte that was overwritten; 0 = none. */
 ptrdiff_t guarded_overrun(const guarded &memory) {
 #ifndef EMULATE_ASAN
+    if (!memcmp(memory.user - BAND, band.bytes, BAND) && !memcmp(memory.user + memory.bytes, band.bytes, memory.tail)) return 0;
     for (ptrdiff_t i = -1; i >= -BAND; i--)
         if (memory.user[i] != band_byte) return i;
     for (size_t i = memory.bytes; i < memory.bytes + memory.tail; i++)
@@ -434,6 +441,16 @@ inline void change_place(place *from, const place *to, const fiber *on) {
    loop on one stack. Nothing ready while some have not ended is a deadlock. */
 
 struct async_copy { void *to; int bytes, group; unsigned char data[16]; };
+struct async_copies { /* a vector's growth, out of the way of a loop that adds to it */
+    async_copy *items = NULL;
+    int count = 0, room = 0;
+    ~async_copies() { free(items); }
+    __attribute__((noinline)) void grow() { items = (async_copy *)realloc(items, (size_t)(room = 2 * room + 8) * sizeof *items); }
+    async_copy *add() {
+        if (count == room) grow();
+        return &items[count++];
+    }
+};
 
 /* Hopper's, see section 7. */
 struct phased { unsigned char *at; int arrivals, missing, bytes; unsigned phase; bool fenced; };
@@ -469,7 +486,7 @@ struct lane {
     const unsigned char *barrier; /* whose phase it waits for, NULL = none */
     int parity;
     int group; /* of copies, that is being filled */
-    std::vector<async_copy> copies;
+    async_copies copies;
 };
 
 struct meeting { unsigned mask, arrived; emulate_kind kind; int detail; };
@@ -484,6 +501,7 @@ struct warp {
     int source[WARP];
     float *d[WARP];
     const uint32_t *a[WARP], *b[WARP];
+    const void *const *a_rows[WARP], *const *b_rows[WARP];
     uint32_t *r[WARP];
     const unsigned char *row[WARP];
     int product_group; /* of wgmma, that is being filled */
@@ -493,8 +511,18 @@ struct warp {
     std::vector<uint64_t> descriptors;       /* of all since the block's start */
 };
 
+/* Products of 16 rows by 8 columns. Of A and B two 16-bit elements a word, the lower half first: of a row of A by columns, of B by rows. */
+enum { PIECES_HIGH = 8, PIECES_WIDE = 32, PIECES = 64 };
+struct tiles {
+    alignas(64) uint32_t a[PIECES_HIGH][16][8], b[PIECES_WIDE][8][8];
+    float right[PIECES_WIDE][16][8]; /* B as floats */
+    float d[PIECES][16][8];
+    int high, wide, pairs;
+};
+
 struct worker {
     emulate_block block;
+    tiles product;
     const work *job = NULL;
     lane lanes[THREADS];
     warp warps[WARPS];
@@ -758,7 +786,7 @@ void block_start(worker *w, uint64_t number) {
         lane *t = &w->lanes[i];
         t->on = NULL;
         tsan_make(&t->tsan);
-        if (t->group || !t->copies.empty()) t->group = 0, t->copies.clear();
+        t->group = t->copies.count = 0;
         t->barrier = NULL;
     }
     for (int i = 0; i * WARP < w->thread_count; i++) {
@@ -912,9 +940,6 @@ typedef float floats8 __attribute__((vector_size(32)));
 typedef uint32_t words4 __attribute__((vector_size(16)));
 typedef float floats4 __attribute__((vector_size(16)));
 
-/* Two 16-bit elements a word, the lower half first: of a row of A by columns, of B by rows. */
-struct tiles { alignas(64) uint32_t a[16][8], b[8][8]; float d[16][8]; };
-
 #define EMULATE_INLINE inline __attribute__((always_inline, no_sanitize("address", "undefined")))
 
 template <bool brain, typename F, typename U> EMULATE_INLINE void widen(F *to, const U &bits) {
@@ -927,73 +952,79 @@ template <bool brain, typename F, typename U> EMULATE_INLINE void widen(F *to, c
     *to = (F)((U)scaled | (bits & 0x8000) << 16 | ((U)(magnitude >= 0x0f800000) & 0x7f800000));
 }
 
+template <bool brain, typename F, typename U> EMULATE_INLINE void widen_both(F *low, F *high, const uint32_t *words) {
+    U bits;
+    memcpy(&bits, words, sizeof bits);
+    widen<brain>(low, bits & 0xffff);
+    widen<brain>(high, bits >> 16);
+}
+
 /* d += a b, products in the order of their column of a. */
-template <bool brain, typename F, typename U> EMULATE_INLINE void multiply(tiles *t, int pairs) {
+template <bool brain, typename F, typename U> EMULATE_INLINE void multiply(tiles *t) {
     enum { WIDE = sizeof(F) / 4, PARTS = 8 / WIDE };
     alignas(64) float even[16][8], odd[16][8];
-    F b[16][PARTS];
-    U bits;
-    for (int i = 0; i < 16; i++)
-        for (int k = 0; k < pairs; k += WIDE) {
-            memcpy(&bits, &t->a[i][k], sizeof bits);
-            widen<brain>((F *)&even[i][k], bits & 0xffff);
-            widen<brain>((F *)&odd[i][k], bits >> 16);
-        }
-    for (int k = 0; k < pairs; k++)
-        for (int j = 0; j < PARTS; j++) {
-            memcpy(&bits, &t->b[k][j * WIDE], sizeof bits);
-            widen<brain>(&b[2 * k][j], bits & 0xffff);
-            widen<brain>(&b[2 * k + 1][j], bits >> 16);
-        }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < PARTS; j++) {
-            F *d = (F *)&t->d[i][j * WIDE], s0 = d[0], s1 = d[PARTS], s2 = d[2 * PARTS], s3 = d[3 * PARTS];
-            for (int k = 0; k < pairs; k++) {
-                const F b0 = b[2 * k][j], b1 = b[2 * k + 1][j];
-                s0 += even[i][k] * b0, s1 += even[i + 1][k] * b0, s2 += even[i + 2][k] * b0, s3 += even[i + 3][k] * b0;
-                s0 += odd[i][k] * b1, s1 += odd[i + 1][k] * b1, s2 += odd[i + 2][k] * b1, s3 += odd[i + 3][k] * b1;
+    for (int j = 0; j < t->wide; j++)
+        for (int k = 0; k < t->pairs; k++)
+            for (int c = 0; c < 8; c += WIDE) widen_both<brain, F, U>((F *)&t->right[j][2 * k][c], (F *)&t->right[j][2 * k + 1][c], &t->b[j][k][c]);
+    for (int i = 0; i < t->high * 16; i += 4) {
+        for (int row = 0; row < 4; row++)
+            for (int k = 0; k < t->pairs; k += WIDE) widen_both<brain, F, U>((F *)&even[row][k], (F *)&odd[row][k], &t->a[i / 16][i % 16 + row][k]);
+        for (int j = 0; j < t->wide * PARTS; j++) {
+            const F *b = (const F *)t->right[j / PARTS][0] + j % PARTS;
+            F *d = (F *)t->d[i / 16 * t->wide + j / PARTS][i % 16] + j % PARTS, s0 = d[0], s1 = d[PARTS], s2 = d[2 * PARTS], s3 = d[3 * PARTS];
+            for (int k = 0; k < t->pairs; k++) {
+                const F b0 = b[2 * k * PARTS], b1 = b[(2 * k + 1) * PARTS];
+                s0 += even[0][k] * b0, s1 += even[1][k] * b0, s2 += even[2][k] * b0, s3 += even[3][k] * b0;
+                s0 += odd[0][k] * b1, s1 += odd[1][k] * b1, s2 += odd[2][k] * b1, s3 += odd[3][k] * b1;
             }
             d[0] = s0, d[PARTS] = s1, d[2 * PARTS] = s2, d[3 * PARTS] = s3;
         }
+    }
 }
 
 /* No FMA: the bits are the same on every processor. */
 #ifdef __x86_64__
-__attribute__((target("avx2"), no_sanitize("address", "undefined"))) void multiply_avx2(tiles *t, int pairs, bool brain) {
-    if (brain) multiply<true, floats8, words8>(t, pairs);
-    else multiply<false, floats8, words8>(t, pairs);
+__attribute__((target("avx2"), no_sanitize("address", "undefined"))) void multiply_avx2(tiles *t, bool brain) {
+    if (brain) multiply<true, floats8, words8>(t);
+    else multiply<false, floats8, words8>(t);
 }
 const bool has_avx2 = __builtin_cpu_supports("avx2");
+#else
+const bool has_avx2 = false;
+void multiply_avx2(tiles *, bool) {}
 #endif
-__attribute__((no_sanitize("address", "undefined"))) void multiply_any(tiles *t, int pairs, bool brain) {
-    if (brain) multiply<true, floats4, words4>(t, pairs);
-    else multiply<false, floats4, words4>(t, pairs);
+__attribute__((no_sanitize("address", "undefined"))) void multiply_any(tiles *t, bool brain) {
+    if (brain) multiply<true, floats4, words4>(t);
+    else multiply<false, floats4, words4>(t);
+}
+
+/* The same to the lanes' sums: d[piece][4], of rows g and g + 8 two columns each, where g is lane / 4. */
+__attribute__((no_sanitize("address", "undefined"))) void multiply_of_lanes(tiles *t, float *const *lanes, bool brain) {
+    const int pieces = t->high * t->wide;
+    for (int l = 0; l < WARP; l++)
+        for (int i = 0; i < pieces; i++)
+            for (int h = 0; h < 2; h++) memcpy(&t->d[i][l / 4 + 8 * h][l % 4 * 2], lanes[l] + 4 * i + 2 * h, 8);
+    if (has_avx2) multiply_avx2(t, brain);
+    else multiply_any(t, brain);
+    for (int l = 0; l < WARP; l++)
+        for (int i = 0; i < pieces; i++)
+            for (int h = 0; h < 2; h++) memcpy(lanes[l] + 4 * i + 2 * h, &t->d[i][l / 4 + 8 * h][l % 4 * 2], 8);
 }
 
 __attribute__((no_sanitize("address", "undefined"))) void mma_of_warp(const warp *p, emulate_mma_kind kind) {
-    tiles t;
+    tiles *t = &p->first->home->product;
     const int halves = kind == EMULATE_F16_K8 ? 1 : 2;
-    if (halves == 1) memset(&t, 0, sizeof t);
+    t->high = t->wide = 1, t->pairs = 4 * halves;
+    if (halves == 1) memset(t->a[0], 0, sizeof t->a[0]);
     for (int l = 0; l < WARP; l++) {
         const int g = l / 4, c = l % 4;
         for (int h = 0; h < halves; h++) {
-            t.a[g][c + 4 * h] = p->a[l][2 * h];
-            t.a[g + 8][c + 4 * h] = p->a[l][2 * h + 1];
-            t.b[c + 4 * h][g] = p->b[l][h];
+            t->a[0][g][c + 4 * h] = p->a[l][2 * h];
+            t->a[0][g + 8][c + 4 * h] = p->a[l][2 * h + 1];
+            t->b[0][c + 4 * h][g] = p->b[l][h];
         }
-        memcpy(&t.d[g][2 * c], p->d[l], 8);
-        memcpy(&t.d[g + 8][2 * c], p->d[l] + 2, 8);
     }
-#ifdef __x86_64__
-    if (has_avx2) multiply_avx2(&t, 4 * halves, kind == EMULATE_BF16_K16);
-    else
-#endif
-        multiply_any(&t, 4 * halves, kind == EMULATE_BF16_K16);
-    for (int l = 0; l < WARP; l++) {
-        const int g = l / 4, c = l % 4;
-        memcpy(p->d[l], &t.d[g][2 * c], 8);
-        memcpy(p->d[l] + 2, &t.d[g + 8][2 * c], 8);
-    }
+    multiply_of_lanes(t, p->d, kind == EMULATE_BF16_K16);
 }
 
 } // namespace
@@ -1018,15 +1049,22 @@ static inline bool is_shared(const lane *t, const void *p, size_t bytes) {
 }
 
 /* To each lane its two elements of each matrix. */
-__attribute__((no_sanitize("address", "undefined"))) static void hand_out(const warp *p, int matrices, bool transposed) {
-    for (int m = 0; m < matrices; m++)
-        for (int k = 0; k < WARP; k++) {
-            const int g = k / 4, c = k % 4;
-            if (transposed) {
-                const uint16_t *even = (const uint16_t *)p->row[8 * m + 2 * c], *odd = (const uint16_t *)p->row[8 * m + 2 * c + 1];
-                p->r[k][m] = even[g] | (uint32_t)odd[g] << 16;
-            } else memcpy(&p->r[k][m], p->row[8 * m + g] + 4 * c, 4);
+template <bool transposed> __attribute__((no_sanitize("address", "undefined"))) static inline void hand_out(const warp *p, int matrices) {
+    for (int k = 0; k < WARP; k++) {
+        const int g = k / 4, c = k % 4;
+        uint32_t *r = p->r[k];
+        for (int m = 0; m < matrices; m++) {
+            const unsigned char *const *rows = p->row + 8 * m;
+            if (transposed) r[m] = ((const uint16_t *)rows[2 * c])[g] | (uint32_t)((const uint16_t *)rows[2 * c + 1])[g] << 16;
+            else memcpy(&r[m], rows[g] + 4 * c, 4);
         }
+    }
+}
+
+static inline void matrix_row(const lane *t, const void *row, int line) {
+    if ((uintptr_t)row & 15) emulate_die("ldmatrix, line %d: the row's address is no multiple of 16", line);
+    if (!is_shared(t, row, 16)) emulate_die("ldmatrix, line %d: the row is not in shared memory", line);
+    tsan_read(row, 16);
 }
 
 void emulate_ldmatrix(uint32_t *r, const void *row, int matrices, bool transposed, int line) {
@@ -1034,13 +1072,50 @@ void emulate_ldmatrix(uint32_t *r, const void *row, int matrices, bool transpose
     warp *p = t->team;
     p->r[t->number] = r;
     p->row[t->number] = (const unsigned char *)row;
-    if ((int)t->number < 8 * matrices) {
-        if ((uintptr_t)row & 15) emulate_die("ldmatrix, line %d: the row's address is no multiple of 16", line);
-        if (!is_shared(t, row, 16)) emulate_die("ldmatrix, line %d: the row is not in shared memory", line);
-        tsan_read(row, 16);
-    }
+    if ((int)t->number < 8 * matrices) matrix_row(t, row, line);
     if (!meet(t, EMULATE_LDMATRIX, matrices * 2 + transposed, ~0u, line)) return;
-    hand_out(p, matrices, transposed);
+    if (transposed) hand_out<true>(p, matrices);
+    else hand_out<false>(p, matrices);
+    meet_end(t, ~0u);
+}
+
+/* A matrix of 8x8 elements, whose rows these 8 lanes gave, as 4 words of each of its 8 rows or, transposed, columns. */
+__attribute__((no_sanitize("address", "undefined"))) static inline void matrix_words(const void *const *const *lanes, int which, bool transposed, uint32_t (*words)[4]) {
+    uint16_t elements[8][8];
+    for (int i = 0; i < 8; i++) memcpy(transposed ? (void *)elements[i] : (void *)words[i], lanes[i][which], 16);
+    if (!transposed) return;
+    for (int i = 0; i < 8; i++)
+        for (int c = 0; c < 4; c++) words[i][c] = elements[2 * c][i] | (uint32_t)elements[2 * c + 1][i] << 16;
+}
+
+__attribute__((no_sanitize("address", "undefined"))) static void tile_of_warp(const warp *p, bool brain, int high, int wide, bool transposed) {
+    tiles *t = &p->first->home->product;
+    uint32_t words[8][4];
+    t->high = high, t->wide = wide, t->pairs = 8;
+    for (int m = 0; m < 4; m++) {
+        for (int i = 0; i < high; i++) {
+            matrix_words(p->a_rows + 8 * m, i, transposed, words);
+            for (int row = 0; row < 8; row++) memcpy(&t->a[i][m % 2 * 8 + row][m / 2 * 4], words[row], 16);
+        }
+        for (int j = 0; j < wide / 2; j++) {
+            matrix_words(p->b_rows + 8 * m, j, transposed, words);
+            for (int k = 0; k < 4; k++)
+                for (int column = 0; column < 8; column++) t->b[2 * j + m / 2][m % 2 * 4 + k][column] = words[column][k];
+        }
+    }
+    multiply_of_lanes(t, p->d, brain);
+}
+
+void emulate_mma_tile(emulate_mma_kind kind, float *d, const void *const *a, const void *const *b, int high, int wide, bool transposed, int line) {
+    lane *t = lane_now();
+    warp *p = t->team;
+    p->d[t->number] = d;
+    p->a_rows[t->number] = a;
+    p->b_rows[t->number] = b;
+    for (int i = 0; i < high; i++) matrix_row(t, a[i], line);
+    for (int j = 0; j < wide / 2; j++) matrix_row(t, b[j], line);
+    if (!meet(t, EMULATE_MMA_TILE, (kind * 2 + transposed) * 4096 + high * 64 + wide, ~0u, line)) return;
+    tile_of_warp(p, kind == EMULATE_BF16_K16, high, wide, transposed);
     meet_end(t, ~0u);
 }
 
@@ -1051,11 +1126,12 @@ template <size_t bytes> static inline void copy_async(void *shared, const void *
     if ((uintptr_t)shared & (bytes - 1)) emulate_die("cp.async, line %d: the shared address is no multiple of %zu", line, bytes);
     if (!is_shared(t, shared, bytes)) emulate_die("cp.async, line %d: the destination is not in shared memory", line);
     if (valid && (uintptr_t)global & (bytes - 1)) emulate_die("cp.async, line %d: the global address is no multiple of %zu", line, bytes);
-    t->copies.push_back({shared, (int)bytes, t->group, {0}});
+    async_copy *copy = t->copies.add();
+    copy->to = shared, copy->bytes = (int)bytes, copy->group = t->group;
     if (valid) {
         tsan_read(global, bytes);
-        memcpy(t->copies.back().data, global, bytes);
-    }
+        memcpy(copy->data, global, bytes);
+    } else memset(copy->data, 0, bytes);
     tsan_write(shared, bytes);
     memset(shared, 0xff, bytes);
 }
@@ -1066,14 +1142,15 @@ void emulate_copy_async4(void *shared, const void *global, bool valid, int line)
 void emulate_copy_commit() { lane_now()->group++; }
 
 void emulate_copy_wait(int pending) {
-    lane *t = lane_now();
-    size_t done = 0;
-    for (; done < t->copies.size() && t->copies[done].group < t->group - pending; done++) {
-        const async_copy *copy = &t->copies[done];
+    async_copies *copies = &lane_now()->copies;
+    const int before = lane_now()->group - pending;
+    int done = 0;
+    for (; done < copies->count && copies->items[done].group < before; done++) {
+        const async_copy *copy = &copies->items[done];
         if (copy->bytes == 16) memcpy(copy->to, copy->data, 16);
         else memcpy(copy->to, copy->data, (size_t)copy->bytes);
     }
-    t->copies.erase(t->copies.begin(), t->copies.begin() + (ptrdiff_t)done);
+    if (done) memmove(copies->items, copies->items + done, (size_t)(copies->count -= done) * sizeof *copies->items);
 }
 
 /* ==== 7 Hopper: barriers with phases, tensors, products of warpgroups ============================================
@@ -1206,11 +1283,18 @@ const unsigned char *matrix_piece(const worker *w, uint64_t descriptor, int row,
     return shared_pointer(w, swizzle(start + (unsigned)row / 8 * stride + (unsigned)row % 8 * 128 + 16 * (unsigned)piece));
 }
 
+/* The lines of 8 rows, within which swizzling stays. */
+const unsigned char *matrix_lines(const worker *w, uint64_t descriptor, int row) {
+    const unsigned start = (unsigned)(descriptor & 0x3fff) << 4, stride = (unsigned)(descriptor >> 32 & 0x3fff) << 4;
+    return shared_pointer(w, (start & ~1023u) + (unsigned)row / 8 * stride);
+}
+
 void matrix_check(const lane *t, uint64_t descriptor, int rows, const char *name, int line) {
     const unsigned start = (unsigned)(descriptor & 0x3fff) << 4;
     if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) || (descriptor >> 16 & 0x3fff) != 1)
         emulate_die("wgmma, line %d: descriptor %s: only the swizzle of 128 bytes with leading offset 1 and base offset 0 is emulated", line, name);
     if ((start & 1023) >= 128) emulate_die("wgmma, line %d: matrix %s begins in the midst of the swizzle's pattern", line, name);
+    if ((start & 127) <= 96 && is_shared(t, matrix_lines(t->home, descriptor, 0), 1024) && is_shared(t, matrix_lines(t->home, descriptor, rows - 8), 1024)) return;
     for (int row = 0; row < rows; row++)
         for (int piece = 0; piece < 2; piece++)
             if (!is_shared(t, matrix_piece(t->home, descriptor, row, piece), 16)) emulate_die("wgmma, line %d: matrix %s is not in shared memory", line, name);
@@ -1220,34 +1304,36 @@ void matrix_check(const lane *t, uint64_t descriptor, int rows, const char *name
 uint64_t operands_sum(const warp *p, uint64_t a, uint64_t b, int columns) {
     const worker *w = p->first->home;
     const int first = (int)((p - w->warps) % 4) * 16;
-    uint64_t sum = 0, bits;
+    uint64_t sums[4] = {0}, sum = 0, bits[2];
     for (int row = 0; row < 16 + columns; row++)
-        for (int piece = 0; piece < 4; piece++) {
-            memcpy(&bits, (row < 16 ? matrix_piece(w, a, first + row, piece / 2) : matrix_piece(w, b, row - 16, piece / 2)) + piece % 2 * 8, 8);
-            sum = (sum ^ bits) * 0x9e3779b97f4a7c15u;
-            sum ^= sum >> 29;
+        for (int piece = 0; piece < 2; piece++) {
+            memcpy(bits, row < 16 ? matrix_piece(w, a, first + row, piece) : matrix_piece(w, b, row - 16, piece), 16);
+            for (int i = 0; i < 2; i++) {
+                uint64_t *s = &sums[2 * piece + i];
+                *s = (*s ^ bits[i]) * 0x9e3779b97f4a7c15u;
+                *s ^= *s >> 29;
+            }
         }
+    for (uint64_t s : sums) sum = (sum ^ s) * 0x9e3779b97f4a7c15u;
     return sum;
 }
 
-/* 8 columns of the warp's 16 rows. */
-__attribute__((no_sanitize("address", "undefined"))) void product_columns(const warp *p, uint64_t a, uint64_t b, int column, bool brain, float *value, int per_lane) {
-    const worker *w = p->first->home;
+/* The warp's 16 rows, all columns; `value`: the lanes' sums, one lane after the other. */
+__attribute__((no_sanitize("address", "undefined"))) void product_of_warp(const warp *p, uint64_t a, uint64_t b, int columns, bool brain, float *value) {
+    worker *w = p->first->home;
     const int first = (int)((p - w->warps) % 4) * 16;
-    tiles t;
+    tiles *t = &w->product;
+    float *lanes[WARP];
+    uint32_t words[8];
+    t->high = 1, t->wide = columns / 8, t->pairs = 8;
     for (int i = 0; i < 16; i++)
-        for (int k = 0; k < 8; k += 4) memcpy(&t.a[i][k], matrix_piece(w, a, first + i, k / 4), 16);
-    for (int j = 0; j < 8; j++)
-        for (int k = 0; k < 8; k++) memcpy(&t.b[k][j], matrix_piece(w, b, column + j, k / 4) + k % 4 * 4, 4);
-    for (int l = 0; l < WARP; l++)
-        for (int h = 0; h < 2; h++) memcpy(&t.d[l / 4 + 8 * h][l % 4 * 2], value + l * per_lane + column / 2 + 2 * h, 8);
-#ifdef __x86_64__
-    if (has_avx2) multiply_avx2(&t, 8, brain);
-    else
-#endif
-        multiply_any(&t, 8, brain);
-    for (int l = 0; l < WARP; l++)
-        for (int h = 0; h < 2; h++) memcpy(value + l * per_lane + column / 2 + 2 * h, &t.d[l / 4 + 8 * h][l % 4 * 2], 8);
+        for (int k = 0; k < 8; k += 4) memcpy(&t->a[0][i][k], matrix_piece(w, a, first + i, k / 4), 16);
+    for (int column = 0; column < columns; column++) {
+        for (int k = 0; k < 8; k += 4) memcpy(words + k, matrix_piece(w, b, column, k / 4), 16);
+        for (int k = 0; k < 8; k++) t->b[column / 8][k][column % 8] = words[k];
+    }
+    for (int l = 0; l < WARP; l++) lanes[l] = value + l * columns / 2;
+    multiply_of_lanes(t, lanes, brain);
 }
 
 /* The sums that the lanes' pointers p->d name, as of what was begun; taken from the lanes where nothing is on its way. */
@@ -1280,7 +1366,7 @@ __attribute__((no_sanitize("address", "undefined"))) void accumulators_back(cons
 void products_begin(warp *p, uint64_t a, uint64_t b, int columns, bool brain, int line) {
     const tsan_blind blind;
     accumulators *s = accumulators_of(p, columns, line);
-    for (int column = 0; column < columns; column += 8) product_columns(p, a, b, column, brain, s->value.data(), columns / 2);
+    product_of_warp(p, a, b, columns, brain, s->value.data());
     p->products.push_back({p->product_group, a, b, operands_sum(p, a, b, columns), columns});
     p->descriptors.push_back(a);
     p->descriptors.push_back(b);
@@ -1890,11 +1976,35 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
 namespace {
 
 int open_count[DEVICES];
+bool is_open[DEVICES];
+int staying; /* depth of memory_stays */
 
 enum { EVERY_DEVICE = -1 };
 
 /* What `device` may touch: its own memory and that of devices whose peer it is. */
 bool may_touch(int device, int owner) { return device == EVERY_DEVICE || device == owner || peer_access[device][owner]; }
+
+void change(int device, bool open) {
+    if (is_open[device] == open) return;
+    is_open[device] = open;
+    for (const auto &i : allocations)
+        if (i.second.device == device) guarded_open(i.second.memory, open);
+}
+
+void close_unused() {
+    for (int d = 0; d < DEVICES; d++)
+        if (!open_count[d]) change(d, false);
+}
+
+/* As long as one lives the host does not go on, so that what was opened may stay so until another device must not touch it. */
+struct memory_stays {
+    memory_stays() { locked hold(lock); staying++; }
+    ~memory_stays() {
+        locked hold(lock);
+        if (!--staying) close_unused();
+    }
+    memory_stays(const memory_stays &) = delete;
+};
 
 /* Opens memory as long as it lives. */
 struct opened {
@@ -1903,20 +2013,16 @@ struct opened {
         locked hold(lock);
         for (int d = 0; d < DEVICES; d++) {
             devices[d] = may_touch(device, d);
-            if (devices[d] && !open_count[d]++) change(d, true);
+            open_count[d] += devices[d];
+            change(d, open_count[d] > 0);
         }
     }
     ~opened() {
         locked hold(lock);
-        for (int d = 0; d < DEVICES; d++)
-            if (devices[d] && !--open_count[d]) change(d, false);
+        for (int d = 0; d < DEVICES; d++) open_count[d] -= devices[d];
+        if (!staying) close_unused();
     }
     opened(const opened &) = delete;
-    static void change(int device, bool open) {
-        if (!device_bytes[device]) return;
-        for (const auto &i : allocations)
-            if (i.second.device == device) guarded_open(i.second.memory, open);
-    }
 };
 
 void check_allocation(const allocation &a) {
@@ -1947,7 +2053,7 @@ cudaError_t allocate(void **memory, size_t bytes, int device) {
     if (rounded < bytes || (device >= 0 && (*used > knobs.memory || rounded > knobs.memory - *used))) return cudaErrorMemoryAllocation;
     const guarded g = guarded_make(bytes, device >= 0 && knobs.protect);
     if (!g.user) return cudaErrorMemoryAllocation;
-    if (device >= 0 && !open_count[device]) guarded_open(g, false);
+    if (device >= 0 && !is_open[device]) guarded_open(g, false);
     *used += rounded;
     allocations[(uintptr_t)g.user] = {g, device};
     *memory = g.user;
@@ -2060,6 +2166,7 @@ bool run_one(emulate_stream *s) {
     return true;
 }
 void drain(emulate_stream *s) {
+    const memory_stays stays;
     while (run_one(s)) {}
     if (s->queue.empty() && !s->hangs) return;
     fprintf(stderr, "emulate: waits for a stream of device %d that hangs\n", s->device);
@@ -2070,6 +2177,7 @@ void drain_device(int device) {
         if (s->device == device) drain(s);
 }
 void drain_event(const std::shared_ptr<event_state> &e, int64_t target) {
+    const memory_stays stays;
     while (e->reached < target && handles.count(e->stream) && run_one(e->stream)) {}
 }
 
@@ -2342,7 +2450,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     locked hold(lock);
     if (!event || !handles.count(event)) return leave(cudaErrorInvalidResourceHandle);
     if (event->state->captured) return leave(cudaErrorCapturedEvent);
-    if (event->state->reached < event->state->recorded && handles.count(event->state->stream)) run_one(event->state->stream);
+    if (event->state->reached < event->state->recorded && handles.count(event->state->stream) && !run_one(event->state->stream)) usleep(500); /* it hangs */
     return event->state->reached < event->state->recorded ? cudaErrorNotReady : cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
