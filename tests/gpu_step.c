@@ -601,6 +601,7 @@ static void test_gpu_memory_gone(void) {
         yolo_train_report report;
         yolo_error error = {0};
         const size_t before = emulate_allocated(0);
+        o.model = "weights/shapes.pt"; /* large enough beside what other tests keep on the device */
         o.imgsz = 320;
         o.batch = 10;
         o.log = (yolo_log){gpu_step_sabotage, &saboteur};
