@@ -23973,6 +23973,7 @@ typedef struct undo_run {
     int64_t known;         /* files that the journal has */
     undo_file **by_path;   /* those, sorted, while a run is continued */
     bool begun, finished;
+    bool stays;            /* some label, when the run is taken back */
     char *checked;         /* folder that was last found to be inside, or not */
     bool inside;
     FILE *journal;
@@ -24578,6 +24579,18 @@ static yolo_status undo_restore(const undo_run *run, const undo_file *file, cons
     return status;
 }
 
+static bool undo_is_names(const undo_file *file) { return lab_same(path_name(file->below), "classes.txt"); }
+
+/* Names that the run has made, or has put behind those that were there: labels that stay have their numbers. */
+static yolo_status undo_adds_names(const undo_file *file, const char *path, bool *adds, yolo_error *error) {
+    uint8_t *bytes = NULL;
+    size_t size = 0;
+    yolo_status status = path_read(path, DATA_MAX_TEXT, &bytes, &size, error);
+    *adds = status == YOLO_OK && (!file->existed || (file->size <= size && undo_digest(bytes, (size_t)file->size) == file->digest));
+    mem_free(bytes);
+    return status;
+}
+
 /* Brings one file back. */
 static yolo_status undo_file_back(undo_run *run, const undo_file *file, yolo_undo_report *report, yolo_error *error) {
     char *path = undo_path(run, file->root, file->below);
@@ -24585,14 +24598,16 @@ static yolo_status undo_file_back(undo_run *run, const undo_file *file, yolo_und
     if (!path) return err_memory(error, 4096);
     bool inside = false;
     yolo_status status = undo_look_inside(run->real[file->root], path, &inside, error);
-    bool person = false;
+    bool person = false, names = false;
     if (status == YOLO_OK && inside) status = undo_look(run, file, &state, error);
     if (inside && status == YOLO_OK && run->begun) undo_drop_partial(path);
     if (inside && status == YOLO_OK && state == UNDO_WRITTEN) status = lab_is_person(&run->persons, path, &person, error);
-    if (status == YOLO_OK && (!inside || state == UNDO_CHANGED || person)) {
+    if (inside && status == YOLO_OK && state == UNDO_WRITTEN && run->stays && undo_is_names(file)) status = undo_adds_names(file, path, &names, error);
+    if (status == YOLO_OK && (!inside || state == UNDO_CHANGED || person || names)) {
         report->kept++;
+        run->stays |= str_ends_with(path, ".txt");
         log_write(run->log, YOLO_LOG_WARNING, "%s: %s, so it stays as it is%s", path,
-                  person ? "a person has called it right" : inside ? "changed since that run" : "a link leads out of the folder",
+                  names ? "labels that stay have its numbers" : person ? "a person has called it right" : inside ? "changed since that run" : "a link leads out of the folder",
                   file->existed ? "; the old one is in the folder of the run" : "");
     } else if (status == YOLO_OK && state == UNDO_BEFORE) report->unchanged++;
     else if (status == YOLO_OK && file->existed) {
@@ -24676,11 +24691,13 @@ static yolo_status undo_files_back(undo_run *run, yolo_undo_report *report, yolo
     yolo_error one;
     int64_t failed = 0;
     bool needed = false; /* a copy of what is not back */
-    for (int64_t i = 0; i < run->count; i++) {
+    for (int64_t i = 0; i < 2 * run->count; i++) { /* names after all that may need them */
+        undo_file *file = &run->files[i % run->count];
+        if (undo_is_names(file) != (i >= run->count)) continue;
         if (err_interrupted()) return err_set(error, YOLO_ERROR_INTERRUPTED, "interrupted; the same command goes on");
         const int64_t kept = report->kept;
-        yolo_status status = undo_file_back(run, &run->files[i], report, &one);
-        needed |= report->kept > kept && run->files[i].existed;
+        yolo_status status = undo_file_back(run, file, report, &one);
+        needed |= report->kept > kept && file->existed;
         if (status == YOLO_ERROR_MEMORY) return *error = one, status;
         if (status == YOLO_OK) continue;
         if (!failed++) *error = one;

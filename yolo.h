@@ -396,7 +396,8 @@ typedef struct yolo_undo_report {
 } yolo_undo_report;
 
 /* Takes a run of yolo_label back: every file is as before, byte for byte, new ones and folders are gone, but for what is `kept`: what is
-   neither what it was nor what the run made of it. After a kill the same call goes on. When all is back the folder of the run is removed. */
+   neither what it was nor what the run made of it, and with labels of that kind the names that the run added to classes.txt. After a kill
+   the same call goes on. When all is back the folder of the run is removed. */
 yolo_status yolo_label_undo(yolo_undo_options options, yolo_undo_report *report, yolo_error *error);
 
 /* ---- 6 devices and bench ------------------------------------------------------------------------------------- */

@@ -579,9 +579,9 @@ def new_labels_taken_back():
     write(f"{KOREAN}/b.txt", first["b.txt"] + b"0 0.5 0.5 0.1 0.1\n")  # corrected by a person
     write(f"{KOREAN}/가 나/.yolo_person", "d.txt\n")  # called right on the page
     done = undo(f"source={KOREAN}")
-    says(done, "0 files restored, 4 removed", "2 kept", "b.txt: changed since that run", "d.txt: a person has called it right, so it stays")
+    says(done, "0 files restored, 3 removed", "3 kept", "b.txt: changed since that run", "d.txt: a person has called it right, so it stays")
     left = contents(KOREAN)
-    assert sorted(set(left) - set(before)) == ["b.txt", "new/f.png", "가 나/.yolo_person", "가 나/d.txt"] and kept(KOREAN) == []
+    assert sorted(set(left) - set(before)) == ["b.txt", "classes.txt", "new/f.png", "가 나/.yolo_person", "가 나/d.txt"] and kept(KOREAN) == []
     assert left["가 나/d.txt"] == first["가 나/d.txt"] and left["a.txt"] == before["a.txt"]
     says(undo(f"source={KOREAN}", status=1), "there is no run at all to take back")
 
@@ -623,6 +623,30 @@ def replaced_twice_and_elsewhere():
     assert contents("set") == before and len(tree("out/가")) == 3
     undo("source=set/images", "out=out/가")
     assert os.listdir("out/가") == []
+
+
+@test
+def names_stay_with_labels():
+    pictures("in", ["a.png", "b.png"])
+    label("source=in", *UNSURE)
+    names = read("in/classes.txt")
+    write("in/b.txt", read("in/b.txt") + b"0 0.5 0.5 0.1 0.1\n")
+    done = undo("source=in")
+    says(done, "in/b.txt: changed since that run", "in/classes.txt: labels that stay have its numbers", "0 files restored, 1 removed", "2 kept")
+    assert tree("in") == ["a.png", "b.png", "b.txt", "classes.txt"] and read("in/classes.txt") == names
+    write("in/classes.txt", "나무\n")
+    names, mine = read("in/classes.txt"), read("in/b.txt")
+    label("source=in", "existing=merge", *UNSURE)
+    longer = read("in/classes.txt")
+    assert longer.startswith(names) and longer != names
+    write("in/b.txt", read("in/b.txt") + mine)
+    says(undo("source=in"), "in/classes.txt: labels that stay have its numbers")
+    assert read("in/classes.txt") == longer
+    os.remove("in/b.txt")
+    write("in/classes.txt", names)
+    label("source=in", "existing=replace", *UNSURE)
+    undo("source=in")
+    assert tree("in") == ["a.png", "b.png", "classes.txt"] and read("in/classes.txt") == names
 
 
 @test
@@ -809,7 +833,7 @@ def other_formats():
     assert [(r["confidence"], r["x1"]) for r in rows(f"{KOREAN}/labels.csv") if r["image"] == "e.png"][0] == ("0.250000", "0.00")
     undo(f"source={KOREAN}")
     undo(f"source={KOREAN}")
-    assert sorted(contents(KOREAN)) == sorted([*names, "e.txt"]) != sorted(first)  # a person's
+    assert sorted(contents(KOREAN)) == sorted([*names, "e.txt", "classes.txt"]) != sorted(first)  # a person's, and its names
     shapes(f"source={KOREAN}", "out=out", "also=coco,csv,voc", *SURE)
     check_formats("out", names, KOREAN)
 
