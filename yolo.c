@@ -1420,8 +1420,8 @@ static void arena_free(arena *a) {
 /* ==== 4 thr_ com_: threads ======================================================================================
    A pool runs one parallel loop at a time; the calling thread is worker 0 and takes part. Indices are claimed one
    by one, so which worker runs an index is not fixed: a body must write only what belongs to its index (or to its
-   worker, as scratch), which makes every result independent of the thread count. Workers spin a moment before they
-   sleep, because the loops of one forward pass follow one another within microseconds. A loop ends when its indices
+   worker, as scratch), which makes every result independent of the thread count. Workers that have a core
+   each spin a moment before they sleep, because the loops of one forward pass follow one another within microseconds. A loop ends when its indices
    are done, not when every worker has been there: one that the system has not let run is not waited for. It counts
    itself into `inside` before it looks at `open`, and the caller closes before it waits for `inside` to be 0, so nobody
    reads the fields of a loop while they change. */
@@ -1430,6 +1430,7 @@ enum { THR_SPINS = 4000, THR_MAX = 256 };
 
 typedef struct thr_pool {
     int size; /* workers, the caller included */
+    int spins; /* looks before a worker sleeps; 0 where there is no core for each */
     os_thread threads[THR_MAX];
     os_mutex mutex;
     os_condition wake;
@@ -1454,7 +1455,7 @@ static OS_THREAD_RESULT OS_THREAD_CALL thr_main(void *argument) {
     int worker = (int)os_atomic_add(&pool->started, 1) + 1;
     long seen = 0;
     for (;;) {
-        for (int spin = 0; spin < THR_SPINS && os_atomic_get(&pool->generation) == seen; spin++) os_spin_pause();
+        for (int spin = 0; spin < pool->spins && os_atomic_get(&pool->generation) == seen; spin++) os_spin_pause();
         if (os_atomic_get(&pool->generation) == seen) {
             os_mutex_lock(&pool->mutex);
             os_atomic_add(&pool->sleeping, 1);
@@ -1489,6 +1490,7 @@ static thr_pool *thr_pool_create(int size) {
     os_condition_init(&pool->wake);
     pool->size = 1;
     size = YOLO_CLAMP(size, 1, THR_MAX);
+    pool->spins = size <= os_core_count() ? THR_SPINS : 0;
     while (pool->size < size && os_thread_start(&pool->threads[pool->size], thr_main, pool)) pool->size++;
     return pool;
 }
@@ -1566,6 +1568,7 @@ typedef struct com_offer { void *values; int64_t count; } com_offer; /* what a r
 
 struct com_group {
     int size, first, here;   /* ranks of all processes; this one's: the first of them, and how many */
+    int spins;               /* looks before a rank sleeps; 0 where there is no core for each */
     const com_back *back;
     struct com_gpus *gpus;   /* of ranks that are GPUs */
     void (*tend)(struct com_group *g); /* looks after what the GPUs wait for: in the watch thread, and when a rank has failed; */
@@ -1631,7 +1634,7 @@ static yolo_status com_host_meet(com_rank *rank, yolo_error *error) {
         os_mutex_unlock(&g->mutex);
         return com_failure(g, error);
     }
-    for (int spin = 0; spin < THR_SPINS && os_atomic_get(&g->meetings) == meeting && !os_atomic_get(&g->failed); spin++) os_spin_pause();
+    for (int spin = 0; spin < g->spins && os_atomic_get(&g->meetings) == meeting && !os_atomic_get(&g->failed); spin++) os_spin_pause();
     os_mutex_lock(&g->mutex);
     while (os_atomic_get(&g->meetings) == meeting && !os_atomic_get(&g->failed)) os_condition_wait(&g->changed, &g->mutex);
     os_mutex_unlock(&g->mutex);
@@ -2770,6 +2773,7 @@ static com_group *com_open(int size, const com_back *back) {
     YOLO_ASSERT(size >= 1 && size <= COM_MAX);
     if (!g) return NULL;
     g->size = g->here = size;
+    g->spins = size <= os_core_count() ? THR_SPINS : 0;
     g->back = back;
     for (int r = 0; r < size; r++) g->ranks[r] = (com_rank){.group = g, .index = r};
     os_mutex_init(&g->mutex);
