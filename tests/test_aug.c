@@ -515,13 +515,14 @@ static void test_aug_faults(void) {
     for (int workers = 0; workers <= 2; workers += 2) {
         uint64_t expected = 0;
         bool done = false;
-        for (long n = -1; !done && n < 4000; n += n < 300 ? 1 : 7) {
+        for (long n = -1; !done && n < 4000; n += n < test_cases(300) ? 1 : 7) {
             dl_options o = aug_options(workers);
             yolo_error error = {0};
             dl_loader *dl = NULL;
             dl_batch *b = NULL;
             uint64_t hash = 0;
             o.cache_bytes = 200000;
+            o.imgsz = 32; /* the allocations are the same */
             os_atomic_set(&mem_fail_after, n > 0 ? n : 0);
             yolo_status status = dl_create(&dl, &list, 4, &o, &error);
             if (status == YOLO_OK) status = dl_start(dl, 0, true);

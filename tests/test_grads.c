@@ -132,7 +132,7 @@ static void test_grads_random(void) {
     static const int kernels[] = {1, 1, 3, 3, 3, 3, 2, 4, 5, 6, 15}, edges[] = {1, 3, 16, 17, 33, 64};
     rng r = {24, 0};
     ops_start_pools();
-    for (int i = 0; i < 300 && test_failures < 10; i++) {
+    for (int i = 0; i < test_cases(300) && test_failures < 10; i++) {
         ops_case t = {.n = ops_pick(&r, 1, 3), .h = ops_pick(&r, 1, 25), .w = ops_pick(&r, 1, 25)};
         t.c = i & 1 ? ops_pick(&r, 1, 70) : edges[ops_pick(&r, 0, 5)];
         t.k = i & 2 ? ops_pick(&r, 1, 70) : edges[ops_pick(&r, 0, 5)];

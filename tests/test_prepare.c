@@ -64,33 +64,34 @@ static uint64_t test_tree_sum(const char *folder, int *files) {
 static bool test_there(const char *folder, const char *name) { return os_path_kind(test_in(folder, name)) == OS_FILE; }
 
 static void test_prepare_thousand(void) {
+    const int count = test_cases(1000), later = count / 10, all = count + later;
     char source[512], out[512], other[512];
     snprintf(source, sizeof source, "%s", test_folder("source " KOREAN));
     snprintf(out, sizeof out, "%s", test_folder("out " KOREAN));
     snprintf(other, sizeof other, "%s", test_folder("other"));
     test_put(test_in(source, "classes.txt"), "a\nb\nc\n");
-    for (int i = 0; i < 1000; i++) test_put_labelled(source, i % 10, i / 10, (uint32_t)i * 7919 + 1);
+    for (int i = 0; i < count; i++) test_put_labelled(source, i % 10, i / 10, (uint32_t)i * 7919 + 1);
     test_lines lines = {0};
     yolo_error error = {0};
     yolo_prepare_report first, again, more, moved;
     uint64_t before = test_tree_sum(source, NULL);
     yolo_prepare_options options = test_prepare_options(source, out, &lines);
     CHECK_MSG(yolo_prepare(options, &first, &error) == YOLO_OK, "%s", error.message);
-    CHECK(first.train + first.val == 1000 && first.boxes == 1000 && !first.damaged && !first.duplicates && !first.skipped);
-    CHECK_MSG(first.val > 160 && first.val < 240, "%d in val", (int)first.val);
+    CHECK(first.train + first.val == count && first.boxes == count && !first.damaged && !first.duplicates && !first.skipped);
+    CHECK_MSG(first.val > count * 0.16 && first.val < count * 0.24, "%d in val", (int)first.val);
     CHECK_MSG(strstr(lines.text, "   1 b ") && !strstr(lines.text, "no box"), "%s", lines.text);
     int files;
     uint64_t sum = test_tree_sum(out, &files);
-    CHECK_MSG(files == 2000 + 4, "%d files", files);
-    CHECK_MSG(yolo_prepare(options, &again, &error) == YOLO_OK && again.skipped == 1000 && again.val == first.val && test_tree_sum(out, NULL) == sum,
+    CHECK_MSG(files == 2 * count + 4, "%d files", files);
+    CHECK_MSG(yolo_prepare(options, &again, &error) == YOLO_OK && again.skipped == count && again.val == first.val && test_tree_sum(out, NULL) == sum,
               "a second run changes nothing");
     /* 10 per cent new ones, into the same folder and into another: nobody changes sides */
-    for (int i = 1000; i < 1100; i++) test_put_labelled(source, i % 10, i / 10, (uint32_t)i * 7919 + 1);
-    CHECK(yolo_prepare(options, &more, &error) == YOLO_OK && more.skipped == 1000 && more.train + more.val == 1100);
+    for (int i = count; i < all; i++) test_put_labelled(source, i % 10, i / 10, (uint32_t)i * 7919 + 1);
+    CHECK(yolo_prepare(options, &more, &error) == YOLO_OK && more.skipped == count && more.train + more.val == all);
     options.out = other;
     CHECK(yolo_prepare(options, &moved, &error) == YOLO_OK && moved.val == more.val && moved.skipped == 0);
     int sides = 0;
-    for (int i = 0; i < 1000; i++)
+    for (int i = 0; i < count; i++)
         for (int v = 0; v < 2; v++) {
             char name[200];
             snprintf(name, sizeof name, "images/%s/" KOREAN " %d/same%d.bmp", v ? "val" : "train", i % 10, i / 10);
@@ -98,13 +99,13 @@ static void test_prepare_thousand(void) {
             sides += one;
             CHECK_MSG(one == two, "%s", name);
         }
-    CHECK(sides == 1000);
+    CHECK(sides == count);
     options.out = out; /* another share: pictures move, none is left on both sides */
     options.val = 0.5;
-    CHECK(yolo_prepare(options, &moved, &error) == YOLO_OK && moved.val > 450 && moved.val < 650);
+    CHECK(yolo_prepare(options, &moved, &error) == YOLO_OK && moved.val > all * 0.41 && moved.val < all * 0.59);
     test_tree_sum(out, &files);
-    CHECK_MSG(files == 2200 + 4, "%d files", files);
-    for (int i = 1000; i < 1100; i++) { /* the source as it was, to see that nothing touched it */
+    CHECK_MSG(files == 2 * all + 4, "%d files", files);
+    for (int i = count; i < all; i++) { /* the source as it was, to see that nothing touched it */
         char path[1024];
         snprintf(path, sizeof path, "%s/" KOREAN " %d/same%d.bmp", source, i % 10, i / 10);
         char *text = path_with_extension(path, ".txt");
@@ -240,10 +241,11 @@ static void test_prepare_alike(void) {
     yolo_error error;
     if (!test_shared("data/coco128/images/train2017")) SKIP("no ../shared/data/coco128");
     CHECK(data_walk(test_shared("data/coco128/images/train2017"), &found, &error) == YOLO_OK && found.count == 128);
-    prep_look *looks = mem_array((uint64_t)found.count, sizeof *looks);
+    const int64_t count = test_cases(128);
+    prep_look *looks = mem_array((uint64_t)count, sizeof *looks);
     int64_t group[128], alike = 0, pairs = 0;
     int worst[WAYS] = {0};
-    for (int64_t i = 0; looks && i < found.count; i++) {
+    for (int64_t i = 0; looks && i < count; i++) {
         yolo_image image = {0};
         CHECK_MSG(codec_read(found.paths[i], &image, &error) == YOLO_OK, "%s", error.message);
         prep_look_at(&image, &looks[i]);
@@ -266,10 +268,10 @@ static void test_prepare_alike(void) {
         mem_free(image.pixels);
         for (int64_t k = 0; k < i; k++, pairs++) alike += prep_difference(&looks[i], &looks[k]) != INT_MAX;
     }
-    CHECK(prep_group_alike(looks, found.count, group, &error) == YOLO_OK);
-    for (int64_t i = 0; i < found.count; i++) CHECK(group[i] == i);
+    CHECK(prep_group_alike(looks, count, group, &error) == YOLO_OK);
+    for (int64_t i = 0; i < count; i++) CHECK(group[i] == i);
     printf("    %d of %d pairs of photographs are alike; the same changed differs by %d, %d, %d, %d at most of the %d let pass\n", (int)alike, (int)pairs, worst[0], worst[1], worst[2], worst[3], PREP_APART);
-    CHECK(alike == 0 && pairs == 8128);
+    CHECK(alike == 0 && pairs == count * (count - 1) / 2);
     mem_free(looks);
     data_list_free(&found);
 }
@@ -462,12 +464,12 @@ static void test_prepare_names(void) {
 
 /* The index finds what comparing all with all finds; many pictures of one scene and even ones take no longer. */
 static void test_prepare_groups(void) {
-    enum { N = 2000, MANY = 20000 };
-    prep_look *looks = mem_array(MANY, sizeof *looks);
-    int64_t *group = mem_array(MANY, sizeof *group), *slow = mem_array(N, sizeof *slow);
+    const int64_t few = test_cases(2000), many = test_cases(20000);
+    prep_look *looks = mem_array((uint64_t)many, sizeof *looks);
+    int64_t *group = mem_array((uint64_t)many, sizeof *group), *slow = mem_array((uint64_t)few, sizeof *slow);
     rng r = {.key = 5};
     yolo_error error;
-    for (int64_t i = 0; i < MANY; i++) { /* every third: an earlier one with up to 7 other bits and up to 20 in a cell */
+    for (int64_t i = 0; i < many; i++) { /* every third: an earlier one with up to 7 other bits and up to 20 in a cell */
         prep_look *look = &looks[i];
         look->sight = i % 50 == 7 ? PREP_BLANK : PREP_WHOLE;
         look->hash = rng_next(&r) & ~(uint64_t)1;
@@ -483,7 +485,7 @@ static void test_prepare_groups(void) {
         look->hash = hash;
         look->cells[i % 256] = (int8_t)(look->cells[i % 256] + 5 + (int)(rng_next(&r) % 20));
     }
-    for (int64_t i = 0; i < N; i++) {
+    for (int64_t i = 0; i < few; i++) {
         slow[i] = i;
         for (int64_t k = 0; k < i; k++)
             if (prep_difference(&looks[i], &looks[k]) != INT_MAX) {
@@ -491,24 +493,24 @@ static void test_prepare_groups(void) {
                 slow[YOLO_MAX(a, b)] = YOLO_MIN(a, b);
             }
     }
-    CHECK(prep_group_alike(looks, N, group, &error) == YOLO_OK);
+    CHECK(prep_group_alike(looks, few, group, &error) == YOLO_OK);
     int64_t grouped = 0, differ = 0;
-    for (int64_t i = 0; i < N; i++) {
+    for (int64_t i = 0; i < few; i++) {
         grouped += group[i] != i;
         differ += group[i] != prep_group_of(slow, i);
     }
-    CHECK_MSG(!differ && grouped > N / 5, "%d of %d grouped, %d otherwise than by comparing all", (int)grouped, N, (int)differ);
+    CHECK_MSG(!differ && grouped > few / 5, "%d of %d grouped, %d otherwise than by comparing all", (int)grouped, (int)few, (int)differ);
     double start = os_clock();
-    CHECK(prep_group_alike(looks, MANY, group, &error) == YOLO_OK);
-    double many = os_clock() - start;
-    for (int64_t i = 1; i < MANY; i++) { /* one scene in which something moves far or hardly */
+    CHECK(prep_group_alike(looks, many, group, &error) == YOLO_OK);
+    const double apart = os_clock() - start;
+    for (int64_t i = 1; i < many; i++) { /* one scene in which something moves far or hardly */
         looks[i] = looks[1];
         looks[i].cells[i % 256] = (int8_t)(looks[i].cells[i % 256] / 2 + (int)(i / 256 % 2 * 60));
     }
     start = os_clock();
-    CHECK(prep_group_alike(looks, MANY, group, &error) == YOLO_OK);
-    printf("    %d pictures grouped in %.2f s, of one scene in %.2f s\n", MANY, many, os_clock() - start);
-    CHECK(os_clock() - start < 60 && many < 60);
+    CHECK(prep_group_alike(looks, many, group, &error) == YOLO_OK);
+    printf("    %d pictures grouped in %.2f s, of one scene in %.2f s\n", (int)many, apart, os_clock() - start);
+    CHECK(os_clock() - start < 60 && apart < 60);
     mem_free(looks);
     mem_free(group);
     mem_free(slow);
@@ -529,7 +531,7 @@ static void test_prepare_mutations(void) {
     yolo_error error;
     rng random = {.key = 18};
     uint64_t before = test_tree_sum(source, NULL);
-    for (int i = 0; i < 300 && !test_failures; i++) {
+    for (int i = 0; i < test_cases(300) && !test_failures; i++) {
         uint8_t *bytes;
         size_t size;
         CHECK_MSG(yolo_prepare(options, &r, &error) == YOLO_OK && r.train + r.val == 3, "%s", error.message);
