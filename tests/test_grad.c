@@ -37,7 +37,24 @@ static double grad_norm_loss(const grad_norm_case *t, int c, int64_t at, double 
     return loss;
 }
 
-static void grad_norm_check(const grad_norm_case *t, op_isa isa, thr_pool *pool, bool accumulate, rng *r, ops_tensor *out, ops_tensor *d) {
+/* What a channel has to give at one pixel, drawn at random, and its derivatives by differences. */
+typedef struct grad_norm_want { int64_t pixel; double mean, variance, out, size, by_z, by_gamma, by_beta; } grad_norm_want;
+
+static grad_norm_want grad_norm_expect(const grad_norm_case *t, int c, rng *r) {
+    const double h = 1e-5, gamma = t->gamma[c], beta = t->beta[c];
+    const int64_t count = grad_pixels(&t->z.view), p = ops_pick(r, 0, (int)count - 1);
+    grad_norm_want want = {.pixel = p};
+    double m, v;
+    grad_norm_loss(t, c, -1, 0, gamma, beta, &want.mean, &want.variance);
+    want.out = grad_at(&t->residual.view, p, c) + grad_activate(gamma * (grad_at(&t->z.view, p, c) - want.mean) / sqrt(want.variance + t->eps) + beta, t->activation, t->slope);
+    for (int64_t q = 0; q < count; q++) want.size += fabs(grad_at(&t->d_out.view, q, c));
+    want.by_z = (grad_norm_loss(t, c, p, h, gamma, beta, &m, &v) - grad_norm_loss(t, c, p, -h, gamma, beta, &m, &v)) / (2 * h);
+    want.by_gamma = (grad_norm_loss(t, c, -1, 0, gamma + h, beta, &m, &v) - grad_norm_loss(t, c, -1, 0, gamma - h, beta, &m, &v)) / (2 * h);
+    want.by_beta = (grad_norm_loss(t, c, -1, 0, gamma, beta + h, &m, &v) - grad_norm_loss(t, c, -1, 0, gamma, beta - h, &m, &v)) / (2 * h);
+    return want;
+}
+
+static void grad_norm_check(const grad_norm_case *t, op_isa isa, thr_pool *pool, bool accumulate, const grad_norm_want *wants, ops_tensor *out, ops_tensor *d) {
     const ten *z = &t->z.view;
     op_norm norm;
     void *workspace = mem_alloc(op_norm_workspace(t->channels, z->n, z->h, z->w));
@@ -57,22 +74,15 @@ static void grad_norm_check(const grad_norm_case *t, op_isa isa, thr_pool *pool,
     CHECK(ops_around_untouched(out) && ops_around_untouched(d) && ops_around_untouched(&d_residual));
     const int64_t count = grad_pixels(z);
     for (int c = 0; c < t->channels && test_failures < 10; c++) {
-        const double h = 1e-5;
-        double m, v, m2, v2;
-        grad_norm_loss(t, c, -1, 0, t->gamma[c], t->beta[c], &m, &v);
-        const int64_t p = ops_pick(r, 0, (int)count - 1);
-        const double expected = grad_at(&t->residual.view, p, c) + grad_activate(t->gamma[c] * (grad_at(z, p, c) - m) / sqrt(v + t->eps) + t->beta[c], t->activation, t->slope);
-        CHECK_NEAR(grad_at(&out->view, p, c), expected, 1e-5 * (1 + fabs(m * t->gamma[c]) / sqrt(v + t->eps) / 20));
+        const grad_norm_want *want = &wants[c];
+        const int64_t p = want->pixel;
+        const double m = want->mean, v = want->variance, steep = fabs(t->gamma[c] / sqrt(v + t->eps));
+        CHECK_NEAR(grad_at(&out->view, p, c), want->out, 1e-5 * (1 + fabs(m * t->gamma[c]) / sqrt(v + t->eps) / 20));
         CHECK_NEAR(grad_at(&d_residual.view, p, c), grad_at(&t->d_out.view, p, c) + (accumulate ? grad_at(&t->d_residual.view, p, c) : 0), 1e-6);
-        double size = 0;
-        for (int64_t q = 0; q < count; q++) size += fabs(grad_at(&t->d_out.view, q, c));
-        const double by_z = (grad_norm_loss(t, c, p, h, t->gamma[c], t->beta[c], &m2, &v2) - grad_norm_loss(t, c, p, -h, t->gamma[c], t->beta[c], &m2, &v2)) / (2 * h);
-        CHECK_MSG(fabs(grad_at(&d->view, p, c) - by_z) <= 3e-5 * (1 + fabs(t->gamma[c] / sqrt(v + t->eps))), "d_z %.9g, not %.9g", grad_at(&d->view, p, c), by_z);
+        CHECK_MSG(fabs(grad_at(&d->view, p, c) - want->by_z) <= 3e-5 * (1 + steep), "d_z %.9g, not %.9g", grad_at(&d->view, p, c), want->by_z);
         if (t->frozen) continue;
-        const double by_gamma = (grad_norm_loss(t, c, -1, 0, t->gamma[c] + h, t->beta[c], &m2, &v2) - grad_norm_loss(t, c, -1, 0, t->gamma[c] - h, t->beta[c], &m2, &v2)) / (2 * h);
-        const double by_beta = (grad_norm_loss(t, c, -1, 0, t->gamma[c], t->beta[c] + h, &m2, &v2) - grad_norm_loss(t, c, -1, 0, t->gamma[c], t->beta[c] - h, &m2, &v2)) / (2 * h);
-        CHECK_NEAR(d_gamma[c] - 1, by_gamma, 1e-5 * (1 + size));
-        CHECK_NEAR(d_beta[c] - 2, by_beta, 1e-5 * (1 + size));
+        CHECK_NEAR(d_gamma[c] - 1, want->by_gamma, 1e-5 * (1 + want->size));
+        CHECK_NEAR(d_beta[c] - 2, want->by_beta, 1e-5 * (1 + want->size));
         CHECK_NEAR(mean[c], 0.97 * t->mean[c] + 0.03 * m, 1e-5);
         CHECK_NEAR(variance[c], 0.97 * t->variance[c] + 0.03 * v * (double)count / YOLO_MAX((double)count - 1, 1), 1e-5 * (1 + v));
     }
@@ -103,12 +113,13 @@ static void test_grad_norm(void) {
             for (int64_t p = 0; p < grad_pixels(&t.z.view) && i % 2; p++) t.z.view.data[p * t.z.view.pixel + c] += offset;
             if (i % 2) t.mean[c] += offset;
         }
+        grad_norm_want wants[50];
+        for (int c = 0; c < t.channels; c++) wants[c] = grad_norm_expect(&t, c, &r);
         for (op_isa isa = OP_PORTABLE; isa <= op_isa_best(); isa++) {
             ops_tensor outs[3], ds[3];
             for (int p = 0; p < 3; p++) {
                 outs[p] = ops_like(&t.out), ds[p] = ops_like(&t.d_out);
-                rng same = r;
-                grad_norm_check(&t, isa, ops_pools[p], i & 2, &same, &outs[p], &ds[p]);
+                grad_norm_check(&t, isa, ops_pools[p], i & 2, wants, &outs[p], &ds[p]);
             }
             CHECK(ops_same_bits(&outs[0], &outs[1]) && ops_same_bits(&outs[0], &outs[2]) && ops_same_bits(&ds[0], &ds[1]) && ops_same_bits(&ds[0], &ds[2]));
             for (int p = 0; p < 3; p++) free(outs[p].block), free(ds[p].block);
@@ -230,26 +241,32 @@ static double *grad_reference_at(const grad_reference *ref, int tensor, int n, i
     return ref->buffers[t->buffer] + (((int64_t)n * (ref->h / b->down) + y) * (ref->w / b->down) + x) * b->channels + t->channel;
 }
 
+/* Four sums, which need not wait for one another. */
+static double grad_dot(const double *a, const double *b, int count) {
+    double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    int i = 0;
+    for (; i + 4 <= count; i += 4) s0 += a[i] * b[i], s1 += a[i + 1] * b[i + 1], s2 += a[i + 2] * b[i + 2], s3 += a[i + 3] * b[i + 3];
+    for (; i < count; i++) s0 += a[i] * b[i];
+    return s0 + s1 + (s2 + s3);
+}
+
 static void grad_reference_conv(const grad_reference *ref, const net_op *op, int h, int w, int in_h, int in_w) {
     const net *net = ref->net;
     const int C = net->tensors[op->in].channels, K = net->tensors[op->out].channels;
     const int64_t count = (int64_t)ref->n * h * w;
     const double *weight = ref->params + net->params[op->weight].offset, *rows[4] = {0};
     for (int j = 0; j < 4 && op->bn >= 0; j++) rows[j] = ref->params + net->params[op->bn + j].offset;
-    double *z = calloc((size_t)count * (size_t)K, sizeof *z);
-    for (int64_t p = 0; p < count; p++)
-        for (int r = 0; r < op->kernel; r++)
-            for (int s = 0; s < op->kernel; s++) {
-                const int y = (int)(p / w % h) * op->stride + r - op->padding, x = (int)(p % w) * op->stride + s - op->padding;
-                if (y < 0 || x < 0 || y >= in_h || x >= in_w) continue;
-                const double *in = grad_reference_at(ref, op->in, (int)(p / w / h), y, x);
-                for (int k = 0; k < K; k++) {
-                    const double *filter = weight + (((int64_t)k * op->kernel + r) * op->kernel + s) * C;
-                    double sum = 0;
-                    for (int c = 0; c < C; c++) sum += in[c] * filter[c];
-                    z[p * K + k] += sum;
-                }
-            }
+    const int terms = op->kernel * op->kernel * C;
+    double *z = malloc((size_t)count * (size_t)K * sizeof *z), *window = malloc((size_t)terms * sizeof *window);
+    for (int64_t p = 0; p < count; p++) {
+        memset(window, 0, (size_t)terms * sizeof *window);
+        for (int i = 0; i < op->kernel * op->kernel; i++) {
+            const int y = (int)(p / w % h) * op->stride + i / op->kernel - op->padding, x = (int)(p % w) * op->stride + i % op->kernel - op->padding;
+            if (y >= 0 && x >= 0 && y < in_h && x < in_w) memcpy(window + i * C, grad_reference_at(ref, op->in, (int)(p / w / h), y, x), (size_t)C * sizeof *window);
+        }
+        for (int k = 0; k < K; k++) z[p * K + k] = grad_dot(window, weight + (int64_t)k * terms, terms);
+    }
+    free(window);
     for (int k = 0; k < K; k++) {
         double mean = 0, variance = 0;
         for (int64_t p = 0; p < count; p++) mean += z[p * K + k] / (double)count;
@@ -399,6 +416,21 @@ static void grad_check_heads(const grad_reference *ref, const grad_run *t, const
     CHECK_MSG(worst <= 1e-4 * span, "%s: heads differ by %g of %g", what, worst, span);
 }
 
+static void grad_check_op(const grad_reference *ref, const grad_run *t, int i, const char *what) {
+    const net_op *op = &t->n.ops[i];
+    grad_check_row(ref, t, i, op->weight, what);
+    if (op->bias >= 0) grad_check_row(ref, t, i, op->bias, what);
+    if (op->bn >= 0) grad_check_row(ref, t, i, op->bn, what), grad_check_row(ref, t, i, op->bn + 1, what);
+}
+
+/* A batch was counted and its mean taken in, but where the layer is frozen. */
+static void grad_check_statistics(const grad_run *t, const net_op *op, const float *before, bool frozen) {
+    if (op->bn < 0) return;
+    const int64_t batches = t->n.params[op->bn + 4].offset, mean = t->n.params[op->bn + 2].offset;
+    CHECK(t->params[batches] == before[batches] + !frozen);
+    CHECK((t->params[mean] == before[mean]) == frozen);
+}
+
 /* Every row of every convolution, or of every `step`-th; `freeze` layers are frozen, from the first on or (negative) of the last. */
 static void grad_check_graph(const char *file, const char *activation, int freeze, int n, int h, int w, int step) {
     grad_run t = {0};
@@ -416,14 +448,9 @@ static void grad_check_graph(const char *file, const char *activation, int freez
     grad_reference_loss(&ref, 0);
     for (int i = 0; i < t.n.op_count && test_failures < 10; i++) {
         const net_op *op = &t.n.ops[i];
-        if (op->kind != NET_CONV) continue;
-        if (op->bn >= 0) CHECK(t.params[t.n.params[op->bn + 4].offset] == before[t.n.params[op->bn + 4].offset] + !frozen[op->layer]);
-        if (op->bn >= 0) CHECK((t.params[t.n.params[op->bn + 2].offset] == before[t.n.params[op->bn + 2].offset]) == frozen[op->layer]);
-        if (i % step) continue;
-        grad_check_row(&ref, &t, i, op->weight, what);
-        if (op->bias >= 0) grad_check_row(&ref, &t, i, op->bias, what);
-        if (op->bn >= 0) grad_check_row(&ref, &t, i, op->bn, what), grad_check_row(&ref, &t, i, op->bn + 1, what);
-        grad_reference_loss(&ref, i);
+        if (op->kind == NET_CONV) grad_check_statistics(&t, op, before, frozen[op->layer]);
+        if (op->kind == NET_CONV && i % step == 0) grad_check_op(&ref, &t, i, what);
+        grad_reference_op(&ref, op); /* its rows are what they were, and so is what it gives the next one */
     }
     for (int i = 0; i < t.n.param_count; i++)
         for (int64_t j = 0; j < t.n.params[i].count && t.n.params[i].group >= NET_BN_STAT; j++) CHECK(t.gradients[t.n.params[i].offset + j] == 0);

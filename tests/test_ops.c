@@ -73,19 +73,32 @@ static double ops_conv_sum(const ops_case *t, const ten *in, const float *weight
     return sum;
 }
 
-/* The worst error of `out` in units of the size of its sum; at least `least`, because Winograd's errors go by the tile's. */
-static double ops_conv_error(const ops_case *t, double least, const ten *out, const ten *in, const ten *residual, const float *weight, const float *bias) {
-    double worst = 0;
+/* What every instruction set has to give, and the sizes of the sums; free both. */
+typedef struct ops_reference { double *out, *size; } ops_reference;
+
+static ops_reference ops_reference_make(const ops_case *t, const ten *out, const ten *in, const ten *residual, const float *weight, const float *bias) {
+    const size_t count = (size_t)out->n * (size_t)out->h * (size_t)out->w * (size_t)out->c;
+    ops_reference ref = {malloc(count * sizeof(double)), malloc(count * sizeof(double))};
+    size_t at = 0;
     for (int n = 0; n < out->n; n++)
         for (int y = 0; y < out->h; y++)
             for (int x = 0; x < out->w; x++)
-                for (int k = 0; k < out->c; k++) {
-                    double size, expected = ops_activate(ops_conv_sum(t, in, weight, bias, n, y, x, k, &size), t->activation);
-                    if (residual) expected += ten_at(residual, n, y, x)[k];
-                    const double error = fabs(ten_at(out, n, y, x)[k] - expected) / YOLO_MAX(size, least);
-                    if (!(error <= worst)) worst = error; /* NaN too */
-                    if (worst != worst) return INFINITY;
+                for (int k = 0; k < out->c; k++, at++) {
+                    ref.out[at] = ops_activate(ops_conv_sum(t, in, weight, bias, n, y, x, k, &ref.size[at]), t->activation);
+                    if (residual) ref.out[at] += ten_at(residual, n, y, x)[k];
                 }
+    return ref;
+}
+
+/* The worst error of `out` in units of the size of its sum; at least `least`, because Winograd's errors go by the tile's. */
+static double ops_conv_error(const ops_reference *ref, double least, const ten *out) {
+    double worst = 0;
+    for (int64_t p = 0, at = 0; p < (int64_t)out->n * out->h * out->w; p++)
+        for (int k = 0; k < out->c; k++, at++) {
+            const double error = fabs(out->data[p * out->pixel + k] - ref->out[at]) / YOLO_MAX(ref->size[at], least);
+            if (!(error <= worst)) worst = error; /* NaN too */
+            if (worst != worst) return INFINITY;
+        }
     return worst;
 }
 
@@ -93,7 +106,7 @@ static thr_pool *ops_pools[3]; /* 1, 2 and 5 workers */
 
 /* One case on one instruction set: error, sentinels, and the same bits from every pool. */
 static void ops_check_conv(const ops_case *t, op_isa isa, const ops_tensor *in, const ops_tensor *residual, const ops_tensor *shape,
-                           const float *weight, const float *bias) {
+                           const float *weight, const float *bias, const ops_reference *ref) {
     op_conv conv;
     yolo_error error;
     ops_tensor outs[3];
@@ -105,7 +118,7 @@ static void ops_check_conv(const ops_case *t, op_isa isa, const ops_tensor *in, 
         mem_free(workspace);
     }
     const double least = conv.winograd ? 9 * t->c / 4.0 : 1;
-    const double worst = ops_conv_error(t, least, &outs[0].view, &in->view, t->residual ? &residual->view : NULL, weight, bias);
+    const double worst = ops_conv_error(ref, least, &outs[0].view);
     const double tolerance = conv.winograd ? 4e-6 : 5e-7;
     CHECK_MSG(worst <= tolerance, "error %.3g isa %d: n%d %dx%d c%d k%d kernel %d stride %d padding %d activation %d", worst, (int)isa,
               t->n, t->h, t->w, t->c, t->k, t->kernel, t->stride, t->padding, (int)t->activation);
@@ -125,13 +138,10 @@ static void ops_run_conv(const ops_case *t, rng *r) {
     ops_make(&in, r, t->n, t->h, t->w, t->c, t->dense, true);
     ops_make(&residual, r, t->n, out_h, out_w, t->k, t->dense, true);
     ops_make(&out, r, t->n, out_h, out_w, t->k, t->dense, false);
+    const ops_reference ref = ops_reference_make(t, &out.view, &in.view, t->residual ? &residual.view : NULL, weight, t->bias ? bias : NULL);
     for (int isa = OP_PORTABLE; isa <= (int)op_isa_best(); isa++)
-        ops_check_conv(t, (op_isa)isa, &in, &residual, &out, weight, t->bias ? bias : NULL);
-    free(weight);
-    free(bias);
-    free(in.block);
-    free(residual.block);
-    free(out.block);
+        ops_check_conv(t, (op_isa)isa, &in, &residual, &out, weight, t->bias ? bias : NULL, &ref);
+    free(ref.out), free(ref.size), free(weight), free(bias), free(in.block), free(residual.block), free(out.block);
 }
 
 static void ops_start_pools(void) {
@@ -148,7 +158,7 @@ static void test_conv_random(void) {
     static const int kernels[] = {1, 1, 3, 3, 3, 3, 5, 6}, edges[] = {1, 3, 16, 17, 33, 64};
     rng r = {14, 0};
     ops_start_pools();
-    for (int i = 0; i < 300 && test_failures < 10; i++) {
+    for (int i = 0; i < test_cases(300) && test_failures < 10; i++) {
         ops_case t = {.n = ops_pick(&r, 1, 2), .h = ops_pick(&r, 1, 37), .w = ops_pick(&r, 1, 37)};
         t.c = i & 1 ? ops_pick(&r, 1, 70) : edges[ops_pick(&r, 0, 5)];
         t.k = i & 2 ? ops_pick(&r, 1, 70) : edges[ops_pick(&r, 0, 5)];

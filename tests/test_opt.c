@@ -1,6 +1,6 @@
 /* test_opt.c - optimizers, warm-up, schedule, accumulation, clip, average; tests/make_opt.py makes the reference. */
 
-enum { TEST_OPT_SAMPLES = 3 };
+enum { TEST_OPT_SAMPLES = 3, TEST_OPT_BATCHES = 20 };
 
 static const char *const test_opt_cases[] = {
     "sgd", "musgd", "adam", "adamax", "adamw", "nadam", "radam", "rmsprop", "adaptive rate", "auto few", "auto many", "auto cold",
@@ -31,20 +31,32 @@ static void test_opt_end(test_opt_run *t) {
     net_free(&t->n);
 }
 
-/* Adds what the backward pass of a batch would; statistics move as well. */
-static void test_opt_batch(test_opt_run *t, int64_t batch, int frozen) {
+/* What the backward pass of a batch would give: the same in every run, so it is drawn once. */
+static const float *test_opt_gradients(const net *n, int64_t batch) {
+    static float *drawn[TEST_OPT_BATCHES];
     double scale = pow(10, (double)(batch % 4 - 3));
-    int first = frozen ? t->n.layers[frozen].first_param : 0;
-    for (int i = 0; i < t->n.param_count; i++) {
-        const net_param *row = &t->n.params[i];
+    if (drawn[batch]) return drawn[batch];
+    float *g = drawn[batch] = mem_array((uint64_t)n->param_elements, sizeof *g);
+    for (int i = 0; i < n->param_count; i++) {
+        const net_param *row = &n->params[i];
         char key[120];
         snprintf(key, sizeof key, "%lld %s", (long long)batch, row->name);
         rng r = {.key = hash_bytes(key, strlen(key), 7)};
+        for (int64_t j = 0; j < row->count; j++) g[row->offset + j] = (float)((2 * rng_uniform(&r) - 1) * scale);
+    }
+    return g;
+}
+
+/* Adds them; statistics move as well. */
+static void test_opt_batch(test_opt_run *t, int64_t batch, int frozen) {
+    const float *drawn = test_opt_gradients(&t->n, batch);
+    int first = frozen ? t->n.layers[frozen].first_param : 0;
+    for (int i = 0; i < t->n.param_count; i++) {
+        const net_param *row = &t->n.params[i];
         float *p = t->params + row->offset, *g = t->gradients + row->offset;
         float move = str_ends_with(row->name, "running_mean") ? 0.01f : str_ends_with(row->name, "num_batches_tracked") ? 1.0f : 0;
-        for (int64_t j = 0; j < row->count; j++) p[j] += move;
-        for (int64_t j = 0; j < row->count && row->group != NET_BN_STAT && row->group != NET_FROZEN && i >= first; j++)
-            g[j] += (float)((2 * rng_uniform(&r) - 1) * scale);
+        for (int64_t j = 0; j < row->count && move != 0; j++) p[j] += move;
+        for (int64_t j = 0; j < row->count && row->group != NET_BN_STAT && row->group != NET_FROZEN && i >= first; j++) g[j] += drawn[row->offset + j];
     }
 }
 

@@ -1008,7 +1008,7 @@ static void test_training_speed(void) {
     CHECK(pt_state_set(&state, "epoch", val_int(&state.memory, 0)));
     const char *path = test_temp("speed.pt");
     double best[3] = {9, 9, 9};
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < test_cases(5); i++) {
         pt_model again;
         double start = os_clock();
         CHECK_MSG(pt_write_training(path, &m, &state, &error) == YOLO_OK, "%s", error.message);
@@ -1066,13 +1066,13 @@ static void pt_damage(uint8_t *bytes, size_t size, rng *r) {
 }
 
 static void test_mutations(void) {
-    enum { ROUNDS = 4000 };
     const char *stored = test_temp("stored.pt"), *last = test_temp("last.pt");
     const char *files[] = {"tests/fixtures/pt_training.pt", "tests/fixtures/pt_fused.pt", "tests/fixtures/pt_tensors.pt", last, stored};
     zip_crc *crc = mem_alloc(sizeof *crc);
     pt_model m;
     yolo_error error;
     rng r = {.key = 20260101};
+    const int rounds = test_cases(4000);
     int good = 0, bad = 0, plain = 0;
     double slowest = 0;
     zip_crc_init(crc);
@@ -1080,10 +1080,14 @@ static void test_mutations(void) {
     CHECK(pt_make_training(&m, &state) && pt_write(stored, &m, false, &error) == YOLO_OK && pt_write_training(last, &m, &state, &error) == YOLO_OK);
     pt_state_free(&state);
     pt_free(&m);
-    for (int round = 0; round < ROUNDS; round++) {
-        pt_victim v;
+    pt_victim victims[YOLO_COUNT(files)];
+    for (int i = 0; i < YOLO_COUNT(files); i++) CHECK(pt_victim_load(&victims[i], files[i]));
+    for (int round = 0; round < rounds; round++) {
         bool deep = round % 2; /* the pickle, its CRC put right */
-        CHECK(pt_victim_load(&v, files[deep ? 3 + round / 2 % 2 : round / 2 % 4]));
+        const pt_victim *whole = &victims[deep ? 3 + round / 2 % 2 : round / 2 % 4];
+        pt_victim v = *whole;
+        v.bytes = mem_alloc(v.size);
+        memcpy(v.bytes, whole->bytes, v.size);
         if (deep && v.record) {
             size_t tail = round % 4 == 1 && round % 3 ? v.pickle_size / 40 : v.pickle_size; /* the state stands at the end */
             pt_damage(v.bytes + v.pickle + v.pickle_size - tail, tail, &r);
@@ -1111,8 +1115,9 @@ static void test_mutations(void) {
         mem_free(exact);
         mem_free(v.bytes);
     }
+    for (int i = 0; i < YOLO_COUNT(files); i++) mem_free(victims[i].bytes);
     mem_free(crc);
-    printf("    %d mutations: %d read, %d refused (%d with a position), slowest %.2f s, peak memory of the process %.0f MiB\n", ROUNDS, good, bad, plain, slowest,
+    printf("    %d mutations: %d read, %d refused (%d with a position), slowest %.2f s, peak memory of the process %.0f MiB\n", rounds, good, bad, plain, slowest,
            (double)os_peak_memory() / 1048576);
     CHECK(good > 20 && bad > 500 && slowest < 5 && os_peak_memory() < (uint64_t)1 << 30);
 }
