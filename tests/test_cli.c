@@ -255,7 +255,8 @@ static void test_lab_out_of_memory(void) {
     CHECK(path_make_directories(source, NULL) == YOLO_OK);
     test_lab_picture(test_temp("lab_in/a.png"), 3);
     test_lab_picture(test_temp("lab_in/b.png"), 7);
-    CHECK_MSG(yolo_model_open(&model, "yolov8n.yaml", open, &error) == YOLO_OK, "%s", error.message);
+    /* small: each run goes over all weights for the key of its journal */
+    CHECK_MSG(yolo_model_open(&model, "tests/fixtures/net_odd.yaml", open, &error) == YOLO_OK, "%s", error.message);
     if (!model) return;
     options.source = source;
     options.out = out;

@@ -35,28 +35,35 @@ static void test_train_layers(void) {
     }
 }
 
+/* Hash of what a training leaves. */
+static uint64_t test_train_run(const char *name, int threads) {
+    yolo_train_options o = test_train_small(name, threads);
+    yolo_train_report report;
+    yolo_error error = {0};
+    CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_OK, "%s", error.message);
+    CHECK(report.epochs == 3 && report.best_epoch >= 1);
+    return test_train_hash(&report);
+}
+
+/* That of one by 2 threads that nothing befell, which is trained once. */
+static uint64_t test_train_whole(void) {
+    static uint64_t hash;
+    if (!hash) hash = test_train_run("whole", 2);
+    return hash;
+}
+
 static void test_train_same_bits(void) {
-    uint64_t hashes[3];
-    const int threads[] = {1, 2, 5};
-    for (int i = 0; i < 3; i++) {
-        yolo_train_options o = test_train_small(i ? i == 1 ? "two" : "five" : "one", threads[i]);
-        yolo_train_report report;
-        yolo_error error = {0};
-        CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &report, &error) == YOLO_OK, "%s", error.message);
-        CHECK(report.epochs == 3 && report.best_epoch >= 1);
-        hashes[i] = test_train_hash(&report);
-    }
-    CHECK(hashes[0] && hashes[0] == hashes[1] && hashes[0] == hashes[2]);
+    const uint64_t whole = test_train_whole();
+    CHECK(whole && test_train_run("one", 1) == whole && test_train_run("five", 5) == whole);
 }
 
 /* Interrupted at the beginning of the second epoch, resumed: as if nothing had been. */
 static void test_train_resume(void) {
-    yolo_train_options o = test_train_small("whole", 2);
-    yolo_train_report whole, part;
+    yolo_train_options o = test_train_small("part", 2);
+    yolo_train_report part;
     yolo_error error = {0};
     test_train_ear ear = {.interrupt_at = 2};
-    CHECK_MSG(tr_train(&o, op_isa_best(), run_cpu, &whole, &error) == YOLO_OK, "%s", error.message);
-    o = test_train_small("part", 2);
+    const uint64_t whole = test_train_whole();
     o.log = (yolo_log){test_train_listen, &ear};
     CHECK(tr_train(&o, op_isa_best(), run_cpu, &part, &error) == YOLO_ERROR_INTERRUPTED && part.epochs == 1);
     yolo_interrupt_clear();
@@ -70,7 +77,7 @@ static void test_train_resume(void) {
     ear = (test_train_ear){.wanted = "lr0"};
     again.log = (yolo_log){test_train_listen, &ear};
     CHECK_MSG(tr_train(&again, op_isa_best(), run_cpu, &part, &error) == YOLO_OK, "%s", error.message);
-    CHECK(ear.heard && part.epochs == 3 && test_train_hash(&whole) == test_train_hash(&part));
+    CHECK(ear.heard && part.epochs == 3 && whole && whole == test_train_hash(&part));
     CHECK(tr_train(&again, op_isa_best(), run_cpu, &part, &error) == YOLO_ERROR_USAGE && strstr(error.message, "3 epochs are done"));
     again.epochs = 4;
     CHECK_MSG(tr_train(&again, op_isa_best(), run_cpu, &part, &error) == YOLO_OK && part.epochs == 4, "%s", error.message);
