@@ -374,7 +374,7 @@ static void test_data_mutations(void) {
     rng r = {.key = 20261124};
     char path[1024];
     snprintf(path, sizeof path, "%s/list.txt", folder);
-    for (int i = 0; i < 2000 && !test_failures; i++) {
+    for (int i = 0; i < test_cases(2000) && !test_failures; i++) {
         uint64_t before = r.counter;
         test_mutate_one(path, texts[i % YOLO_COUNT(texts)], &r);
         CHECK_MSG(!test_failures, "mutation %d, counter %llu", i, (unsigned long long)before);
