@@ -373,7 +373,12 @@ static bool eval_pictures(eval_run *run) {
     return good;
 }
 
-static const char *eval_path(void *user, int64_t index) { return ((eval_run *)user)->paths[index]; }
+/* Where the run is to be interrupted, the last pictures are not loaded before: what is loaded is delivered. */
+static const char *eval_path(void *user, int64_t index) {
+    eval_run *run = user;
+    for (int i = 0; i < 10000 && run->interrupt && index > EVAL_PICTURES - 6 && !err_interrupted(); i++) test_rest();
+    return run->paths[index];
+}
 
 /* The first pictures take longest, so that the others overtake them wherever they can. */
 static yolo_status eval_work(void *user, pipe_picture *picture, yolo_error *error) {
