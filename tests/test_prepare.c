@@ -288,7 +288,11 @@ static void test_put_brighter(const char *from, const char *to, double factor) {
 
 /* The side of a picture in out: 1 val, 0 train, -1 neither, -2 both. */
 static int test_side(const char *out, const char *name) {
-    bool train = test_there(test_in(out, "images/train"), name), val = test_there(test_in(out, "images/val"), name);
+    char path[1024];
+    snprintf(path, sizeof path, "images/train/%s", name);
+    const bool train = test_there(out, path);
+    snprintf(path, sizeof path, "images/val/%s", name);
+    const bool val = test_there(out, path);
     return train && val ? -2 : val ? 1 : train ? 0 : -1;
 }
 
