@@ -177,7 +177,7 @@ static void test_label_forged(void) {
 /* Any byte of a journal changed, any end cut off: an error that touches nothing, or all is as before. */
 static void test_label_torn(void) {
     static const char run[] = "20240101-000000";
-    char name[2048], path[1200];
+    char name[128], path[1200];
     uint8_t *bytes;
     size_t size;
     yolo_undo_report report;

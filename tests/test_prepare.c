@@ -288,7 +288,7 @@ static void test_put_brighter(const char *from, const char *to, double factor) {
 
 /* The side of a picture in out: 1 val, 0 train, -1 neither, -2 both. */
 static int test_side(const char *out, const char *name) {
-    char path[1024];
+    char path[256];
     snprintf(path, sizeof path, "images/train/%s", name);
     const bool train = test_there(out, path);
     snprintf(path, sizeof path, "images/val/%s", name);
