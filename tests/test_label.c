@@ -177,7 +177,7 @@ static void test_label_forged(void) {
 /* Any byte of a journal changed, any end cut off: an error that touches nothing, or all is as before. */
 static void test_label_torn(void) {
     static const char run[] = "20240101-000000";
-    char name[128], path[1200];
+    char name[128], path[1200], folder[1200];
     uint8_t *bytes;
     size_t size;
     yolo_undo_report report;
@@ -199,8 +199,9 @@ static void test_label_torn(void) {
         uint8_t before = bytes[at];
         label_put("a.txt", new);
         label_put("b.txt", new);
-        snprintf(name, sizeof name, "%s/" UNDO_FOLDER "/%s/source", label_root, run);
-        CHECK(path_make_directories(name, NULL) == YOLO_OK);
+        snprintf(name, sizeof name, UNDO_FOLDER "/%s/source", run);
+        label_path(folder, name);
+        CHECK(path_make_directories(folder, NULL) == YOLO_OK);
         snprintf(name, sizeof name, UNDO_FOLDER "/%s/source/a.txt", run);
         label_put(name, old);
         bytes[at] ^= (uint8_t)(1 + i % 255);
