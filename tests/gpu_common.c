@@ -6,12 +6,6 @@
 
 typedef struct gpu_block { yg_ten t; uint8_t *memory; size_t bytes; } gpu_block;
 
-#ifdef __SANITIZE_ADDRESS__
-enum { GPU_SLOW = 1 }; /* of what is there for numbers alone, a part */
-#else
-enum { GPU_SLOW = 0 };
-#endif
-
 enum { GPU_GUARD = 256 }; /* bytes before and behind a tensor's memory that nobody may write */
 
 static yg_gpu *test_gpu; /* opened by the first test that asks */

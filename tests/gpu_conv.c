@@ -606,7 +606,7 @@ static void test_gpu_conv_tuned(void) {
     test_gpu = NULL;
     for (int i = 0; i < YOLO_COUNT(cases); i++)
         for (int type = YG_F16; type <= YG_BF16; type++) {
-            if (GPU_SLOW && type % 2 == i % 2) continue;
+            if (TEST_FEW && type % 2 == i % 2) continue;
             conv_check_tuned(&cases[i], (yg_type)type, false);
             if (!(cases[i].options & CONV_MOMENTS)) conv_check_tuned(&cases[i], (yg_type)type, true);
         }

@@ -52,6 +52,11 @@ static const char *test_temp(const char *name) {
 
 /* How many of `all` cases of one kind are tried: all of them by the plain build, which judges the results; a fourth under a sanitizer, where
    each takes many times as long and the fuzzers go on, and on Windows, where another compiler and system show in the first ones. */
+#if defined(__has_feature) /* clang's way to say so */
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__ 1
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(TEST_OWN_CODE) || defined(_WIN32)
 enum { TEST_FEW = 1 };
 #else
