@@ -171,8 +171,13 @@ def test_opens(day):
 def test_says_messages(day):
     """What the program says is Korean where it is known, and stays as it is where not."""
     said = day.page.evaluate("""() => { state.settings.language = "ko"; const said = ["a b/c: no such folder, expected one with pictures", "a: cannot open: No such file or directory",
-        "epochs=x: expected a whole number", "8 pictures: 7 labelled, 1 empty, 0 skipped, 0 damaged; 0.1 s, 80 img/s", "something else"].map(sayMessage); state.settings.language = "en"; return said; }""")
-    assert said == ["폴더가 없습니다: a b/c", "파일이나 폴더가 없습니다: a", "epochs=x: 올바른 값이 아닙니다 (a whole number)", "이미지 8장: 라벨 7, 박스 없음 1, 건너뜀 0, 손상 0; 0.1 s, 80 img/s", "something else"], said
+        "epochs=x: expected a whole number", "8 pictures: 7 labelled, 1 empty, 0 skipped, 0 damaged; 0.1 s, 80 img/s", "something else",
+        "warning: val has 23 of 128 pictures: 18.0 % (20 % asked; each picture is drawn by itself, so that none ever moves)",
+        "rank 1 of 2: a: damaged picture data: no SOI"].map(message => sayMessage(message)); state.settings.language = "en"; return said; }""")
+    assert said == ["폴더가 없습니다. 이미지가 있는 폴더를 지정하세요: a b/c", "열 수 없습니다: a (파일이나 폴더가 없음)", "epochs=x: 올바른 값이 아닙니다 (정수)",
+                    "이미지 8장: 라벨 7, 박스 없음 1, 건너뜀 0, 손상 0; 0.1 s, 80 img/s", "something else",
+                    "경고: 검증 이미지 128장 중 23장: 18.0 % (요청 20 %; 이미지마다 따로 뽑으므로 다음 실행에서도 옮겨지지 않습니다)",
+                    "랭크 1 (전체 2개): a: 이미지 데이터가 손상되었습니다: no SOI"], said
 
 
 def check_options(day, table):

@@ -5,7 +5,7 @@
 COMMAND is ./yolo or "wine /path/yolo.exe". Python's standard library only. Works in a scratch folder with a Korean name. Prints a
 line a test, then "N passed, N failed, N skipped"; exit status 1 when any failed. --long: the attacks that take a minute as well.
 """
-import http.client, json, os, re, shlex, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time, urllib.parse, zlib
+import errno, http.client, json, os, re, shlex, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time, urllib.parse, zlib
 
 from cli_test import KOREAN, ROOT, Skip, pictures, png, read, tree, write
 
@@ -116,6 +116,65 @@ def status_of(answer):
 
 
 # ---- what is asked
+
+
+def joined(parts):
+    """Runs of texts as one each."""
+    run = []
+    for part in parts + [None]:
+        if part is not None:
+            run.append(part)
+        elif run:
+            yield "".join(run)
+            run = []
+
+
+def text_macros(source):
+    return dict(re.findall(r'#define (\w+) "([^"\n]*)"', source))
+
+
+def said(source):
+    """The format of each error and warning of a program in C: literals that follow one another are one, of `a ? "x" : "y"` each is one."""
+    macros = text_macros(source)
+    token = re.compile(r'"((?:[^"\\]|\\.)*)"|(/\*.*?\*/)|(\w+)|(.)', re.S)
+    for call in re.finditer(r"\b(err_set|log_write)\(", source):
+        depth, at, arguments, words = 1, call.end(), [[]], set()
+        while depth:
+            found = token.match(source, at)
+            at = found.end()
+            text, _, word, mark = found.groups()
+            if mark == "," and depth == 1:
+                arguments.append([])
+            elif text is not None or word in macros:
+                arguments[-1].append(text if text is not None else macros[word])
+            elif word or mark in "?:":
+                arguments[-1].append(None)
+                words.add(word)
+            depth += (mark == "(") - (mark == ")")
+        if call[1] == "err_set" or "YOLO_LOG_WARNING" in words:
+            yield from joined(arguments[2])
+
+
+@test
+def korean():
+    """All that the program says as an error or a warning is there in Korean, with what stands in it; and nothing that it does not say."""
+    conversion = r"%[-+ #.*0-9]*(?:ll|z)?[a-zA-Z]"
+    table = dict(server.get("/api/messages"))
+    with open(os.path.join(ROOT, "yolo.c"), encoding="utf-8") as file:
+        source = re.sub(r"ui_korean\[\]\[2\] = \{.*?\n\};", "", file.read(), flags=re.S)
+    formats = {json.loads(f'"{text}"') for text in said(source)}
+    missing = sorted(text for text in formats if re.search(r"[A-Za-z]{2}", re.sub(conversion, "", text)) and text not in table)
+    assert not missing and len(formats) > 250, f"{len(missing)} without Korean: {missing[:20]}"
+    macros = text_macros(source)
+    whole = re.sub(r'(?<!\\)"\s*"', "", re.sub(r'"\s*(\w+)\s*"', lambda m: macros.get(m[1], m[0]), source))
+    system = {os.strerror(number) for number in errno.errorcode}
+    for text, korean in table.items():
+        places, count = [int(n) for n in re.findall(r"\{(\d)\}", korean)], len(re.findall(conversion, text.replace("%%", "")))
+        assert (re.search("[가-힣]", korean) or text.startswith("yolo")) and all(n < count for n in places), (text, korean)
+        assert count - len(set(places)) <= 2, f"what stands in it is lost: {text}: {korean}"
+        longest = json.dumps(max(re.split(conversion, text), key=len), ensure_ascii=False)[1:-1]
+        verb = re.fullmatch("%s: cannot ([a-z ]+): %s", text)  # err_os puts it in
+        assert longest in whole or text in system or verb and f'"{verb[1]}"' in source, f"the program does not say: {text}"
 
 
 @test
