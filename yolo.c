@@ -31968,12 +31968,13 @@ static int http_receive(http_connection *c, size_t wanted) {
         if (wanted ? c->filled >= wanted : http_head_end(c->buffer, YOLO_MIN(c->filled, HTTP_HEAD)) != 0) return 1;
         if (!wanted && c->filled >= HTTP_HEAD) return 431;
         const int64_t came = os_socket_receive(c->socket, c->buffer + c->filled, (wanted ? wanted : HTTP_HEAD) - c->filled);
-        if (came < 0 || os_atomic_get(&c->server->stopping)) return 0;
+        if (came < 0) return 0;
         if (came > 0) {
             if (!begun) begun = os_clock();
             c->filled += (size_t)came;
             continue;
         }
+        if (os_atomic_get(&c->server->stopping) && (!begun || os_clock() - begun > HTTP_LINGER_SECONDS)) return 0;
         if (begun ? os_clock() - begun > HTTP_SECONDS : os_clock() - idle > (c->served ? HTTP_IDLE_SECONDS : HTTP_SECONDS)) return begun ? 408 : 0;
         os_socket_wait(&(os_wait){c->socket, OS_READ, 0}, 1, HTTP_TICK);
     }
@@ -32021,6 +32022,7 @@ static bool http_serve_request(http_connection *c) {
     if (!status) {
         const char next = c->buffer[used];
         c->buffer[used] = 0;
+        if (os_atomic_get(&c->server->stopping)) r.keeps = false;
         c->server->answer(c->server->user, c, &r);
         c->served = true;
         c->buffer[used] = next;
@@ -32069,20 +32071,22 @@ static http_connection *http_free_connection(http_server *server) {
     return free_one;
 }
 
-static void http_accept(http_server *server) {
+/* Takes who has come; false where nobody has. */
+static bool http_accept(http_server *server) {
     char host[64];
     const os_socket s = os_socket_accept(server->listener, host, sizeof host);
-    if (s == OS_NO_SOCKET) return;
+    if (s == OS_NO_SOCKET) return false;
     http_connection *c = http_free_connection(server);
     if (c) {
         *c = (http_connection){.server = server, .socket = s};
         os_atomic_set(&c->state, HTTP_BUSY);
-        if (os_thread_start(&c->thread, http_connection_main, c)) return;
+        if (os_thread_start(&c->thread, http_connection_main, c)) return true;
         os_atomic_set(&c->state, HTTP_FREE);
     }
     static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     os_socket_send(s, busy, sizeof busy - 1);
     os_socket_close(s);
+    return true;
 }
 
 /* ---- the server */
@@ -32101,7 +32105,7 @@ static yolo_status http_open(http_server *server, int port, yolo_error *error) {
     return YOLO_OK;
 }
 
-/* Asks http_run to return; from any thread. What has been answered by then is sent, and no more is. */
+/* Asks http_run to return; from any thread. Who has asked by then is answered. */
 static void http_end(http_server *server) { os_atomic_set(&server->stopping, 1); }
 
 /* Serves until the program is asked to end, or http_end; then waits for the connections' threads. */
@@ -32112,6 +32116,7 @@ static void http_run(http_server *server) {
         if (wait.ready) http_accept(server);
     }
     http_end(server);
+    for (int i = 0; i < HTTP_CONNECTIONS && http_accept(server); i++) {}
     os_socket_close(server->listener);
     for (int i = 0; i < HTTP_CONNECTIONS; i++)
         if (os_atomic_get(&server->connections[i].state) != HTTP_FREE) os_thread_join(server->connections[i].thread);

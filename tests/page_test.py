@@ -10,6 +10,7 @@ The tests follow each other as a person's day does: each begins where the last o
 request to another machine, fails all of it."""
 
 import argparse
+import glob
 import json
 import os
 import re
@@ -661,7 +662,15 @@ def test_server_goes(day):
 
 
 def children(process):
-    return [int(pid) for task in os.listdir(f"/proc/{process}/task") for pid in open(f"/proc/{process}/task/{task}/children").read().split()]
+    """Processes that it has begun; they are listed with its threads, which come and go."""
+    found = []
+    for path in glob.glob(f"/proc/{process}/task/*/children"):
+        try:
+            with open(path) as file:
+                found += map(int, file.read().split())
+        except OSError:
+            pass
+    return found
 
 
 def test_ends(day):

@@ -5,7 +5,7 @@
 COMMAND is ./yolo or "wine /path/yolo.exe". Python's standard library only. Works in a scratch folder with a Korean name. Prints a
 line a test, then "N passed, N failed, N skipped"; exit status 1 when any failed. --long: the attacks that take a minute as well.
 """
-import errno, http.client, json, os, re, shlex, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time, urllib.parse, zlib
+import errno, glob, http.client, json, os, re, shlex, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time, urllib.parse, zlib
 
 from cli_test import KOREAN, ROOT, Skip, pictures, png, read, tree, write
 
@@ -109,6 +109,18 @@ class Server:
 
 def alive(status=200):
     assert isinstance(server.get("/api/jobs", status), list)
+
+
+def children(process):
+    """Processes that it has begun; they are listed with its threads, which come and go."""
+    found = []
+    for path in glob.glob(f"/proc/{process}/task/*/children"):
+        try:
+            with open(path) as file:
+                found += map(int, file.read().split())
+        except OSError:
+            pass
+    return found
 
 
 def status_of(answer):
@@ -519,12 +531,9 @@ def killed_job():
     number = server.start("train", **small_set(epochs=500))
     while not server.job(number)["folder"]:
         time.sleep(0.05)
-    children = [int(pid) for pid in read(f"/proc/{server.process.pid}/task/{server.process.pid}/children").split()]
-    assert len(children) <= 1 # a thread's children are listed with the thread
-    for task in os.listdir(f"/proc/{server.process.pid}/task"):
-        children += [int(pid) for pid in read(f"/proc/{server.process.pid}/task/{task}/children").split()]
-    assert children
-    os.kill(children[-1], signal.SIGKILL)
+    running = children(server.process.pid)
+    assert running
+    os.kill(running[-1], signal.SIGKILL)
     job = server.wait(number)
     assert job["state"] == "failed" and "signal 9" in job["error"], job
     number = server.start("train", **{**small_set(epochs=500), "name": "other"})
@@ -638,7 +647,7 @@ def ends_with_what_runs_only_when_told():
         number = server.start("train", **options)
         while not os.path.exists("runs/train/weights/last.pt"):
             time.sleep(0.1)
-        running = [] if wine else [int(pid) for task in os.listdir(f"/proc/{server.process.pid}/task") for pid in read(f"/proc/{server.process.pid}/task/{task}/children").split()]
+        running = [] if wine else children(server.process.pid)
         assert "1 still running" in server.ask("POST", "/api/end", status=409)
         assert server.job(number)["state"] == "running" and not server.job(number)["stopping"]
         assert server.ask("POST", "/api/end", stop="true") == {}
