@@ -5,7 +5,7 @@
 #                                  (77 = skipped, with its last line as the reason); too long is a failure
 #   parts_skip NAME REASON         a part that cannot run here
 #   parts_together "CALL"...       calls of functions that call the two above, two at a time, the longest first: each of two lanes
-#                                  takes the next one that is left
+#                                  (parts_lanes="1 2 3": of three) takes the next one that is left
 #   parts_end                      prints the sum; status 1 when anything failed or nothing passed
 
 parts_passed=0 parts_failed=0 parts_skipped=0
@@ -50,7 +50,7 @@ parts_together() {
     parts_taken=build/logs/taken.$$ # the harness is tested by parts within a part
     rm -rf "$parts_taken"
     mkdir -p "$parts_taken"
-    for _ in 1 2; do
+    for _ in ${parts_lanes:-1 2}; do
         for parts_item; do
             mkdir "$parts_taken/$parts_item" 2>/dev/null || continue
             parts_passed=0 parts_failed=0 parts_skipped=0
