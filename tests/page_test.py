@@ -486,6 +486,7 @@ def test_keeps_all_over_a_reload(day):
 
 def test_ten_thousand_pictures(day):
     """The list of the review with 10,000 pictures: what is not in view is not asked for, scrolling and the next picture stay fluid."""
+    day.page.evaluate("writeSettings()")  # now, not in a moment: it would replace this page's
     page, many, settings = day.new_page("en-US"), os.path.join(day.folder, "many"), day.api("settings")
     os.mkdir(many)
     picture = os.path.join(day.new, "00032.jpg")
@@ -716,6 +717,7 @@ def main():
         print(f"{CHROMIUM} is not installed")
         return 77
     passed = failed = 0
+    expect.set_options(timeout=20000)  # other programs may have the cores
     with sync_playwright() as playwright:
         day = Day(playwright, arguments.executable, arguments.page)
         try:
@@ -729,7 +731,8 @@ def main():
                 except Exception as error:
                     failed += 1
                     print(f"FAILED {test.__name__[5:]}: {str(error)[:300]}", flush=True)
-                    day.page.screenshot(path=os.path.join(SHOTS, "failed-" + test.__name__[5:] + ".png"))
+                    for i, page in enumerate(page for context in day.browser.contexts for page in context.pages):
+                        page.screenshot(path=os.path.join(SHOTS, f"failed-{test.__name__[5:]}-{i}.png"))
                     break
                 if test.__name__[5:] == arguments.until:
                     break
