@@ -65,7 +65,7 @@ class Result:
     def __init__(self, done):
         self.status = done.returncode
         self.out = done.stdout.decode("utf-8").replace("\r\n", "\n")
-        self.err = done.stderr.decode("utf-8").replace("\r\n", "\n")
+        self.err = re.sub("(?m)^wine client error:.*\n", "", done.stderr.decode("utf-8").replace("\r\n", "\n"))  # wine's own, on the way out now and then
 
 
 def yolo(*arguments, status=0, **more):
