@@ -1482,6 +1482,9 @@ static void thr_wake(thr_pool *pool) {
     }
 }
 
+/* Looks of each of so many threads before it sleeps: none where they have no core each, for a look would take one from who is waited for. */
+static int thr_spins(int threads) { return threads <= os_core_count() ? THR_SPINS : 0; }
+
 /* A pool of `size` workers; fewer when the system gives fewer threads, never NULL but for want of memory. */
 static thr_pool *thr_pool_create(int size) {
     thr_pool *pool = mem_array(1, sizeof *pool);
@@ -1490,7 +1493,7 @@ static thr_pool *thr_pool_create(int size) {
     os_condition_init(&pool->wake);
     pool->size = 1;
     size = YOLO_CLAMP(size, 1, THR_MAX);
-    pool->spins = size <= os_core_count() ? THR_SPINS : 0;
+    pool->spins = thr_spins(size);
     while (pool->size < size && os_thread_start(&pool->threads[pool->size], thr_main, pool)) pool->size++;
     return pool;
 }
@@ -2773,7 +2776,7 @@ static com_group *com_open(int size, const com_back *back) {
     YOLO_ASSERT(size >= 1 && size <= COM_MAX);
     if (!g) return NULL;
     g->size = g->here = size;
-    g->spins = size <= os_core_count() ? THR_SPINS : 0;
+    g->spins = thr_spins(size);
     g->back = back;
     for (int r = 0; r < size; r++) g->ranks[r] = (com_rank){.group = g, .index = r};
     os_mutex_init(&g->mutex);

@@ -865,6 +865,17 @@ def damaged_journals():
     assert contents("in") == before
 
 
+def kill_midway(arguments):
+    """kill -9 of a labelling of in/000.png to in/039.png, when some of them are done and some are not."""
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.time() + 60
+    while time.time() < deadline and process.poll() is None and not os.path.exists("in/009.txt"):
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert os.path.exists("in/009.txt") and not os.path.exists("in/039.txt")
+
+
 @test
 def killed_labelling_then_taken_back():
     if wine:
@@ -874,13 +885,7 @@ def killed_labelling_then_taken_back():
     before = contents("in")
     arguments = command + ["label", *MODEL, "imgsz=320", "source=in", *UNSURE]
     for goes_on in (False, True):
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        deadline = time.time() + 60
-        while time.time() < deadline and process.poll() is None and not os.path.exists("in/009.txt"):
-            time.sleep(0.005)
-        process.kill()
-        process.communicate()
-        assert os.path.exists("in/009.txt") and not os.path.exists("in/039.txt")
+        kill_midway(arguments)
         if goes_on:
             done = yolo(*arguments[len(command):])
             continued = int(re.search(r"(\d+) done before", done.out).group(1))
@@ -898,13 +903,7 @@ def killed_replacing_then_brought_back():
         write(f"in/{i:03}.txt", f"{i} 0.5 0.5 0.1 0.1\n")
     before = contents("in")
     arguments = command + ["label", *MODEL, "imgsz=320", "source=in", "existing=replace", *UNSURE]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.time() + 60
-    while time.time() < deadline and process.poll() is None and not os.path.exists("in/009.txt"):
-        time.sleep(0.005)
-    process.kill()
-    process.communicate()
-    assert os.path.exists("in/009.txt") and not os.path.exists("in/039.txt")
+    kill_midway(arguments)
     done = yolo(*arguments[len(command):])
     continued = int(re.search(r"(\d+) done before", done.out).group(1))
     assert 8 <= continued < 40 and summary(done)["labelled"] == 40 - continued and len(kept("in")) == 1

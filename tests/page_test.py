@@ -10,7 +10,6 @@ The tests follow each other as a person's day does: each begins where the last o
 request to another machine, fails all of it."""
 
 import argparse
-import glob
 import json
 import os
 import re
@@ -20,6 +19,8 @@ import sys
 import tempfile
 import time
 import urllib.request
+
+from ui_test import children
 
 try:
     from playwright.sync_api import expect, sync_playwright
@@ -660,18 +661,6 @@ def test_server_goes(day):
     day.shot("18-lost", page, languages=("en",))
     page.context.close()
     day.faults = faults
-
-
-def children(process):
-    """Processes that it has begun; they are listed with its threads, which come and go."""
-    found = []
-    for path in glob.glob(f"/proc/{process}/task/*/children"):
-        try:
-            with open(path) as file:
-                found += map(int, file.read().split())
-        except OSError:
-            pass
-    return found
 
 
 def test_ends(day):

@@ -584,6 +584,14 @@ def plan():
     assert not os.path.exists("runs") and server.get("/api/about")["plan"]
 
 
+def start_and_save(options):
+    """A training that has saved its state for the first time; its number."""
+    number = server.start("train", **options)
+    while not os.path.exists("runs/train/weights/last.pt"):
+        time.sleep(0.1)
+    return number
+
+
 @test
 def ctrl_c_saves_what_runs():
     if wine:
@@ -592,9 +600,7 @@ def ctrl_c_saves_what_runs():
     options, other, before = small_set(epochs=500), Server(), server
     server = other
     try:
-        number = server.start("train", **options)
-        while not os.path.exists("runs/train/weights/last.pt"):
-            time.sleep(0.1)
+        number = start_and_save(options)
         status, said = server.stop()
         assert status == 0 and "saved its state" in said, (status, said)
         done = len(read("runs/train/results.csv").splitlines()) - 1
@@ -644,9 +650,7 @@ def ends_with_what_runs_only_when_told():
     options, other, before = small_set(epochs=500), Server(), server
     server = other
     try:
-        number = server.start("train", **options)
-        while not os.path.exists("runs/train/weights/last.pt"):
-            time.sleep(0.1)
+        number = start_and_save(options)
         running = [] if wine else children(server.process.pid)
         assert "1 still running" in server.ask("POST", "/api/end", status=409)
         assert server.job(number)["state"] == "running" and not server.job(number)["stopping"]
